@@ -1,0 +1,212 @@
+"""What goes into a stream and what comes out: plain frozen data, numpy, no ROS.
+
+Frames: ``ego`` is base_link (x forward, y left, z up, origin on the ground under the rear axle),
+``cam`` a camera optical frame (z forward), ``world`` the fixed frame the ego pose is given in
+(map or odom). Stamps are integer nanoseconds. See docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CameraCalibration:
+    """One camera of a rig.
+
+    Attributes:
+        name: the camera's name in the model's vocabulary, e.g. ``CAM_FRONT``.
+        width, height: size of the pictures the intrinsics belong to, pixels.
+        K: (3, 3) intrinsics at that size.
+        ego_T_cam: (4, 4) static extrinsics, optical frame to ego.
+        frame_id: the camera's optical frame in tf, empty where unknown.
+        distortion_model: ``""`` for rectified pictures, else ``plumb_bob``,
+            ``rational_polynomial`` or ``equidistant``.
+        distortion: coefficients in the order of sensor_msgs/CameraInfo.D.
+    """
+
+    name: str
+    width: int
+    height: int
+    K: Float64
+    ego_T_cam: Float64
+    frame_id: str = ""
+    distortion_model: str = ""
+    distortion: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.width <= 0 or self.height <= 0:
+            raise ValueError(f"camera {self.name}: size {self.width}x{self.height} is not positive")
+        for label, value, shape in (("K", self.K, (3, 3)), ("ego_T_cam", self.ego_T_cam, (4, 4))):
+            if np.shape(value) != shape or not np.isfinite(value).all():
+                raise ValueError(
+                    f"camera {self.name}: {label} must be a finite {shape} matrix, "
+                    f"got shape {np.shape(value)}: {np.asarray(value).tolist()}"
+                )
+        if self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
+            raise ValueError(
+                f"camera {self.name}: focal lengths must be positive, got fx={self.K[0, 0]}, "
+                f"fy={self.K[1, 1]}; an all-zero K means the driver publishes no calibration"
+            )
+
+    @property
+    def is_rectified(self) -> bool:
+        """Whether pictures can be used as they are (no distortion coefficients but zeros)."""
+        return not any(self.distortion)
+
+
+@dataclass(frozen=True, eq=False)
+class CameraRig:
+    """The calibrated cameras of one vehicle, and where its lidar sits if a model needs it.
+
+    Attributes:
+        cameras: calibrations in any order; names are unique.
+        ego_T_lidar: (4, 4) lidar pose, only for models whose grid lies in the lidar frame.
+    """
+
+    cameras: tuple[CameraCalibration, ...]
+    ego_T_lidar: Float64 | None = None
+
+    def __post_init__(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"camera names of a rig must be unique, got {names}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Camera names in the rig's order."""
+        return tuple(camera.name for camera in self.cameras)
+
+    def camera(self, name: str) -> CameraCalibration:
+        """The calibration called ``name``.
+
+        Raises:
+            KeyError: the rig has no such camera; the message lists those it has.
+        """
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        raise KeyError(f"rig has no camera {name!r}; it has {', '.join(self.names)}")
+
+    def fingerprint(self) -> str:
+        """Hash of everything a calibration table depends on; equal rigs give equal strings."""
+        digest = hashlib.sha256()
+        for camera in self.cameras:
+            digest.update(
+                f"{camera.name}|{camera.width}x{camera.height}|{camera.distortion_model}".encode()
+            )
+            for array in (camera.K, camera.ego_T_cam, np.asarray(camera.distortion)):
+                digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
+        if self.ego_T_lidar is not None:
+            digest.update(np.ascontiguousarray(self.ego_T_lidar, dtype=np.float64).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFrame:
+    """One ring of cameras, decoded, with the ego pose at each exposure.
+
+    Attributes:
+        rig: calibrations; the pictures are rectified and of the calibrated size.
+        images: camera name -> (H, W, 3) uint8 **RGB**.
+        stamps_ns: camera name -> exposure stamp.
+        world_T_ego: camera name -> (4, 4) ego pose at that stamp.
+        reference_camera: the camera whose stamp the output grid is expressed at.
+        reused: cameras whose picture was taken over from an earlier ring.
+        sequence: id of the recording or scene; a change breaks the history.
+        token: source identifier (e.g. a nuScenes sample token), empty where there is none.
+    """
+
+    rig: CameraRig
+    images: Mapping[str, NDArray[np.uint8]]
+    stamps_ns: Mapping[str, int]
+    world_T_ego: Mapping[str, Float64]
+    reference_camera: str
+    reused: tuple[str, ...] = ()
+    sequence: str = ""
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reference_camera not in self.images:
+            raise ValueError(
+                f"frame has no picture of its reference camera {self.reference_camera!r}; "
+                f"it has {', '.join(self.images)}"
+            )
+        for name, image in self.images.items():
+            calibration = self.rig.camera(name)
+            expected = (calibration.height, calibration.width, 3)
+            if image.shape != expected or image.dtype != np.uint8:
+                raise ValueError(
+                    f"camera {name}: picture is {image.dtype} {image.shape}, expected uint8 "
+                    f"{expected} as calibrated; check that camera_info and image belong together"
+                )
+            if name not in self.stamps_ns or name not in self.world_T_ego:
+                raise ValueError(f"camera {name}: picture without a stamp or an ego pose")
+
+    @property
+    def stamp_ns(self) -> int:
+        """Stamp of the reference camera: the time the output is expressed at."""
+        return self.stamps_ns[self.reference_camera]
+
+    @property
+    def world_T_reference_ego(self) -> Float64:
+        """(4, 4) ego pose at :attr:`stamp_ns`."""
+        return self.world_T_ego[self.reference_camera]
+
+
+@dataclass(frozen=True, eq=False)
+class OccupancyPrediction:
+    """Semantic occupancy, and flow where the model has it, at one instant.
+
+    Attributes:
+        stamp_ns: the reference camera's stamp.
+        frame_id: the ego frame the grid is expressed in, ``base_link`` unless configured.
+        grid: cell layout in the grid's own frame.
+        ego_T_grid: (4, 4) pose of that frame in ``frame_id`` (identity, or the lidar's pose).
+        labels: (X, Y, Z) uint8 class ids, see ``class_names``.
+        class_names: id -> name.
+        empty_class: the id that means free space.
+        flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s, along the ego axes; None
+            where the model predicts none.
+        model: name of the model, with the checksum prefix of its weights where known.
+        camera_stamps_ns: the stamps of the pictures it was made from.
+        committed: whether this frame entered the model's temporal history.
+        history_length: frames of history the model had before this one, since the last break.
+        history_break: why the history was emptied before this frame, "" if it was not.
+        timings_ms: stage name -> milliseconds spent.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    grid: VoxelGrid
+    ego_T_grid: Float64
+    labels: NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    empty_class: int
+    flow: NDArray[np.float32] | None = None
+    model: str = ""
+    camera_stamps_ns: Mapping[str, int] = field(default_factory=dict)
+    committed: bool = True
+    history_length: int = 0
+    history_break: str = ""
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.grid.dims or self.labels.dtype != np.uint8:
+            raise ValueError(
+                f"labels are {self.labels.dtype} {self.labels.shape}, "
+                f"expected uint8 {self.grid.dims} (X, Y, Z)"
+            )
+        if self.flow is not None and self.flow.shape != (*self.grid.dims, 2):
+            raise ValueError(
+                f"flow has shape {self.flow.shape}, expected {(*self.grid.dims, 2)} (X, Y, Z, 2)"
+            )

@@ -1,0 +1,25 @@
+"""SE(3), pinhole cameras and voxel grids in numpy; everything here is float64 and knows no ROS."""
+
+from occ_perception.geometry.cameras import ImageAffine, project_points, scale_intrinsics
+from occ_perception.geometry.transforms import (
+    interpolate_transform,
+    invert_transform,
+    matrix_from_pose,
+    pose_from_matrix,
+    relative_motion,
+    transform_points,
+)
+from occ_perception.geometry.voxels import VoxelGrid
+
+__all__ = [
+    "ImageAffine",
+    "VoxelGrid",
+    "interpolate_transform",
+    "invert_transform",
+    "matrix_from_pose",
+    "pose_from_matrix",
+    "project_points",
+    "relative_motion",
+    "scale_intrinsics",
+    "transform_points",
+]

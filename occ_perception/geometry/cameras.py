@@ -1,0 +1,59 @@
+"""Pinhole projection and the affine that image resizing and cropping apply to pixels.
+
+Pixels are (u right, v down) with integer coordinates at pixel centres of the top-left pixel =
+(0, 0); the camera optical frame is x right, y down, z forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ImageAffine:
+    """Maps native pixels to network-input pixels: ``uv_in = scale * uv_native + offset``.
+
+    The published image pipeline (resize by one factor, then crop) is exactly this; as a pair
+    (rotation 3x3, translation 3) it is what the papers call post_rots and post_trans.
+    """
+
+    scale: float
+    offset: tuple[float, float]
+
+    def matrix(self) -> Float64:
+        """(3, 3) homogeneous pixel affine."""
+        return np.array(
+            [[self.scale, 0.0, self.offset[0]], [0.0, self.scale, self.offset[1]], [0.0, 0.0, 1.0]]
+        )
+
+
+def scale_intrinsics(K: ArrayLike, factor: float) -> Float64:
+    """Intrinsics (3, 3) of the same camera at ``factor`` times the picture size.
+
+    Follows the convention of the published pipelines, ``u' = factor * u`` (no half-pixel term).
+    """
+    scaled = np.array(K, dtype=np.float64)
+    scaled[:2] *= factor
+    return scaled
+
+
+def project_points(
+    K: ArrayLike, cam_T_frame: ArrayLike, points: ArrayLike
+) -> tuple[Float64, Float64]:
+    """Project points (..., 3) of any frame; returns pixels (..., 2) and depth (...,) in metres.
+
+    Pixels of points with depth <= 0 are NaN.
+    """
+    extrinsic = np.asarray(cam_T_frame, dtype=np.float64)
+    in_camera = np.asarray(points, dtype=np.float64) @ extrinsic[:3, :3].T + extrinsic[:3, 3]
+    homogeneous = in_camera @ np.asarray(K, dtype=np.float64).T
+    depth = in_camera[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = homogeneous[..., :2] / homogeneous[..., 2:3]
+    pixels[depth <= 0] = np.nan
+    return pixels, depth

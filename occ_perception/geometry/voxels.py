@@ -1,0 +1,94 @@
+"""The voxel grid: where cell [i, j, k] of a public volume lies.
+
+Public volumes are indexed [X, Y, Z], lower corner first: the centre of cell (i, j, k) is
+``lower + (index + 0.5) * voxel_size`` in the grid's frame, metres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float64 = NDArray[np.float64]
+Vector3 = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """A regular grid in some frame (``base_link`` or a lidar frame, the holder says which).
+
+    Attributes:
+        lower: minimum corner (x, y, z), metres.
+        voxel_size: edge lengths (x, y, z), metres.
+        dims: number of cells along (x, y, z).
+    """
+
+    lower: Vector3
+    voxel_size: Vector3
+    dims: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if any(size <= 0 for size in self.voxel_size) or any(count <= 0 for count in self.dims):
+            raise ValueError(
+                f"voxel grid needs positive sizes, got voxel_size={self.voxel_size} m, "
+                f"dims={self.dims}"
+            )
+
+    @classmethod
+    def from_ranges(cls, *ranges: tuple[float, float, float]) -> VoxelGrid:
+        """Grid from (lower, upper, step) per axis x, y, z.
+
+        Raises:
+            ValueError: not three ranges, or a range is not a whole number of steps.
+        """
+        if len(ranges) != 3:
+            raise ValueError(f"expected ranges for x, y and z, got {len(ranges)}")
+        dims = []
+        for axis, (low, high, step) in zip("xyz", ranges, strict=True):
+            cells = (high - low) / step
+            if abs(cells - round(cells)) > 1e-6:
+                raise ValueError(
+                    f"{axis} range [{low}, {high}] is {cells:.4f} cells of {step} m, "
+                    "expected a whole number"
+                )
+            dims.append(round(cells))
+        x, y, z = ranges
+        return cls(
+            lower=(x[0], y[0], z[0]),
+            voxel_size=(x[2], y[2], z[2]),
+            dims=(dims[0], dims[1], dims[2]),
+        )
+
+    @property
+    def upper(self) -> Vector3:
+        """Maximum corner (x, y, z), metres."""
+        x, y, z = (
+            low + count * size
+            for low, count, size in zip(self.lower, self.dims, self.voxel_size, strict=True)
+        )
+        return (x, y, z)
+
+    @property
+    def num_cells(self) -> int:
+        """Number of cells of the whole volume."""
+        return self.dims[0] * self.dims[1] * self.dims[2]
+
+    def centers(self, indices: ArrayLike) -> Float64:
+        """Centres (..., 3) in metres of cells with integer indices (..., 3) in x, y, z order."""
+        index = np.asarray(indices, dtype=np.float64)
+        centers: Float64 = np.asarray(self.lower) + (index + 0.5) * np.asarray(self.voxel_size)
+        return centers
+
+    def indices(self, points: ArrayLike) -> NDArray[np.int64]:
+        """Cell indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`."""
+        offset = np.asarray(points, dtype=np.float64) - np.asarray(self.lower)
+        cells: NDArray[np.int64] = np.floor(offset / np.asarray(self.voxel_size)).astype(np.int64)
+        return cells
+
+    def contains(self, indices: ArrayLike) -> NDArray[np.bool_]:
+        """Whether integer indices (..., 3) are cells of this grid."""
+        index = np.asarray(indices)
+        inside: NDArray[np.bool_] = np.all((index >= 0) & (index < np.asarray(self.dims)), axis=-1)
+        return inside

@@ -1,0 +1,1 @@
+"""Networks composed from parts: recipes, the zoo, checkpoints, inputs and temporal state."""

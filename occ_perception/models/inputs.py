@@ -1,0 +1,101 @@
+"""What a network's forward takes and gives.
+
+Legend: B batch of independent streams, N cameras in the order of the model card, H and W network
+input size, X, Y, Z output voxels, K head classes (with the leading dummy class where the published
+head has one), D depth bins, h = H/16 and w = W/16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CameraTensors:
+    """Calibration of one ring at the network's input, float32.
+
+    Attributes:
+        grid_T_cam_BN44: camera to the frame the voxel grid lies in (ego at the reference camera's
+            stamp, or the lidar frame), motion between exposures included.
+        K_BN33: intrinsics at the card's native image size.
+        image_rotation_BN33, image_translation_BN3: native pixel -> input pixel (the published
+            post_rots, post_trans; depth passes through).
+    """
+
+    grid_T_cam_BN44: Tensor
+    K_BN33: Tensor
+    image_rotation_BN33: Tensor
+    image_translation_BN3: Tensor
+
+
+@dataclass(frozen=True)
+class StepControl:
+    """What the host decides about one step, for every batch slot.
+
+    Attributes:
+        start_B: bool, this frame begins a sequence: the slot's state is not read.
+        previous_T_current_B44: **float64**, points of the current ego frame to the ego frame of
+            the frame that the state was committed at (identity at a start).
+        previous_cam_T_cam_BN44: **float64**, each camera now to the same camera then; only models
+            that match images across time read it, others may leave it None.
+        position_B: int64, number of frames committed since the start.
+    """
+
+    start_B: Tensor
+    previous_T_current_B44: Tensor
+    position_B: Tensor
+    previous_cam_T_cam_BN44: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DepthHint:
+    """Metric depth measured from outside: lidar at inference, ground truth while training.
+
+    Attributes:
+        depth_BNHW: metres at input resolution, 0 = none.
+        rate: how much of the measurement replaces the prediction where there is one, 1 = all.
+    """
+
+    depth_BNHW: Tensor
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class NetInputs:
+    """One step's input for a batch of streams.
+
+    Attributes:
+        images_BN3HW: float32, preprocessed as the card says.
+        cameras: calibration.
+        control: host decisions.
+        bev_augmentation_B33: rotation, flip and scale of the grid frame (training); identity else.
+        previous_images_BN3HW: given in training, where augmentation makes the state's stereo
+            feature unusable; None while streaming.
+        depth: measured depth, None where there is none.
+    """
+
+    images_BN3HW: Tensor
+    cameras: CameraTensors
+    control: StepControl
+    bev_augmentation_B33: Tensor
+    previous_images_BN3HW: Tensor | None = None
+    depth: DepthHint | None = None
+
+
+@dataclass(frozen=True)
+class NetOutputs:
+    """Raw outputs; arg-max, label conventions, losses and metrics live outside.
+
+    Attributes:
+        logits_BKXYZ: class logits, public axis order.
+        flow_BXYZ2: (vx, vy) m/s, None for models without flow.
+        depth_BNDhw: depth distribution before denoising.
+        context_BNChw: context features (image supervision reads them).
+    """
+
+    logits_BKXYZ: Tensor
+    depth_BNDhw: Tensor | None = None
+    context_BNChw: Tensor | None = None
+    flow_BXYZ2: Tensor | None = None

@@ -1,0 +1,1 @@
+"""Pure network modules: no state between calls, no knowledge of streams."""

@@ -1,0 +1,1 @@
+"""From what sensors send to camera frames: layouts, rings, images, ego pose."""

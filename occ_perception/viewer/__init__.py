@@ -1,0 +1,1 @@
+"""Pictures of predictions, made without a display."""
