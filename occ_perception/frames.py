@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import VoxelGrid, require_rigid
 
 Float64 = NDArray[np.float64]
 
@@ -46,17 +46,24 @@ class CameraCalibration:
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:
             raise ValueError(f"camera {self.name}: size {self.width}x{self.height} is not positive")
-        for label, value, shape in (("K", self.K, (3, 3)), ("ego_T_cam", self.ego_T_cam, (4, 4))):
-            if np.shape(value) != shape or not np.isfinite(value).all():
-                raise ValueError(
-                    f"camera {self.name}: {label} must be a finite {shape} matrix, "
-                    f"got shape {np.shape(value)}: {np.asarray(value).tolist()}"
-                )
+        if np.shape(self.K) != (3, 3) or not np.isfinite(self.K).all():
+            raise ValueError(
+                f"camera {self.name}: K must be a finite (3, 3) matrix, "
+                f"got shape {np.shape(self.K)}: {np.asarray(self.K).tolist()}"
+            )
         if self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
             raise ValueError(
                 f"camera {self.name}: focal lengths must be positive, got fx={self.K[0, 0]}, "
                 f"fy={self.K[1, 1]}; an all-zero K means the driver publishes no calibration"
             )
+        if not np.array_equal(self.K[2], (0, 0, 1)):
+            raise ValueError(
+                f"camera {self.name}: last row of K is {np.asarray(self.K[2]).tolist()}, "
+                "expected [0, 0, 1]; is it transposed?"
+            )
+        if not np.isfinite(self.distortion).all():
+            raise ValueError(f"camera {self.name}: distortion {self.distortion} is not finite")
+        require_rigid(self.ego_T_cam, f"camera {self.name}: ego_T_cam")
 
     @property
     def is_rectified(self) -> bool:
@@ -80,6 +87,8 @@ class CameraRig:
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"camera names of a rig must be unique, got {names}")
+        if self.ego_T_lidar is not None:
+            require_rigid(self.ego_T_lidar, "ego_T_lidar")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,6 +160,13 @@ class CameraFrame:
                 )
             if name not in self.stamps_ns or name not in self.world_T_ego:
                 raise ValueError(f"camera {name}: picture without a stamp or an ego pose")
+            require_rigid(self.world_T_ego[name], f"camera {name}: world_T_ego")
+        strangers = [name for name in self.reused if name not in self.images]
+        if strangers:
+            raise ValueError(
+                f"reused pictures of {', '.join(strangers)}, but the frame has only "
+                f"{', '.join(self.images)}"
+            )
 
     @property
     def stamp_ns(self) -> int:
@@ -206,7 +222,14 @@ class OccupancyPrediction:
                 f"labels are {self.labels.dtype} {self.labels.shape}, "
                 f"expected uint8 {self.grid.dims} (X, Y, Z)"
             )
-        if self.flow is not None and self.flow.shape != (*self.grid.dims, 2):
+        if not 0 <= self.empty_class < len(self.class_names):
             raise ValueError(
-                f"flow has shape {self.flow.shape}, expected {(*self.grid.dims, 2)} (X, Y, Z, 2)"
+                f"empty class {self.empty_class} is not one of {len(self.class_names)} class names"
+            )
+        require_rigid(self.ego_T_grid, "ego_T_grid")
+        expected = (*self.grid.dims, 2)
+        if self.flow is not None and (self.flow.shape != expected or self.flow.dtype != np.float32):
+            raise ValueError(
+                f"flow is {self.flow.dtype} {self.flow.shape}, "
+                f"expected float32 {expected} (X, Y, Z, 2)"
             )

@@ -7,6 +7,7 @@ from occ_perception.geometry.transforms import (
     matrix_from_pose,
     pose_from_matrix,
     relative_motion,
+    require_rigid,
     transform_points,
 )
 from occ_perception.geometry.voxels import VoxelGrid
@@ -20,6 +21,7 @@ __all__ = [
     "pose_from_matrix",
     "project_points",
     "relative_motion",
+    "require_rigid",
     "scale_intrinsics",
     "transform_points",
 ]

@@ -1,7 +1,7 @@
 """Pinhole projection and the affine that image resizing and cropping apply to pixels.
 
-Pixels are (u right, v down) with integer coordinates at pixel centres of the top-left pixel =
-(0, 0); the camera optical frame is x right, y down, z forward.
+Pixels are (u right, v down), the centre of the top-left pixel is (0, 0). The camera optical frame
+is x right, y down, z forward.
 """
 
 from __future__ import annotations

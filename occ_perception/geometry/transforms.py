@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 Float64 = NDArray[np.float64]
 
 # A quaternion further from unit norm than this was not meant as a rotation. Drivers that store
 # float32 quaternions are off by 1e-7, hand-typed ones by about 1e-3.
 _UNIT_NORM_TOLERANCE = 1e-2
+
+# Hand-typed rotation matrices have three or four digits.
+_ORTHONORMAL_TOLERANCE = 5e-3
 
 
 def matrix_from_pose(translation: ArrayLike, quaternion_xyzw: ArrayLike) -> Float64:
@@ -41,6 +44,30 @@ def matrix_from_pose(translation: ArrayLike, quaternion_xyzw: ArrayLike) -> Floa
     matrix[:3, :3] = Rotation.from_quat(q).as_matrix()
     matrix[:3, 3] = t
     return matrix
+
+
+def require_rigid(a_T_b: ArrayLike, name: str) -> None:
+    """Refuse a matrix that is no rigid transform (4, 4).
+
+    Raises:
+        ValueError: wrong shape, not finite, or not a rotation with a translation in the last
+            column; ``name`` says in the text which matrix it was.
+    """
+    matrix = np.asarray(a_T_b, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"{name} must be a finite (4, 4) matrix, got shape {matrix.shape}: {matrix.tolist()}"
+        )
+    rotation = matrix[:3, :3]
+    if not np.array_equal(matrix[3], (0, 0, 0, 1)):
+        fault = f"its last row is {matrix[3].tolist()}, expected [0, 0, 0, 1]; is it transposed?"
+    elif np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHONORMAL_TOLERANCE:
+        fault = f"its rows are not orthonormal: {rotation.tolist()}"
+    elif np.linalg.det(rotation) < 0:
+        fault = f"it mirrors (determinant -1): {rotation.tolist()}"
+    else:
+        return
+    raise ValueError(f"{name} is not a rigid transform: {fault}")
 
 
 def pose_from_matrix(a_T_b: ArrayLike) -> tuple[Float64, Float64]:
@@ -81,15 +108,12 @@ def interpolate_transform(a_T_b0: ArrayLike, a_T_b1: ArrayLike, fraction: float)
     """
     first = np.asarray(a_T_b0, dtype=np.float64)
     second = np.asarray(a_T_b1, dtype=np.float64)
+    start = Rotation.from_matrix(first[:3, :3])
+    # Slerp is a turn at constant rate about the fixed axis of the relative rotation.
+    turn = (start.inv() * Rotation.from_matrix(second[:3, :3])).as_rotvec()
     result = np.eye(4)
+    result[:3, :3] = (start * Rotation.from_rotvec(fraction * turn)).as_matrix()
     result[:3, 3] = first[:3, 3] + fraction * (second[:3, 3] - first[:3, 3])
-    if 0.0 <= fraction <= 1.0:
-        ends = Rotation.from_matrix(np.stack([first[:3, :3], second[:3, :3]]))
-        result[:3, :3] = Slerp([0.0, 1.0], ends)(fraction).as_matrix()
-    else:
-        start = Rotation.from_matrix(first[:3, :3])
-        step = (start.inv() * Rotation.from_matrix(second[:3, :3])).as_rotvec()
-        result[:3, :3] = (start * Rotation.from_rotvec(fraction * step)).as_matrix()
     return result
 
 

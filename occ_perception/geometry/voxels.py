@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 Float64 = NDArray[np.float64]
 Vector3 = tuple[float, float, float]
 
+_FAR_INDEX = 2.0**31
+
 
 @dataclass(frozen=True)
 class VoxelGrid:
@@ -30,6 +32,15 @@ class VoxelGrid:
     dims: tuple[int, int, int]
 
     def __post_init__(self) -> None:
+        if any(len(triple) != 3 for triple in (self.lower, self.voxel_size, self.dims)):
+            raise ValueError(
+                f"voxel grid needs x, y and z, got lower={self.lower} m, "
+                f"voxel_size={self.voxel_size} m, dims={self.dims}"
+            )
+        if not np.isfinite([*self.lower, *self.voxel_size]).all():
+            raise ValueError(
+                f"voxel grid is not finite: lower={self.lower} m, voxel_size={self.voxel_size} m"
+            )
         if any(size <= 0 for size in self.voxel_size) or any(count <= 0 for count in self.dims):
             raise ValueError(
                 f"voxel grid needs positive sizes, got voxel_size={self.voxel_size} m, "
@@ -41,12 +52,17 @@ class VoxelGrid:
         """Grid from (lower, upper, step) per axis x, y, z.
 
         Raises:
-            ValueError: not three ranges, or a range is not a whole number of steps.
+            ValueError: not three ranges, or a range is not a positive whole number of steps.
         """
         if len(ranges) != 3:
             raise ValueError(f"expected ranges for x, y and z, got {len(ranges)}")
         dims = []
         for axis, (low, high, step) in zip("xyz", ranges, strict=True):
+            if not (np.isfinite([low, high, step]).all() and low < high and step > 0):
+                raise ValueError(
+                    f"{axis} range (lower, upper, step) = {(low, high, step)} m, "
+                    "expected lower < upper and a step above 0"
+                )
             cells = (high - low) / step
             if abs(cells - round(cells)) > 1e-6:
                 raise ValueError(
@@ -82,10 +98,16 @@ class VoxelGrid:
         return centers
 
     def indices(self, points: ArrayLike) -> NDArray[np.int64]:
-        """Cell indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`."""
+        """Cell indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`.
+
+        A point that is not finite, or absurdly far away, lies outside.
+        """
         offset = np.asarray(points, dtype=np.float64) - np.asarray(self.lower)
-        cells: NDArray[np.int64] = np.floor(offset / np.asarray(self.voxel_size)).astype(np.int64)
-        return cells
+        cells = np.floor(offset / np.asarray(self.voxel_size))
+        # What a cast makes of NaN and of huge values differs between processors: 0 on some.
+        bounded = np.clip(np.nan_to_num(cells, nan=-1.0), -_FAR_INDEX, _FAR_INDEX)
+        indices: NDArray[np.int64] = bounded.astype(np.int64)
+        return indices
 
     def contains(self, indices: ArrayLike) -> NDArray[np.bool_]:
         """Whether integer indices (..., 3) are cells of this grid."""
