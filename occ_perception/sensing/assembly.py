@@ -1,0 +1,180 @@
+"""From a ring of pictures to a camera frame: decode, check, rectify, and look up the poses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
+from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.images import ImageError, RgbImage, decode_image
+from occ_perception.sensing.rings import Ring
+
+Float64 = NDArray[np.float64]
+
+FrameProblem = Literal[
+    "missing_camera", "undecodable_image", "size_mismatch", "pose_not_yet", "pose_unavailable"
+]
+
+
+class FrameError(ValueError):
+    """A ring that cannot become a frame.
+
+    Attributes:
+        reason: what kind of problem, one of :data:`FrameProblem`. Only ``pose_not_yet`` may go
+            away when the same ring is tried again.
+        camera: the camera concerned.
+    """
+
+    def __init__(self, reason: FrameProblem, camera: str, text: str) -> None:
+        self.reason = reason
+        self.camera = camera
+        super().__init__(f"camera {camera}: {text}")
+
+
+class FrameAssembler:
+    """Turns rings of :class:`SensorImage` or :class:`CompressedPicture` into camera frames.
+
+    Args:
+        rig: calibrations of the pictures as they arrive.
+        reference_camera: camera whose stamp the frame refers to.
+        missing_camera: what happens to a ring without some camera: ``drop`` refuses it,
+            ``reuse_last`` takes that camera's last picture with its own stamp and pose.
+        encodings: camera -> encoding to read raw pictures as, see :func:`decode_image`.
+        max_reuse_age_ns: a picture older than the ring by more than this is not reused.
+    """
+
+    def __init__(
+        self,
+        rig: CameraRig,
+        reference_camera: str,
+        missing_camera: Literal["drop", "reuse_last"] = "drop",
+        encodings: Mapping[str, str] | None = None,
+        max_reuse_age_ns: int = 500_000_000,
+    ) -> None:
+        rig.camera(reference_camera)
+        self._raw_rig = rig
+        self.reference_camera = reference_camera
+        self.missing_camera = missing_camera
+        self.max_reuse_age_ns = max_reuse_age_ns
+        self._encodings = dict(encodings or {})
+        self._undistort_maps = {
+            camera.name: _undistort_maps(camera)
+            for camera in rig.cameras
+            if not camera.is_rectified
+        }
+        rectified = (replace(c, distortion_model="", distortion=()) for c in rig.cameras)
+        self.rig = replace(rig, cameras=tuple(rectified))
+        """The rig of the frames: same intrinsics, no distortion."""
+        workers = min(len(rig.cameras), os.cpu_count() or 1)
+        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._last: CameraFrame | None = None
+
+    def reset(self) -> None:
+        """Forget the last frame, e.g. after a time jump."""
+        self._last = None
+
+    def assemble(
+        self, ring: Ring, poses: EgoPoses, sequence: str = "", token: str = ""
+    ) -> CameraFrame:
+        """Decode a ring and look up the ego pose at every camera's stamp.
+
+        Poses are looked up first: trying a ring again while they are on their way costs nothing.
+
+        Raises:
+            FrameError: see there; the assembler is unchanged and can take the next ring.
+        """
+        present = [name for name in self.rig.names if name in ring.payloads]
+        reused = tuple(name for name in self.rig.names if name not in ring.payloads)
+        last = self._reusable(ring, reused)
+        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in present}
+        pictures = self._decoders.map(lambda name: self._picture(name, ring), present)
+        images = dict(zip(present, pictures, strict=True))
+        stamps = {name: ring.stamps_ns[name] for name in present}
+        if last is not None:
+            for name in reused:
+                images[name] = np.asarray(last.images[name])
+                stamps[name] = last.stamps_ns[name]
+                world_T_ego[name] = last.world_T_ego[name]
+        frame = CameraFrame(
+            rig=self.rig,
+            images={name: images[name] for name in self.rig.names},
+            stamps_ns={name: stamps[name] for name in self.rig.names},
+            world_T_ego={name: world_T_ego[name] for name in self.rig.names},
+            reference_camera=self.reference_camera,
+            reused=reused,
+            sequence=sequence,
+            token=token,
+        )
+        self._last = frame
+        return frame
+
+    def _reusable(self, ring: Ring, missing: tuple[str, ...]) -> CameraFrame | None:
+        """The frame that missing pictures may be taken from; None where nothing is missing."""
+        if not missing:
+            return None
+        if self.missing_camera == "drop":
+            raise FrameError(
+                "missing_camera",
+                missing[0],
+                f"no picture within the ring at {ring.reference_stamp_ns / 1e9:.3f} s "
+                f"(missing: {', '.join(missing)})",
+            )
+        for name in missing:
+            if self._last is None:
+                raise FrameError("missing_camera", name, "no earlier picture to reuse")
+            age = ring.reference_stamp_ns - self._last.stamps_ns[name]
+            if not 0 <= age <= self.max_reuse_age_ns:
+                raise FrameError(
+                    "missing_camera",
+                    name,
+                    f"its last picture is {age / 1e6:.0f} ms old, at most "
+                    f"{self.max_reuse_age_ns / 1e6:.0f} ms are reused",
+                )
+        return self._last
+
+    def _picture(self, name: str, ring: Ring) -> RgbImage:
+        try:
+            image = decode_image(ring.payloads[name], self._encodings.get(name))
+        except ImageError as error:
+            raise FrameError("undecodable_image", name, str(error)) from error
+        calibration = self._raw_rig.camera(name)
+        height, width = image.shape[:2]
+        if (width, height) != (calibration.width, calibration.height):
+            raise FrameError(
+                "size_mismatch",
+                name,
+                f"picture is {width}x{height}, calibrated for "
+                f"{calibration.width}x{calibration.height}; camera_info or rig must belong to "
+                "the pictures that are sent",
+            )
+        if name in self._undistort_maps:
+            maps = self._undistort_maps[name]
+            return np.asarray(cv2.remap(image, *maps, cv2.INTER_LINEAR), dtype=np.uint8)
+        return image
+
+
+def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
+    try:
+        return poses.at(stamp_ns)
+    except PoseUnavailable as error:
+        reason: FrameProblem = "pose_not_yet" if error.too_early_to_tell else "pose_unavailable"
+        raise FrameError(reason, camera, str(error)) from error
+
+
+def _undistort_maps(camera: CameraCalibration) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    """Fixed-point maps to the pinhole picture with the same K."""
+    size = (camera.width, camera.height)
+    coefficients = np.asarray(camera.distortion)
+    model = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
+    maps: tuple[NDArray[np.int16], NDArray[np.uint16]] = model.initUndistortRectifyMap(
+        camera.K, coefficients, np.eye(3), camera.K, size, cv2.CV_16SC2
+    )
+    return maps

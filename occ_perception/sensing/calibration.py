@@ -1,0 +1,217 @@
+"""Camera calibration from camera_info messages and from rig files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from occ_perception.frames import CameraCalibration, CameraRig
+from occ_perception.geometry import matrix_from_pose, pose_from_matrix
+from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml
+
+Float64 = NDArray[np.float64]
+
+DISTORTION_COEFFICIENTS = {
+    "plumb_bob": (4, 5),
+    "rational_polynomial": (8, 12, 14),
+    "equidistant": (4,),
+}
+"""Lens models that can be undistorted, with the number of coefficients each may have."""
+
+
+class CalibrationError(ValueError):
+    """A calibration that cannot be used; the message names the camera and the field."""
+
+
+@dataclass(frozen=True)
+class RegionOfInterest:
+    """Part of the sensor that is read out, in unbinned pixels; zero size means all of it."""
+
+    x_offset: int = 0
+    y_offset: int = 0
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class CameraInfo:
+    """The fields of sensor_msgs/CameraInfo that matter, ROS 1 and ROS 2 alike.
+
+    The rectification matrix R is left out on purpose: a widely used converter fills it with a
+    matrix that is no rotation, and for a single camera it says nothing.
+
+    Attributes:
+        width, height: full resolution the calibration was made at, pixels.
+        K: 9 numbers, row-major intrinsics of the raw picture.
+        P: 12 numbers, row-major projection of the rectified picture; may be all zero.
+        D: distortion coefficients; empty or zero for rectified pictures.
+        distortion_model: name; drivers of rectified pictures leave it empty.
+        binning_x, binning_y: pixels joined by the camera; 0 and 1 both mean none.
+        roi: region of the sensor the pictures show.
+        frame_id: optical frame of the camera.
+    """
+
+    width: int
+    height: int
+    K: Sequence[float]
+    P: Sequence[float] = ()
+    D: Sequence[float] = ()
+    distortion_model: str = ""
+    binning_x: int = 0
+    binning_y: int = 0
+    roi: RegionOfInterest = RegionOfInterest()
+    frame_id: str = ""
+
+
+def calibration_from_camera_info(
+    info: CameraInfo, name: str, ego_T_cam: Float64, rectified: bool
+) -> CameraCalibration:
+    """The calibration of the pictures that come with a camera_info.
+
+    Args:
+        info: the message.
+        name: camera name in the model's vocabulary.
+        ego_T_cam: (4, 4) extrinsics, optical frame to ego.
+        rectified: whether the pictures are those of an ``image_rect`` topic. Then P holds and
+            there is no distortion; otherwise K and D hold.
+
+    Raises:
+        CalibrationError: no intrinsics, an unknown lens model, or a wrong coefficient count.
+    """
+    K = np.asarray(info.K, dtype=np.float64).reshape(3, 3)
+    P = np.asarray(info.P, dtype=np.float64).reshape(-1, 4)
+    model, coefficients = info.distortion_model, tuple(float(value) for value in info.D)
+    if rectified:
+        K = P[:, :3].copy() if P.any() else K
+        model, coefficients = "", ()
+    if not any(coefficients):
+        model, coefficients = "", ()
+    if coefficients:
+        _check_distortion(f"camera {name}: camera_info", model, coefficients)
+    if not K.any():
+        raise CalibrationError(
+            f"camera {name}: camera_info has an all-zero K, the driver is not calibrated; "
+            "calibrate it or give a rig file"
+        )
+    roi = info.roi
+    bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
+    K = np.diag([1 / bin_x, 1 / bin_y, 1.0]) @ (
+        K - np.array([[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0.0]])
+    )
+    return CameraCalibration(
+        name=name,
+        width=(roi.width or info.width) // bin_x,
+        height=(roi.height or info.height) // bin_y,
+        K=K,
+        ego_T_cam=np.asarray(ego_T_cam, dtype=np.float64),
+        frame_id=info.frame_id.lstrip("/"),
+        distortion_model=model,
+        distortion=coefficients,
+    )
+
+
+def _check_distortion(where: str, model: str, coefficients: Sequence[float]) -> None:
+    allowed = DISTORTION_COEFFICIENTS.get(model)
+    if allowed is None:
+        raise CalibrationError(
+            f"{where}: lens model {model!r} cannot be undistorted; "
+            f"supported: {', '.join(DISTORTION_COEFFICIENTS)}"
+        )
+    if len(coefficients) not in allowed:
+        raise CalibrationError(
+            f"{where}: lens model {model} has {' or '.join(map(str, allowed))} coefficients, "
+            f"got {len(coefficients)}"
+        )
+
+
+# -- rig files -----------------------------------------------------------------------------------
+
+
+def load_rig(name_or_path: str | Path) -> CameraRig:
+    """Read a rig file; docs/bags.md describes the keys.
+
+    Args:
+        name_or_path: a path, or a shipped rig: ``nuscenes``, rounded nominal numbers of the
+            nuScenes vehicles.
+
+    Raises:
+        YamlError: missing file, missing or wrong key.
+    """
+    top = read_yaml(name_or_path, "occ_perception.sensing.rigs", "rig")
+    top.allow("cameras", "lidar", "description")
+    cameras = tuple(
+        _camera_from_section(name, section) for name, section in top.section("cameras").sections()
+    )
+    lidar = _pose_from_section(top.section("lidar")) if "lidar" in top else None
+    return CameraRig(cameras=cameras, ego_T_lidar=lidar)
+
+
+def save_rig(path: str | Path, rig: CameraRig, description: str = "") -> None:
+    """Write a rig file that :func:`load_rig` reads back with the same numbers."""
+    content: dict[str, Any] = {"description": description} if description else {}
+    content["cameras"] = {camera.name: _section_from_camera(camera) for camera in rig.cameras}
+    if rig.ego_T_lidar is not None:
+        content["lidar"] = _section_from_pose(rig.ego_T_lidar)
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _camera_from_section(name: str, section: Section) -> CameraCalibration:
+    section.allow("size", "intrinsics", "pose", "frame_id", "distortion_model", "distortion")
+    width, height = section.numbers("size", 2)
+    fx, fy, cx, cy = section.numbers("intrinsics", 4)
+    distortion = section.numbers("distortion") if "distortion" in section else ()
+    model = section.text("distortion_model", "")
+    try:
+        if any(distortion):
+            _check_distortion(f"{section.source}: {section.path}", model, distortion)
+        return CameraCalibration(
+            name=name,
+            width=int(width),
+            height=int(height),
+            K=np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]),
+            ego_T_cam=_pose_from_section(section.section("pose")),
+            frame_id=section.text("frame_id", ""),
+            distortion_model=model,
+            distortion=distortion,
+        )
+    except YamlError:
+        raise
+    except ValueError as error:
+        raise YamlError(f"{section.source}: {section.path}: {error}") from error
+
+
+def _pose_from_section(section: Section) -> Float64:
+    section.allow("translation", "quaternion_xyzw")
+    translation = section.numbers("translation", 3)
+    quaternion = section.numbers("quaternion_xyzw", 4)
+    try:
+        return matrix_from_pose(translation, quaternion)
+    except ValueError as error:
+        raise YamlError(f"{section.source}: {section.path}: {error}") from error
+
+
+def _section_from_camera(camera: CameraCalibration) -> dict[str, Any]:
+    K = camera.K
+    section: dict[str, Any] = {
+        "size": [camera.width, camera.height],
+        "intrinsics": [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])],
+        "pose": _section_from_pose(camera.ego_T_cam),
+    }
+    if camera.frame_id:
+        section["frame_id"] = camera.frame_id
+    if camera.distortion:
+        section["distortion_model"] = camera.distortion_model
+        section["distortion"] = list(camera.distortion)
+    return section
+
+
+def _section_from_pose(matrix: Float64) -> dict[str, list[float]]:
+    translation, quaternion = pose_from_matrix(matrix)
+    return {"translation": translation.tolist(), "quaternion_xyzw": quaternion.tolist()}

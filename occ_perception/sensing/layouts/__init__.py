@@ -1,0 +1,254 @@
+"""Topic layouts: which topic is which camera, where the pose comes from, whose stamps to trust.
+
+A layout is a YAML file; those of the converters people use are shipped beside this module, and
+docs/bags.md describes the keys. Topic names match whatever their case and leading slash are,
+because converters disagree on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml, shipped_names
+
+IMAGE_TYPE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
+TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
+
+
+@dataclass(frozen=True)
+class CameraTopics:
+    """Where one camera is found.
+
+    Attributes:
+        name: the camera's name in the model's vocabulary.
+        image: topic of the pictures, raw or compressed. ``<image>/compressed`` is taken where only
+            that exists.
+        camera_info: topic of the calibration; empty where there is none.
+        frame_id: optical frame in tf; empty to believe camera_info or the picture's header.
+        encoding: take raw pictures as this encoding; empty to believe the message.
+        rectified: the pictures are rectified, so that camera_info's P holds and D does not.
+    """
+
+    name: str
+    image: str
+    camera_info: str = ""
+    frame_id: str = ""
+    encoding: str = ""
+    rectified: bool = False
+
+
+@dataclass(frozen=True)
+class PoseSource:
+    """Where the ego pose comes from.
+
+    Attributes:
+        kind: ``odometry`` for nav_msgs/Odometry, ``tf`` for the chain world to ego in tf.
+        topic: the topic; static transforms are read from ``tf_static`` in any case.
+        world_frame: the fixed frame poses are given in.
+        ego_frame: the vehicle frame, on the ground under the rear axle.
+    """
+
+    kind: Literal["odometry", "tf"]
+    topic: str
+    world_frame: str
+    ego_frame: str
+
+
+@dataclass(frozen=True)
+class TopicLayout:
+    """How the topics of a recording or a vehicle map to cameras and pose.
+
+    Attributes:
+        name: file name without suffix.
+        description: one line on what has this layout.
+        cameras: the cameras of a ring.
+        pose: source of the ego pose.
+        stamp_source: time of a picture: its ``header``, or when it was ``receive``-d.
+        reference_camera: camera whose stamp the output refers to.
+        rig: rig (name or path) for cameras without camera_info, None where all have one.
+        ring_tolerance_ms: largest spread of a ring, see :class:`~.rings.RingGrouper`.
+    """
+
+    name: str
+    cameras: tuple[CameraTopics, ...]
+    pose: PoseSource
+    reference_camera: str
+    description: str = ""
+    stamp_source: Literal["header", "receive"] = "header"
+    rig: str | None = None
+    ring_tolerance_ms: float = 50.0
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of the cameras, in the layout's order."""
+        return tuple(camera.name for camera in self.cameras)
+
+
+@dataclass(frozen=True)
+class LayoutMatch:
+    """How well a layout fits a set of topics.
+
+    Attributes:
+        layout: the layout, with the names the topics really have.
+        problems: what does not fit, one sentence each; empty where the layout fits.
+        found: how many of its topics were found, 0 to 1.
+    """
+
+    layout: TopicLayout
+    problems: tuple[str, ...]
+    found: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the node could run on these topics."""
+        return not self.problems
+
+
+def layout_names() -> tuple[str, ...]:
+    """Names of the shipped layouts."""
+    return shipped_names(__name__)
+
+
+def load_layout(name_or_path: str | Path) -> TopicLayout:
+    """Read a shipped layout by name or any layout file by path.
+
+    Raises:
+        YamlError: missing file, missing, unknown or wrong key.
+    """
+    top = read_yaml(name_or_path, __name__, "topic layout")
+    top.allow(
+        "description",
+        "cameras",
+        "pose",
+        "reference_camera",
+        "stamp_source",
+        "rig",
+        "ring_tolerance_ms",
+    )
+    pose = top.section("pose")
+    pose.allow("kind", "topic", "world_frame", "ego_frame")
+    cameras = tuple(_camera(name, section) for name, section in top.section("cameras").sections())
+    layout = TopicLayout(
+        name=Path(name_or_path).stem,
+        description=top.text("description", ""),
+        cameras=cameras,
+        pose=PoseSource(
+            kind=cast(Literal["odometry", "tf"], pose.choice("kind", ("odometry", "tf"))),
+            topic=pose.text("topic"),
+            world_frame=pose.text("world_frame"),
+            ego_frame=pose.text("ego_frame", "base_link"),
+        ),
+        reference_camera=top.text("reference_camera"),
+        stamp_source=cast(
+            Literal["header", "receive"],
+            top.choice("stamp_source", ("header", "receive"), "header"),
+        ),
+        rig=top.text("rig", "") or None,
+        ring_tolerance_ms=top.number("ring_tolerance_ms", 50.0),
+    )
+    if layout.reference_camera not in layout.camera_names:
+        raise YamlError(
+            f"{top.source}: reference_camera must be one of {', '.join(layout.camera_names)}, "
+            f"got {layout.reference_camera!r}"
+        )
+    return layout
+
+
+def match_layout(layout: TopicLayout, topics: Mapping[str, str]) -> LayoutMatch:
+    """Look a layout's topics up among those that exist.
+
+    Args:
+        layout: what to look for.
+        topics: topic name -> message type, e.g. ``sensor_msgs/msg/Image``; the ROS 1 spelling
+            without ``/msg/`` is understood too.
+    """
+    search = _TopicSearch(topics)
+    cameras = []
+    for camera in layout.cameras:
+        image = search.first(
+            f"camera {camera.name}: pictures",
+            (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE),
+            camera.image,
+            f"{camera.image}/compressed",
+            camera.image.removesuffix("/compressed"),
+        )
+        info = ""
+        if camera.camera_info:
+            what = f"camera {camera.name}: calibration"
+            required = layout.rig is None
+            info = search.first(what, (CAMERA_INFO_TYPE,), camera.camera_info, required=required)
+        cameras.append(replace(camera, image=image or camera.image, camera_info=info))
+    pose_types = TF_TYPES if layout.pose.kind == "tf" else (ODOMETRY_TYPE,)
+    pose = search.first("ego pose", pose_types, layout.pose.topic)
+    resolved = replace(
+        layout,
+        cameras=tuple(cameras),
+        pose=replace(layout.pose, topic=pose or layout.pose.topic),
+    )
+    return LayoutMatch(resolved, tuple(search.problems), search.hits / search.lookups)
+
+
+def recognise_layouts(topics: Mapping[str, str]) -> list[LayoutMatch]:
+    """All shipped layouts, best match first; those that do not fit say why.
+
+    Layouts that differ only in their stamp source fit the same topics. Which one is right shows in
+    the messages: a picture with stamp 0 needs ``stamp_source: receive``.
+    """
+    matches = [match_layout(load_layout(name), topics) for name in layout_names()]
+    return sorted(matches, key=lambda match: (not match.fits, -match.found))
+
+
+class _TopicSearch:
+    """Finds topics whatever their case and leading slash, and keeps what was missed."""
+
+    def __init__(self, topics: Mapping[str, str]) -> None:
+        self._topics = {_plain(name): (name, kind) for name, kind in topics.items()}
+        self.problems: list[str] = []
+        self.hits = 0
+        self.lookups = 0
+
+    def first(
+        self, what: str, types: tuple[str, ...], *candidates: str, required: bool = True
+    ) -> str:
+        """The real name of the first candidate that exists with a fitting type, or ''."""
+        self.lookups += 1
+        wrong_type = ""
+        for candidate in candidates:
+            name, kind = self._topics.get(_plain(candidate), ("", ""))
+            if name and _ros2_type(kind) in types:
+                self.hits += 1
+                return name
+            if name:
+                wrong_type = f"; {name} is {kind}, expected {' or '.join(types)}"
+        if required:
+            self.problems.append(f"{what}: no topic {candidates[0]}{wrong_type}")
+        return ""
+
+
+def _plain(topic: str) -> str:
+    return topic.strip("/").lower()
+
+
+def _ros2_type(kind: str) -> str:
+    package, _, name = kind.rpartition("/")
+    return kind if package.endswith("/msg") else f"{package}/msg/{name}"
+
+
+def _camera(name: str, section: Section) -> CameraTopics:
+    section.allow("image", "camera_info", "frame_id", "encoding", "rectified")
+    image = section.text("image")
+    return CameraTopics(
+        name=name,
+        image=image,
+        camera_info=section.text("camera_info", ""),
+        frame_id=section.text("frame_id", ""),
+        encoding=section.text("encoding", ""),
+        # image_proc names rectified pictures image_rect and image_rect_color.
+        rectified=section.flag("rectified", "/image_rect" in image),
+    )

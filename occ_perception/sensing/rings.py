@@ -1,0 +1,270 @@
+"""Grouping the pictures of one rotation: the ring rule.
+
+Cameras that a spinning lidar triggers fire one after the other, so pictures that belong together
+never share a stamp. In nuScenes a ring of six spreads over 42.5 ms and comes every 83 ms. A ring is
+therefore one picture of the reference camera and one of every other camera such that newest minus
+oldest stamp stays within a tolerance.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
+
+
+@dataclass(frozen=True, eq=False)
+class Ring:
+    """The pictures of one rotation.
+
+    Attributes:
+        reference_stamp_ns: stamp of the reference camera's picture, which every ring has.
+        payloads: camera -> what was given to :meth:`RingGrouper.add`.
+        stamps_ns: camera -> its stamp, for the same cameras.
+        missing: cameras without a picture in this ring, in the grouper's order.
+    """
+
+    reference_stamp_ns: int
+    payloads: Mapping[str, Any]
+    stamps_ns: Mapping[str, int]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def spread_ns(self) -> int:
+        """Newest minus oldest stamp."""
+        return max(self.stamps_ns.values()) - min(self.stamps_ns.values())
+
+    @property
+    def newest_stamp_ns(self) -> int:
+        """Stamp of the last exposure; poses are needed up to here."""
+        return max(self.stamps_ns.values())
+
+
+@dataclass
+class RingCounters:
+    """What became of the pictures and rings since construction; a reset does not clear them.
+
+    Attributes:
+        complete: rings with every camera.
+        incomplete: rings closed without some camera.
+        late: pictures whose ring had been closed, or older than it.
+        out_of_order: pictures older than an earlier one of the same camera.
+        duplicate: pictures with a stamp that the same camera had already sent; ignored.
+        unmatched: pictures that found no ring (no reference picture near them, or overflow).
+    """
+
+    complete: int = 0
+    incomplete: int = 0
+    late: int = 0
+    out_of_order: int = 0
+    duplicate: int = 0
+    unmatched: int = 0
+
+
+class RingGrouper:
+    """Groups pictures into rings as they arrive; pure, without threads or a clock of its own.
+
+    A ring closes when every camera has a picture for it, or incomplete when ``deadline_ns`` has
+    passed since the reference picture arrived, or when a later ring is complete (pictures of one
+    camera arrive in order, so what is missing will not come any more). Rings come out in the
+    order of their reference stamps, and no picture is used twice. Among the possible
+    combinations the one with most cameras wins, then the one with the smallest spread.
+
+    Args:
+        cameras: names of the cameras of a complete ring.
+        reference_camera: the camera whose stamp is the ring's.
+        tolerance_ns: largest spread of a ring. For nuScenes it must exceed 43 ms, the spread of a
+            real ring, and stay below 73 ms, from where on a picture of the rotation before fits
+            in. In general it lies between the spread of a ring and the ring period minus the
+            largest step from one camera to the next; cameras triggered together at 30 Hz need a
+            tolerance below 33 ms.
+        deadline_ns: how long to wait for missing pictures after the reference picture.
+        max_pending: pictures kept per camera; the oldest is given up beyond that.
+    """
+
+    def __init__(
+        self,
+        cameras: Iterable[str],
+        reference_camera: str,
+        tolerance_ns: int = 50_000_000,
+        deadline_ns: int = 150_000_000,
+        max_pending: int = 12,
+    ) -> None:
+        self.cameras = tuple(cameras)
+        if reference_camera not in self.cameras:
+            raise ValueError(
+                f"reference camera {reference_camera!r} is not among the cameras "
+                f"{', '.join(self.cameras)}"
+            )
+        if len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"camera names must be unique, got {', '.join(self.cameras)}")
+        self.reference_camera = reference_camera
+        self.tolerance_ns = tolerance_ns
+        self.deadline_ns = deadline_ns
+        self.max_pending = max_pending
+        self.counters = RingCounters()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all pictures and stamps, e.g. after a :class:`TimeJump`; counters stay."""
+        self._stamps: dict[str, list[int]] = {camera: [] for camera in self.cameras}
+        self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
+        self._newest: dict[str, int] = {}
+        self._reference_arrival: dict[int, int] = {}
+        self._last: Ring | None = None
+
+    def add(
+        self, camera: str, stamp_ns: int, payload: Any, now_ns: int | None = None
+    ) -> list[Ring]:
+        """Take one picture; returns the rings it closes, oldest first.
+
+        Args:
+            camera: one of :attr:`cameras`.
+            stamp_ns: exposure stamp.
+            payload: the picture, or any handle to it.
+            now_ns: time of arrival on the clock that :meth:`expire` is called with; without it
+                stamps are taken as the clock.
+
+        Raises:
+            KeyError: unknown camera.
+            TimeJump: the camera's stamps went back by more than 1 s; see there.
+        """
+        if camera not in self._stamps:
+            raise KeyError(f"camera {camera!r} is none of {', '.join(self.cameras)}")
+        newest = self._newest.get(camera, stamp_ns)
+        if stamp_ns < newest - BACKWARD_JUMP_NS:
+            raise TimeJump(camera, newest, stamp_ns)
+        now_ns = stamp_ns if now_ns is None else now_ns
+        if self._accept(camera, stamp_ns, payload, newest) and camera == self.reference_camera:
+            self._reference_arrival[stamp_ns] = now_ns
+        self._newest[camera] = max(newest, stamp_ns)
+        return [*self._close_complete(), *self.expire(now_ns)]
+
+    def expire(self, now_ns: int) -> list[Ring]:
+        """Close the rings whose deadline has passed at ``now_ns``."""
+        expired = [
+            stamp
+            for stamp in self._stamps[self.reference_camera]
+            if now_ns - self._reference_arrival[stamp] >= self.deadline_ns
+        ]
+        return self._close_up_to(expired[-1]) if expired else []
+
+    def flush(self) -> list[Ring]:
+        """Close everything that has a reference picture, complete or not; the input has ended."""
+        references = self._stamps[self.reference_camera]
+        rings = self._close_up_to(references[-1]) if references else []
+        for camera in self.cameras:
+            self._drop_older(camera, self._newest.get(camera, 0) + 1)
+        return rings
+
+    def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int) -> bool:
+        """Store a picture unless it is a duplicate or comes too late."""
+        if stamp_ns in self._payloads[camera] or (
+            self._last is not None and self._last.stamps_ns.get(camera) == stamp_ns
+        ):
+            self.counters.duplicate += 1
+            return False
+        if stamp_ns < newest:
+            self.counters.out_of_order += 1
+        if self._is_late(camera, stamp_ns):
+            self.counters.late += 1
+            return False
+        stamps = self._stamps[camera]
+        stamps.insert(bisect_left(stamps, stamp_ns), stamp_ns)
+        self._payloads[camera][stamp_ns] = payload
+        if len(stamps) > self.max_pending:
+            self._drop_older(camera, stamps[1])
+        return stamp_ns in self._payloads[camera]
+
+    def _is_late(self, camera: str, stamp_ns: int) -> bool:
+        """Whether the picture belongs to the last closed ring or to a time before it."""
+        if self._last is None:
+            return False
+        if camera in self._last.stamps_ns:
+            return stamp_ns < self._last.stamps_ns[camera]
+        return stamp_ns <= min(self._last.stamps_ns.values()) + self.tolerance_ns
+
+    def _close_complete(self) -> list[Ring]:
+        rings: list[Ring] = []
+        while all(self._stamps.values()):
+            complete = next(filter(self._is_complete, self._stamps[self.reference_camera]), None)
+            if complete is None:
+                break
+            rings += self._close_up_to(complete)
+        return rings
+
+    def _is_complete(self, reference_stamp_ns: int) -> bool:
+        return len(self._best_combination(reference_stamp_ns)) == len(self.cameras)
+
+    def _close_up_to(self, reference_stamp_ns: int) -> list[Ring]:
+        references = self._stamps[self.reference_camera]
+        return [self._close(stamp) for stamp in list(references) if stamp <= reference_stamp_ns]
+
+    def _close(self, reference_stamp_ns: int) -> Ring:
+        chosen = self._best_combination(reference_stamp_ns)
+        ring = Ring(
+            reference_stamp_ns=reference_stamp_ns,
+            payloads={camera: self._payloads[camera][stamp] for camera, stamp in chosen.items()},
+            stamps_ns=chosen,
+            missing=tuple(camera for camera in self.cameras if camera not in chosen),
+        )
+        for camera in self.cameras:
+            # Older ones are out of reach for every later reference picture.
+            self._drop_older(camera, chosen.get(camera, reference_stamp_ns - self.tolerance_ns))
+        for camera, stamp in chosen.items():
+            self._stamps[camera].remove(stamp)
+            del self._payloads[camera][stamp]
+        del self._reference_arrival[reference_stamp_ns]
+        self._last = ring
+        if ring.missing:
+            self.counters.incomplete += 1
+        else:
+            self.counters.complete += 1
+        return ring
+
+    def _drop_older(self, camera: str, stamp_ns: int) -> None:
+        stamps = self._stamps[camera]
+        count = bisect_left(stamps, stamp_ns)
+        for stamp in stamps[:count]:
+            del self._payloads[camera][stamp]
+            if camera == self.reference_camera:
+                del self._reference_arrival[stamp]
+        del stamps[:count]
+        self.counters.unmatched += count
+
+    def _best_combination(self, reference_stamp_ns: int) -> dict[str, int]:
+        """Camera -> stamp of the best ring around a reference picture that is pending.
+
+        Every possible oldest picture is tried; given it, the earliest picture of each camera from
+        there on gives the smallest spread.
+        """
+        starts = {reference_stamp_ns} | {
+            stamp
+            for stamps in self._stamps.values()
+            for stamp in stamps
+            if reference_stamp_ns - self.tolerance_ns <= stamp <= reference_stamp_ns
+        }
+        best: dict[str, int] = {}
+        best_rank = (0, 0)
+        for start in sorted(starts):
+            chosen = self._from_start(start, reference_stamp_ns)
+            spread = max(chosen.values()) - min(chosen.values())
+            rank = (len(chosen), -spread)
+            if not best or rank > best_rank:
+                best, best_rank = chosen, rank
+        return best
+
+    def _from_start(self, start_ns: int, reference_stamp_ns: int) -> dict[str, int]:
+        chosen: dict[str, int] = {}
+        for camera in self.cameras:
+            if camera == self.reference_camera:
+                chosen[camera] = reference_stamp_ns
+                continue
+            stamps = self._stamps[camera]
+            position = bisect_left(stamps, start_ns)
+            if position < len(stamps) and stamps[position] <= start_ns + self.tolerance_ns:
+                chosen[camera] = stamps[position]
+        return chosen

@@ -1,0 +1,218 @@
+"""The tree of frames that /tf and /tf_static describe, on plain numbers.
+
+Bags of one family re-stamp the whole tree, camera mounts included, in every /tf message and have no
+/tf_static; others publish every mount as static. Both are looked up the same way here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from occ_perception.geometry import invert_transform
+from occ_perception.sensing.ego_pose import PoseBuffer, PoseNotYet
+
+Float64 = NDArray[np.float64]
+
+# A mount may be re-published with rounding noise, but not move.
+_MOUNT_SHIFT_M = 1e-3
+_MOUNT_TURN = 1e-4
+
+
+class TransformError(LookupError):
+    """Frames that are unknown, not connected, or not rigidly connected."""
+
+
+@dataclass
+class _Edge:
+    parent: str
+    parent_T_child: Float64
+    """The latest value; the only one where the edge is static."""
+    is_static: bool
+    history: PoseBuffer
+    has_moved: bool = field(default=False)
+
+    def at(self, stamp_ns: int) -> Float64:
+        return self.parent_T_child if self.is_static else self.history.at(stamp_ns)
+
+
+class TransformTree:
+    """Frames and the transforms between them, fed with the content of tf messages.
+
+    Args:
+        max_extrapolation_ns, max_gap_ns: limits of every moving edge, see :class:`PoseBuffer`.
+    """
+
+    def __init__(
+        self, max_extrapolation_ns: int = 50_000_000, max_gap_ns: int = 750_000_000
+    ) -> None:
+        self.max_extrapolation_ns = max_extrapolation_ns
+        self.max_gap_ns = max_gap_ns
+        self._edges: dict[str, _Edge] = {}
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """All frames, sorted."""
+        parents = {edge.parent for edge in self._edges.values()}
+        return tuple(sorted(parents | self._edges.keys()))
+
+    def reset(self) -> None:
+        """Forget the history of moving frames; mounts keep their last value."""
+        for edge in self._edges.values():
+            edge.history.reset()
+
+    def add(
+        self,
+        parent: str,
+        child: str,
+        stamp_ns: int,
+        parent_T_child: ArrayLike,
+        static: bool = False,
+    ) -> None:
+        """Take one transform of a tf message; leading slashes of frame names are dropped.
+
+        Raises:
+            TransformError: the child already has another parent, or the edge closes a cycle.
+            TimeJump: a moving frame's stamps went back by more than 1 s.
+        """
+        parent, child = parent.lstrip("/"), child.lstrip("/")
+        matrix = np.array(parent_T_child, dtype=np.float64)
+        edge = self._edges.get(child)
+        if edge is None:
+            edge = self._new_edge(parent, child, matrix, static)
+        if edge.parent != parent:
+            raise TransformError(
+                f"frame {child!r} has two parents, {edge.parent!r} and {parent!r}; "
+                "a frame of tf has one, so two publishers disagree"
+            )
+        if not static:
+            edge.history.add(stamp_ns, matrix)
+        edge.is_static = static
+        edge.has_moved = edge.has_moved or (not static and _differs(edge.parent_T_child, matrix))
+        edge.parent_T_child = matrix
+
+    def static_transform(self, target: str, source: str) -> Float64:
+        """``target_T_source`` (4, 4) between rigidly mounted frames, whatever topic told it.
+
+        Raises:
+            TransformError: a frame is unknown, the two are not connected, or the way between them
+                contains a moving edge.
+        """
+        up_source, up_target = self._ways(target, source)
+        for child in (*up_source, *up_target):
+            if self._edges[child].has_moved:
+                raise TransformError(
+                    f"{source!r} is not rigidly mounted on {target!r}: frame {child!r} moves "
+                    f"in {self._edges[child].parent!r}"
+                )
+        target_T_top = _product([self._edges[child].parent_T_child for child in up_target])
+        top_T_source = _product([self._edges[child].parent_T_child for child in up_source])
+        return invert_transform(target_T_top) @ top_T_source
+
+    def poses(self, world: str, ego: str) -> TreePoses:
+        """The pose of ``ego`` in ``world`` over time; the frames may become known later."""
+        return TreePoses(self, world.lstrip("/"), ego.lstrip("/"))
+
+    def _edges_between(self, target: str, source: str) -> tuple[list[_Edge], list[_Edge]]:
+        """Edges from the common ancestor to source and to target, top first."""
+        up_source, up_target = self._ways(target, source)
+        return (
+            [self._edges[child] for child in up_source],
+            [self._edges[child] for child in up_target],
+        )
+
+    def _new_edge(self, parent: str, child: str, matrix: Float64, static: bool) -> _Edge:
+        if child == parent or child in self._ancestors(parent):
+            upwards = [parent, *self._ancestors(parent)]
+            loop = [*upwards[: upwards.index(child) + 1], parent]
+            raise TransformError(
+                f"transform {parent!r} -> {child!r} closes a cycle: {' -> '.join(loop[::-1])}"
+            )
+        history = PoseBuffer(
+            max_extrapolation_ns=self.max_extrapolation_ns,
+            max_gap_ns=self.max_gap_ns,
+            name=f"tf {parent} -> {child}",
+        )
+        self._edges[child] = _Edge(parent, matrix, static, history)
+        return self._edges[child]
+
+    def _ancestors(self, frame: str) -> list[str]:
+        chain: list[str] = []
+        while frame in self._edges:
+            frame = self._edges[frame].parent
+            chain.append(frame)
+        return chain
+
+    def _ways(self, target: str, source: str) -> tuple[list[str], list[str]]:
+        """Children on the way from the common ancestor down to source and to target."""
+        target, source = target.lstrip("/"), source.lstrip("/")
+        known = self.frames
+        for frame in (target, source):
+            if frame not in known:
+                raise TransformError(
+                    f"tf has no frame {frame!r}; it has {', '.join(known) or 'no frames yet'}"
+                )
+        from_source = [source, *self._ancestors(source)]
+        from_target = [target, *self._ancestors(target)]
+        top = next((frame for frame in from_source if frame in from_target), None)
+        if top is None:
+            raise TransformError(
+                f"tf does not connect {source!r} (under {from_source[-1]!r}) with {target!r} "
+                f"(under {from_target[-1]!r})"
+            )
+        return (
+            from_source[: from_source.index(top)][::-1],
+            from_target[: from_target.index(top)][::-1],
+        )
+
+
+class TreePoses:
+    """``world_T_ego`` from a chain of tf edges; an :class:`~.ego_pose.EgoPoses`."""
+
+    def __init__(self, tree: TransformTree, world: str, ego: str) -> None:
+        self.tree = tree
+        self.world = world
+        self.ego = ego
+
+    def at(self, stamp_ns: int) -> Float64:
+        """(4, 4) ``world_T_ego``.
+
+        Raises:
+            PoseNotYet: a frame of the chain is not known yet, or an edge has no pose so new.
+            PoseUnavailable: an edge has a gap at the stamp.
+        """
+        to_ego, to_world = self._edges()
+        top_T_ego = _product([edge.at(stamp_ns) for edge in to_ego])
+        if not to_world:
+            return top_T_ego
+        return invert_transform(_product([edge.at(stamp_ns) for edge in to_world])) @ top_T_ego
+
+    def settled(self, stamp_ns: int) -> bool:
+        """Whether every moving edge of the chain has a pose at or after the stamp."""
+        try:
+            to_ego, to_world = self._edges()
+        except PoseNotYet:
+            return False
+        return all(edge.is_static or edge.history.settled(stamp_ns) for edge in to_ego + to_world)
+
+    def _edges(self) -> tuple[list[_Edge], list[_Edge]]:
+        try:
+            return self.tree._edges_between(self.world, self.ego)
+        except TransformError as error:
+            raise PoseNotYet(f"no pose of {self.ego!r} in {self.world!r}: {error}") from error
+
+
+def _product(matrices: list[Float64]) -> Float64:
+    result = np.eye(4) if not matrices else matrices[0].copy()
+    for matrix in matrices[1:]:
+        result = result @ matrix
+    return result
+
+
+def _differs(first: Float64, second: Float64) -> bool:
+    return bool(
+        np.abs(first[:3, 3] - second[:3, 3]).max() > _MOUNT_SHIFT_M
+        or np.abs(first[:3, :3] - second[:3, :3]).max() > _MOUNT_TURN
+    )

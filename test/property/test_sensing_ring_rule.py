@@ -1,0 +1,131 @@
+"""The ring rule under every order, jitter and loss that hypothesis finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from occ_perception.sensing.rings import Ring, RingGrouper
+from occ_perception.sensing.time_jumps import TimeJump
+
+MS = 1_000_000
+# Offsets to the lidar stamp, measured on real nuScenes keyframes, +-2.5 ms each.
+OFFSETS_MS = {
+    "CAM_FRONT_LEFT": -43.0,
+    "CAM_FRONT": -35.0,
+    "CAM_FRONT_RIGHT": -27.0,
+    "CAM_BACK_RIGHT": -20.0,
+    "CAM_BACK": -10.0,
+    "CAM_BACK_LEFT": -0.4,
+}
+CAMERAS = tuple(OFFSETS_MS)
+PERIOD_12_HZ = 83_333_333
+START = 1_533_151_603_000 * MS
+
+
+def pictures(rings: int, period_ns: int, jitter_ms=None):
+    """(camera, stamp, ring number), in the order of stamps."""
+    sent = [
+        (
+            c,
+            START
+            + k * period_ns
+            + round((OFFSETS_MS[c] + (jitter_ms(k, c) if jitter_ms else 0.0)) * MS),
+            k,
+        )
+        for k in range(rings)
+        for c in CAMERAS
+    ]
+    return sorted(sent, key=lambda picture: picture[1])
+
+
+def group(grouper: RingGrouper, sent) -> list[Ring]:
+    rings = [ring for camera, stamp, k in sent for ring in grouper.add(camera, stamp, k)]
+    return rings + grouper.flush()
+
+
+def ring_numbers(ring: Ring) -> set[int]:
+    return set(ring.payloads.values())
+
+
+jitters = st.lists(st.floats(-2.5, 2.5), min_size=8 * 6, max_size=8 * 6)
+
+
+@pytest.mark.parametrize("period_ns", [PERIOD_12_HZ, 500 * MS])
+@pytest.mark.parametrize("reference", CAMERAS)
+@given(jitter=jitters)
+@settings(max_examples=25, deadline=None)
+def test_every_rotation_gives_one_ring_and_none_is_mixed(period_ns, reference, jitter):
+    grouper = RingGrouper(CAMERAS, reference)
+    sent = pictures(8, period_ns, lambda k, c: jitter[k * 6 + CAMERAS.index(c)])
+    rings = group(grouper, sent)
+    assert [ring_numbers(ring) for ring in rings] == [{k} for k in range(8)]
+    assert all(not ring.missing for ring in rings)
+    assert all(ring.reference_stamp_ns == ring.stamps_ns[reference] for ring in rings)
+    assert all(37 * MS < ring.spread_ns < 48 * MS for ring in rings)
+    assert (grouper.counters.complete, grouper.counters.incomplete) == (8, 0)
+
+
+@given(orders=st.lists(st.permutations(CAMERAS), min_size=6, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_arrival_order_within_a_ring_changes_nothing(orders):
+    sent = pictures(6, PERIOD_12_HZ)
+    by_ring = {k: {c: (c, s, k) for c, s, n in sent if n == k} for k in range(6)}
+    permuted = [by_ring[k][camera] for k, order in enumerate(orders) for camera in order]
+    expected = group(RingGrouper(CAMERAS, "CAM_FRONT"), sent)
+    rings = group(RingGrouper(CAMERAS, "CAM_FRONT"), permuted)
+    assert [r.stamps_ns for r in rings] == [r.stamps_ns for r in expected]
+    assert [r.payloads for r in rings] == [r.payloads for r in expected]
+
+
+@given(
+    delays=st.lists(st.integers(0, 200), min_size=60, max_size=60),
+    lost=st.sets(st.tuples(st.integers(0, 9), st.sampled_from(CAMERAS)), max_size=25),
+    repeated=st.sets(st.tuples(st.integers(0, 9), st.sampled_from(CAMERAS)), max_size=10),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_arrives_when_no_picture_is_used_twice_and_no_ring_is_mixed(
+    delays, lost, repeated
+):
+    """Late, lost, repeated and overtaking pictures: rings stay pure, ordered and accounted for."""
+    sent = [p for p in pictures(10, PERIOD_12_HZ) if (p[2], p[0]) not in lost]
+    again = [p for p in sent if (p[2], p[0]) in repeated]
+    arrivals = [(stamp + delays[i % 60] * MS, c, stamp, k) for i, (c, stamp, k) in enumerate(sent)]
+    arrivals += [(stamp + 250 * MS, c, stamp, k) for c, stamp, k in again]
+    grouper = RingGrouper(CAMERAS, "CAM_FRONT")
+    rings: list[Ring] = []
+    for now, camera, stamp, k in sorted(arrivals):
+        rings += grouper.add(camera, stamp, k, now_ns=now)
+    rings += grouper.flush()
+
+    used = Counter((camera, stamp) for ring in rings for camera, stamp in ring.stamps_ns.items())
+    assert all(count == 1 for count in used.values())
+    assert all(len(ring_numbers(ring)) == 1 for ring in rings)
+    references = [ring.reference_stamp_ns for ring in rings]
+    assert references == sorted(set(references))
+    assert all(set(ring.payloads) | set(ring.missing) == set(CAMERAS) for ring in rings)
+    assert all(ring.spread_ns <= grouper.tolerance_ns for ring in rings)
+
+    counted = grouper.counters
+    assert counted.complete + counted.incomplete == len(rings)
+    assert sum(used.values()) + counted.late + counted.duplicate + counted.unmatched == len(
+        arrivals
+    )
+
+
+@given(stamps=st.lists(st.integers(0, 3_000), min_size=1, max_size=80), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_stamps_keep_the_queues_bounded(stamps, data):
+    grouper = RingGrouper(("a", "b", "c"), "b", max_pending=4)
+    for stamp in stamps:
+        camera = data.draw(st.sampled_from(["a", "b", "c"]))
+        try:
+            rings = grouper.add(camera, stamp * MS, stamp)
+        except TimeJump:
+            grouper.reset()
+            continue
+        assert all(ring.spread_ns <= grouper.tolerance_ns for ring in rings)
+        assert all(len(pending) <= 4 for pending in grouper._stamps.values())
