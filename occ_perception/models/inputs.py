@@ -11,42 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.temporal.step import StepControl
 
-@dataclass(frozen=True)
-class CameraTensors:
-    """Calibration of one ring at the network's input, float32.
-
-    Attributes:
-        grid_T_cam_BN44: camera to the frame the voxel grid lies in (ego at the reference camera's
-            stamp, or the lidar frame), motion between exposures included.
-        K_BN33: intrinsics at the card's native image size.
-        image_rotation_BN33, image_translation_BN3: native pixel -> input pixel (the published
-            post_rots, post_trans; depth passes through).
-    """
-
-    grid_T_cam_BN44: Tensor
-    K_BN33: Tensor
-    image_rotation_BN33: Tensor
-    image_translation_BN3: Tensor
-
-
-@dataclass(frozen=True)
-class StepControl:
-    """What the host decides about one step, for every batch slot.
-
-    Attributes:
-        start_B: bool, this frame begins a sequence: the slot's state is not read.
-        previous_T_current_B44: **float64**, points of the current ego frame to the ego frame of
-            the frame that the state was committed at (identity at a start).
-        previous_cam_T_cam_BN44: **float64**, each camera now to the same camera then; only models
-            that match images across time read it, others may leave it None.
-        position_B: int64, number of frames committed since the start.
-    """
-
-    start_B: Tensor
-    previous_T_current_B44: Tensor
-    position_B: Tensor
-    previous_cam_T_cam_BN44: Tensor | None = None
+__all__ = ["CameraTensors", "DepthHint", "NetInputs", "NetOutputs", "StepControl"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""Loading published checkpoints, accounting for every key.
+
+A file either fits completely or is refused with everything that is wrong with it; nothing is
+loaded half. Pickles are read with ``weights_only=True``: a file that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor
+
+from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.models.published_names import published_key, unwrapped_key
+from occ_perception.models.zoo import ModelCard
+
+# In order of preference: averaged weights are the ones that published figures belong to.
+_WRAPPERS = ("ema_state_dict", "state_dict", "model")
+_GRID_KEYS = ("view_transformer.dx", "view_transformer.bx", "view_transformer.nx")
+_GRID_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of every key of a file, and of every tensor of the network.
+
+    Attributes:
+        loaded: our names of the tensors that got a value.
+        renamed: published name -> our name, where they differ.
+        ignored: published name -> why the network does not need it.
+        missing: published names the network needs and the file lacks.
+        unexpected: keys of the file that nothing in the network answers to.
+        wrong_shape: published name -> (shape in the file, shape in the network).
+        wrong_grid: published name -> (value in the file, value of the network's grid).
+    """
+
+    loaded: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    wrong_grid: Mapping[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line per thing that forbids loading."""
+        lines = [f"missing: {key}" for key in self.missing]
+        lines += [f"unexpected: {key}" for key in self.unexpected]
+        lines += [
+            f"wrong shape: {key} is {got}, the network has {wanted}"
+            for key, (got, wanted) in self.wrong_shape.items()
+        ]
+        lines += [
+            f"wrong grid: {key} is {got}, the network's grid gives {wanted}"
+            for key, (got, wanted) in self.wrong_grid.items()
+        ]
+        return lines
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded; ``report`` is there when its keys could be read."""
+
+    def __init__(self, message: str, report: KeyReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def load_checkpoint(net: OccupancyNet, card: ModelCard, path: str | Path) -> KeyReport:
+    """Fill the network from a ``.pth`` or ``.safetensors`` file.
+
+    Args:
+        net: built from ``card`` at its published size.
+        card: names the tensors of the file.
+        path: the file; dictionaries wrapped in ``state_dict`` or ``ema_state_dict`` and prefixes
+            of parallel wrappers are unwrapped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read safely, or does not fit; the message lists
+            everything that is wrong, and the network is unchanged.
+    """
+    path = Path(path)
+    tensors = {unwrapped_key(key): tensor for key, tensor in read_tensors(path).items()}
+    report = match_keys(net, card, tensors)
+    if report.problems:
+        raise CheckpointError(
+            f"{path} does not fit model {card.name} ({len(report.problems)} problems):\n  "
+            + "\n  ".join(report.problems)
+            + f"\nIs it a checkpoint of {card.config_stem}?",
+            report,
+        )
+    own = net.state_dict()
+    with torch.no_grad():
+        for our_key in report.loaded:
+            own[our_key].copy_(tensors[published_key(our_key, card.names)])
+    return report
+
+
+def match_keys(net: OccupancyNet, card: ModelCard, tensors: Mapping[str, Tensor]) -> KeyReport:
+    """Compare a file's tensors with the network's, changing neither.
+
+    Args:
+        net: the network.
+        card: names the tensors.
+        tensors: the file's content under unwrapped published names (meta tensors suffice for
+            everything but the grid check).
+    """
+    wanted = {published_key(key, card.names): key for key in net.state_dict()}
+    own = net.state_dict()
+    shapes = {
+        key: (tuple(tensors[key].shape), tuple(own[ours].shape))
+        for key, ours in wanted.items()
+        if key in tensors and tensors[key].shape != own[ours].shape
+    }
+    ignored, wrong_grid = _check_grid(net, tensors)
+    return KeyReport(
+        loaded=tuple(ours for key, ours in wanted.items() if key in tensors and key not in shapes),
+        renamed={key: ours for key, ours in wanted.items() if key != ours and key in tensors},
+        ignored=ignored,
+        missing=tuple(key for key in wanted if key not in tensors),
+        unexpected=tuple(key for key in tensors if key not in wanted and key not in _GRID_KEYS),
+        wrong_shape=shapes,
+        wrong_grid=wrong_grid,
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a checkpoint file, on the CPU, under the names in the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: not a checkpoint, or one that would run code when read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was refused: it holds more than tensors and plain values, and reading it "
+            f"could run code ({_first_line(error)}). Take the file from its publisher, or let "
+            "whoever made it save the bare state_dict or a .safetensors file"
+        ) from error
+    except (RuntimeError, EOFError, BadZipFile, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({_first_line(error)}); "
+            "was the download complete?"
+        ) from error
+    return _unwrapped(content, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({_first_line(error)})"
+        ) from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    """The dictionary of tensors inside what a training framework saved around it."""
+    while isinstance(content, Mapping):
+        inner = next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors")
+    strangers = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    if strangers or not content:
+        raise CheckpointError(
+            f"{path} holds no state_dict: among its entries are {strangers[:5]}, expected tensors "
+            f"only, or a dictionary with one of {', '.join(_WRAPPERS)}"
+        )
+    return dict(content)
+
+
+def _check_grid(
+    net: OccupancyNet, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, str], dict[str, tuple[list[float], list[float]]]]:
+    """The three vectors that tell on which grid a checkpoint was trained; no layer uses them."""
+    grid = net.config.geometry.grid
+    values = (
+        list(grid.voxel_size),
+        [low + size / 2 for low, size in zip(grid.lower, grid.voxel_size, strict=True)],
+        [float(count) for count in grid.dims],
+    )
+    ignored, wrong = {}, {}
+    for key, expected in zip(_GRID_KEYS, values, strict=True):
+        if key not in tensors:
+            continue
+        got = [float(number) for number in tensors[key].flatten()]
+        if len(got) == 3 and all(
+            abs(a - b) < _GRID_TOLERANCE for a, b in zip(got, expected, strict=True)
+        ):
+            ignored[key] = "grid constant, equal to the network's grid"
+        else:
+            wrong[key] = (got, expected)
+    return ignored, wrong
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,60 @@
+"""What our parameters are called in the published checkpoints.
+
+Our names say what a module does; files keep the names of the code they were trained with. A rule
+replaces the start of a name; the first rule that fits is used.
+"""
+
+from __future__ import annotations
+
+NameRules = tuple[tuple[str, str], ...]
+
+OCCSTUDIO_NAMES: NameRules = (
+    ("image.backbone.", "img_backbone."),
+    ("image.neck.lateral16.", "img_neck.lateral_convs.0.conv."),
+    ("image.neck.lateral32.", "img_neck.lateral_convs.1.conv."),
+    ("image.neck.smooth.", "img_neck.fpn_convs.0.conv."),
+    ("depth.reduce.", "depth_net.reduce_conv."),
+    ("depth.camera_norm.", "depth_net.bn."),
+    ("depth.depth_gate.fc", "depth_net.depth_mlp.fc"),
+    ("depth.depth_gate.", "depth_net.depth_se.conv_"),
+    ("depth.context_gate.fc", "depth_net.context_mlp.fc"),
+    ("depth.context_gate.", "depth_net.context_se.conv_"),
+    ("depth.context_head.", "depth_net.context_conv."),
+    ("depth.depth_branch.", "depth_net.depth_conv."),
+    ("depth.depth_logits.", "depth_net.depth_conv.4."),
+    ("depth.length_branch.", "depth_net.occ_conv."),
+    ("temporal.time_conv.", "history_keyframe_time_conv.0."),
+    ("temporal.time_norm.", "history_keyframe_time_conv.1."),
+    ("temporal.cat_conv.", "history_keyframe_cat_conv.0."),
+    ("temporal.cat_norm.", "history_keyframe_cat_conv.1."),
+    ("encoder.backbone.stages.", "img_bev_encoder_backbone.layers."),
+    ("encoder.neck.", "img_bev_encoder_neck."),
+    ("height.conv.", "final_conv."),
+    ("head.query.", "alocc_head.query_feat."),
+    ("head.norm.", "alocc_head.post_norm."),
+    ("head.voxel_embed.", "alocc_head.mask_embed."),
+    ("head.image_embed.", "alocc_head.mask_embed2."),
+)
+"""Rules of the detector that ALOcc, GDFusion, BEVDetOcc and FB-Occ checkpoints come from."""
+
+WRAPPER_PREFIXES = ("module.", "teacher.", "_orig_mod.")
+"""Added by data-parallel, averaging and compiling wrappers; they say nothing about the model."""
+
+
+def published_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
+    """The name of one of our parameters or buffers in a published file.
+
+    Raises:
+        KeyError: no rule covers the name, which means that a module was added without one.
+    """
+    for ours, theirs in rules:
+        if our_key.startswith(ours):
+            return theirs + our_key[len(ours) :]
+    raise KeyError(f"no published name for {our_key}; add a rule for it")
+
+
+def unwrapped_key(key: str) -> str:
+    """A file's key without the prefixes of wrappers."""
+    while key.startswith(WRAPPER_PREFIXES):
+        key = key.split(".", 1)[1]
+    return key

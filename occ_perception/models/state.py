@@ -1,0 +1,98 @@
+"""The temporal state of a network: a value, never an attribute of a module.
+
+One NamedTuple per temporal part, None for parts a network does not have; every tensor has the
+batch axis first, and its shape depends on the network and the batch size only. A slot's content
+is not read before a frame with its start flag set has written it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from occ_perception.nets.temporal.concat_history import ConcatHistoryState
+
+
+class TemporalState(NamedTuple):
+    """Everything a network carries from frame to frame.
+
+    Attributes:
+        history: of the volume or map fusion.
+    """
+
+    history: ConcatHistoryState | None = None
+
+
+def state_to(state: TemporalState, device: torch.device | str) -> TemporalState:
+    """The state on another device."""
+    return _map_tensors(state, lambda tensor: tensor.to(device))
+
+
+def detach_state(state: TemporalState) -> TemporalState:
+    """The state without its autograd graph; shares memory."""
+    return _map_tensors(state, Tensor.detach)
+
+
+def clone_state(state: TemporalState) -> TemporalState:
+    """A copy that shares no memory, each tensor contiguous."""
+    return _map_tensors(state, lambda t: t.detach().clone(memory_format=torch.contiguous_format))
+
+
+def state_bytes(state: TemporalState) -> int:
+    """Memory of the state's tensors."""
+    return sum(t.numel() * t.element_size() for t in state_tensors(state).values())
+
+
+def state_tensors(state: TemporalState) -> dict[str, Tensor]:
+    """Flat ``{"history.slots_BTCYX": tensor, ...}`` for saving; absent parts leave no entry."""
+    flat: dict[str, Tensor] = {}
+
+    def visit(value: Any, name: str) -> None:
+        if isinstance(value, Tensor):
+            flat[name] = value
+        elif value is not None:
+            for field in value._fields:
+                visit(getattr(value, field), f"{name}.{field}" if name else field)
+
+    visit(state, "")
+    return flat
+
+
+def state_from_tensors(like: TemporalState, flat: Mapping[str, Tensor]) -> TemporalState:
+    """Inverse of :func:`state_tensors`.
+
+    Args:
+        like: a state of the network that is to use it, e.g. ``net.initial_state(1)``.
+        flat: saved tensors.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected, or of another shape; the message names all.
+    """
+    expected = state_tensors(like)
+    wrong = [f"missing {name}" for name in expected if name not in flat]
+    wrong += [f"unexpected {name}" for name in flat if name not in expected]
+    wrong += [
+        f"{name} has shape {tuple(flat[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in flat and flat[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(
+            "saved state does not belong to this network: " + "; ".join(wrong) + ". "
+            "It was saved by another model, input size or batch size; start a new sequence instead"
+        )
+    names = {id(tensor): name for name, tensor in expected.items()}
+    return _map_tensors(
+        like, lambda t: flat[names[id(t)]].to(device=t.device, dtype=t.dtype, copy=True)
+    )
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if value is None:
+        return None
+    return type(value)(*(_map_tensors(field, change) for field in value))

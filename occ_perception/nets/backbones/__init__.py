@@ -1,0 +1,1 @@
+"""Image backbones: our ResNet for the published checkpoints, timm for everything else."""

@@ -1,0 +1,111 @@
+"""Bird's-eye-view encoder and the step from map to volume.
+
+Legend: B batch, C channels, X, Y, Z cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from occ_perception.nets.residual import ResidualStack2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class BevEncoderConfig:
+    """Residual stages and the neck that merges all of them.
+
+    Attributes:
+        in_channels: width of the incoming map.
+        widths, blocks, strides: per stage.
+        out_channels: width of the merged map.
+    """
+
+    in_channels: int
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    strides: tuple[int, ...]
+    out_channels: int
+
+    def build(self) -> BevEncoder:
+        """The module."""
+        return BevEncoder(self)
+
+
+class BevEncoder(nn.Module):
+    """Map (B, C, Y, X) to map (B, C', Y, X) with context from coarser scales."""
+
+    def __init__(self, config: BevEncoderConfig) -> None:
+        super().__init__()
+        self.backbone = ResidualStack2d(
+            config.in_channels, config.widths, config.blocks, config.strides
+        )
+        self.neck = BevNeck(config.widths, config.out_channels)
+
+    def forward(self, features_BCYX: Tensor) -> Tensor:
+        return self.neck(self.backbone(features_BCYX))
+
+
+class BevNeck(nn.Module):
+    """Coarser maps upsampled to the first one's size, concatenated, two 3x3 convolutions.
+
+    The neck of BEVDet (arXiv 2112.11790), which follows the encoder of Lift-Splat, extended from
+    two maps to all stages. Upsampling is bilinear with aligned corners.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(sum(in_channels), out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        size = maps[0].shape[-2:]
+        coarse = [
+            F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps[1:]
+        ]
+        return self.conv(torch.cat([maps[0], *coarse], dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeightLiftConfig:
+    """Height from channels.
+
+    Attributes:
+        in_channels: width of the map.
+        channels: width of the volume.
+        cells: number of cells along z.
+    """
+
+    in_channels: int
+    channels: int
+    cells: int = 16
+
+    def build(self) -> HeightLift:
+        """The module."""
+        return HeightLift(self)
+
+
+class HeightLift(nn.Module):
+    """Map (B, C, Y, X) to volume (B, C', Y, X, Z): a 3x3 convolution predicts every height.
+
+    FlashOcc (arXiv 2311.12058) calls it channel-to-height. Output channel ``c * Z + z`` of the
+    convolution is feature c at height z.
+    """
+
+    def __init__(self, config: HeightLiftConfig) -> None:
+        super().__init__()
+        self.shape = (config.channels, config.cells)
+        self.conv = nn.Conv2d(config.in_channels, config.channels * config.cells, 3, padding=1)
+
+    def forward(self, features_BCYX: Tensor) -> Tensor:
+        return self.conv(features_BCYX).unflatten(1, self.shape).movedim(2, -1)

@@ -1,0 +1,125 @@
+"""Per-pixel depth distribution, occluded length and context, conditioned on the camera.
+
+Legend: B batch, N cameras, C channels, D depth bins, L occluded bins, h, w feature pixels;
+a leading n is B * N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from occ_perception.nets.aspp import ASPP
+from occ_perception.nets.residual import ResidualBlock2d
+from occ_perception.nets.view_geometry import ViewGeometry
+
+CAMERA_CODE_SIZE = 27
+
+
+class DepthPrediction(NamedTuple):
+    """What the depth net says about every pixel.
+
+    Attributes:
+        surface_BNDhw: distribution of the first visible surface over the depth bins.
+        occluded_BNLhw: chance that the object still fills the k-th bin behind its surface, None
+            for networks without occlusion transfer.
+        context_BNChw: the feature to be lifted.
+    """
+
+    surface_BNDhw: Tensor
+    occluded_BNLhw: Tensor | None
+    context_BNChw: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthNetConfig:
+    """Widths of the depth net.
+
+    Attributes:
+        context_channels: width of the lifted feature.
+        in_channels: width of the image features.
+        width: of the trunk.
+        aspp_channels: of each pyramid branch.
+        occluded_bins: length of the occlusion transfer in bins, None for none.
+    """
+
+    context_channels: int
+    in_channels: int = 256
+    width: int = 256
+    aspp_channels: int = 96
+    occluded_bins: int | None = 22
+
+    def build(self, geometry: ViewGeometry) -> DepthNet:
+        """The module for a frustum."""
+        return DepthNet(self, geometry)
+
+
+class DepthNet(nn.Module):
+    """Camera-aware depth estimation (BEVDepth, arXiv 2206.10092) with an occluded-length branch.
+
+    The camera code (27 raw numbers, batch-normalised) gates the image feature once for depth and
+    once for context; the occluded length is ALOcc's intra-object occlusion (arXiv 2411.07725).
+    """
+
+    def __init__(self, config: DepthNetConfig, geometry: ViewGeometry) -> None:
+        super().__init__()
+        width = config.width
+        self.reduce = nn.Sequential(
+            nn.Conv2d(config.in_channels, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.camera_norm = nn.BatchNorm1d(CAMERA_CODE_SIZE)
+        self.context_gate = CameraGate(width)
+        self.context_head = nn.Conv2d(width, config.context_channels, 1)
+        self.depth_gate = CameraGate(width)
+        self.depth_branch = nn.Sequential(
+            *(ResidualBlock2d(width, width) for _ in range(3)), ASPP(width, config.aspp_channels)
+        )
+        self.depth_logits = nn.Conv2d(width, geometry.depth.count, 1)
+        self.length_branch: nn.Module | None = None
+        if config.occluded_bins is not None:
+            self.length_branch = nn.Sequential(
+                *(ResidualBlock2d(width, width) for _ in range(3)),
+                nn.Conv2d(width, config.occluded_bins, 1),
+            )
+
+    def forward(self, features_BNChw: Tensor, code_BN27: Tensor) -> DepthPrediction:
+        cameras = features_BNChw.shape[:2]
+        reduced = self.reduce(features_BNChw.flatten(0, 1))
+        code = self.camera_norm(code_BN27.flatten(0, 1))
+
+        context = self.context_head(self.context_gate(reduced, code))
+        for_depth = self.depth_gate(reduced, code)
+        logits = self.depth_logits(self.depth_branch(for_depth))
+        occluded = None
+        if self.length_branch is not None:
+            occluded = self.length_branch(for_depth).sigmoid().unflatten(0, cameras)
+        return DepthPrediction(
+            surface_BNDhw=logits.softmax(dim=1).unflatten(0, cameras),
+            occluded_BNLhw=occluded,
+            context_BNChw=context.unflatten(0, cameras),
+        )
+
+
+class CameraGate(nn.Module):
+    """Scales every channel by what the camera code says (squeeze-and-excitation, 1709.01507).
+
+    ``x * sigmoid(expand(relu(reduce(fc2(relu(fc1(code)))))))``.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(CAMERA_CODE_SIZE, width)
+        self.fc2 = nn.Linear(width, width)
+        self.reduce = nn.Conv2d(width, width, 1)
+        self.expand = nn.Conv2d(width, width, 1)
+
+    def forward(self, features_nChw: Tensor, code_n27: Tensor) -> Tensor:
+        embedded = self.fc2(F.relu(self.fc1(code_n27)))[:, :, None, None]
+        gate = torch.sigmoid(self.expand(F.relu(self.reduce(embedded))))
+        return features_nChw * gate

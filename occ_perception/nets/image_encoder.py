@@ -1,0 +1,69 @@
+"""From camera pictures to one stride-16 feature map per camera.
+
+Legend: B batch, N cameras, H, W input pixels, C channels, h, w = H/16, W/16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from occ_perception.nets.backbones.resnet import ResNetConfig
+from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig:
+    """Backbone and the neck that merges its two coarsest maps.
+
+    Attributes:
+        backbone: what computes the maps; its last two strides must be 16 and 32.
+        channels: width of the merged map.
+    """
+
+    backbone: ResNetConfig | TimmBackboneConfig
+    channels: int = 256
+
+    def build(self) -> ImageEncoder:
+        """The module."""
+        return ImageEncoder(self)
+
+
+class ImageEncoder(nn.Module):
+    """Images (B, N, 3, H, W) to features (B, N, C, h, w)."""
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__()
+        if config.backbone.out_strides[-2:] != (16, 32):
+            raise ValueError(
+                f"the image neck merges strides 16 and 32, the backbone gives "
+                f"{config.backbone.out_strides}; set its out_strides"
+            )
+        self.backbone = config.backbone.build()
+        c16, c32 = self.backbone.out_channels[-2:]
+        self.neck = ImageNeck(c16, c32, config.channels)
+
+    def forward(self, images_BN3HW: Tensor) -> Tensor:
+        maps = self.backbone(images_BN3HW.flatten(0, 1))
+        merged = self.neck(maps[-2], maps[-1])
+        return merged.unflatten(0, images_BN3HW.shape[:2])
+
+
+class ImageNeck(nn.Module):
+    """Adds the stride-32 map to the stride-16 one: a feature pyramid (arXiv 1612.03144), one level.
+
+    ``out = conv3x3(lateral16(m16) + nearest_upsample(lateral32(m32)))``, no norm, no activation.
+    """
+
+    def __init__(self, channels16: int, channels32: int, channels: int) -> None:
+        super().__init__()
+        self.lateral16 = nn.Conv2d(channels16, channels, 1)
+        self.lateral32 = nn.Conv2d(channels32, channels, 1)
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, map16: Tensor, map32: Tensor) -> Tensor:
+        fine = self.lateral16(map16)
+        coarse = F.interpolate(self.lateral32(map32), size=fine.shape[-2:], mode="nearest")
+        return self.smooth(fine + coarse)

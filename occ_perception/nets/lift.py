@@ -1,0 +1,60 @@
+"""From image features to the volume: where along each ray a feature goes, and how much of it.
+
+Legend: B batch, N cameras, C channels, D depth bins, L occluded bins, h, w feature pixels,
+X, Y, Z cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from occ_perception.nets.cameras import PixelRays, feature_pixels
+from occ_perception.nets.view_geometry import ViewGeometry
+from occ_perception.ops.backend import occlusion_transfer, soft_splat
+
+
+class OcclusionTransfer(nn.Module):
+    """Lifting weights from surface distribution and occluded length.
+
+    ALOcc (arXiv 2411.07725), intra-object occlusion: ``A[j] = p[j] + sum_k w[k] p[j-k]``.
+    Networks without the occluded length lift with the surface distribution itself.
+    """
+
+    def forward(self, surface_BNDhw: Tensor, occluded_BNLhw: Tensor | None) -> Tensor:
+        if occluded_BNLhw is None:
+            return surface_BNDhw
+        return occlusion_transfer(surface_BNDhw, occluded_BNLhw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLiftConfig:
+    """Lift-Splat with soft filling."""
+
+    def build(self, geometry: ViewGeometry) -> SoftLift:
+        """The module for a frustum and a grid."""
+        return SoftLift(geometry)
+
+
+class SoftLift(nn.Module):
+    """Lift-Splat (arXiv 2008.05711) whose splat is trilinear (ALOcc, arXiv 2411.07725).
+
+    Every feature pixel is placed at each depth bin of its ray with that bin's lifting weight and
+    shared among the surrounding cells (soft filling). Without height axis the result is summed
+    over the only layer.
+    """
+
+    def __init__(self, geometry: ViewGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.register_buffer("pixels_hw2", feature_pixels(geometry), persistent=False)
+        self.register_buffer("depths_D", geometry.depth.edges(), persistent=False)
+
+    def forward(self, rays: PixelRays, weights_BNDhw: Tensor, context_BNChw: Tensor) -> Tensor:
+        """Volume (B, C, Y, X, Z), or map (B, C, Y, X) where the grid is one cell high."""
+        pixels_hw2: Tensor = self.pixels_hw2
+        depths_D: Tensor = self.depths_D
+        cells = rays.cells(pixels_hw2, depths_D)
+        volume = soft_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
+        return volume[..., 0] if self.geometry.flat else volume

@@ -1,0 +1,1 @@
+"""Temporal fusion: every module takes its state and gives the next one."""

@@ -1,0 +1,62 @@
+"""The geometry a network's view transformation is built for: pixels, depth bins, cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from occ_perception.geometry import VoxelGrid
+
+FEATURE_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class DepthBins:
+    """Planes of the viewing frustum, metres along the optical axis.
+
+    Bin k covers ``[lower + k * step, lower + (k + 1) * step)`` and is represented by its lower
+    edge, as in the published models.
+    """
+
+    lower: float
+    upper: float
+    step: float
+
+    @property
+    def count(self) -> int:
+        """Number of bins."""
+        return round((self.upper - self.lower) / self.step)
+
+    def edges(self, device: torch.device | None = None) -> Tensor:
+        """(count,) float32 depth of each bin."""
+        return self.lower + self.step * torch.arange(self.count, device=device).float()
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """What all parts of one network agree on.
+
+    Attributes:
+        input_size: height and width of the input images, pixels.
+        depth: bins of the frustum.
+        grid: cells of the lifted volume; one cell high for bird's-eye-view networks.
+        num_cameras: cameras of the rig the network is for.
+    """
+
+    input_size: tuple[int, int]
+    depth: DepthBins
+    grid: VoxelGrid
+    num_cameras: int
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """Height and width of the stride-16 features."""
+        height, width = self.input_size
+        return height // FEATURE_STRIDE, width // FEATURE_STRIDE
+
+    @property
+    def flat(self) -> bool:
+        """Whether the lifted volume is a bird's-eye-view map."""
+        return self.grid.dims[2] == 1

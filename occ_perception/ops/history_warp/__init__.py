@@ -1,0 +1,1 @@
+"""History warp: features of the previous frame sampled where the current cells were then."""

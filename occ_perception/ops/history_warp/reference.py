@@ -1,0 +1,104 @@
+"""History warp in plain torch.
+
+Legend: B batch, C channels, X, Y, Z cells; a trailing 2 or 3 holds (x, y) or (x, y, z) in cells.
+Bird's-eye-view maps are (B, C, Y, X), volumes (B, C, Y, X, Z).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Maps without height are treated as lying this high above the grid's origin, in metres: the
+# published models were trained so, and pitch and roll of the vehicle move such a plane.
+_BEV_PLANE_HEIGHT = 1.0
+
+
+def cell_motion(
+    previous_T_current_B44: Tensor,
+    lower: tuple[float, float, float],
+    step: tuple[float, float, float],
+    flat: bool,
+) -> Tensor:
+    """Express a metric motion in cells: ``M = F^-1 T F`` with F from cell index to metres.
+
+    Index i stands for the cell's lower edge, ``lower + i * step``. For ``flat`` maps the third
+    coordinate is the plane's height in metres instead of an index.
+
+    Args:
+        previous_T_current_B44: float64, grid frame now to grid frame then.
+        lower: lower corner of the grid (x, y, z), metres.
+        step: cell size (x, y, z), metres.
+        flat: whether the features have no height axis.
+
+    Returns:
+        (B, 4, 4) float64.
+    """
+    scale = (step[0], step[1], 1.0) if flat else step
+    shift = (lower[0], lower[1], 0.0) if flat else lower
+    metres_T_cells = previous_T_current_B44.new_zeros(4, 4)
+    cells_T_metres = previous_T_current_B44.new_zeros(4, 4)
+    for axis in range(3):
+        metres_T_cells[axis, axis], metres_T_cells[axis, 3] = scale[axis], shift[axis]
+        cells_T_metres[axis, axis] = 1.0 / scale[axis]
+        cells_T_metres[axis, 3] = -shift[axis] / scale[axis]
+    metres_T_cells[3, 3] = cells_T_metres[3, 3] = 1.0
+    return cells_T_metres @ previous_T_current_B44 @ metres_T_cells
+
+
+def moved_cells(motion_B44: Tensor, dims: tuple[int, int, int], flat: bool) -> Tensor:
+    """Where every current cell was in the previous grid, in cells.
+
+    Args:
+        motion_B44: from :func:`cell_motion`.
+        dims: number of cells (X, Y, Z).
+        flat: whether the features have no height axis.
+
+    Returns:
+        float32 (B, Y, X, 2) of (x, y), or (B, Y, X, Z, 3) of (x, y, z).
+    """
+    motion = motion_B44.float()
+    X, Y, Z = dims
+    axes = 2 if flat else 3
+
+    def steps(count: int) -> Tensor:
+        return torch.arange(count, dtype=torch.float32, device=motion.device)[:, None]
+
+    along_X = steps(X) * motion[:, None, :axes, 0]
+    along_Y = steps(Y) * motion[:, None, :axes, 1]
+    if flat:
+        origin = motion[:, :axes, 3] + _BEV_PLANE_HEIGHT * motion[:, :axes, 2]
+        return along_Y[:, :, None] + along_X[:, None] + origin[:, None, None]
+    along_Z = steps(Z) * motion[:, None, :axes, 2] + motion[:, None, :axes, 3]
+    return (along_Y[:, :, None] + along_X[:, None])[:, :, :, None] + along_Z[:, None, None]
+
+
+def sample_cells(features: Tensor, cells: Tensor) -> Tensor:
+    """Interpolate linearly between cells; neighbours outside the grid count as zero.
+
+    Args:
+        features: (B, C, Y, X) or (B, C, Y, X, Z); cell i is met exactly at coordinate i.
+        cells: (B, Y, X, 2) or (B, Y, X, Z, 3) as from :func:`moved_cells`.
+
+    Returns:
+        The shape of ``features`` at the places of ``cells``.
+    """
+    Y, X = features.shape[2:4]
+    if features.dim() == 4:
+        sizes = (X, Y)
+        order = (0, 1)
+    else:
+        # grid_sample names the last axis of a volume first; ours are (Y, X, Z) in memory.
+        sizes = (features.shape[4], X, Y)
+        order = (2, 0, 1)
+    normalised = torch.stack(
+        [
+            cells[..., axis] * (2.0 / (size - 1)) - 1.0
+            for axis, size in zip(order, sizes, strict=True)
+        ],
+        dim=-1,
+    )
+    return F.grid_sample(
+        features, normalised, mode="bilinear", padding_mode="zeros", align_corners=True
+    )

@@ -1,0 +1,1 @@
+"""Soft filling: image features splatted into the cells around each lifted point."""
