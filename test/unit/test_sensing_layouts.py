@@ -1,0 +1,157 @@
+"""Topics of real converters are recognised, and what does not fit is explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from occ_perception.sensing.layouts import (
+    COMPRESSED_IMAGE_TYPE,
+    IMAGE_TYPE,
+    layout_names,
+    load_layout,
+    match_layout,
+    recognise_layouts,
+)
+from occ_perception.sensing.yaml_file import YamlError
+
+CHANNELS = (
+    "CAM_FRONT",
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK",
+    "CAM_BACK_LEFT",
+    "CAM_BACK_RIGHT",
+)
+CLYNAMEN = {
+    **{f"{channel.lower()}/raw": "sensor_msgs/msg/Image" for channel in CHANNELS},
+    "/odom": "nav_msgs/msg/Odometry",
+    "/tf": "tf/msg/tfMessage",
+    "lidar_top": "sensor_msgs/msg/PointCloud2",
+}
+FOXGLOVE = {
+    **{f"/{c}/image_rect_compressed": "sensor_msgs/msg/CompressedImage" for c in CHANNELS},
+    **{f"/{channel}/camera_info": "sensor_msgs/msg/CameraInfo" for channel in CHANNELS},
+    "/odom": "nav_msgs/msg/Odometry",
+    "/pose": "geometry_msgs/msg/PoseStamped",
+    "/tf": "tf2_msgs/msg/TFMessage",
+}
+AUTOWARE = {
+    **{
+        f"/sensing/camera/camera{n}/image_raw/compressed": "sensor_msgs/msg/CompressedImage"
+        for n in range(6)
+    },
+    **{f"/sensing/camera/camera{n}/camera_info": "sensor_msgs/msg/CameraInfo" for n in range(6)},
+    "/localization/kinematic_state": "nav_msgs/msg/Odometry",
+    "/tf": "tf2_msgs/msg/TFMessage",
+    "/tf_static": "tf2_msgs/msg/TFMessage",
+}
+
+
+def test_every_shipped_layout_loads_and_has_six_cameras():
+    assert set(layout_names()) == {
+        "clynamen", "clynamen_ros2", "foxglove", "autoware", "occ_perception"}  # fmt: skip
+    for name in layout_names():
+        layout = load_layout(name)
+        assert set(layout.camera_names) == set(CHANNELS)
+        assert layout.description and layout.pose.ego_frame == "base_link"
+
+
+@pytest.mark.parametrize(("topics", "expected"), [
+    (CLYNAMEN, ["clynamen", "clynamen_ros2"]),
+    (FOXGLOVE, ["foxglove"]),
+    (AUTOWARE, ["autoware"]),
+])  # fmt: skip
+def test_families_are_recognised(topics, expected):
+    matches = recognise_layouts(topics)
+    assert [match.layout.name for match in matches if match.fits] == expected
+    assert [match.layout.name for match in matches][: len(expected)] == expected
+    assert len(matches) == len(layout_names())
+    for match in matches:
+        assert match.fits or match.problems
+
+
+def test_case_and_slashes_do_not_matter_and_real_names_come_back():
+    upper = {f"/{name.strip('/').upper()}/": kind for name, kind in CLYNAMEN.items()}
+    match = match_layout(load_layout("clynamen"), upper)
+    assert match.fits
+    assert match.layout.cameras[0].image == "/CAM_FRONT_LEFT/RAW/"
+    assert match.layout.pose.topic == "/ODOM/"
+
+
+def test_ros_1_type_names_are_understood():
+    ros1 = {name: kind.replace("/msg/", "/") for name, kind in FOXGLOVE.items()}
+    assert match_layout(load_layout("foxglove"), ros1).fits
+
+
+def test_compressed_is_taken_where_the_base_topic_is_missing_and_the_other_way_round():
+    camera = match_layout(load_layout("autoware"), AUTOWARE).layout.cameras[1]
+    assert camera.image == "/sensing/camera/camera0/image_raw/compressed"
+    both = {**AUTOWARE, "/sensing/camera/camera0/image_raw": IMAGE_TYPE}
+    camera = match_layout(load_layout("autoware"), both).layout.cameras[1]
+    assert camera.image == "/sensing/camera/camera0/image_raw"
+    ours = load_layout("occ_perception")
+    raw = {c.image.removesuffix("/compressed"): IMAGE_TYPE for c in ours.cameras}
+    infos = {c.camera_info: "sensor_msgs/msg/CameraInfo" for c in ours.cameras}
+    match = match_layout(ours, {**raw, **infos, "/odom": "nav_msgs/msg/Odometry"})
+    assert match.fits and match.layout.cameras[0].image in raw
+
+
+def test_what_is_missing_is_named():
+    topics = {k: v for k, v in FOXGLOVE.items() if k not in ("/CAM_BACK/camera_info", "/tf")}
+    topics["/CAM_FRONT/image_rect_compressed"] = "foxglove.CompressedImage"
+    match = match_layout(load_layout("foxglove"), topics)
+    assert match.problems == (
+        "camera CAM_FRONT: pictures: no topic /CAM_FRONT/image_rect_compressed; "
+        "/CAM_FRONT/image_rect_compressed is foxglove.CompressedImage, expected "
+        f"{IMAGE_TYPE} or {COMPRESSED_IMAGE_TYPE}",
+        "camera CAM_BACK: calibration: no topic /CAM_BACK/camera_info",
+        "ego pose: no topic /tf",
+    )
+    assert match.found == pytest.approx(10 / 13)
+
+
+def test_rectified_follows_the_topic_name_unless_said_otherwise():
+    def rectified(name):
+        return {camera.rectified for camera in load_layout(name).cameras}
+
+    assert rectified("foxglove") == rectified("occ_perception") == rectified("clynamen") == {True}
+    assert rectified("autoware") == {False}
+
+
+LAYOUT = """
+cameras:
+  CAM_FRONT: {image: /front/image_raw, encoding: bgr8}
+pose: {kind: tf, topic: /tf, world_frame: map, ego_frame: base_link}
+reference_camera: CAM_FRONT
+rig: nuscenes
+ring_tolerance_ms: 20
+"""
+
+
+def test_a_layout_of_ones_own(tmp_path):
+    path = tmp_path / "robot.yaml"
+    path.write_text(LAYOUT)
+    layout = load_layout(path)
+    assert (layout.name, layout.rig, layout.ring_tolerance_ms) == ("robot", "nuscenes", 20)
+    assert layout.cameras[0].encoding == "bgr8" and layout.stamp_source == "header"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (("kind: tf", "kind: gps"), "pose.kind must be odometry or tf, got 'gps'"),
+    (("reference_camera: CAM_FRONT", "reference_camera: FRONT"), "must be one of CAM_FRONT, got"),
+    (("image:", "images:"), "unknown key cameras.CAM_FRONT.images"),
+    (("{image: /front/image_raw, encoding: bgr8}", "/front"), "cameras.CAM_FRONT must be a map"),
+    (("rig: nuscenes", "stamp_source: arrival"), "stamp_source must be header or receive"),
+    (("topic: /tf, ", ""), "pose.topic must be text, got None"),
+])  # fmt: skip
+def test_mistakes_name_file_and_key(tmp_path, change, message):
+    path = tmp_path / "robot.yaml"
+    path.write_text(LAYOUT.replace(*change))
+    with pytest.raises(YamlError, match=message) as error:
+        load_layout(path)
+    assert "robot.yaml" in str(error.value)
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(YamlError, match=r"no topic layout 'kitti': .* autoware, clynamen"):
+        load_layout("kitti")
