@@ -1,0 +1,30 @@
+# make setup | test | test-slow | lint | demo BAG=... | clean
+#
+# setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
+SHELL := /bin/bash
+PYTHON ?= python3
+BAG ?=
+# Arguments for pytest and for the demo: make test ARGS="-k codec -x"
+ARGS ?=
+in_workspace := source env.sh &&
+
+.PHONY: setup test test-slow lint demo clean
+
+setup:
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+test: setup
+	$(in_workspace) python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(in_workspace) python -m pytest -m slow $(ARGS)
+
+lint: setup
+	$(in_workspace) ruff check . && ruff format --check . && mypy && lint-imports
+
+demo: setup
+	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)
+
+clean:
+	rm -rf .venv build install log dist *.egg-info training/*.egg-info \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Builds everything a checkout needs into .venv/ and install/:  scripts/setup.sh  (= make setup)
+#
+# Each step leaves a stamp holding a checksum of what it was made from. A step whose stamp is
+# current is skipped; an interrupted one has no stamp and is done again.
+#
+# PYTHON   interpreter that .venv is made from (default python3)
+set -eo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+venv=$root/.venv
+stamps=$venv/.setup
+
+say() { printf '== %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# once NAME CHECKSUM COMMAND: runs the command unless it was completed for the same checksum.
+once() {
+  local name=$1 checksum=$2
+  if [ "$(cat "$stamps/$name" 2>/dev/null)" = "$checksum" ]; then return; fi
+  say "$name"
+  local start=$SECONDS
+  "$3"
+  mkdir -p "$stamps"
+  echo "$checksum" > "$stamps/$name"
+  say "$name: done in $((SECONDS - start)) s"
+}
+
+checksum_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+
+require_tools() {
+  local missing=() tool
+  for tool in cmake make g++; do command -v "$tool" > /dev/null || missing+=("$tool"); done
+  [ ${#missing[@]} = 0 ] || fail "not found: ${missing[*]}. Debian and Ubuntu: apt-get install build-essential cmake python3-dev python3-venv"
+}
+
+make_venv() {
+  local python=${PYTHON:-python3}
+  "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+    || fail "$("$python" --version 2>&1) is not supported; Python 3.10 to 3.13 is: make setup PYTHON=python3.11"
+  "$python" -c 'import sysconfig, pathlib, sys
+sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file())' \
+    || fail "the headers of $("$python" --version) are missing (Debian and Ubuntu: apt-get install python3-dev)"
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install -q -c constraints/workspace.txt pip setuptools wheel
+}
+
+# A torch that is already in .venv stays: that is how a machine with its own CUDA build keeps it.
+install_torch() {
+  if "$venv/bin/python" -c 'import importlib.metadata as m, sys
+sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/null; then
+    say "keeping the torch that .venv already has"
+  else
+    "$venv/bin/pip" install -q -c constraints/workspace.txt "$(grep '^torch==' constraints/torch.txt)"
+  fi
+  # Without its dependencies, which would replace a torch that is not torchvision's own.
+  if ! "$venv/bin/pip" show -q torchvision 2> /dev/null; then
+    "$venv/bin/pip" install -q --no-deps "$(grep '^torchvision==' constraints/torch.txt)"
+  fi
+}
+
+install_packages() {
+  "$venv/bin/pip" install -q --no-build-isolation -c constraints/workspace.txt \
+    -e '.[dev,ros,workspace,backbones]' -e ./training
+}
+
+adapt_wheels() { "$venv/bin/python" scripts/adapt_wheels.py; }
+
+build_workspace() {
+  . "$venv/bin/activate"
+  # The message generators are found through the ament index, which the wheels keep in .venv.
+  AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv colcon build
+}
+
+# What a symlinked install does not follow by itself: messages, metadata, lists of data files.
+workspace_checksum() {
+  {
+    cat occ_msgs/msg/*.msg occ_msgs/CMakeLists.txt {.,occ_msgs,training}/package.xml \
+      {.,training}/setup.{py,cfg} colcon_defaults.yaml "$stamps/packages"
+    ls launch config config/rviz
+  } | sha256sum | cut -d' ' -f1
+}
+
+require_tools
+once venv "${PYTHON:-python3} $root" make_venv
+once torch "$(checksum_of constraints/torch.txt)" install_torch
+once packages "$(checksum_of constraints/workspace.txt setup.py training/setup.py)" install_packages
+once wheels "$(checksum_of "$stamps/torch" "$stamps/packages" scripts/adapt_wheels.py scripts/torchvision_on_cpu.py)" adapt_wheels
+once workspace "$(workspace_checksum)" build_workspace
+say "ready; in a shell:  . ./env.sh"

