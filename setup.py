@@ -1,7 +1,6 @@
 """The runtime package, for pip and for colcon (ament_python) alike."""
 
 import re
-from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -48,6 +47,11 @@ WORKSPACE_BUILD = [
     "wheel",
 ]
 
+
+def files(pattern):
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
 setup(
     name=NAME,
     version=VERSION,
@@ -63,9 +67,9 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
-        (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
-        (f"share/{NAME}/config/rviz", sorted(glob("config/rviz/*.rviz"))),
+        (f"share/{NAME}/launch", files("launch/*.launch.py")),
+        (f"share/{NAME}/config", files("config/*.yaml") + files("config/*.xml")),
+        (f"share/{NAME}/config/rviz", files("config/rviz/*.rviz")),
     ],
     zip_safe=False,
     install_requires=[
