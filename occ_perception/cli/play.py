@@ -1,0 +1,84 @@
+"""``occ play``: a rosbag2 over DDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def play(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 folder, .mcap or .db3 file.")],
+    rate: Annotated[float, typer.Option(help="Playing speed, 1 = as recorded.")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    start: Annotated[float, typer.Option(help="Skip this many seconds of the beginning.")] = 0.0,
+    delay: Annotated[float, typer.Option(help="Seconds to wait before the first message.")] = 0.0,
+    topics: Annotated[
+        list[str] | None, typer.Option("--topic", help="Play only this topic (repeatable).")
+    ] = None,
+    remap: Annotated[
+        list[str] | None, typer.Option(help="Publish FROM as TO: FROM:=TO (repeatable).")
+    ] = None,
+    clock: Annotated[float, typer.Option(help="Publish /clock at this rate, Hz; 0 = not.")] = 0.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for subscribers.")] = 10.0,
+    lockstep: Annotated[
+        str,
+        typer.Option(
+            metavar="TOPIC",
+            help="Send the next ring of pictures only after the last one was answered on TOPIC.",
+        ),
+    ] = "",
+    answer_timeout: Annotated[
+        float, typer.Option(help="Seconds a ring may stay unanswered in lockstep.")
+    ] = 60.0,
+    layout: Annotated[
+        str, typer.Option(help="Topic layout of the bag in lockstep; recognised by default.")
+    ] = "",
+) -> None:
+    """Replay a bag over DDS, without the ros2 command line tools."""
+    try:
+        from occ_perception.ros.player import PlayOptions, play_bag
+    except ImportError as error:
+        raise ImportError(
+            f"occ play needs rclpy ({error}); run `make setup` and `. ./env.sh`, or "
+            "source your ROS workspace"
+        ) from error
+
+    options = PlayOptions(
+        rate=rate,
+        loop=loop,
+        start_s=start,
+        delay_s=delay,
+        topics=tuple(topics or ()),
+        remap=_remaps(remap or []),
+        clock_hz=clock,
+        wait_s=wait,
+        lockstep=lockstep,
+        answer_timeout_s=answer_timeout,
+        layout=layout,
+    )
+    report = play_bag(bag, options)
+    typer.echo(f"played {report.published.total()} messages", nl=False)
+    typer.echo(
+        f" on {len(report.published)} topics, at most {report.worst_lateness_s * 1e3:.1f} ms late"
+    )
+    for topic, reason in report.skipped.items():
+        typer.echo(f"skipped {topic}: {reason}")
+    for topic, count in report.refused.items():
+        typer.echo(f"DDS refused {count} messages on {topic}")
+    if lockstep:
+        answered = report.rings - len(report.unanswered)
+        typer.echo(f"{answered} of {report.rings} rings answered on {lockstep}")
+    if report.unanswered or report.refused:
+        raise typer.Exit(1)
+
+
+def _remaps(entries: list[str]) -> dict[str, str]:
+    remaps = {}
+    for entry in entries:
+        recorded, separator, published = entry.partition(":=")
+        if not (recorded and separator and published):
+            raise ValueError(f"--remap expects FROM:=TO, got {entry!r}")
+        remaps[recorded] = published
+    return remaps

@@ -1,0 +1,189 @@
+"""The cameras of the node: pictures and calibration as they arrive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo as CameraInfoMessage
+from sensor_msgs.msg import CompressedImage, Image
+
+from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
+from occ_perception.ros.stamps import stamp_ns_of
+from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.sensing.calibration import CameraInfo, RegionOfInterest
+from occ_perception.sensing.images import CompressedPicture, SensorImage
+from occ_perception.sensing.layouts import (
+    CAMERA_INFO_TYPE,
+    COMPRESSED_IMAGE_TYPE,
+    IMAGE_TYPE,
+    CameraTopics,
+)
+
+# One ring puts a message on every camera topic, and a stall of the executor lasts a few rings.
+_PICTURES_QUEUED = 5
+
+Picture = SensorImage | CompressedPicture
+
+
+def picture_of(message: Any) -> Picture:
+    """The fields of an Image or CompressedImage message; the bytes are not copied."""
+    if isinstance(message, CompressedImage):
+        return CompressedPicture(format=message.format, data=message.data)
+    return SensorImage(
+        encoding=message.encoding,
+        height=message.height,
+        width=message.width,
+        step=message.step,
+        data=message.data,
+        is_bigendian=bool(message.is_bigendian),
+    )
+
+
+def camera_info_of(message: CameraInfoMessage) -> CameraInfo:
+    """The fields of a CameraInfo message that calibration is made from."""
+    roi = message.roi
+    return CameraInfo(
+        width=message.width,
+        height=message.height,
+        K=tuple(message.k),
+        P=tuple(message.p),
+        D=tuple(message.d),
+        distortion_model=message.distortion_model,
+        binning_x=message.binning_x,
+        binning_y=message.binning_y,
+        roi=RegionOfInterest(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        frame_id=message.header.frame_id,
+    )
+
+
+class CameraInput:
+    """One camera: its picture topic, its camera_info topic, and what is wrong with them.
+
+    Args:
+        node: owner.
+        topics: where the camera is found.
+        stamp_source: ``header`` or ``receive``.
+        reliability: see :class:`InputSubscription`.
+        on_picture: called with (camera name, stamp in ns, picture).
+        on_camera_info: called whenever the content of camera_info changed; None where the
+            calibration comes from a rig file.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topics: CameraTopics,
+        *,
+        stamp_source: str,
+        reliability: str,
+        on_picture: Callable[[str, int, Picture], None],
+        on_camera_info: Callable[[str, CameraInfo], None] | None,
+    ) -> None:
+        self.name = topics.name
+        self._node = node
+        self._stamp_source = stamp_source
+        self._on_picture = on_picture
+        self._on_camera_info = on_camera_info
+        self._rate = RateMeter()
+        self._info_fields: dict[str, Any] = {}
+        self._last_stamp_ns = 0
+        self._rejected = 0
+        self._problem, self._problem_at = "", 0.0
+        names = [topics.image]
+        if not topics.image.endswith("/compressed"):
+            names.append(f"{topics.image}/compressed")
+        self._pictures = InputSubscription(
+            node,
+            names,
+            {IMAGE_TYPE: Image, COMPRESSED_IMAGE_TYPE: CompressedImage},
+            self._take_picture,
+            depth=_PICTURES_QUEUED,
+            reliability=reliability,
+        )
+        self._infos = (
+            InputSubscription(
+                node,
+                [topics.camera_info],
+                {CAMERA_INFO_TYPE: CameraInfoMessage},
+                self._take_info,
+                depth=_PICTURES_QUEUED,
+                reliability=reliability,
+            )
+            if on_camera_info is not None
+            else None
+        )
+
+    def poll(self) -> None:
+        """Look for publishers."""
+        self._pictures.poll()
+        if self._infos is not None:
+            self._infos.poll()
+
+    def reject(self, problem: str) -> None:
+        """Note that one of the camera's pictures could not be used; any thread."""
+        self._rejected += 1
+        self._problem, self._problem_at = problem, time.monotonic()
+
+    def status(self, calibration_problem: str, stale_after_s: float) -> Status:
+        """The camera's line in the diagnostics."""
+        level, text = self._state(calibration_problem, stale_after_s)
+        silent_s = self._pictures.silent_for_s
+        choice = self._pictures.choice
+        return Status(
+            f"camera {self.name}",
+            level,
+            text,
+            {
+                "topic": self._pictures.topic,
+                "type": choice.type_name if choice else "unknown",
+                "qos": self._pictures.describe(),
+                "camera_info_topic": self._infos.topic if self._infos else "rig file",
+                "rate_hz": self._rate.rate_hz(self._pictures.received, time.monotonic()),
+                "received": self._pictures.received,
+                "rejected": self._rejected,
+                "last_problem": self._problem,
+                "last_stamp_s": self._last_stamp_ns * 1e-9,
+                "silent_for_s": "never heard" if silent_s is None else silent_s,
+            },
+        )
+
+    def _state(self, calibration_problem: str, stale_after_s: float) -> tuple[bytes, str]:
+        silent_s = self._pictures.silent_for_s
+        if silent_s is None:
+            return WARN, self._pictures.problem or f"no picture yet on {self._pictures.topic}"
+        if silent_s > stale_after_s:
+            cause = f"; {self._pictures.problem}" if self._pictures.problem else ""
+            return ERROR, f"no picture for {silent_s:.1f} s on {self._pictures.topic}{cause}"
+        if calibration_problem:
+            return ERROR, calibration_problem
+        if self._problem and time.monotonic() - self._problem_at < stale_after_s:
+            return ERROR, self._problem
+        if self._pictures.problem:
+            return WARN, self._pictures.problem
+        return OK, "receiving"
+
+    def _take_picture(self, message: Any) -> None:
+        if self._stamp_source == "receive":
+            stamp_ns = self._node.get_clock().now().nanoseconds
+        else:
+            stamp_ns = stamp_ns_of(message.header.stamp)
+        if stamp_ns == 0:
+            self.reject(
+                "pictures carry stamp 0: their driver does not fill the header; use "
+                "stamp_source: receive"
+                if self._stamp_source == "header"
+                else "no ROS time yet: use_sim_time is set and nothing came on /clock"
+            )
+            return
+        self._last_stamp_ns = stamp_ns
+        self._on_picture(self.name, stamp_ns, picture_of(message))
+
+    def _take_info(self, message: CameraInfoMessage) -> None:
+        info = camera_info_of(message)
+        # Drivers send it with every picture; only a change of the numbers is news.
+        if self._on_camera_info is not None and vars(info) != self._info_fields:
+            self._info_fields = vars(info)
+            self._on_camera_info(self.name, info)

@@ -1,0 +1,129 @@
+"""What /diagnostics says about the node: one status per task, once per second.
+
+The timer runs on the steady clock, so that reports keep coming when inputs, or /clock, die.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+_PERIOD_S = 1.0
+
+# The level field is of type bytes in Python; these constants are, plain integers are sent as
+# garbage.
+OK: bytes = DiagnosticStatus.OK
+WARN: bytes = DiagnosticStatus.WARN
+ERROR: bytes = DiagnosticStatus.ERROR
+STALE: bytes = DiagnosticStatus.STALE
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of one task.
+
+    Attributes:
+        task: what is reported on, e.g. ``camera CAM_FRONT``.
+        level: OK, WARN, ERROR or STALE.
+        message: one sentence; says what is wrong and what helps, where something is.
+        values: figures; numbers are written with three decimals.
+    """
+
+    task: str
+    level: bytes
+    message: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+class DiagnosticsPublisher:
+    """Publishes the statuses that ``report`` returns.
+
+    Args:
+        node: owner; its name leads every status name.
+        hardware_id: what runs, e.g. model and device.
+        report: collects the statuses; called once per second.
+    """
+
+    def __init__(
+        self, node: Node, hardware_id: str, report: Callable[[], Sequence[Status]]
+    ) -> None:
+        self._node = node
+        self._hardware_id = hardware_id
+        self._report = report
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
+        )
+        self._timer = node.create_timer(
+            _PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def publish(self) -> None:
+        """Publish one report now."""
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        for status in self._report():
+            message.status.append(
+                DiagnosticStatus(
+                    level=status.level,
+                    name=f"{self._node.get_name()}: {status.task}",
+                    message=status.message,
+                    hardware_id=self._hardware_id,
+                    values=[
+                        KeyValue(key=key, value=_text(value))
+                        for key, value in status.values.items()
+                    ],
+                )
+            )
+        self._publisher.publish(message)
+
+
+class LatencyWindow:
+    """The last few durations of every stage; written by the worker, read by the report."""
+
+    def __init__(self, size: int = 100) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._stages: dict[str, deque[float]] = {}
+
+    def add(self, milliseconds: Mapping[str, float]) -> None:
+        """Take the stages of one frame."""
+        with self._lock:
+            for stage, value in milliseconds.items():
+                self._stages.setdefault(stage, deque(maxlen=self._size)).append(value)
+
+    def figures(self) -> dict[str, float]:
+        """``<stage>_ms_p50`` and so on for p50, p90, p99 and max of every stage."""
+        with self._lock:
+            stages = {stage: list(values) for stage, values in self._stages.items()}
+        figures: dict[str, float] = {}
+        for stage, values in stages.items():
+            for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)):
+                figures[f"{stage}_ms_{name}"] = float(np.percentile(values, percent))
+        return figures
+
+
+class RateMeter:
+    """Messages per second between two readings of a counter."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._at: float | None = None
+
+    def rate_hz(self, count: int, now_s: float) -> float:
+        """Rate since the last call; 0 at the first."""
+        since, self._at = self._at, now_s
+        arrived, self._count = count - self._count, count
+        return arrived / (now_s - since) if since is not None and now_s > since else 0.0
+
+
+def _text(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,199 @@
+"""Playing ring by ring: what belongs to a ring, and whether it was answered.
+
+The rings of the bag are found beforehand with the same rule the node uses. Everything recorded
+before the first picture of the next ring is sent; then the player waits for an answer whose header
+carries the stamp of the ring's reference picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from rosbags.highlevel import AnyReader
+
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.sensing.layouts import (
+    TopicLayout,
+    load_layout,
+    match_layout,
+    recognise_layouts,
+)
+from occ_perception.sensing.rings import Ring, RingGrouper
+from occ_perception.sensing.time_jumps import TimeJump
+
+_ANSWERS_QUEUED = 100
+
+
+class LockstepError(ValueError):
+    """The bag or the answer topic does not allow lockstep; the text says why."""
+
+
+@dataclass(frozen=True)
+class BagRing:
+    """One ring of a bag.
+
+    Attributes:
+        stamp_ns: stamp of the reference picture; 0 in bags whose pictures carry none.
+        first_log_ns: when the first of its pictures was recorded.
+        missing: cameras without a picture.
+    """
+
+    stamp_ns: int
+    first_log_ns: int
+    missing: tuple[str, ...]
+
+
+def header_stamp_ns(raw: bytes) -> int:
+    """The stamp of a serialized message that begins with a std_msgs/Header.
+
+    CDR: four bytes of encapsulation (the second tells the byte order), then int32 seconds and
+    uint32 nanoseconds.
+    """
+    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
+    seconds = int.from_bytes(raw[4:8], order, signed=True)
+    return seconds * 1_000_000_000 + int.from_bytes(raw[8:12], order)
+
+
+def layout_of_bag(reader: AnyReader, name: str) -> TopicLayout:
+    """The layout called ``name``, or the shipped one that fits, with the bag's topic names.
+
+    Raises:
+        LockstepError: no layout fits; the text says what is missing.
+    """
+    topics = {connection.topic: connection.msgtype for connection in reader.connections}
+    match = match_layout(load_layout(name), topics) if name else recognise_layouts(topics)[0]
+    lost = [problem for problem in match.problems if "pictures" in problem]
+    if lost:
+        raise LockstepError(
+            f"layout {match.layout.name} does not fit the bag: {'; '.join(lost)}; give the right "
+            "one with --layout"
+        )
+    return match.layout
+
+
+def rings_of_bag(reader: AnyReader, layout: TopicLayout) -> list[BagRing]:
+    """The rings of a bag in the order of their reference stamps, incomplete ones included."""
+    camera_of = {camera.image: camera.name for camera in layout.cameras}
+    connections = [c for c in reader.connections if c.topic in camera_of]
+    grouper = RingGrouper(
+        layout.camera_names,
+        layout.reference_camera,
+        tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
+    )
+    rings: list[Ring] = []
+    for connection, log_ns, raw in reader.messages(connections):
+        stamp_ns = 0 if layout.stamp_source == "receive" else header_stamp_ns(raw)
+        picture = (stamp_ns, log_ns)
+        try:
+            rings += grouper.add(camera_of[connection.topic], stamp_ns or log_ns, picture)
+        except TimeJump:
+            rings += grouper.flush()
+            grouper.reset()
+            rings += grouper.add(camera_of[connection.topic], stamp_ns or log_ns, picture)
+    rings += grouper.flush()
+    return [
+        BagRing(
+            stamp_ns=ring.payloads[layout.reference_camera][0],
+            first_log_ns=min(log_ns for _, log_ns in ring.payloads.values()),
+            missing=ring.missing,
+        )
+        for ring in rings
+    ]
+
+
+class Lockstep:
+    """Hands out the rings that have been sent completely and waits for their answers.
+
+    Args:
+        node: subscribes to the answers; spun while waiting.
+        reader: of the bag.
+        topic: of the answers.
+        layout: name or path of the bag's layout, "" = recognise.
+
+    Raises:
+        LockstepError: no layout fits, or the bag holds no ring.
+    """
+
+    def __init__(self, node: Node, reader: AnyReader, topic: str, layout: str) -> None:
+        self._node = node
+        self._topic = topic
+        self._rings = deque(rings_of_bag(reader, layout_of_bag(reader, layout)))
+        if not self._rings:
+            raise LockstepError("the bag holds no picture of the reference camera")
+        self._subscription: Subscription[Any] | None = None
+        self._has_header = False
+        self._answered: set[int] = set()
+        self._answers = 0
+
+    def begin(self, first_log_ns: int) -> None:
+        """Leave out the rings that were recorded before ``first_log_ns``."""
+        while self._rings and self._rings[0].first_log_ns < first_log_ns:
+            self._rings.popleft()
+
+    def has_publisher(self) -> bool:
+        """Whether somebody offers answers; subscribes when it is so for the first time.
+
+        Raises:
+            LockstepError: the Python class of the answers is not installed.
+        """
+        if self._subscription is None:
+            publishers = self._node.get_publishers_info_by_topic(self._topic)
+            if publishers:
+                self._subscribe(publishers[0].topic_type)
+        return self._subscription is not None
+
+    def sent_before(self, log_ns: int | None) -> list[BagRing]:
+        """Rings that are complete once everything before ``log_ns`` (None = the end) was sent."""
+        sent = []
+        while self._rings:
+            following = self._rings[1].first_log_ns if len(self._rings) > 1 else None
+            if log_ns is not None and (following is None or following > log_ns):
+                break
+            sent.append(self._rings.popleft())
+        return sent
+
+    def wait(self, ring: BagRing, timeout_s: float) -> str:
+        """Wait for a ring's answer; returns what went wrong, "" if nothing did."""
+        give_up = time.monotonic() + timeout_s
+        before = self._answers
+        while not self._is_answered(ring, before):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                cause = f"; the bag has no picture of {', '.join(ring.missing)} for it"
+                return (
+                    f"ring at {(ring.stamp_ns or ring.first_log_ns) / 1e9:.3f} s was not answered "
+                    f"on {self._topic} within {timeout_s:g} s{cause if ring.missing else ''}"
+                )
+            rclpy.spin_once(self._node, timeout_sec=min(left, 0.1))
+        return ""
+
+    def _is_answered(self, ring: BagRing, before: int) -> bool:
+        self.has_publisher()
+        if ring.stamp_ns and self._has_header:
+            return ring.stamp_ns in self._answered
+        # Without stamps every new answer is taken for the one that is awaited.
+        return self._answers > before
+
+    def _subscribe(self, type_name: str) -> None:
+        message_class = message_class_of(type_name)
+        if message_class is None:
+            raise LockstepError(
+                f"{self._topic} is a {type_name}, of which no Python class is installed"
+            )
+        fields = message_class.get_fields_and_field_types()
+        self._has_header = next(iter(fields.values()), "") == "std_msgs/Header"
+        self._subscription = self._node.create_subscription(
+            message_class, self._topic, self._on_answer, QoSProfile(depth=_ANSWERS_QUEUED), raw=True
+        )
+
+    def _on_answer(self, raw: Any) -> None:
+        self._answers += 1
+        if self._has_header:
+            self._answered.add(header_stamp_ns(raw))

@@ -1,0 +1,82 @@
+"""The executable ``occupancy_node``; also ``python -m occ_perception.ros.node``.
+
+The node itself is :class:`occ_perception.ros.occupancy_node.OccupancyNode`; this module starts it,
+says in one line what is missing where it cannot start, and ends it cleanly.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_BUILD = (
+    "Build it with `make setup` and activate it with `. ./env.sh` (from the repository root), or "
+    "in a ROS workspace with `colcon build` and `source install/setup.bash`."
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT, SIGTERM or a shutdown of rclpy; returns the exit code."""
+    missing = _missing_package()
+    if missing:
+        print(f"occupancy_node: {missing}", file=sys.stderr)
+        return 1
+
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+
+    rclpy.init(args=args)
+    try:
+        node = _create_node()
+        if node is None:
+            return 1
+        try:
+            rclpy.spin(node)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            pass
+        finally:
+            node.stop()
+            node.destroy_node()
+    except KeyboardInterrupt:  # while the model was loading
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+def _missing_package() -> str:
+    """What must be installed or built before the node can start, "" if nothing."""
+    try:
+        import rclpy  # noqa: F401
+    except ImportError as error:
+        return (
+            f"rclpy is not importable ({error}). Source your ROS 2 installation, or install the "
+            "wheels with `make setup` and activate them with `. ./env.sh`."
+        )
+    try:
+        from occ_msgs.msg import SemanticOccupancy  # noqa: F401
+    except ImportError as error:
+        return f"the message package occ_msgs is not importable ({error}). {_BUILD}"
+    return ""
+
+
+def _create_node() -> Any:
+    """The node, or None after its problem was printed."""
+    from rclpy.logging import get_logger
+
+    from occ_perception.ros.occupancy_node import OccupancyNode
+    from occ_perception.ros.pose_inputs import TransformMessagesError
+    from occ_perception.ros.synchronizer import SyncPolicyError
+
+    # Problems that the user can mend; anything else is a defect and keeps its traceback.
+    mendable = (ValueError, LookupError, OSError, TransformMessagesError, SyncPolicyError)
+    try:
+        return OccupancyNode()
+    except mendable as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        get_logger("occupancy_node").fatal(text)
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What the node publishes for every prediction."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import PointCloud2
+
+from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
+from occ_perception.codec import encoding_from_name
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.ros.messages import flow_message, occupancy_message, points_message
+
+# A subscriber that stalls for a moment gets the last few grids.
+_OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class Outputs:
+    """The publishers of occupancy, flow and points; used by the worker thread.
+
+    ~/flow exists from the first prediction that has flow.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._occupancy = node.create_publisher(SemanticOccupancy, "~/occupancy", _OUTPUT_QOS)
+        self._points = node.create_publisher(PointCloud2, "~/occupancy_points", _OUTPUT_QOS)
+        self._flow: Publisher[OccupancyFlow] | None = None
+        self._lock = threading.Lock()
+        self._published: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._last_refusal = ""
+
+    def publish(
+        self, prediction: OccupancyPrediction, encoding: str, flow_min_speed: float
+    ) -> None:
+        """Publish one prediction; points only where somebody listens."""
+        message = occupancy_message(prediction, encoding_from_name(encoding))
+        self._send("occupancy", self._occupancy, message)
+        if prediction.flow is not None:
+            if self._flow is None:
+                self._flow = self._node.create_publisher(OccupancyFlow, "~/flow", _OUTPUT_QOS)
+            self._send("flow", self._flow, flow_message(prediction, flow_min_speed))
+        if self._points.get_subscription_count():
+            self._send("occupancy_points", self._points, points_message(prediction))
+
+    def figures(self) -> dict[str, int | str]:
+        """How many messages went out and how many DDS refused, for diagnostics."""
+        with self._lock:
+            return {
+                **{f"published_{name}": count for name, count in self._published.items()},
+                "refused_by_dds": self._refused.total(),
+                "last_refusal": self._last_refusal,
+            }
+
+    def _send(self, name: str, publisher: Publisher[Any], message: Any) -> None:
+        # A reliable writer whose queue is full refuses; one lost grid must not end the node.
+        try:
+            publisher.publish(message)
+        except rclpy_implementation.RCLError as error:
+            if not self._node.context.ok():  # shutting down
+                return
+            with self._lock:
+                self._refused[name] += 1
+                self._last_refusal = str(error)
+            return
+        with self._lock:
+            self._published[name] += 1

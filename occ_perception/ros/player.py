@@ -1,0 +1,338 @@
+"""Plays a rosbag2 over DDS without the ros2 command line tools.
+
+Messages go out as the bytes they were recorded as, so the only thing needed to know about them is
+their Python class (for the type support). With an answer topic the player works in lockstep: it
+sends the next ring of pictures only after the last one was answered, for machines that are slower
+than the recording.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import Connection, QosDurability, QosReliability
+from rosgraph_msgs.msg import Clock
+
+from occ_perception.ros.lockstep import Lockstep
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.stamps import time_message
+
+# Subscribers are taken as complete when their number has not changed for this long: a node that
+# looks at the publishers before it subscribes needs a few hundred milliseconds.
+_SETTLED_S = 1.0
+_SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
+
+
+class PlayError(ValueError):
+    """The bag cannot be played as asked; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """How to play.
+
+    Attributes:
+        rate: playing speed, 1 = as recorded.
+        loop: begin again at the end, until interrupted.
+        start_s: skip this much of the beginning (latched topics are sent all the same).
+        delay_s: wait before the first message.
+        topics: play only these; empty = all.
+        remap: recorded topic -> topic to publish on.
+        clock_hz: publish /clock this often; 0 = not at all.
+        wait_s: how long to wait for subscribers before playing without (all of) them.
+        lockstep: topic of the answers; "" = play by time alone.
+        answer_timeout_s: how long a ring may stay unanswered in lockstep.
+        layout: topic layout of the bag in lockstep, "" = recognise it.
+    """
+
+    rate: float = 1.0
+    loop: bool = False
+    start_s: float = 0.0
+    delay_s: float = 0.0
+    topics: tuple[str, ...] = ()
+    remap: Mapping[str, str] = field(default_factory=dict)
+    clock_hz: float = 0.0
+    wait_s: float = 10.0
+    lockstep: str = ""
+    answer_timeout_s: float = 60.0
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate) and self.rate > 0):
+            raise PlayError(f"rate must be positive, got {self.rate}")
+        if self.lockstep and self.clock_hz:
+            raise PlayError(
+                "--lockstep and --clock exclude each other: a bag clock would stand still while "
+                "an answer is awaited, and with it every deadline that counts ROS time"
+            )
+        if self.lockstep and self.loop:
+            raise PlayError("--lockstep plays the bag once; it cannot be combined with --loop")
+
+
+@dataclass
+class PlayReport:
+    """What was played.
+
+    Attributes:
+        published: topic -> messages sent.
+        skipped: topic -> why it was not played.
+        refused: topic -> messages that DDS would not take (writer queue full).
+        worst_lateness_s: how far behind its time a message went out at worst.
+        rings: rings sent in lockstep.
+        unanswered: what happened to rings without an answer.
+        interrupted: whether playing was stopped from outside.
+    """
+
+    published: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    worst_lateness_s: float = 0.0
+    rings: int = 0
+    unanswered: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class BagPlayer:
+    """Publishes the messages of one bag from a node.
+
+    Args:
+        node: publishes; the player spins it itself while it waits.
+        path: rosbag2 folder, or a single .mcap or .db3 file.
+        options: how.
+
+    Raises:
+        PlayError: the bag cannot be opened, is of ROS 1, or has nothing that can be played.
+    """
+
+    def __init__(self, node: Node, path: Path, options: PlayOptions) -> None:
+        self.options = options
+        self.report = PlayReport()
+        self._node = node
+        self._reader = open_bag(path)
+        self._publishers: dict[int, Publisher[Any]] = {}
+        self._latched: set[int] = set()
+        self._advertise()
+        self._clock = (
+            node.create_publisher(Clock, "/clock", QoSProfile(depth=10))
+            if options.clock_hz
+            else None
+        )
+        self._next_tick = 0.0
+        self._lockstep = (
+            Lockstep(node, self._reader, options.lockstep, options.layout)
+            if options.lockstep
+            else None
+        )
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._reader.close()
+
+    def play(self) -> PlayReport:
+        """Play to the end (or for ever, with ``loop``); returns early on KeyboardInterrupt."""
+        try:
+            self._wait_for_subscribers()
+            time.sleep(self.options.delay_s)
+            self._play_once()
+            while self.options.loop:
+                self._play_once()
+            self._drain()
+        except KeyboardInterrupt:
+            self.report.interrupted = True
+        return self.report
+
+    # -- what is published -----------------------------------------------------------------------
+
+    def _advertise(self) -> None:
+        duration_s = max(self._reader.duration * 1e-9, 1e-3)
+        known = {connection.topic for connection in self._reader.connections}
+        for topic in self.options.topics:
+            if topic not in known:
+                raise PlayError(f"bag has no topic {topic}; it has {', '.join(sorted(known))}")
+        for connection in self._reader.connections:
+            topic = connection.topic
+            if self.options.topics and topic not in self.options.topics:
+                continue
+            message_class = message_class_of(connection.msgtype)
+            if message_class is None:
+                reason = f"no Python message class {connection.msgtype} is installed"
+                if topic not in self.report.skipped:
+                    self._node.get_logger().warning(f"{topic} is skipped: {reason}")
+                self.report.skipped[topic] = reason
+                continue
+            qos = playing_qos(connection, duration_s)
+            self._publishers[connection.id] = self._node.create_publisher(
+                message_class, self.options.remap.get(topic, topic), qos
+            )
+            if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                self._latched.add(connection.id)
+        if not self._publishers:
+            raise PlayError(
+                "nothing to play: "
+                + "; ".join(f"{topic}: {why}" for topic, why in self.report.skipped.items())
+            )
+
+    def _wait_for_subscribers(self) -> None:
+        """Until the number of subscribers has settled, or ``wait_s`` is over."""
+        give_up = time.monotonic() + self.options.wait_s
+        count, since = 0, time.monotonic()
+        while (now := time.monotonic()) < give_up:
+            rclpy.spin_once(self._node, timeout_sec=0.05)
+            current = sum(p.get_subscription_count() for p in self._publishers.values())
+            if current != count:
+                count, since = current, now
+            if count and now - since > _SETTLED_S and self._answers_are_possible():
+                return
+        if self.options.wait_s > 0:
+            self._node.get_logger().warning(
+                f"{count} subscribers after {self.options.wait_s:g} s"
+                + ("" if self._answers_are_possible() else f", nobody on {self.options.lockstep}")
+                + "; playing all the same"
+            )
+
+    def _answers_are_possible(self) -> bool:
+        return self._lockstep is None or self._lockstep.has_publisher()
+
+    # -- playing ---------------------------------------------------------------------------------
+
+    def _play_once(self) -> None:
+        first_ns = self._reader.start_time + round(self.options.start_s * 1e9)
+        if first_ns >= self._reader.end_time:
+            raise PlayError(
+                f"start {self.options.start_s:g} s lies behind the end of the bag, which is "
+                f"{self._reader.duration * 1e-9:.3f} s long"
+            )
+        for connection, _, raw in self._messages(stop_ns=first_ns):
+            if connection.id in self._latched:
+                self._publish(connection, raw)
+        if self._lockstep is not None:
+            self._lockstep.begin(first_ns)
+        began = time.monotonic()
+        for connection, log_ns, raw in self._messages(start_ns=first_ns):
+            if self._lockstep is not None:
+                began += self._await_answers(log_ns)
+            due = began + (log_ns - first_ns) * 1e-9 / self.options.rate
+            self._wait_until(due, log_ns)
+            self._publish(connection, raw)
+        if self._lockstep is not None:
+            self._await_answers(None)
+
+    def _messages(
+        self, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        connections = [c for c in self._reader.connections if c.id in self._publishers]
+        return self._reader.messages(connections, start=start_ns, stop=stop_ns)
+
+    def _wait_until(self, due: float, log_ns: int) -> None:
+        """Sleep up to ``due``, ticking /clock with the bag's time meanwhile."""
+        while True:
+            now = time.monotonic()
+            if self._clock is not None and now >= self._next_tick:
+                bag_ns = log_ns - round(max(due - now, 0.0) * self.options.rate * 1e9)
+                self._clock.publish(Clock(clock=time_message(bag_ns)))
+                self._next_tick = now + 1.0 / self.options.clock_hz
+            if now >= due:
+                self.report.worst_lateness_s = max(self.report.worst_lateness_s, now - due)
+                return
+            next_tick = self._next_tick if self._clock is not None else due
+            time.sleep(max(0.0, min(due, next_tick) - time.monotonic()))
+
+    def _publish(self, connection: Connection, raw: bytes) -> None:
+        topic = connection.topic
+        try:
+            self._publishers[connection.id].publish(bytes(raw))
+        except rclpy_implementation.RCLError as error:
+            if not self.report.refused[topic]:
+                self._node.get_logger().warning(f"{topic}: DDS refused a message: {error}")
+            self.report.refused[topic] += 1
+            return
+        self.report.published[topic] += 1
+
+    def _await_answers(self, before_ns: int | None) -> float:
+        """Wait for the rings that end before a log time; returns the seconds it took."""
+        assert self._lockstep is not None
+        began = time.monotonic()
+        for ring in self._lockstep.sent_before(before_ns):
+            self.report.rings += 1
+            problem = self._lockstep.wait(ring, self.options.answer_timeout_s)
+            if problem:
+                self._node.get_logger().error(problem)
+                self.report.unanswered.append(problem)
+        return time.monotonic() - began
+
+    def _drain(self) -> None:
+        """Let reliable readers take what is still queued before the writers go away."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=2.0))
+
+
+def play_bag(path: Path, options: PlayOptions) -> PlayReport:
+    """Play a bag from a process of its own: sets up and shuts down rclpy.
+
+    Raises:
+        PlayError: see :class:`BagPlayer`.
+    """
+    # Without rclpy's handlers Ctrl-C is a KeyboardInterrupt, here and while sleeping.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("occ_player")
+    try:
+        player = BagPlayer(node, path, options)
+        try:
+            return player.play()
+        finally:
+            player.close()
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def open_bag(path: Path) -> AnyReader:
+    """An open reader of a rosbag2.
+
+    Raises:
+        PlayError: no such bag, a damaged one, or one of ROS 1.
+    """
+    if path.suffix == ".bag" and path.is_file():
+        raise PlayError(
+            f"{path} is a ROS 1 bag; convert it first: rosbags-convert --src {path} "
+            f"--dst {path.with_suffix('')} --dst-typestore ros2_humble"
+        )
+    try:
+        reader = AnyReader([path])
+        reader.open()
+    except (AnyReaderError, OSError, ValueError) as error:
+        raise PlayError(f"cannot open bag {path}: {error}") from error
+    return reader
+
+
+def playing_qos(connection: Connection, duration_s: float) -> QoSProfile:
+    """The QoS a topic was recorded with; reliable and volatile where the bag does not say.
+
+    The queue holds a second of the topic, so that a burst after a stall reaches the readers, and
+    all of a latched topic.
+    """
+    offered = getattr(connection.ext, "offered_qos_profiles", [])
+    best_effort = any(qos.reliability == QosReliability.BEST_EFFORT for qos in offered)
+    latched = connection.topic == "/tf_static" or (
+        bool(offered) and all(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered)
+    )
+    wanted = connection.msgcount if latched else math.ceil(connection.msgcount / duration_s)
+    return QoSProfile(
+        depth=min(max(wanted, _SHORTEST_QUEUE), _LONGEST_QUEUE),
+        reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
+        durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE),
+    )

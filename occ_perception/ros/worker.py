@@ -1,0 +1,200 @@
+"""The thread that turns rings into predictions, so that callbacks stay short."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
+from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
+from occ_perception.ros.ego_poses import SharedPoses
+from occ_perception.ros.outputs import Outputs
+from occ_perception.ros.parameters import ParameterServer
+from occ_perception.ros.synchronizer import Mailbox
+from occ_perception.runtime.stream import OccupancyStream
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.rings import Ring
+
+_LOG_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A ring for the worker.
+
+    Attributes:
+        ring: the pictures.
+        rig: their calibration.
+        closed_at: monotonic seconds when the ring was complete; latency counts from here.
+    """
+
+    ring: Ring
+    rig: CameraRig
+    closed_at: float
+
+
+class Worker:
+    """Takes rings from a mailbox, runs the stream, publishes.
+
+    Args:
+        stream: the network with its history; used by this thread only.
+        mailbox: where rings come from.
+        poses: the ego pose.
+        outputs: where predictions go.
+        parameters: the live ones are read at every ring.
+        reference_camera: camera whose stamp the grid refers to.
+        encodings: camera -> encoding to assume for raw pictures.
+        on_bad_picture: told (camera, text) when a camera's picture cannot be used.
+        logger: of the node.
+    """
+
+    def __init__(
+        self,
+        stream: OccupancyStream,
+        mailbox: Mailbox[Job],
+        poses: SharedPoses,
+        outputs: Outputs,
+        parameters: ParameterServer,
+        *,
+        reference_camera: str,
+        encodings: Mapping[str, str],
+        on_bad_picture: Callable[[str, str], None],
+        logger: RcutilsLogger,
+    ) -> None:
+        self._stream = stream
+        self._mailbox = mailbox
+        self._poses = poses
+        self._outputs = outputs
+        self._parameters = parameters
+        self._reference_camera = reference_camera
+        self._encodings = encodings
+        self._on_bad_picture = on_bad_picture
+        self._logger = logger
+        self._latency = LatencyWindow()
+        self._assembler: tuple[CameraRig, FrameAssembler] | None = None
+        self._reset_lock = threading.Lock()
+        self._reset_reason = ""
+        self._failures: Counter[str] = Counter()
+        self._last_failure = ""
+        self._last: OccupancyPrediction | None = None
+        self._breaks = 0
+        self._last_break = ""
+        self._frames = 0
+        # A daemon: a network that hangs must not keep the process alive after the time it gets
+        # in stop().
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take rings."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish the ring at hand and end; whether it did so in time."""
+        self._mailbox.close()
+        self._poses.abandon_waits()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def reset(self, reason: str) -> None:
+        """Forget the history before the next ring; any thread."""
+        with self._reset_lock:
+            self._reset_reason = reason
+            self._mailbox.clear()
+        self._poses.abandon_waits()
+
+    def _run(self) -> None:
+        while (job := self._mailbox.take()) is not None:
+            self._process(job)
+
+    def _process(self, job: Job) -> None:
+        started = time.monotonic()
+        with self._reset_lock:
+            reason, self._reset_reason = self._reset_reason, ""
+        if reason:
+            self._stream.reset(reason)
+        try:
+            frame = self._assemble(job, forget_pictures=bool(reason))
+            assembled = time.monotonic()
+            prediction = self._stream.step(frame)
+            stepped = time.monotonic()
+            values = self._parameters.values
+            self._outputs.publish(prediction, values.occupancy_encoding, values.flow_min_speed)
+        except FrameError as error:
+            if error.reason in ("undecodable_image", "size_mismatch"):
+                self._on_bad_picture(error.camera, str(error))
+            self._fail(error.reason, str(error))
+            return
+        except Exception as error:
+            # Whatever one frame did to the network or the GPU, the next may be fine; the node
+            # stays up and says what happened.
+            self._fail(type(error).__name__, f"{error}\n{traceback.format_exc()}")
+            return
+        finished = time.monotonic()
+        self._note(prediction)
+        self._latency.add(
+            {
+                "latency": 1e3 * (finished - job.closed_at),
+                "waiting": 1e3 * (started - job.closed_at),
+                "assembly": 1e3 * (assembled - started),
+                **{
+                    f"network_{k}" if k == "total" else k: v
+                    for k, v in prediction.timings_ms.items()
+                },
+                "publishing": 1e3 * (finished - stepped),
+            }
+        )
+
+    def _assemble(self, job: Job, forget_pictures: bool) -> CameraFrame:
+        values = self._parameters.values
+        if self._assembler is None or self._assembler[0] is not job.rig:
+            policy = cast(Literal["drop", "reuse_last"], values.missing_camera)
+            assembler = FrameAssembler(job.rig, self._reference_camera, policy, self._encodings)
+            self._assembler = (job.rig, assembler)
+        assembler = self._assembler[1]
+        if forget_pictures:
+            assembler.reset()
+        self._poses.wait_until_settled(job.ring.newest_stamp_ns, values.pose_wait_ms * 1e-3)
+        return assembler.assemble(job.ring, self._poses)
+
+    def _note(self, prediction: OccupancyPrediction) -> None:
+        self._frames += 1
+        self._last = prediction
+        self._last_failure = ""
+        if prediction.history_break:
+            self._breaks += 1
+            self._last_break = prediction.history_break
+
+    def _fail(self, kind: str, text: str) -> None:
+        self._failures[kind] += 1
+        self._last_failure = text.splitlines()[0]
+        self._logger.error(f"ring dropped: {text}", throttle_duration_sec=_LOG_EVERY_S)
+
+    def status(self) -> Status:
+        """The worker's line in the diagnostics."""
+        last = self._last
+        if self._last_failure:
+            level, text = ERROR, f"last ring dropped: {self._last_failure}"
+        elif last is None:
+            level, text = WARN, "no ring processed yet"
+        else:
+            level, text = OK, "predicting"
+        values: dict[str, Any] = {
+            "frames": self._frames,
+            "rings_overwritten": self._mailbox.overwritten,
+            "rings_failed": self._failures.total(),
+            **{f"rings_failed_{kind}": count for kind, count in sorted(self._failures.items())},
+            "history_length": last.history_length if last else 0,
+            "history_breaks": self._breaks,
+            "last_history_break": self._last_break,
+            **self._outputs.figures(),
+            **self._latency.figures(),
+        }
+        return Status("inference", level, text, values)
