@@ -1,0 +1,239 @@
+"""Views of a prediction as plain coloured maps: from above, and along the vehicle from its right.
+
+A view knows where a point of the ego frame lies in it, so that marks and text can be put on it
+without knowing how it was made. Legend: X forward, Y left, Z up in the ego frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import transform_points
+from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
+
+UInt8 = NDArray[np.uint8]
+Float64 = NDArray[np.float64]
+
+FREE_COLOUR = (255, 255, 255)
+UNKNOWN_COLOUR = (214, 218, 224)
+OUTSIDE_COLOUR = (236, 238, 241)
+
+# How far the highest cell is lightened towards white, and a step of one metre seen from the light
+# is lightened or darkened; small enough to leave every class its hue.
+_HEIGHT_TINT = 0.22
+_RELIEF_PER_METRE = 0.16
+_RELIEF_LIMIT = 0.26
+_DEPTH_TINT = 0.45
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture of part of the ego frame, true to scale along each picture axis.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        origin: metres along the picture's right and up axes at its lower left corner.
+        pixels_per_metre: along right and up.
+        right_sign: -1 where the ego axis shown to the right points left, as y does from above.
+    """
+
+    rgb: UInt8
+    origin: tuple[float, float]
+    pixels_per_metre: tuple[float, float]
+    right_sign: int = 1
+
+    def pixel(self, right: float, up: float) -> tuple[float, float]:
+        """Column and row of a point given by its two ego coordinates, metres; may lie outside."""
+        column = (self.right_sign * right - self.origin[0]) * self.pixels_per_metre[0]
+        row = self.rgb.shape[0] - (up - self.origin[1]) * self.pixels_per_metre[1]
+        return column, row
+
+
+@dataclass(frozen=True, eq=False)
+class EgoVolume:
+    """Labels on cells along the axes of the ego frame.
+
+    Attributes:
+        labels_XYZ: uint8 class ids; the empty class outside of the prediction's grid.
+        inside_XY: bool, columns that belong to the grid.
+        lower: minimum corner, metres.
+        cell: edge lengths, metres.
+    """
+
+    labels_XYZ: UInt8
+    inside_XY: NDArray[np.bool_]
+    lower: Float64
+    cell: Float64
+
+
+def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
+    """The prediction's labels by nearest cell on ego axes; unchanged if its grid lies on them.
+
+    Only yaw and translation of the grid's pose count: a lidar is mounted level within a degree.
+    """
+    grid, pose = prediction.grid, prediction.ego_T_grid
+    yaw = np.arctan2(pose[1, 0], pose[0, 0])
+    ego_R_grid = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    corners = np.array([(x, y) for x in (0, 1) for y in (0, 1)]) * (
+        np.subtract(grid.upper, grid.lower)[:2]
+    ) + np.array(grid.lower[:2])
+    corners_ego = corners @ ego_R_grid.T + pose[:2, 3]
+    lower, upper = corners_ego.min(0), corners_ego.max(0)
+    edge = min(grid.voxel_size[:2])
+    count = np.ceil((upper - lower) / edge - 1e-6).astype(int)
+
+    cells = np.stack(np.meshgrid(*map(np.arange, count), indexing="ij"), axis=-1)
+    points = (lower + (cells + 0.5) * edge - pose[:2, 3]) @ ego_R_grid
+    height = np.full((*count, 1), grid.lower[2] + grid.voxel_size[2] / 2)
+    indices = grid.indices(np.concatenate([points, height], axis=-1))
+    inside = grid.contains(indices)
+    labels = np.full((*count, grid.dims[2]), prediction.empty_class, np.uint8)
+    columns = indices[inside]
+    labels[inside] = prediction.labels[columns[:, 0], columns[:, 1]]
+    return EgoVolume(
+        labels,
+        inside,
+        lower=np.array([*lower, grid.lower[2] + pose[2, 3]]),
+        cell=np.array([edge, edge, grid.voxel_size[2]]),
+    )
+
+
+def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View:
+    """From above, x up and y to the left: the topmost class of every column.
+
+    Higher is lighter, and light falls in from the upper left, so that edges of things stand out.
+
+    Args:
+        prediction: what to show.
+        target_pixels: about how wide or high the picture becomes; cells are whole pixels.
+    """
+    volume = ego_volume(prediction)
+    occupied = _occupied(volume.labels_XYZ, prediction.empty_class)
+    depth = volume.labels_XYZ.shape[2]
+    seen = occupied.any(axis=2)
+    top = depth - 1 - np.argmax(occupied[:, :, ::-1], axis=2)
+    ids = np.take_along_axis(volume.labels_XYZ, top[..., None], axis=2)[..., 0]
+
+    surface = np.where(seen, (top + 1) * volume.cell[2], 0.0)
+    lightness = _HEIGHT_TINT * surface / (depth * volume.cell[2]) + _relief(surface)
+    rgb = shade(colours_of_ids(prediction.class_names)[ids], lightness)
+    unobserved = (volume.labels_XYZ == UNKNOWN_CLASS).any(axis=2)
+    rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
+    rgb[~volume.inside_XY] = OUTSIDE_COLOUR
+
+    zoom = max(1, round(target_pixels / max(rgb.shape[:2])))
+    scale = zoom / volume.cell[0]
+    y_left_edge = volume.lower[1] + volume.cell[1] * rgb.shape[1]
+    return View(
+        _enlarge(rgb[::-1, ::-1], zoom, zoom),
+        origin=(-float(y_left_edge), float(volume.lower[0])),
+        pixels_per_metre=(scale, scale),
+        right_sign=-1,
+    )
+
+
+def side_view(
+    prediction: OccupancyPrediction, half_width: float = 6.0, target_pixels: int = 800
+) -> View:
+    """From the right of the vehicle, x to the right and z up: what is within ``half_width`` of it.
+
+    Heights are drawn at twice the scale of lengths. Nearer things hide farther ones, which fade.
+
+    Args:
+        prediction: what to show.
+        half_width: |y| of the cells that are shown, metres.
+        target_pixels: about how wide the picture becomes; cells are whole pixels.
+    """
+    volume = ego_volume(prediction)
+    y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.cell[1]
+    corridor = volume.labels_XYZ[:, np.abs(y) <= half_width]
+    if corridor.shape[1] == 0:
+        raise ValueError(
+            f"side view of |y| <= {half_width} m, but the grid's cells span {y[0]:.2f} to "
+            f"{y[-1]:.2f} m"
+        )
+    occupied = _occupied(corridor, prediction.empty_class)
+    seen = occupied.any(axis=1)
+    first = np.argmax(occupied, axis=1)
+    ids = np.take_along_axis(corridor, first[:, None, :], axis=1)[:, 0]
+    rgb = shade(
+        colours_of_ids(prediction.class_names)[ids], _DEPTH_TINT * first / corridor.shape[1]
+    )
+    unobserved = (corridor == UNKNOWN_CLASS).any(axis=1)
+    rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
+
+    zoom = max(1, round(target_pixels / rgb.shape[0]))
+    zoom_up = max(1, round(2 * zoom * volume.cell[2] / volume.cell[0]))
+    return View(
+        _enlarge(rgb.transpose(1, 0, 2)[::-1], zoom_up, zoom),
+        origin=(float(volume.lower[0]), float(volume.lower[2])),
+        pixels_per_metre=(zoom / volume.cell[0], zoom_up / volume.cell[2]),
+    )
+
+
+def motion_arrows(
+    prediction: OccupancyPrediction, spacing: float = 3.0, min_speed: float = 0.5
+) -> tuple[Float64, Float64]:
+    """Where things move: positions (n, 2) and mean velocities (n, 2) on squares of the ground.
+
+    Args:
+        prediction: with flow; without it there are no arrows.
+        spacing: edge of the squares, metres.
+        min_speed: slower cells are at rest, m/s.
+    """
+    if prediction.flow is None:
+        return np.empty((0, 2)), np.empty((0, 2))
+    movers = [i for i, name in enumerate(prediction.class_names) if name in MOVING_CLASSES]
+    speed = np.hypot(prediction.flow[..., 0], prediction.flow[..., 1])
+    cells = np.argwhere(np.isin(prediction.labels, movers) & (speed > min_speed))
+    if not len(cells):
+        return np.empty((0, 2)), np.empty((0, 2))
+    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(cells))[:, :2]
+    velocity = prediction.flow[tuple(cells.T)].astype(np.float64)
+    _, square = np.unique(np.floor(centres / spacing), axis=0, return_inverse=True)
+    square = square.ravel()
+    population = np.bincount(square)
+
+    def mean(values: Float64) -> Float64:
+        sums = [np.bincount(square, values[:, axis]) for axis in (0, 1)]
+        average: Float64 = np.stack(sums, axis=1) / population[:, None]
+        return average
+
+    return mean(centres), mean(velocity)
+
+
+def shade(rgb: UInt8, lightness: NDArray[np.floating]) -> UInt8:
+    """Colours (..., 3) blended towards white (lightness up to 1) or black (down to -1)."""
+    amount = np.clip(lightness, -1, 1)[..., None]
+    target = np.where(amount > 0, 255.0, 0.0)
+    blended: UInt8 = np.rint(rgb + np.abs(amount) * (target - rgb)).astype(np.uint8)
+    return blended
+
+
+def colours_of_ids(class_names: Sequence[str]) -> UInt8:
+    """(256, 3) RGB of every id; ids without a name are as loud as names without a colour."""
+    table = palette_of([""] * 256)
+    table[: len(class_names)] = palette_of(list(class_names))
+    return table
+
+
+def _occupied(labels: UInt8, empty_class: int) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = (labels != empty_class) & (labels != UNKNOWN_CLASS)
+    return mask
+
+
+def _relief(surface_XY: Float64) -> Float64:
+    """Lightness of slopes: positive where the ground falls towards the light at +x, +y."""
+    padded = np.pad(surface_XY, ((0, 1), (0, 1)), mode="edge")
+    rise = surface_XY - (padded[1:, :-1] + padded[:-1, 1:]) / 2
+    lightness: Float64 = np.clip(_RELIEF_PER_METRE * rise, -_RELIEF_LIMIT, _RELIEF_LIMIT)
+    return lightness
+
+
+def _enlarge(rgb: UInt8, down: int, right: int) -> UInt8:
+    return np.ascontiguousarray(rgb.repeat(down, axis=0).repeat(right, axis=1))
