@@ -1,7 +1,8 @@
 """Class tables of every annotation set, colours by class name, and which classes move.
 
-Ids are those of the files and of our messages; colours are looked up by **name**, because OpenOcc
-numbers the same classes differently from Occ3D.
+Ids are those of predictions and messages; files of some sets number free space differently and are
+mapped when read (docs/conventions.md). Colours are looked up by **name**, because OpenOcc numbers
+the same classes differently from Occ3D.
 """
 
 from __future__ import annotations
@@ -169,4 +170,4 @@ LABEL_SETS: dict[str, LabelSet] = {
         LabelSet("waymo", _WAYMO_CLASSES, 15),
     )
 }
-"""Every supported annotation set by name. (Waymo files store free as 23; readers map it to 15.)"""
+"""Every supported annotation set by name."""
