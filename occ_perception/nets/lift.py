@@ -45,6 +45,9 @@ class SoftLift(nn.Module):
     over the only layer.
     """
 
+    pixels_hw2: Tensor
+    depths_D: Tensor
+
     def __init__(self, geometry: ViewGeometry) -> None:
         super().__init__()
         self.geometry = geometry
@@ -53,8 +56,6 @@ class SoftLift(nn.Module):
 
     def forward(self, rays: PixelRays, weights_BNDhw: Tensor, context_BNChw: Tensor) -> Tensor:
         """Volume (B, C, Y, X, Z), or map (B, C, Y, X) where the grid is one cell high."""
-        pixels_hw2: Tensor = self.pixels_hw2
-        depths_D: Tensor = self.depths_D
-        cells = rays.cells(pixels_hw2, depths_D)
+        cells = rays.cells(self.pixels_hw2, self.depths_D)
         volume = soft_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
         return volume[..., 0] if self.geometry.flat else volume

@@ -45,14 +45,15 @@ class TimmBackbone(nn.Module):
                 f"backbone {config.name} has no features at stride {missing}; "
                 f"it has {sorted(available)}, choose out_strides among them"
             )
-        self.body: Any = timm.create_model(
+        body: Any = timm.create_model(
             config.name,
             features_only=True,
             pretrained=config.pretrained,
             out_indices=[available[s] for s in config.out_strides],
         )
+        self.body = body
         self.out_strides = config.out_strides
-        self.out_channels = tuple(self.body.feature_info.channels())
+        self.out_channels = tuple(body.feature_info.channels())
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps = self.body(images)

@@ -69,10 +69,8 @@ class ConcatHistory(nn.Module):
         self.geometry = geometry
         conv, norm = (nn.Conv2d, nn.BatchNorm2d) if geometry.flat else (nn.Conv3d, nn.BatchNorm3d)
         self.warp = WarpSlots()
-        self.time_conv = conv(C + 1, C, 1)
-        self.time_norm = norm(C)
-        self.cat_conv = conv((T + 1) * C, C, 1)
-        self.cat_norm = norm(C)
+        self.project = ProjectSlots(conv(C + 1, C, 1), norm(C))
+        self.fuse = nn.Sequential(conv((T + 1) * C, C, 1), norm(C), nn.ReLU(inplace=True))
 
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
@@ -99,9 +97,9 @@ class ConcatHistory(nn.Module):
         past = choose(step.start_B, features_BCYX.detach()[:, None], state.slots_BTCYX.detach())
         slots = torch.cat([features_BCYX[:, None], self.warp(past, cells)], dim=1)
 
-        projected = self._project(slots, self._ages(step))
-        fused = F.relu(self.cat_norm(self.cat_conv(projected)), inplace=True)
-        return fused, ConcatHistoryState(slots[:, :T].detach(), bev_augmentation_B33)
+        seconds = self.config.seconds_per_frame * self._ages(step).to(slots.dtype)
+        fused = self.fuse(self.project(slots, seconds).flatten(1, 2))
+        return fused, ConcatHistoryState(slots[:, :T].detach(), bev_augmentation_B33.clone())
 
     def _ages(self, step: StepControl) -> Tensor:
         """(B, T + 1) age in frames: 0 for the current one, none older than the sequence."""
@@ -109,22 +107,26 @@ class ConcatHistory(nn.Module):
         since_start = choose(step.start_B, torch.zeros_like(step.position_B), step.position_B)
         return torch.minimum(slots, since_start[:, None])
 
-    def _project(self, slots: Tensor, ages: Tensor) -> Tensor:
-        """Time convolution of every slot, (B, (T + 1) * C, ...).
 
-        The time channel is constant over a slot, so it enters as a bias per slot and channel
-        instead of as a plane.
-        """
-        C = self.config.channels
-        weight, time_weight = self.time_conv.weight[:, :C], self.time_conv.weight[:, C].flatten()
-        seconds = self.config.seconds_per_frame * ages.flatten().to(slots.dtype)
-        spatial = [1] * (slots.dim() - 3)
-        time_bias = (seconds[:, None] * time_weight).view(-1, C, *spatial)
+class ProjectSlots(nn.Module):
+    """``relu(norm(conv([slot, seconds])))`` of every slot (B, T, C, ...), seconds (B, T).
 
-        convolve = F.conv2d if self.geometry.flat else F.conv3d
-        projected = convolve(slots.flatten(0, 1), weight, self.time_conv.bias) + time_bias
-        projected = F.relu(self.time_norm(projected), inplace=True)
-        return projected.unflatten(0, slots.shape[:2]).flatten(1, 2)
+    The time channel is constant over a slot, so it enters as a bias per slot and output channel
+    instead of as a plane.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, slots: Tensor, seconds: Tensor) -> Tensor:
+        C = self.conv.out_channels
+        weight, time_weight = self.conv.weight[:, :C], self.conv.weight[:, C].flatten()
+        time_bias = (seconds.flatten()[:, None] * time_weight).view(-1, C, *[1] * (slots.dim() - 3))
+        convolve = F.conv2d if slots.dim() == 5 else F.conv3d
+        projected = convolve(slots.flatten(0, 1), weight, self.conv.bias) + time_bias
+        return F.relu(self.norm(projected), inplace=True).unflatten(0, slots.shape[:2])
 
 
 class WarpSlots(nn.Module):

@@ -85,19 +85,10 @@ def sample_cells(features: Tensor, cells: Tensor) -> Tensor:
         The shape of ``features`` at the places of ``cells``.
     """
     Y, X = features.shape[2:4]
-    if features.dim() == 4:
-        sizes = (X, Y)
-        order = (0, 1)
-    else:
-        # grid_sample names the last axis of a volume first; ours are (Y, X, Z) in memory.
-        sizes = (features.shape[4], X, Y)
-        order = (2, 0, 1)
+    # grid_sample names the last axis of a volume first; ours are (Y, X, Z) in memory.
+    axes = [(0, X), (1, Y)] if features.dim() == 4 else [(2, features.shape[4]), (0, X), (1, Y)]
     normalised = torch.stack(
-        [
-            cells[..., axis] * (2.0 / (size - 1)) - 1.0
-            for axis, size in zip(order, sizes, strict=True)
-        ],
-        dim=-1,
+        [cells[..., axis] * (2.0 / (size - 1)) - 1.0 for axis, size in axes], dim=-1
     )
     return F.grid_sample(
         features, normalised, mode="bilinear", padding_mode="zeros", align_corners=True

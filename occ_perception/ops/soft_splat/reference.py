@@ -43,19 +43,15 @@ def soft_splat(
     weights_SBP = weights_BNShw.movedim(2, 0).flatten(2, 4)
     target, share = _corners(cells_SBP3, weights_SBP, dims)
 
-    # Sorting by target cell turns the scatter into one contiguous run of pixels per cell; the
-    # run of corners outside the grid comes last and is left out.
+    # Sorting by target cell turns the scatter into one contiguous run of pixels per cell.
     target, order = target.flatten().sort()
-    starts = torch.searchsorted(
-        target, torch.arange(B * Y * X * Z + 1, dtype=target.dtype, device=target.device)
-    )
+    cells = torch.arange(B * Y * X * Z, dtype=target.dtype, device=target.device)
     volume = F.embedding_bag(
         order % len(pixels_PC),
         pixels_PC,
-        starts,
+        torch.searchsorted(target, cells),
         mode="sum",
         per_sample_weights=share.flatten()[order],
-        include_last_offset=True,
     )
     return volume.view(B, Y, X, Z, C).movedim(-1, 1)
 
@@ -65,24 +61,28 @@ def _corners(
 ) -> tuple[Tensor, Tensor]:
     """Flat target cell and weight of every corner of every sample, each (corners, S, B, P / B).
 
-    Corners outside the grid get the first number that is no cell.
+    Corners outside the grid get weight zero and the nearest cell: the number of corners then
+    depends on the shapes alone.
     """
-    X, Y, Z = dims
     B = weights_SBP.shape[1]
+    X, Y, Z = dims
     low_SBP3 = cells_SBP3.floor()
     upper_share_SBP3 = cells_SBP3 - low_SBP3
     lower_share_SBP3 = 1.0 - upper_share_SBP3
 
     def ends(axis: int) -> list[tuple[Tensor, Tensor]]:
-        low = low_SBP3[..., axis]
-        return [(low, lower_share_SBP3[..., axis]), (low + 1.0, upper_share_SBP3[..., axis])]
+        low, count = low_SBP3[..., axis], dims[axis]
+        both = [(low, lower_share_SBP3[..., axis]), (low + 1.0, upper_share_SBP3[..., axis])]
+        kept = [
+            (index.clamp(0, count - 1).int(), share * ((index >= 0) & (index < count)))
+            for index, share in both
+        ]
+        # A single layer of cells is both ends: one corner with the shares added is enough.
+        return kept if count > 1 else [(kept[0][0], kept[0][1] + kept[1][1])]
 
-    cell_count = Y * X * Z
-    slots = torch.arange(B, dtype=torch.int32, device=weights_SBP.device)[:, None]
+    slot_offset = torch.arange(B, dtype=torch.int32, device=weights_SBP.device)[:, None]
     targets, shares = [], []
     for (x, share_x), (y, share_y), (z, share_z) in product(ends(0), ends(1), ends(2)):
-        inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)
-        flat = ((y * X + x) * Z + z).int() + cell_count * slots
-        targets.append(torch.where(inside, flat, B * cell_count))
+        targets.append((y * X + x) * Z + z + slot_offset * (Y * X * Z))
         shares.append(weights_SBP * share_x * share_y * share_z)
     return torch.stack(targets), torch.stack(shares)

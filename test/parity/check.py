@@ -1,0 +1,94 @@
+"""Compare our networks with reference numbers: ``python test/parity/check.py FILE.npz ...``.
+
+Builds the model that a golden file describes, fills its weights by the file's recipe, runs its
+five frames with the state carried along, and prints one line per intermediate and frame. Exits
+with 1 where the pass rule is broken, with 2 where a file cannot be checked at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from golden_file import GoldenFile, Samples, UnknownConfigError
+from taps import LIFTS, tapped
+from torch import Tensor
+from verdict import Verdict, compare, compare_labels
+
+from occ_perception.models.labels_from_logits import class_map
+
+
+def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, Verdict]]:
+    """Verdicts of all frames, as they are reached: (frame, verdict)."""
+    net = golden.build().to(device)
+    state = net.initial_state(batch_size=1)
+    for frame in golden.frames:
+        with torch.no_grad(), tapped(net) as caught:
+            outputs, state = net(golden.inputs(frame, device), state)
+        for name in golden.names(frame):
+            yield frame, check_samples(name, caught.get(name), golden.samples(frame, name))
+        yield frame, check_logits(outputs.logits_BKXYZ, golden.logit_samples(frame))
+        labels = class_map(outputs.logits_BKXYZ, golden.card)[0].cpu().numpy()
+        yield frame, compare_labels(labels, golden.labels(frame))
+
+
+def check_samples(name: str, got: Tensor | None, expected: Samples) -> Verdict:
+    """Judge one intermediate; a missing one or another shape fails."""
+    count = expected.values.size
+    if got is None:
+        note = "no tap gives this tensor: add a row to taps.py"
+        return Verdict(name, np.inf, np.inf, count, count, False, note)
+    if tuple(got.shape) != expected.shape:
+        note = f"shape {tuple(got.shape)}, expected {expected.shape}"
+        return Verdict(name, np.inf, np.inf, count, count, False, note)
+    index = torch.from_numpy(expected.index).to(got.device)
+    values = got.reshape(-1)[index].float().cpu().numpy()
+    discontinuities = () if name in LIFTS else DISCONTINUITIES
+    return compare(name, values, expected.values, expected.rms, discontinuities)
+
+
+def check_logits(logits_BKXYZ: Tensor, expected: Samples) -> Verdict:
+    """Judge the head's output at the sampled voxels; the file's axes are (K, Y, X, Z)."""
+    logits_KYXZ = logits_BKXYZ[0].transpose(1, 2)
+    if tuple(logits_KYXZ.shape) != expected.shape:
+        note = f"shape {tuple(logits_KYXZ.shape)}, expected {expected.shape}"
+        count = expected.values.size
+        return Verdict("logits", np.inf, np.inf, count, count, False, note)
+    index = torch.from_numpy(expected.index).to(logits_KYXZ.device)
+    values = logits_KYXZ.flatten(1)[:, index].float().cpu().numpy()
+    return compare("logits", values, expected.values, expected.rms, DISCONTINUITIES)
+
+
+# No operation of the models checked so far flips single elements.
+DISCONTINUITIES: tuple[str, ...] = ()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check files and print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("files", nargs="+", metavar="FILE.npz")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    options = parser.parse_args(arguments)
+    status = 0
+    for path in options.files:
+        try:
+            golden = GoldenFile(path)
+        except (UnknownConfigError, OSError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            status = 2
+            continue
+        print(f"{golden.path.name}: {golden.card.name}")
+        failed = 0
+        for frame, verdict in check_file(golden, torch.device(options.device)):
+            print(f"  f{frame} {verdict.line()}", flush=True)
+            failed += not verdict.passed
+        print(f"  {'FAILED: ' + str(failed) + ' comparisons' if failed else 'passed'}")
+        status = status or int(failed > 0)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""When two sets of numbers count as equal: the pass rule, free of files and networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TOLERANCE = 1e-4
+"""Largest deviation relative to the tensor's rms."""
+AGREEMENT = 0.999
+"""Share of samples after the lift, and of labels, that must agree."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one tensor compares.
+
+    Attributes:
+        name: of the tensor.
+        max_error, mean_error: relative to the rms.
+        count: samples compared.
+        beyond: how many of them deviate by more than the tolerance.
+        passed: whether the pass rule holds.
+        note: why it does not, or which discontinuities explain the deviating samples.
+    """
+
+    name: str
+    max_error: float
+    mean_error: float
+    count: int
+    beyond: int
+    passed: bool
+    note: str = ""
+
+    def line(self) -> str:
+        """One line for people."""
+        word = "ok  " if self.passed else "FAIL"
+        text = (
+            f"{word} {self.name:32s} max {self.max_error:8.1e}  mean {self.mean_error:8.1e}  "
+            f"beyond {self.beyond}/{self.count}"
+        )
+        return f"{text}  {self.note}" if self.note else text
+
+
+def compare(
+    name: str,
+    got: np.ndarray,
+    expected: np.ndarray,
+    rms: float,
+    discontinuities: tuple[str, ...] = (),
+    tolerance: float = TOLERANCE,
+) -> Verdict:
+    """Judge samples of one tensor.
+
+    Args:
+        name: of the tensor.
+        got, expected: the samples.
+        rms: of the whole expected tensor.
+        discontinuities: names of operations before this tensor at which a correct implementation
+            may flip single elements; without any, every sample must agree.
+        tolerance: relative to ``rms``.
+    """
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    error = np.where(np.isfinite(difference), difference, np.inf) / max(rms, 1e-30)
+    beyond = int((error > tolerance).sum())
+    passed, note = beyond == 0, ""
+    if beyond and discontinuities:
+        passed = beyond <= (1 - AGREEMENT) * error.size
+        note = f"{beyond} explained by flips at: {', '.join(discontinuities)}" if passed else ""
+    if not passed:
+        note = note or f"worst sample: got {got.flat[error.argmax()]:.7g}, expected " + (
+            f"{expected.flat[error.argmax()]:.7g}"
+        )
+    return Verdict(name, float(error.max()), float(error.mean()), error.size, beyond, passed, note)
+
+
+def compare_labels(got: np.ndarray, expected: np.ndarray) -> Verdict:
+    """Judge a class map; errors are the share of cells that differ."""
+    if got.shape != expected.shape:
+        note = f"class map has shape {got.shape}, expected {expected.shape}"
+        return Verdict("labels", 1.0, 1.0, expected.size, expected.size, False, note)
+    differ = int((got != expected).sum())
+    share = differ / expected.size
+    passed = share <= 1 - AGREEMENT
+    return Verdict(
+        "labels", float(differ > 0), share, expected.size, differ, passed, f"{1 - share:.4%} equal"
+    )
