@@ -21,7 +21,5 @@ fi
 
 # The ROS wheels keep their ament index in the virtual environment.
 export AMENT_PREFIX_PATH="${AMENT_PREFIX_PATH:+$AMENT_PREFIX_PATH:}$VIRTUAL_ENV"
-# Where `ros2 run` looks for executables, for shells that have no ros2 command.
-export PATH="$_occ_root/install/occ_perception/lib/occ_perception:$PATH"
 export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_occ_root/config/fastdds.xml}"
 unset _occ_root

@@ -60,7 +60,7 @@ sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/n
 }
 
 install_packages() {
-  "$venv/bin/pip" install -q --no-build-isolation -c constraints/workspace.txt \
+  PYTHONWARNINGS=ignore "$venv/bin/pip" install -q --no-build-isolation -c constraints/workspace.txt \
     -e '.[dev,ros,workspace,backbones]' -e ./training
 }
 
@@ -82,6 +82,7 @@ workspace_checksum() {
 }
 
 require_tools
+[ -f install/setup.bash ] || rm -f "$stamps/workspace"
 once venv "${PYTHON:-python3} $root" make_venv
 once torch "$(checksum_of constraints/torch.txt)" install_torch
 once packages "$(checksum_of constraints/workspace.txt setup.py training/setup.py)" install_packages

@@ -1,0 +1,186 @@
+"""Occupancy node, and optionally a bag that plays into it and RViz that shows the result.
+
+    ros2 launch occ_perception alocc.launch.py weights:=alocc_2d_mini.pth layout:=foxglove
+    ros2 launch occ_perception alocc.launch.py weights:=... bag:=/data/drive rviz:=true
+    ros2 launch occ_perception alocc.launch.py --show-args
+
+The bag starts when the node has loaded its network. All processes get the DDS profile of
+config/fastdds.xml; a camera driver or a bag started elsewhere needs it exported in its own shell.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessIO
+from launch.events.process import ProcessIO
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = Path(get_package_share_directory("occ_perception"))
+
+# Arguments that override the parameter of the same name, and its type.
+NODE_PARAMETERS = {
+    "model": str,
+    "weights": str,
+    "random_weights_seed": int,
+    "device": str,
+    "layout": str,
+    "rig": str,
+}
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=str(SHARE / "config" / "occupancy_node.yaml"),
+        description="YAML file with the node's parameters; the arguments below override it.",
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description='Name of the network (occ models list). "" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "weights",
+        default_value="",
+        description='Checkpoint of that network. "" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "random_weights_seed",
+        default_value="",
+        description="Random weights from this seed instead of a checkpoint, to try the data path; "
+        'the output then means nothing. "" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description='auto, cpu, cuda or cuda:N. "" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "layout",
+        default_value="",
+        description="Topic layout: shipped name (docs/bags.md) or YAML path. "
+        '"" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "rig",
+        default_value="",
+        description='Rig YAML with all calibrations. "" = what params_file says.',
+    ),
+    DeclareLaunchArgument(
+        "bag",
+        default_value="",
+        description='rosbag2 to play, with /clock, as soon as the node is ready. "" = none.',
+    ),
+    DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the bag; 1 = real."),
+    DeclareLaunchArgument(
+        "use_sim_time",
+        default_value="auto",
+        choices=["auto", "true", "false"],
+        description="Whether node and RViz follow /clock. auto = if a bag is given.",
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=["true", "false"], description="Start RViz."
+    ),
+    DeclareLaunchArgument(
+        "rviz_config",
+        default_value=str(SHARE / "config" / "rviz" / "occupancy.rviz"),
+        description="What RViz shows.",
+    ),
+    DeclareLaunchArgument(
+        "dds_profile",
+        default_value=os.environ.get(
+            "FASTDDS_DEFAULT_PROFILES_FILE", str(SHARE / "config" / "fastdds.xml")
+        ),
+        description="Fast DDS profile of all processes started here.",
+    ),
+]
+
+# The node's log line after which it has subscribed to its inputs.
+READY = b"waiting for cameras"
+
+
+def start_processes(context: LaunchContext) -> list[Action]:
+    """Node, bag player and RViz as the arguments ask for them."""
+
+    def argument(name: str) -> str:
+        return context.perform_substitution(LaunchConfiguration(name))
+
+    bag = argument("bag")
+    follow_clock = bool(bag) if argument("use_sim_time") == "auto" else _is_true(context)
+    overrides = {
+        name: ParameterValue(type_(argument(name)), value_type=type_)
+        for name, type_ in NODE_PARAMETERS.items()
+        if argument(name)
+    }
+    node = Node(
+        package="occ_perception",
+        executable="occupancy_node",
+        parameters=[argument("params_file"), overrides, {"use_sim_time": follow_clock}],
+        output="screen",
+        emulate_tty=True,
+    )
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", argument("rviz_config")],
+        parameters=[{"use_sim_time": follow_clock}],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    if not bag:
+        return [node, rviz]
+    return [start_when_ready(node, bag_player(bag, argument("rate"))), node, rviz]
+
+
+def bag_player(bag: str, rate: str) -> ExecuteProcess:
+    """`ros2 bag play` with /clock and with latched /tf_static, which converted bags forget."""
+    quality = str(SHARE / "config" / "bag_qos.yaml")
+    command = ["ros2", "bag", "play", bag, "--rate", rate, "--clock", "100"]
+    command += ["--disable-keyboard-controls", "--qos-profile-overrides-path", quality]
+    return ExecuteProcess(cmd=command, output="screen")
+
+
+def start_when_ready(node: Node, player: ExecuteProcess) -> RegisterEventHandler:
+    """Start the player once: a bag that runs while the network loads would be lost."""
+    started = False
+
+    def on_output(event: ProcessIO) -> list[Action]:
+        nonlocal started
+        if started or READY not in event.text:
+            return []
+        started = True
+        return [player]
+
+    return RegisterEventHandler(
+        OnProcessIO(target_action=node, on_stdout=on_output, on_stderr=on_output)
+    )
+
+
+def _is_true(context: LaunchContext) -> bool:
+    return context.perform_substitution(LaunchConfiguration("use_sim_time")) == "true"
+
+
+def generate_launch_description() -> LaunchDescription:
+    """What `ros2 launch` runs."""
+    profile = LaunchConfiguration("dds_profile")
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),  # before Kilted
+            OpaqueFunction(function=start_processes),
+        ]
+    )
