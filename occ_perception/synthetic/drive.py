@@ -1,0 +1,231 @@
+"""A drive through a town: the scene at any time, as solids, boxes and poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels.layout import World
+from occ_perception.synthetic.roadside import put_roadside
+from occ_perception.synthetic.route import DURATION_S, EgoRoute, draw_route
+from occ_perception.synthetic.seeds import check_drive_index, random_for
+from occ_perception.synthetic.solids import place_shapes
+from occ_perception.synthetic.town import MOVABLE_IDS, Body, StaticScene, Town
+from occ_perception.synthetic.traffic import (
+    Fleet,
+    Rectangles,
+    colliding,
+    draw_fleet,
+    footprints,
+)
+from occ_perception.synthetic.weather import Weather, draw_weather
+
+Float64 = NDArray[np.float64]
+
+KEYFRAME_PERIOD_S = 0.5
+VIEW_RANGE = 130.0
+"""Solids further than this from the ego vehicle are left out, metres."""
+_STRIDES_PER_METRE = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The world around the ego vehicle at one time, ready for rays and labels.
+
+    Attributes:
+        time: seconds since the drive's start.
+        world_T_ego: (4, 4) ego pose.
+        world: everything, for rays.
+        velocities: instance id -> (vx, vy) over ground in world axes, m/s; (n + 1, 2), row = id.
+        bodies: boxes of the instances within view.
+    """
+
+    time: float
+    world_T_ego: Float64
+    world: World
+    velocities: Float64
+    bodies: tuple[Body, ...]
+
+
+@dataclass(eq=False)
+class Drive:
+    """Drive ``index`` of a town: 20 s of ego motion and traffic, the same for the same numbers.
+
+    Raises:
+        ValueError: there is no such drive.
+    """
+
+    town: Town
+    index: int
+
+    def __post_init__(self) -> None:
+        check_drive_index(self.index)
+
+    @property
+    def name(self) -> str:
+        """Identifier of the drive, used as scene name and sequence."""
+        return f"town-{self.town.seed:05d}-{self.index:03d}"
+
+    @cached_property
+    def weather(self) -> Weather:
+        """Light and air of the whole drive."""
+        return draw_weather(self.town.seed, self.index)
+
+    @cached_property
+    def route(self) -> EgoRoute:
+        """The ego vehicle's way."""
+        return draw_route(self.town.seed, self.index, self.town.plan)
+
+    @cached_property
+    def roadside(self) -> StaticScene:
+        """Standing things that this drive adds to the town."""
+        static = self.town.static
+        scene = StaticScene(self.town.ground, static.taken.copy(), static.next_instance)
+        put_roadside(scene, self.town.seed, self.index, self.route)
+        return scene
+
+    @cached_property
+    def standing(self) -> tuple[Body, ...]:
+        """Boxes of everything with an instance id that never moves."""
+        return (*self.town.static.bodies, *self.roadside.bodies)
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """All actors, those that would collide left out."""
+        town = self.town
+        fleet = draw_fleet(town.seed, self.index, town.plan, town.ground, self.route)
+        times = np.arange(0.0, DURATION_S + 1e-9, KEYFRAME_PERIOD_S)
+        ego = {}
+        for t in times:
+            x, y, yaw = self.route.path.at(self.route.along(float(t)))
+            ego[float(t)] = np.array([x, y, 0.0, yaw])
+        return fleet.without(colliding(fleet, self._obstacles(), ego))
+
+    def _obstacles(self) -> Rectangles:
+        """Footprints of parked vehicles and of what the drive puts beside or on the road."""
+        bodies = self.standing
+        poses = np.array([body.pose for body in bodies]).reshape(-1, 4)
+        lower = np.array([body.lower for body in bodies]).reshape(-1, 3)
+        upper = np.array([body.upper for body in bodies]).reshape(-1, 3)
+        boxes = footprints(poses, lower, upper)
+        shapes, tags = self.roadside.solids()
+        loose = ~np.isin(tags[:, layout.CLASS], MOVABLE_IDS)
+        yaw = np.arctan2(shapes[loose, layout.SIN], shapes[loose, layout.COS])
+        return Rectangles(
+            np.concatenate([boxes.middle, shapes[loose, :2]]),
+            np.concatenate([boxes.yaw, yaw]),
+            np.concatenate([boxes.half, shapes[loose, layout.HX : layout.HY + 1]]),
+        )
+
+    @cached_property
+    def _static_solids(self) -> tuple[Float64, NDArray[np.int32]]:
+        parts = (self.town.static.solids(), self.roadside.solids())
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    @cached_property
+    def _moving_solids(self) -> tuple[Float64, NDArray[np.int32], NDArray[np.int64], Float64]:
+        """Shapes and tags in actor axes, owner of each row, swing of each row."""
+        actors = self.fleet.actors
+        first = self.roadside.next_instance
+        shapes = np.concatenate([actor.figure.shapes for actor in actors])
+        tags = np.concatenate([actor.figure.tags for actor in actors])
+        owners = np.repeat(np.arange(len(actors)), [len(a.figure.shapes) for a in actors])
+        movable = np.isin(tags[:, layout.CLASS], MOVABLE_IDS)
+        tags[:, layout.INSTANCE] = np.where(movable, first + owners, 0)
+        return shapes, tags, owners, np.concatenate([actor.figure.swings for actor in actors])
+
+    def pose(self, t: float) -> Float64:
+        """``world_T_ego`` (4, 4) at time ``t`` in seconds."""
+        return self.route.pose(self.town.ground, t)
+
+    def scene(self, t: float, moving: bool = True) -> Scene:
+        """The world at time ``t`` (seconds, any time of the drive).
+
+        Args:
+            t: seconds since the drive's start.
+            moving: False leaves the actors out.
+        """
+        pose = self.pose(t)
+        shapes, tags = self._static_solids
+        velocities = np.zeros((self.roadside.next_instance + len(self.fleet.actors), 2))
+        bodies = list(self.standing)
+        if moving:
+            moved, moved_tags, moved_bodies, velocities = self._actors_at(t, velocities)
+            shapes = np.concatenate([shapes, moved])
+            tags = np.concatenate([tags, moved_tags])
+            bodies += moved_bodies
+        distance = np.hypot(shapes[:, 0] - pose[0, 3], shapes[:, 1] - pose[1, 3])
+        near = distance < VIEW_RANGE
+        ground = self.town.ground
+        world = assemble_world(ground.surface, ground.relief, shapes[near], tags[near], pose[:2, 3])
+        seen = tuple(
+            body
+            for body in bodies
+            if np.hypot(body.pose[0] - pose[0, 3], body.pose[1] - pose[1, 3]) < VIEW_RANGE
+        )
+        return Scene(t, pose, world, velocities, seen)
+
+    def _actors_at(
+        self, t: float, velocities: Float64
+    ) -> tuple[Float64, NDArray[np.int32], list[Body], Float64]:
+        fleet = self.fleet
+        poses, exists = fleet.poses(t)
+        before, _ = fleet.poses(t - 0.05)
+        after, _ = fleet.poses(t + 0.05)
+        speed = (after[:, :2] - before[:, :2]) / 0.1
+        first = self.roadside.next_instance
+        velocities[first:] = speed
+        shapes, tags, owners, swings = self._moving_solids
+        kept = exists[owners]
+        shapes, owners, swings = shapes[kept].copy(), owners[kept], swings[kept]
+        moves = np.hypot(speed[:, 0], speed[:, 1])
+        phase = 2 * np.pi * _STRIDES_PER_METRE * fleet.along(t) + np.arange(len(moves))
+        swing = np.sin(phase) * np.minimum(moves, 1.4) / 1.4
+        shapes[:, layout.X] += swings * swing[owners]
+        placed = place_shapes(shapes, poses[owners])
+        bodies = [
+            Body(
+                first + int(n),
+                fleet.actors[n].figure.class_id,
+                tuple(poses[n]),
+                tuple(fleet.lower[n]),
+                tuple(fleet.upper[n]),
+                (float(speed[n, 0]), float(speed[n, 1])),
+            )
+            for n in np.nonzero(exists)[0]
+        ]
+        return placed, tags[kept], bodies, velocities
+
+
+def assemble_world(
+    surface: NDArray[np.uint8],
+    relief: Float64,
+    shapes: Float64,
+    tags: NDArray[np.int32],
+    middle: Float64,
+) -> World:
+    """Sort solids into the cell grid around ``middle`` (2,) and bundle all that rays need."""
+    from occ_perception.synthetic.kernels.rays import fill_cells
+
+    count = layout.CELLS * layout.CELLS
+    corner = np.asarray(middle, dtype=np.float64) - layout.CELLS * layout.CELL / 2
+    low, high = np.full(count, 1e9), np.full(count, -1e9)
+    counts = np.zeros(count, dtype=np.int32)
+    shapes = np.ascontiguousarray(shapes)
+    nothing = np.zeros(0, dtype=np.int32)
+    fill_cells(shapes, corner, True, counts, nothing, low, high)
+    starts = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(counts, out=starts[1:])
+    items = np.empty(int(starts[-1]), dtype=np.int32)
+    fill_cells(shapes, corner, False, starts[:-1].copy(), items, low, high)
+    tags = np.ascontiguousarray(tags)
+    return World(surface, relief, shapes, tags, starts, items, low, high, corner)
+
+
+def drive_rng(drive: Drive, purpose: str, *keys: int) -> np.random.Generator:
+    """Generator of one purpose's draws within a drive."""
+    return random_for(purpose, drive.town.seed, drive.index, *keys)

@@ -1,0 +1,61 @@
+"""The decorator of every kernel: compile on first use, keep the machine code on disk.
+
+Compiled code lives in ``$NUMBA_CACHE_DIR`` where that is set, else in the user's cache folder
+(``$XDG_CACHE_HOME`` or ``~/.cache``), under a name made from the sources of this package. numba
+alone would notice a change of the file a kernel is in but not of a function it calls elsewhere;
+with the sources in the name, code compiled from other sources is never picked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numba.core.config
+
+
+def kernel(fast: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function with numba, without the GIL, cached on disk.
+
+    Args:
+        fast: let the compiler reorder arithmetic. Only for what ends in pixel colours: labels,
+            masks and ranges must be bit-equal on every machine.
+    """
+
+    settings: Any = numba.core.config
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        previous = settings.CACHE_DIR
+        settings.CACHE_DIR = str(_CACHE_FOLDER)
+        try:
+            return numba.njit(cache=True, nogil=True, fastmath=fast, error_model="numpy")(function)
+        finally:
+            settings.CACHE_DIR = previous
+
+    return decorate
+
+
+def _cache_folder() -> Path:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    name = f"town-kernels-{digest.hexdigest()[:16]}"
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / name
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "occ_perception" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that cannot be written to, as in many containers
+        folder = Path(tempfile.gettempdir()) / f"occ_perception-{os.getuid()}" / name
+    return folder
+
+
+_CACHE_FOLDER = _cache_folder()

@@ -1,0 +1,44 @@
+"""Seeds: which towns belong to which split, and where every draw gets its randomness from."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+GENERATOR_VERSION = 1
+"""Written into every file; raised whenever labels or geometry of a seed change."""
+
+DRIVES_PER_TOWN = 1000
+
+SPLITS: dict[str, range] = {
+    "train": range(0, 10_000),
+    "validation": range(10_000, 10_500),
+    "test": range(20_000, 20_500),
+    "demo": range(30_000, 30_001),
+}
+"""Town seeds by split; no town occurs in two."""
+
+
+def split_of(town_seed: int) -> str:
+    """Name of the split a town belongs to.
+
+    Raises:
+        ValueError: the seed belongs to no split; the message lists the ranges.
+    """
+    for name, seeds in SPLITS.items():
+        if town_seed in seeds:
+            return name
+    ranges = ", ".join(f"{name} {seeds[0]}..{seeds[-1]}" for name, seeds in SPLITS.items())
+    raise ValueError(f"town seed {town_seed} belongs to no split; there are {ranges}")
+
+
+def check_drive_index(index: int) -> None:
+    """Raise ValueError unless ``index`` names one of a town's drives."""
+    if not 0 <= index < DRIVES_PER_TOWN:
+        raise ValueError(f"drive {index} does not exist; a town has 0..{DRIVES_PER_TOWN - 1}")
+
+
+def random_for(purpose: str, *keys: int) -> np.random.Generator:
+    """Generator of one purpose's draws; a new purpose never changes the draws of another."""
+    return np.random.default_rng([zlib.crc32(purpose.encode()), *keys])
