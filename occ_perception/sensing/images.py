@@ -194,7 +194,12 @@ def _decode_nv12(image: SensorImage) -> RgbImage:
 # -- compressed ----------------------------------------------------------------------------------
 
 
-def _decode_compressed(picture: CompressedPicture) -> RgbImage:
+def check_compressed(picture: CompressedPicture) -> None:
+    """Check that the data is a whole JPEG or PNG file, in a fraction of the time of decoding it.
+
+    Raises:
+        ImageError: another format, truncated or visibly damaged.
+    """
     data = np.frombuffer(picture.data, dtype=np.uint8)
     start = data[:20].tobytes()
     if "compresseddepth" in picture.format.lower() or start[12:] == _PNG_MAGIC:
@@ -212,13 +217,18 @@ def _decode_compressed(picture: CompressedPicture) -> RgbImage:
         )
     if problem:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")
+
+
+def _decode_compressed(picture: CompressedPicture) -> RgbImage:
+    check_compressed(picture)
+    data = np.frombuffer(picture.data, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(data, flags)
     except cv2.error as error:
-        raise ImageError(f"{kind} of {data.size} bytes cannot be decoded: {error}") from error
+        raise ImageError(f"picture of {data.size} bytes cannot be decoded: {error}") from error
     if decoded is None:
-        raise ImageError(f"{kind} of {data.size} bytes is damaged: the decoder gave up")
+        raise ImageError(f"picture of {data.size} bytes is damaged: the decoder gave up")
     if decoded.dtype == np.uint16:
         return _to_8_bit(decoded)
     return np.asarray(decoded, dtype=np.uint8)

@@ -1,0 +1,34 @@
+"""Message definitions for reading and writing bags on machines without ROS."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+_TF_MESSAGE = "geometry_msgs/TransformStamped[] transforms"
+
+
+@lru_cache(maxsize=1)
+def ros2_types() -> Typestore:
+    """The types of a ROS 2 installation together with those of occ_msgs."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    occ_types = {}
+    for file in resources.files("occ_perception.bags").joinpath("msg").iterdir():
+        if file.name.endswith(".msg"):
+            name = f"occ_msgs/msg/{Path(file.name).stem}"
+            occ_types.update(get_types_from_msg(file.read_text(encoding="utf-8"), name))
+    store.register(occ_types)
+    return store
+
+
+@lru_cache(maxsize=1)
+def ros1_types() -> Typestore:
+    """The types of ROS Noetic together with both names of the tf message."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    for name in ("tf/msg/tfMessage", "tf2_msgs/msg/TFMessage"):
+        store.register(get_types_from_msg(_TF_MESSAGE, name))
+    return store

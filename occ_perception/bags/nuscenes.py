@@ -1,0 +1,274 @@
+"""A nuScenes scene in the devkit's folder format as a recording that a robot could have made.
+
+The devkit itself is not needed: its tables are JSON files (nuScenes, Caesar et al., CVPR 2020).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.bags.writing import BagWriter, optical_frame
+from occ_perception.frames import CameraCalibration
+from occ_perception.geometry import matrix_from_pose
+from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+
+Float64 = NDArray[np.float64]
+Record = dict[str, Any]
+
+LIDAR_CHANNEL = "LIDAR_TOP"
+_LIDAR_COLUMNS = 5
+
+
+class NuScenesError(ValueError):
+    """A folder that is not what the devkit expects; the message says what is missing."""
+
+
+@dataclass
+class ConversionReport:
+    """What was written and what was not.
+
+    Attributes:
+        path: the recording.
+        scene: name of the scene.
+        pictures: camera -> number of pictures written.
+        sweeps: number of lidar sweeps written.
+        poses: number of ego poses written.
+        problems: files that were skipped and why.
+    """
+
+    path: Path
+    scene: str
+    pictures: dict[str, int] = field(default_factory=dict)
+    sweeps: int = 0
+    poses: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class SensorReading:
+    """One file of a sensor with the records that belong to it.
+
+    Attributes:
+        channel: e.g. ``CAM_FRONT``.
+        stamp_ns: time of the reading.
+        file: where its data is.
+        ego_T_sensor: (4, 4) mounting pose.
+        world_T_ego: (4, 4) ego pose at exactly ``stamp_ns``.
+        K: (3, 3) intrinsics, None for a lidar.
+        size: (width, height) of a picture.
+    """
+
+    channel: str
+    stamp_ns: int
+    file: Path
+    ego_T_sensor: Float64
+    world_T_ego: Float64
+    K: Float64 | None
+    size: tuple[int, int]
+
+    def calibration(self) -> CameraCalibration:
+        """The calibration of a picture; those of nuScenes are rectified."""
+        assert self.K is not None
+        return CameraCalibration(
+            name=self.channel,
+            width=self.size[0],
+            height=self.size[1],
+            K=self.K,
+            ego_T_cam=self.ego_T_sensor,
+            frame_id=optical_frame(self.channel),
+        )
+
+
+def convert_nuscenes(
+    root: str | Path,
+    version: str,
+    scene: str,
+    out: str | Path,
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    sweeps: bool = True,
+    lidar: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Write one scene as a rosbag2 folder in the topic layout ``occ_perception``.
+
+    Every picture comes with its camera_info and, as odometry and as tf, with the ego pose that
+    nuScenes has for exactly its stamp. Mounts go to /tf_static. JPEG bytes are copied untouched.
+
+    Args:
+        root: folder with the tables folder and ``samples`` (and ``sweeps``).
+        version: name of the tables folder, e.g. ``v1.0-mini``.
+        scene: name of the scene, e.g. ``scene-0103``.
+        out: the folder to make; nothing is overwritten, and a failed conversion leaves nothing.
+        storage: container format.
+        sweeps: take all pictures (12 Hz), not the annotated keyframes (2 Hz) alone.
+        lidar: write the lidar too, where its files exist.
+        progress: called with (readings done, readings in all).
+
+    Raises:
+        NuScenesError: unknown version or scene (the message lists those there are), incomplete
+            tables, or no picture at all.
+        FileExistsError: there is something at ``out``.
+    """
+    readings = list(read_scene(root, version, scene, sweeps=sweeps, lidar=lidar))
+    report = ConversionReport(Path(out), scene)
+    with BagWriter(out, storage) as writer:
+        if readings:
+            _write_mounts(writer, readings)
+        for done, reading in enumerate(readings, start=1):
+            if _write_reading(writer, reading, report):
+                _write_pose(writer, reading)
+                report.poses += 1
+            if progress is not None:
+                progress(done, len(readings))
+        if not report.pictures:
+            raise NuScenesError(
+                f"none of the {len(readings)} files of {scene} could be used: "
+                f"{'; '.join(report.problems[:3])}. Is the sensor data unpacked in {root}?"
+            )
+    return report
+
+
+def read_scene(
+    root: str | Path, version: str, scene: str, sweeps: bool = True, lidar: bool = False
+) -> Iterator[SensorReading]:
+    """The readings of a scene in the order of time; arguments and errors as in
+    :func:`convert_nuscenes`.
+    """
+    tables = _Tables(Path(root), version)
+    samples = tables.samples(scene)
+    sensors = {record["token"]: record for record in tables.read("sensor")}
+    mounts = {record["token"]: record for record in tables.read("calibrated_sensor")}
+
+    def channel(data: Record) -> str:
+        return str(sensors[mounts[data["calibrated_sensor_token"]]["sensor_token"]]["channel"])
+
+    wanted = [
+        data
+        for data in tables.read("sample_data", where=lambda r: r.get("sample_token") in samples)
+        if (sweeps or data["is_key_frame"])
+        and (channel(data).startswith("CAM_") or (lidar and channel(data) == LIDAR_CHANNEL))
+    ]
+    tokens = {data["ego_pose_token"] for data in wanted}
+    poses = {r["token"]: r for r in tables.read("ego_pose", where=lambda r: r["token"] in tokens)}
+    for data in sorted(wanted, key=lambda r: (r["timestamp"], channel(r))):
+        mount, pose = mounts[data["calibrated_sensor_token"]], poses[data["ego_pose_token"]]
+        K = np.array(mount["camera_intrinsic"], dtype=np.float64)
+        yield SensorReading(
+            channel=channel(data),
+            stamp_ns=int(data["timestamp"]) * 1000,
+            file=Path(root) / data["filename"],
+            ego_T_sensor=_pose(mount),
+            world_T_ego=_pose(pose),
+            K=K if K.size else None,
+            size=(int(data["width"] or 0), int(data["height"] or 0)),
+        )
+
+
+class _Tables:
+    """The JSON tables of one version."""
+
+    def __init__(self, root: Path, version: str) -> None:
+        self._folder = root / version
+        if not (self._folder / "scene.json").is_file():
+            versions = sorted(file.parent.name for file in root.glob("*/scene.json"))
+            raise NuScenesError(
+                f"no nuScenes tables in {self._folder}; "
+                f"{root} has {', '.join(versions) or 'no folder with a scene.json'}"
+            )
+
+    def samples(self, scene: str) -> set[str]:
+        """Tokens of a scene's keyframes; every sweep names one of them too."""
+        scenes = {record["name"]: record["token"] for record in self.read("scene")}
+        if scene not in scenes:
+            raise NuScenesError(
+                f"no scene {scene!r} in {self._folder}; it has {', '.join(sorted(scenes))}"
+            )
+        token = scenes[scene]
+        return {r["token"] for r in self.read("sample", where=lambda r: r["scene_token"] == token)}
+
+    def read(self, table: str, where: Callable[[Record], bool] | None = None) -> list[Record]:
+        """The records of a table, optionally only some.
+
+        Unwanted records are dropped while parsing: those of the whole data set would not fit
+        into the memory of a small machine.
+        """
+
+        def keep(record: Record) -> Record | None:
+            return record if where is None or "token" not in record or where(record) else None
+
+        file = self._folder / f"{table}.json"
+        try:
+            records: Iterable[Record | None] = json.loads(file.read_bytes(), object_hook=keep)
+            return [record for record in records if record is not None]
+        except FileNotFoundError:
+            raise NuScenesError(f"table {file} is missing") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise NuScenesError(f"table {file} is damaged: {error!r}") from error
+
+
+def _pose(record: Record) -> Float64:
+    w, x, y, z = record["rotation"]
+    return matrix_from_pose(record["translation"], (x, y, z, w))
+
+
+def _write_mounts(writer: BagWriter, readings: list[SensorReading]) -> None:
+    first = {reading.channel: reading for reading in reversed(readings)}
+    mounts = [
+        (writer.ego_frame, _frame(channel), reading.ego_T_sensor)
+        for channel, reading in sorted(first.items())
+    ]
+    writer.write_transforms(readings[0].stamp_ns, mounts, static=True)
+
+
+def _frame(channel: str) -> str:
+    return channel.lower() if channel == LIDAR_CHANNEL else optical_frame(channel)
+
+
+def _write_pose(writer: BagWriter, reading: SensorReading) -> None:
+    writer.write_odometry(reading.stamp_ns, reading.world_T_ego)
+    transform = (writer.world_frame, writer.ego_frame, reading.world_T_ego)
+    writer.write_transforms(reading.stamp_ns, [transform])
+
+
+def _write_reading(writer: BagWriter, reading: SensorReading, report: ConversionReport) -> bool:
+    """Write a picture or sweep; a missing or damaged file is listed and False returned."""
+    try:
+        data = reading.file.read_bytes()
+    except OSError as error:
+        report.problems.append(f"{reading.file}: {error.strerror or error}")
+        return False
+    if reading.channel == LIDAR_CHANNEL:
+        return _write_sweep(writer, reading, data, report)
+    try:
+        check_compressed(CompressedPicture(reading.file.suffix, data))
+    except ImageError as error:
+        report.problems.append(f"{reading.file}: {error}")
+        return False
+    writer.write_camera_info(reading.calibration(), reading.stamp_ns)
+    writer.write_camera(reading.channel, reading.stamp_ns, data)
+    report.pictures[reading.channel] = report.pictures.get(reading.channel, 0) + 1
+    return True
+
+
+def _write_sweep(
+    writer: BagWriter, reading: SensorReading, data: bytes, report: ConversionReport
+) -> bool:
+    if not data or len(data) % (4 * _LIDAR_COLUMNS):
+        report.problems.append(
+            f"{reading.file}: {len(data)} bytes are no whole number of points of "
+            f"{_LIDAR_COLUMNS} float32"
+        )
+        return False
+    points = np.frombuffer(data, dtype="<f4").reshape(-1, _LIDAR_COLUMNS)
+    writer.write_points(
+        f"/{LIDAR_CHANNEL.lower()}", reading.stamp_ns, _frame(LIDAR_CHANNEL), points
+    )
+    report.sweeps += 1
+    return True

@@ -1,0 +1,214 @@
+"""Camera frames out of a recording, as the node would make them out of the live topics."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from occ_perception.bags.calibrating import add_transforms, calibrate, choose_layout, tf_topics
+from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
+from occ_perception.frames import CameraFrame, CameraRig
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
+from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.message_fields import (
+    picture_from_message,
+    pose_from_odometry,
+    stamp_ns,
+)
+from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
+from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.transform_tree import TransformTree
+
+_LONGEST_POSE_DELAY_NS = 1_500_000_000
+"""A ring is not kept waiting for poses longer than this.
+
+Converters log poses in bursts every 0.5 s; a stream of poses that ended must not make all pictures
+behind it pile up in memory.
+"""
+
+
+class BagFrames:
+    """The frames of a recording; iterate to get them, as often as needed.
+
+    Args:
+        path: rosbag2 folder, ``.mcap``, ``.db3`` or ROS 1 ``.bag``.
+        layout: topic layout, or its name or path; recognised from the topics by default.
+        rig: rig, or its name or path, that replaces whatever the recording says.
+        sequence: name of the frames' sequence; the recording's name by default. Where time goes
+            back in mid-recording a new sequence ``NAME#2`` begins.
+        missing_camera: what to do with rings that lack a camera, see :class:`FrameAssembler`.
+
+    Attributes:
+        layout: the layout in use, with the recording's own topic names.
+        rig: calibrations of the frames (rectified).
+        notes: what the calibration relies on besides the recording.
+
+    Raises:
+        BagError: nothing can be read, no layout fits, or a calibration is missing.
+        YamlError: a layout or rig file is wrong.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        layout: TopicLayout | str | Path | None = None,
+        rig: CameraRig | str | Path | None = None,
+        sequence: str | None = None,
+        missing_camera: Literal["drop", "reuse_last"] = "drop",
+    ) -> None:
+        self.recording = Recording(path)
+        self.sequence = sequence or Path(path).stem
+        try:
+            self.layout = choose_layout(self.recording, layout)
+            calibrated = calibrate(self.recording, self.layout, rig)
+        except BaseException:
+            self.recording.close()
+            raise
+        self.notes = calibrated.notes
+        encodings = {c.name: c.encoding for c in self.layout.cameras if c.encoding}
+        self._assembler = FrameAssembler(
+            calibrated.rig, self.layout.reference_camera, missing_camera, encodings
+        )
+        self.rig = self._assembler.rig
+        self._counters = RingCounters()
+
+    def __enter__(self) -> BagFrames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the recording."""
+        self.recording.close()
+
+    @property
+    def problems(self) -> list[BagProblem]:
+        """What was skipped so far and why; complete after an iteration."""
+        return self.recording.problems
+
+    @property
+    def counters(self) -> RingCounters:
+        """What became of the pictures in the last iteration."""
+        return self._counters
+
+    @property
+    def expected_frames(self) -> int:
+        """Number of pictures of the reference camera: no more frames can come."""
+        topics = {camera.name: camera.image for camera in self.layout.cameras}
+        return self.recording.topics[topics[self.layout.reference_camera]].count
+
+    def __iter__(self) -> Iterator[CameraFrame]:
+        self._assembler.reset()
+        reading = _Reading(self, self._assembler)
+        self._counters = reading.rings.counters
+        for message in self.recording.messages(reading.topics):
+            yield from reading.take(message)
+        yield from reading.finish()
+
+
+class _Reading:
+    """One pass: pictures become rings, rings wait until the poses around them are known."""
+
+    def __init__(self, frames: BagFrames, assembler: FrameAssembler) -> None:
+        layout = frames.layout
+        self._recording = frames.recording
+        self._layout = layout
+        self._assembler = assembler
+        self._sequence = frames.sequence
+        self._time_lines = 1
+        self._cameras = {camera.image: camera.name for camera in layout.cameras}
+        self._tree = TransformTree()
+        self._odometry = PoseBuffer()
+        self.poses: EgoPoses = self._odometry
+        pose_topics = {layout.pose.topic}
+        if layout.pose.kind == "tf":
+            self.poses = self._tree.poses(layout.pose.world_frame, layout.pose.ego_frame)
+            pose_topics |= tf_topics(self._recording, static=True)
+        self._static_topics = tf_topics(self._recording, static=True)
+        self.topics = {*self._cameras, *pose_topics}
+        self.rings = RingGrouper(
+            layout.camera_names,
+            layout.reference_camera,
+            tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
+        )
+        self._waiting: deque[Ring] = deque()
+        self._newest_picture_ns = 0
+
+    def take(self, message: RecordedMessage) -> Iterator[CameraFrame]:
+        """Feed one message; yields the frames that it completes."""
+        try:
+            self._feed(message)
+        except TimeJump as jump:
+            yield from self.finish()
+            self._start_new_time_line(jump)
+            self._feed(message)
+        except BagError as error:
+            self._recording.note("unreadable_message", str(error), message.received_ns)
+        while self._waiting and self._is_settled(self._waiting[0]):
+            yield from self._frame(self._waiting.popleft())
+
+    def finish(self) -> Iterator[CameraFrame]:
+        """Close what is open: the recording or its time line has ended."""
+        self._waiting.extend(self.rings.flush())
+        while self._waiting:
+            yield from self._frame(self._waiting.popleft())
+
+    def _feed(self, message: RecordedMessage) -> None:
+        if message.topic in self._cameras:
+            self._feed_picture(message)
+        elif self._layout.pose.kind == "odometry":
+            self._feed_odometry(message)
+        else:
+            self._feed_transforms(message)
+
+    def _feed_picture(self, message: RecordedMessage) -> None:
+        camera = self._cameras[message.topic]
+        stamp = message.received_ns
+        if self._layout.stamp_source == "header":
+            stamp = self._recording.header_stamp_ns(message)
+        picture = picture_from_message(self._recording.decode(message))
+        self._waiting.extend(self.rings.add(camera, stamp, picture))
+        self._newest_picture_ns = max(self._newest_picture_ns, stamp)
+
+    def _feed_odometry(self, message: RecordedMessage) -> None:
+        odometry = self._recording.decode(message)
+        child, expected = odometry.child_frame_id.lstrip("/"), self._layout.pose.ego_frame
+        if child != expected:
+            self._recording.note(
+                "pose",
+                f"{message.topic} gives poses of {child!r}, expected {expected!r}; set "
+                "pose.ego_frame in the layout, or take the pose from tf",
+            )
+            return
+        try:
+            self._odometry.add(stamp_ns(odometry.header.stamp), pose_from_odometry(odometry))
+        except ValueError as error:
+            raise BagError(f"{message.topic}: {error}") from error
+
+    def _feed_transforms(self, message: RecordedMessage) -> None:
+        static = message.topic in self._static_topics
+        add_transforms(self._recording, message, self._tree, static)
+
+    def _is_settled(self, ring: Ring) -> bool:
+        late = self._newest_picture_ns - ring.newest_stamp_ns > _LONGEST_POSE_DELAY_NS
+        return late or self.poses.settled(ring.newest_stamp_ns)
+
+    def _frame(self, ring: Ring) -> Iterator[CameraFrame]:
+        name = self._sequence if self._time_lines == 1 else f"{self._sequence}#{self._time_lines}"
+        try:
+            yield self._assembler.assemble(ring, self.poses, sequence=name)
+        except FrameError as error:
+            self._recording.note(error.reason, str(error), ring.reference_stamp_ns)
+
+    def _start_new_time_line(self, jump: TimeJump) -> None:
+        self._recording.note("time_jump", str(jump), jump.to_ns)
+        self._time_lines += 1
+        self.rings.reset()
+        self._tree.reset()
+        self._odometry.reset()
+        self._assembler.reset()
+        self._newest_picture_ns = 0

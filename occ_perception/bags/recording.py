@@ -1,0 +1,268 @@
+"""A recording in any container ROS ever wrote, as one stream of messages.
+
+rosbag2 folders (sqlite3 or mcap, plain or zstd-compressed), bare ``.mcap`` and ``.db3`` files, and
+ROS 1 ``.bag`` files look the same from here. Damage becomes a listed problem as long as anything
+can be read, and a :class:`BagError` otherwise.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosbags import rosbag1, rosbag2
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from occ_perception.bags.message_types import ros1_types, ros2_types
+from occ_perception.bags.salvage import intact_part_of_mcap
+
+_STORAGE_SUFFIXES = (".mcap", ".db3")
+
+
+class BagError(ValueError):
+    """A recording that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class BagProblem:
+    """Something of a recording that was skipped.
+
+    Attributes:
+        reason: short kind, e.g. ``damaged_file`` or a :data:`~..sensing.assembly.FrameProblem`.
+        text: what happened.
+        stamp_ns: when, None where it concerns the whole recording.
+    """
+
+    reason: str
+    text: str
+    stamp_ns: int | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.stamp_ns is None else f"{self.stamp_ns / 1e9:.3f} s: {self.text}"
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedMessage:
+    """One message as it was recorded; :meth:`Recording.decode` opens it."""
+
+    topic: str
+    kind: str
+    received_ns: int
+    raw: bytes
+    connection: Connection
+
+
+@dataclass(frozen=True)
+class RecordedTopic:
+    """Type and number of messages of a topic."""
+
+    kind: str
+    count: int
+
+
+class Recording:
+    """Read access to a recording; a context manager.
+
+    Args:
+        path: rosbag2 folder, ``.mcap``, ``.db3`` or ``.bag`` file.
+
+    Attributes:
+        path: where it is.
+        is_ros1: whether its messages are serialised the ROS 1 way.
+        topics: name -> type and count.
+        problems: damage that was met so far.
+
+    Raises:
+        BagError: there is no such recording, or nothing of it can be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.problems: list[BagProblem] = []
+        self._known_problems: set[BagProblem] = set()
+        self._stack = ExitStack()
+        self._stores: dict[str, Typestore] = {}
+        try:
+            self._readers = [self._open(file) for file in self._files()]
+        except BaseException:
+            self._stack.close()
+            raise
+        self.is_ros1 = isinstance(self._readers[0], rosbag1.Reader)
+        self.topics: dict[str, RecordedTopic] = {}
+        for reader in self._readers:
+            for connection in reader.connections:
+                known = self.topics.get(connection.topic)
+                count = connection.msgcount + (known.count if known else 0)
+                self.topics[connection.topic] = RecordedTopic(connection.msgtype, count)
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._stack.close()
+
+    @property
+    def topic_types(self) -> dict[str, str]:
+        """Topic name -> message type."""
+        return {name: topic.kind for name, topic in self.topics.items()}
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Times of reception of the first and the last message; (0, 0) of an empty recording."""
+        full = [reader for reader in self._readers if reader.message_count]
+        if not full:
+            return (0, 0)
+        return (
+            min(int(reader.start_time) for reader in full),
+            max(int(reader.end_time) for reader in full),
+        )
+
+    def note(self, reason: str, text: str, stamp_ns: int | None = None) -> None:
+        """List a problem, once."""
+        problem = BagProblem(reason, text, stamp_ns)
+        if problem not in self._known_problems:
+            self._known_problems.add(problem)
+            self.problems.append(problem)
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[RecordedMessage]:
+        """Messages of some topics, or of all, in the order of their reception.
+
+        Ends early at damage, with a problem listed.
+        """
+        wanted = self.topics if topics is None else topics
+        streams = []
+        for reader in self._readers:
+            connections = [c for c in reader.connections if c.topic in wanted]
+            if connections:
+                streams.append(reader.messages(connections=connections))
+        try:
+            for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
+                yield RecordedMessage(
+                    connection.topic, connection.msgtype, received_ns, raw, connection
+                )
+        except Exception as error:  # damage shows in as many ways as there are parsers
+            self.note("damaged_file", f"reading stopped early: {_said(error)}")
+
+    def decode(self, message: RecordedMessage) -> Any:
+        """The message object, with the attribute names of its ROS type.
+
+        Raises:
+            BagError: the bytes are not a message of that type.
+        """
+        store = self._stores.get(message.kind)
+        if store is None:
+            store = self._stores[message.kind] = self._store(message.connection)
+        try:
+            if self.is_ros1:
+                return store.deserialize_ros1(message.raw, message.kind)
+            return store.deserialize_cdr(message.raw, message.kind)
+        except Exception as error:
+            raise BagError(
+                f"{message.topic}: message is not a valid {message.kind}: {_said(error)}"
+            ) from error
+
+    def header_stamp_ns(self, message: RecordedMessage) -> int:
+        """Header stamp of a message whose type starts with a std_msgs/Header, without decoding."""
+        try:
+            if self.is_ros1:
+                _, seconds, nanoseconds = struct.unpack_from("<III", message.raw)
+            else:
+                order = "<" if message.raw[1] & 1 else ">"
+                seconds, nanoseconds = struct.unpack_from(f"{order}iI", message.raw, 4)
+        except (struct.error, IndexError) as error:
+            raise BagError(f"{message.topic}: message is too short for a header") from error
+        return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+    def _store(self, connection: Connection) -> Typestore:
+        """Definitions that the recording carries, else those of a standard installation.
+
+        Only the type at hand is registered, so that an odd definition of some other topic does
+        not make the recording unreadable.
+        """
+        if connection.msgdef.format == MessageDefinitionFormat.MSG:
+            try:
+                store = get_typestore(Stores.EMPTY)
+                store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+            except Exception as error:
+                self.note(
+                    "definition",
+                    f"{connection.topic}: the recorded definition of {connection.msgtype} is "
+                    f"unreadable ({_said(error)}); the standard one is used",
+                )
+            else:
+                return store
+        return ros1_types() if self.is_ros1 else ros2_types()
+
+    def _files(self) -> list[Path]:
+        """What a reader is needed for: the folder itself where it is intact."""
+        if not self.path.exists():
+            raise BagError(f"no recording at {self.path}")
+        if self.path.is_file():
+            if self.path.suffix not in (*_STORAGE_SUFFIXES, ".bag"):
+                raise BagError(
+                    f"{self.path} is not a recording: expected a rosbag2 folder or a file ending "
+                    f"in .mcap, .db3 or .bag"
+                )
+            return [self.path]
+        if (self.path / "metadata.yaml").is_file():
+            return [self.path]
+        files = sorted(f for f in self.path.iterdir() if f.suffix in _STORAGE_SUFFIXES)
+        if not files:
+            raise BagError(
+                f"{self.path} is not a rosbag2 folder: it has neither metadata.yaml nor "
+                ".mcap or .db3 files"
+            )
+        self.note("no_metadata", "metadata.yaml is missing, the recording was not closed properly")
+        return files
+
+    def _open(self, path: Path) -> rosbag1.Reader | rosbag2.Reader:
+        reader: rosbag1.Reader | rosbag2.Reader
+        try:
+            is_ros1 = path.is_file() and path.suffix == ".bag"
+            reader = rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)
+            self._stack.enter_context(reader)
+        except Exception as error:
+            damaged = path if path.is_file() else next(path.glob("*.mcap"), path)
+            if damaged.suffix != ".mcap":
+                raise BagError(f"{path} cannot be read: {_said(error)}{_advice(path)}") from error
+            return self._open_intact_part(damaged, error)
+        return reader
+
+    def _open_intact_part(self, path: Path, error: Exception) -> rosbag2.Reader:
+        try:
+            part = self._stack.enter_context(intact_part_of_mcap(path))
+            reader = rosbag2.Reader(part)
+            self._stack.enter_context(reader)
+        except Exception as second:
+            raise BagError(f"{path} cannot be read: {_said(error)}; {_said(second)}") from second
+        if not reader.message_count:
+            raise BagError(f"{path} cannot be read: {_said(error)}; no message of it is intact")
+        self.note(
+            "damaged_file",
+            f"{path.name} is damaged ({_said(error)}); {reader.message_count} messages before the "
+            "damage are read",
+        )
+        return reader
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _advice(path: Path) -> str:
+    if path.suffix == ".bag" and path.is_file():
+        return "; `rosbag reindex` or `rosbag fix` may repair it"
+    if path.suffix == ".db3" or any(path.glob("*.db3*")):
+        return "; `sqlite3 FILE .recover` may save its messages"
+    return ""

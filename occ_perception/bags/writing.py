@@ -1,0 +1,346 @@
+"""Writing rosbag2 recordings without ROS, in the topic layout ``occ_perception``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from occ_perception.bags.message_types import ros2_types
+from occ_perception.codec import LAYOUT_VERSION, RLE, encode_flow, encode_occupancy
+from occ_perception.frames import CameraCalibration, OccupancyPrediction
+from occ_perception.geometry import pose_from_matrix
+from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
+from occ_perception.sensing.images import CompressedPicture
+
+# Iron and older read the quality of service of metadata version 8 only.
+_METADATA_VERSION: Literal[8] = 8
+
+_STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+
+_FOREVER = QosTime(9223372036, 854775807)
+
+
+def _qos(depth: int, durability: QosDurability = QosDurability.VOLATILE) -> Qos:
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=depth,
+        reliability=QosReliability.RELIABLE,
+        durability=durability,
+        deadline=_FOREVER,
+        lifespan=_FOREVER,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_FOREVER,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+# Played back with these: a late subscriber must still get the mounts.
+_STREAM = _qos(10)
+_STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
+
+ODOMETRY_TOPIC = "/odom"
+OCCUPANCY_TOPIC = "/occupancy_node/occupancy"
+FLOW_TOPIC = "/occupancy_node/flow"
+
+
+def camera_topic(camera: str) -> str:
+    """Topic of a camera's compressed pictures, rectified as those of nuScenes are."""
+    return f"/{camera.lower()}/image_rect/compressed"
+
+
+def camera_info_topic(camera: str) -> str:
+    """Topic of a camera's calibration."""
+    return f"/{camera.lower()}/camera_info"
+
+
+def optical_frame(camera: str) -> str:
+    """Name of a camera's optical frame, after REP 103."""
+    return f"{camera.lower()}_optical"
+
+
+class BagWriter:
+    """Writes one recording; a context manager.
+
+    Everything goes to a temporary folder beside ``path``, which takes its name when the context
+    ends well and is deleted when it ends with an exception: a folder called ``path`` is complete.
+
+    Args:
+        path: the rosbag2 folder to make.
+        storage: container format.
+        world_frame, ego_frame: frames of the ego poses.
+
+    Raises:
+        FileExistsError: there is something at ``path`` already.
+        ValueError: unknown storage.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        storage: Literal["mcap", "sqlite3"] = "mcap",
+        world_frame: str = "map",
+        ego_frame: str = "base_link",
+    ) -> None:
+        self.path = Path(path)
+        self.world_frame = world_frame
+        self.ego_frame = ego_frame
+        if storage not in _STORAGES:
+            raise ValueError(f"unknown storage {storage!r}, expected {' or '.join(_STORAGES)}")
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} exists already; nothing is overwritten")
+        self._storage = _STORAGES[storage]
+        self._types = ros2_types()
+        self._connections: dict[str, Any] = {}
+
+    def __enter__(self) -> BagWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The files inside carry the folder's name, so that is final from the start.
+        self._unfinished = Path(
+            tempfile.mkdtemp(prefix=f".{self.path.name}.unfinished-", dir=self.path.parent)
+        )
+        self._writer = Writer(
+            self._unfinished / self.path.name,
+            version=_METADATA_VERSION,
+            storage_plugin=self._storage,
+        )
+        self._writer.open()
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failure is None:
+                self._writer.close()
+                (self._unfinished / self.path.name).rename(self.path)
+            else:
+                self._writer.abort()
+        finally:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def write_camera(self, camera: str, stamp_ns: int, picture: bytes | CompressedPicture) -> None:
+        """One picture as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
+        if isinstance(picture, bytes):
+            kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+            picture = CompressedPicture(kind, picture)
+        message = self._new(
+            "sensor_msgs/msg/CompressedImage",
+            header=self._header(stamp_ns, optical_frame(camera)),
+            format=picture.format,
+            data=np.frombuffer(picture.data, dtype=np.uint8),
+        )
+        self._write(camera_topic(camera), stamp_ns, message)
+
+    def write_camera_info(self, calibration: CameraCalibration, stamp_ns: int) -> None:
+        """The calibration of the picture with the same stamp."""
+        K = np.asarray(calibration.K, dtype=np.float64)
+        message = self._new(
+            "sensor_msgs/msg/CameraInfo",
+            header=self._header(stamp_ns, optical_frame(calibration.name)),
+            height=calibration.height,
+            width=calibration.width,
+            distortion_model=calibration.distortion_model,
+            d=np.asarray(calibration.distortion, dtype=np.float64),
+            k=K.ravel(),
+            r=np.eye(3).ravel(),
+            p=np.hstack([K, np.zeros((3, 1))]).ravel(),
+            binning_x=0,
+            binning_y=0,
+            roi=self._new(
+                "sensor_msgs/msg/RegionOfInterest",
+                x_offset=0,
+                y_offset=0,
+                height=0,
+                width=0,
+                do_rectify=False,
+            ),
+        )
+        self._write(camera_info_topic(calibration.name), stamp_ns, message)
+
+    def write_odometry(self, stamp_ns: int, world_T_ego: ArrayLike) -> None:
+        """The ego pose as nav_msgs/Odometry; twist and covariances are zero (unknown)."""
+        zero = np.zeros(36)
+        no_motion = self._vector(np.zeros(3))
+        twist = self._new("geometry_msgs/msg/Twist", linear=no_motion, angular=no_motion)
+        message = self._new(
+            "nav_msgs/msg/Odometry",
+            header=self._header(stamp_ns, self.world_frame),
+            child_frame_id=self.ego_frame,
+            pose=self._new(
+                "geometry_msgs/msg/PoseWithCovariance",
+                pose=self._pose(world_T_ego),
+                covariance=zero,
+            ),
+            twist=self._new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=zero),
+        )
+        self._write(ODOMETRY_TOPIC, stamp_ns, message)
+
+    def write_transforms(
+        self,
+        stamp_ns: int,
+        transforms: Iterable[tuple[str, str, ArrayLike]],
+        static: bool = False,
+    ) -> None:
+        """(parent, child, ``parent_T_child``) to /tf, or to /tf_static, transient local."""
+        items = []
+        for parent, child, matrix in transforms:
+            translation, quaternion = pose_from_matrix(matrix)
+            transform = self._new(
+                "geometry_msgs/msg/Transform",
+                translation=self._vector(translation),
+                rotation=self._quaternion(quaternion),
+            )
+            items.append(
+                self._new(
+                    "geometry_msgs/msg/TransformStamped",
+                    header=self._header(stamp_ns, parent),
+                    child_frame_id=child,
+                    transform=transform,
+                )
+            )
+        message = self._new("tf2_msgs/msg/TFMessage", transforms=items)
+        self._write("/tf_static" if static else "/tf", stamp_ns, message, static)
+
+    def write_points(
+        self, topic: str, stamp_ns: int, frame_id: str, points: NDArray[np.float32]
+    ) -> None:
+        """A lidar sweep (N, 5): x, y, z in metres, intensity, ring; as sensor_msgs/PointCloud2."""
+        names = ("x", "y", "z", "intensity", "ring")
+        cloud = np.ascontiguousarray(points, dtype="<f4")
+        fields = [
+            self._new("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
+            for i, name in enumerate(names)
+        ]
+        message = self._new(
+            "sensor_msgs/msg/PointCloud2",
+            header=self._header(stamp_ns, frame_id),
+            height=1,
+            width=len(cloud),
+            fields=fields,
+            is_bigendian=False,
+            point_step=4 * len(names),
+            row_step=4 * cloud.size,
+            data=cloud.view(np.uint8).ravel(),
+            is_dense=True,
+        )
+        self._write(topic, stamp_ns, message)
+
+    def write_occupancy(
+        self,
+        prediction: OccupancyPrediction,
+        encoding: int = RLE,
+        min_speed: float = 0.0,
+        received_ns: int | None = None,
+    ) -> None:
+        """A prediction as occ_msgs/SemanticOccupancy, and OccupancyFlow where it has flow.
+
+        Args:
+            prediction: what the stream returned.
+            encoding: of the labels, see :mod:`occ_perception.codec`.
+            min_speed: moving cells slower than this are left out of the flow, m/s.
+            received_ns: when to play it; at its stamp where not given.
+        """
+        received_ns = prediction.stamp_ns if received_ns is None else received_ns
+        header = self._header(prediction.stamp_ns, prediction.frame_id)
+        encoded = encode_occupancy(prediction.labels, prediction.empty_class, encoding)
+        grid = self._grid(prediction)
+        message = self._new(
+            "occ_msgs/msg/SemanticOccupancy",
+            header=header,
+            layout_version=LAYOUT_VERSION,
+            grid=grid,
+            encoding=encoded.encoding,
+            empty_class=prediction.empty_class,
+            unknown_class=UNKNOWN_CLASS,
+            class_names=list(prediction.class_names),
+            labels=encoded.labels,
+            indices=encoded.indices,
+            run_lengths=encoded.run_lengths,
+            confidence=encoded.confidence,
+            model=prediction.model,
+            camera_names=list(prediction.camera_stamps_ns),
+            camera_stamps=[self._time(s) for s in prediction.camera_stamps_ns.values()],
+            committed=prediction.committed,
+            history_length=prediction.history_length,
+            history_break=prediction.history_break,
+        )
+        self._write(OCCUPANCY_TOPIC, received_ns, message)
+        if prediction.flow is None:
+            return
+        can_move = np.array([name in MOVING_CLASSES for name in prediction.class_names])
+        moving = can_move[prediction.labels]
+        flow = encode_flow(prediction.flow, moving, min_speed)
+        message = self._new(
+            "occ_msgs/msg/OccupancyFlow",
+            header=header,
+            layout_version=LAYOUT_VERSION,
+            grid=grid,
+            indices=flow.indices,
+            vx=flow.vx,
+            vy=flow.vy,
+            min_speed=flow.min_speed,
+            model=prediction.model,
+        )
+        self._write(FLOW_TOPIC, received_ns, message)
+
+    def _grid(self, prediction: OccupancyPrediction) -> Any:
+        frame_T_lower = np.array(prediction.ego_T_grid, dtype=np.float64)
+        frame_T_lower[:3, 3] += frame_T_lower[:3, :3] @ np.asarray(prediction.grid.lower)
+        return self._new(
+            "occ_msgs/msg/GridGeometry",
+            origin=self._pose(frame_T_lower),
+            voxel_size=np.asarray(prediction.grid.voxel_size, dtype=np.float32),
+            dims=np.asarray(prediction.grid.dims, dtype=np.uint32),
+        )
+
+    def _write(self, topic: str, received_ns: int, message: Any, static: bool = False) -> None:
+        kind = message.__msgtype__
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic,
+                kind,
+                typestore=self._types,
+                offered_qos_profiles=[_STATIC if static else _STREAM],
+            )
+        raw = self._types.serialize_cdr(message, kind)
+        self._writer.write(self._connections[topic], received_ns, raw)
+
+    def _new(self, kind: str, **fields: Any) -> Any:
+        return self._types.types[kind](**fields)
+
+    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        return self._new("std_msgs/msg/Header", stamp=self._time(stamp_ns), frame_id=frame_id)
+
+    def _time(self, stamp_ns: int) -> Any:
+        seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+        return self._new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+
+    def _pose(self, matrix: ArrayLike) -> Any:
+        translation, quaternion = pose_from_matrix(matrix)
+        x, y, z = (float(value) for value in translation)
+        return self._new(
+            "geometry_msgs/msg/Pose",
+            position=self._new("geometry_msgs/msg/Point", x=x, y=y, z=z),
+            orientation=self._quaternion(quaternion),
+        )
+
+    def _vector(self, values: ArrayLike) -> Any:
+        x, y, z = (float(value) for value in np.asarray(values))
+        return self._new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+
+    def _quaternion(self, xyzw: ArrayLike) -> Any:
+        x, y, z, w = (float(value) for value in np.asarray(xyzw))
+        return self._new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)

@@ -1,0 +1,254 @@
+"""Builds nuScenes folders in the devkit's format: drawn scenes for any machine, and the real one.
+
+``drawn_scene`` needs nothing; ``real_scene`` copies pictures from the folder that OCC_SHARED names.
+Both return the readings that went in, in the order of time, for tests to compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from occ_perception.geometry import matrix_from_pose, pose_from_matrix
+from occ_perception.sensing.calibration import load_rig
+
+VERSION = "v1.0-mini"
+# Offsets to the lidar stamp, measured on real keyframes.
+OFFSETS_US = {
+    "CAM_FRONT_LEFT": -43_000,
+    "CAM_FRONT": -35_000,
+    "CAM_FRONT_RIGHT": -27_000,
+    "CAM_BACK_RIGHT": -20_000,
+    "CAM_BACK": -10_000,
+    "CAM_BACK_LEFT": -400,
+}
+SWEEP_PERIOD_US = 83_333
+START_US = 1_533_151_603_547_590
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One camera file and its records."""
+
+    channel: str
+    stamp_us: int
+    sample: int
+    is_key_frame: bool
+    jpeg: bytes
+    size: tuple[int, int]
+    K: np.ndarray
+    ego_T_cam: np.ndarray
+    world_T_ego: np.ndarray
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.stamp_us * 1000
+
+    @property
+    def filename(self) -> str:
+        folder = "samples" if self.is_key_frame else "sweeps"
+        return f"{folder}/{self.channel}/n000__{self.channel}__{self.stamp_us}.jpg"
+
+
+def drawn_scene(
+    root: Path,
+    scene: str = "scene-0001",
+    keyframes: int = 3,
+    with_sweeps: bool = True,
+    size: tuple[int, int] = (160, 90),
+    start_us: int = START_US,
+    lidar: bool = False,
+) -> list[Picture]:
+    """A vehicle that drives a bend, every picture different; K scaled from the nominal rig."""
+    rig = load_rig("nuscenes")
+    per_keyframe = 6 if with_sweeps else 1
+    # The keyframe comes last among the pictures that name it, as in the data set.
+    count = (keyframes - 1) * per_keyframe + 1
+    pictures = []
+    for step in range(count):
+        sample = -(-step // per_keyframe)
+        spin_us = start_us + step * (SWEEP_PERIOD_US if with_sweeps else 500_000)
+        for channel, offset in OFFSETS_US.items():
+            stamp = spin_us + offset
+            camera = rig.camera(channel)
+            K = np.diag([size[0] / camera.width, size[1] / camera.height, 1.0]) @ camera.K
+            pictures.append(
+                Picture(
+                    channel=channel,
+                    stamp_us=stamp,
+                    sample=sample,
+                    is_key_frame=step % per_keyframe == 0,
+                    jpeg=draw(size, seed=len(pictures)),
+                    size=size,
+                    K=K,
+                    ego_T_cam=camera.ego_T_cam,
+                    world_T_ego=drive((stamp - start_us) / 1e6),
+                )
+            )
+    write_folder(root, scene, pictures, sample_stamps_us=None, lidar=lidar)
+    return sorted(pictures, key=lambda picture: picture.stamp_us)
+
+
+def real_scene(root: Path, shared_dir: Path) -> list[Picture]:
+    """The four keyframes of scene-0103, six cameras each."""
+    source = shared_dir / "data" / "nuscenes-scene0103-seq4"
+    frames = json.loads((source / "frames.json").read_text())["frames"]
+    pictures = [
+        Picture(
+            channel=channel,
+            stamp_us=camera["timestamp_us"],
+            sample=index,
+            is_key_frame=True,
+            jpeg=(source / camera["file"]).read_bytes(),
+            size=(camera["width"], camera["height"]),
+            K=np.array(camera["K"]),
+            ego_T_cam=np.array(camera["cam2ego"]),
+            world_T_ego=np.array(camera["ego2global"]),
+        )
+        for index, frame in enumerate(frames)
+        for channel, camera in frame["cams"].items()
+    ]
+    stamps = [frame["timestamp_us"] for frame in frames]
+    tokens = [frame["token"] for frame in frames]
+    write_folder(root, "scene-0103", pictures, stamps, sample_tokens=tokens)
+    return sorted(pictures, key=lambda picture: picture.stamp_us)
+
+
+def drive(seconds: float) -> np.ndarray:
+    """``world_T_ego`` of a bend at 8 m/s, far from the map's origin as in the data set."""
+    turn = 0.1 * seconds
+    position = [600 + 80 * np.sin(turn), 1647 + 80 * (1 - np.cos(turn)), 0.0]
+    rotation = Rotation.from_euler("zyx", [turn, 0.01, -0.005])
+    return matrix_from_pose(position, rotation.as_quat())
+
+
+def draw(size: tuple[int, int], seed: int) -> bytes:
+    """A picture with edges and texture, different for every seed."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    rgb = np.stack([x * 255 / width, y * 255 / height, (x + y + 40 * seed) % 256], axis=-1)
+    for _ in range(4):
+        left, top = rng.integers(0, width - 12), rng.integers(0, height - 12)
+        rgb[top : top + 10, left : left + 10] = rng.integers(0, 256, 3)
+    file = io.BytesIO()
+    Image.fromarray(rgb.astype(np.uint8)).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def write_folder(
+    root: Path,
+    scene: str,
+    pictures: list[Picture],
+    sample_stamps_us: list[int] | None,
+    sample_tokens: list[str] | None = None,
+    lidar: bool = False,
+) -> None:
+    """Tables and files; called again for another scene it adds to the folder that is there."""
+    samples = sorted({picture.sample for picture in pictures})
+    stamps = sample_stamps_us or [
+        max(p.stamp_us for p in pictures if p.sample == k and p.is_key_frame) for k in samples
+    ]
+    tokens = sample_tokens or [token(scene, "sample", k) for k in samples]
+    tables: dict[str, list[dict]] = {
+        "scene": [
+            {
+                "token": token(scene),
+                "name": scene,
+                "nbr_samples": len(samples),
+                "first_sample_token": tokens[0],
+                "last_sample_token": tokens[-1],
+                "log_token": "",
+                "description": "",
+            }
+        ],
+        "sample": [
+            {"token": tokens[k], "timestamp": stamps[k], "scene_token": token(scene)}
+            | {"prev": tokens[k - 1] if k else "", "next": [*tokens, ""][k + 1]}
+            for k in samples
+        ],
+        "sensor": [],
+        "calibrated_sensor": [],
+        "sample_data": [],
+        "ego_pose": [],
+    }
+    for channel in sorted({picture.channel for picture in pictures}):
+        first = next(picture for picture in pictures if picture.channel == channel)
+        _add_sensor(tables, scene, channel, "camera", first.ego_T_cam, first.K.tolist())
+    for picture in pictures:
+        file = root / picture.filename
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture.jpeg)
+        _add_data(tables, scene, picture, tokens[picture.sample])
+    if lidar:
+        _add_sensor(tables, scene, "LIDAR_TOP", "lidar", load_rig("nuscenes").ego_T_lidar, [])
+        keyframes = [p for p in pictures if p.is_key_frame and p.channel == "CAM_BACK_LEFT"]
+        for picture in keyframes:
+            sweep = replace(picture, channel="LIDAR_TOP", size=(0, 0))
+            _add_data(tables, scene, sweep, tokens[picture.sample], "pcd")
+            points = np.random.default_rng(picture.sample).normal(size=(50, 5)).astype("<f4")
+            path = root / tables["sample_data"][-1]["filename"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            points.tofile(path)
+    (root / VERSION).mkdir(parents=True, exist_ok=True)
+    for name, records in tables.items():
+        path = root / VERSION / f"{name}.json"
+        there = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps(there + records))
+
+
+def token(*parts: object) -> str:
+    return hashlib.md5("/".join(map(str, parts)).encode()).hexdigest()
+
+
+def _add_sensor(
+    tables: dict, scene: str, channel: str, modality: str, ego_T_sensor: np.ndarray, K: list
+) -> None:
+    sensor = token(scene, "sensor", channel)
+    tables["sensor"].append({"token": sensor, "channel": channel, "modality": modality})
+    tables["calibrated_sensor"].append(
+        {
+            "token": token(scene, "calibrated_sensor", channel),
+            "sensor_token": sensor,
+            **_pose(ego_T_sensor),
+            "camera_intrinsic": K,
+        }
+    )
+
+
+def _add_data(tables: dict, scene: str, picture: Picture, sample: str, kind: str = "jpg") -> None:
+    data = token(scene, "sample_data", picture.channel, picture.stamp_us)
+    is_picture = kind == "jpg"
+    tables["ego_pose"].append(
+        {"token": data, "timestamp": picture.stamp_us, **_pose(picture.world_T_ego)}
+    )
+    tables["sample_data"].append(
+        {
+            "token": data,
+            "sample_token": sample,
+            "ego_pose_token": data,
+            "calibrated_sensor_token": token(scene, "calibrated_sensor", picture.channel),
+            "timestamp": picture.stamp_us,
+            "fileformat": kind,
+            "is_key_frame": picture.is_key_frame,
+            "width": picture.size[0] if is_picture else 0,
+            "height": picture.size[1] if is_picture else 0,
+            "filename": picture.filename
+            if is_picture
+            else picture.filename.replace(".jpg", ".pcd.bin"),
+            "prev": "",
+            "next": "",
+        }
+    )
+
+
+def _pose(matrix: np.ndarray) -> dict[str, list[float]]:
+    translation, (x, y, z, w) = pose_from_matrix(matrix)
+    return {"translation": translation.tolist(), "rotation": [float(v) for v in (w, x, y, z)]}

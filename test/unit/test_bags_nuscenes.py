@@ -1,0 +1,222 @@
+"""A devkit folder becomes a bag and comes back as the same frames."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from nuscenes_folder import OFFSETS_US, VERSION, Picture, drawn_scene, real_scene
+from PIL import Image
+from rosbags.highlevel import AnyReader
+
+from occ_perception.bags.nuscenes import NuScenesError, convert_nuscenes
+from occ_perception.bags.reading import BagFrames
+from occ_perception.sensing.ego_pose import PoseBuffer
+
+CAMERAS = set(OFFSETS_US)
+
+
+def rings_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
+    """Pictures in the order of time, six at a time: a drawn scene loses none."""
+    rings = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
+    return [{picture.channel: picture for picture in ring} for ring in rings]
+
+
+def assert_same(frames: list, pictures: list[Picture]) -> None:
+    rings = rings_of(pictures)
+    assert len(frames) == len(rings)
+    for frame, ring in zip(frames, rings, strict=True):
+        assert set(frame.images) == set(ring) == CAMERAS
+        assert frame.stamp_ns == ring["CAM_FRONT"].stamp_ns
+        for name, picture in ring.items():
+            calibration = frame.rig.camera(name)
+            expected = np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("RGB"))
+            np.testing.assert_array_equal(frame.images[name], expected)
+            assert frame.stamps_ns[name] == picture.stamp_ns
+            np.testing.assert_array_equal(calibration.K, picture.K)
+            # Matrices travel as quaternions. Those of the real frames were stored with 9 decimals,
+            # so that the nearest rotation differs by as much; metres suffer nothing.
+            np.testing.assert_allclose(calibration.ego_T_cam, picture.ego_T_cam, atol=2e-9)
+            np.testing.assert_allclose(frame.world_T_ego[name], picture.world_T_ego, atol=2e-9)
+            np.testing.assert_array_equal(
+                frame.world_T_ego[name][:3, 3], picture.world_T_ego[:3, 3]
+            )
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_all_sweeps_come_back_as_they_were(tmp_path, storage):
+    pictures = drawn_scene(tmp_path / "data", keyframes=3)
+    done = []
+    report = convert_nuscenes(
+        tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", storage,
+        progress=lambda *step: done.append(step),
+    )  # fmt: skip
+    assert report.pictures == dict.fromkeys(CAMERAS, 13) and report.problems == []
+    assert done[-1] == (78, 78) and len(done) == 78
+    frames = BagFrames(tmp_path / "bag")
+    assert frames.layout.name == "occ_perception"
+    assert frames.expected_frames == 13
+    assert_same(list(frames), pictures)
+    assert frames.problems == [] and frames.counters.complete == 13
+    assert len(list(frames)) == 13, "a recording can be read again"
+
+
+def test_keyframes_alone(tmp_path):
+    pictures = drawn_scene(tmp_path / "data", keyframes=3)
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", sweeps=False)
+    assert_same(
+        list(BagFrames(tmp_path / "bag")), [picture for picture in pictures if picture.is_key_frame]
+    )
+
+
+def test_real_frames_come_back_as_they_were(tmp_path, shared_dir):
+    pictures = real_scene(tmp_path / "data", shared_dir)
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0103", tmp_path / "bag")
+    frames = BagFrames(tmp_path / "bag", sequence="scene-0103")
+    read = list(frames)
+    assert_same(read, pictures)
+    assert frames.problems == []
+    assert {frame.sequence for frame in read} == {"scene-0103"}
+
+
+def test_what_a_ros_installation_would_see(tmp_path):
+    """Types, QoS, metadata and transforms, read with the library alone."""
+    import yaml
+
+    pictures = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
+    convert_nuscenes(
+        tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", "sqlite3", lidar=True
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "bag"}
+    metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())
+    info = metadata["rosbag2_bagfile_information"]
+    assert info["version"] == 8 and info["relative_file_paths"] == ["bag.db3"]
+    topics = {t["topic_metadata"]["name"]: t for t in info["topics_with_message_count"]}
+    for topic, entry in topics.items():
+        (qos,) = yaml.safe_load(entry["topic_metadata"]["offered_qos_profiles"])
+        assert qos["reliability"] == 1
+        assert qos["durability"] == (1 if topic == "/tf_static" else 2), topic
+    assert topics["/lidar_top"]["message_count"] == 2
+    by_topic = defaultdict(list)
+    with AnyReader([tmp_path / "bag"]) as reader:
+        for connection, _, raw in reader.messages():
+            by_topic[connection.topic].append(reader.deserialize(raw, connection.msgtype))
+    (static,) = by_topic["/tf_static"]
+    assert {t.child_frame_id for t in static.transforms} == {
+        *(f"{name.lower()}_optical" for name in CAMERAS), "lidar_top"}  # fmt: skip
+    assert {t.header.frame_id for t in static.transforms} == {"base_link"}
+    jpegs = {bytes(m.data) for name in CAMERAS
+             for m in by_topic[f"/{name.lower()}/image_rect/compressed"]}  # fmt: skip
+    assert jpegs == {picture.jpeg for picture in pictures}
+    buffer = PoseBuffer()
+    for odometry in by_topic["/odom"]:
+        assert (odometry.header.frame_id, odometry.child_frame_id) == ("map", "base_link")
+        p = odometry.pose.pose.position
+        stamp = odometry.header.stamp.sec * 10**9 + odometry.header.stamp.nanosec
+        pose = np.eye(4)
+        pose[:3, 3] = p.x, p.y, p.z
+        buffer.add(stamp, pose)
+    for picture in pictures:
+        np.testing.assert_array_equal(
+            buffer.at(picture.stamp_ns)[:3, 3], picture.world_T_ego[:3, 3]
+        )
+    cloud = by_topic["/lidar_top"][0]
+    points = np.frombuffer(cloud.data.tobytes(), "<f4").reshape(-1, 5)
+    expected = np.random.default_rng(0).normal(size=(50, 5)).astype("<f4")
+    np.testing.assert_array_equal(points, expected)
+    assert [field.name for field in cloud.fields] == ["x", "y", "z", "intensity", "ring"]
+
+
+def test_scenes_are_told_apart(tmp_path):
+    drawn_scene(tmp_path / "data", "scene-0001", keyframes=2)
+    other = drawn_scene(
+        tmp_path / "data", "scene-0002", keyframes=2, start_us=1_540_000_000_000_000
+    )
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0002", tmp_path / "bag")
+    assert_same(list(BagFrames(tmp_path / "bag")), other)
+
+
+def test_unknown_names_list_what_there_is(tmp_path):
+    drawn_scene(tmp_path / "data", "scene-0001", keyframes=1)
+    drawn_scene(tmp_path / "data", "scene-0007", keyframes=1)
+    with pytest.raises(NuScenesError, match=r"no scene 'scene-9'.* scene-0001, scene-0007"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-9", tmp_path / "bag")
+    with pytest.raises(NuScenesError, match=r"no nuScenes tables in .*v1.0-trainval; .* v1.0-mini"):
+        convert_nuscenes(tmp_path / "data", "v1.0-trainval", "scene-0001", tmp_path / "bag")
+    with pytest.raises(NuScenesError, match=r"no folder with a scene.json"):
+        convert_nuscenes(tmp_path / "elsewhere", VERSION, "scene-0001", tmp_path / "bag")
+    assert not (tmp_path / "bag").exists()
+
+
+def test_damaged_tables_are_named(tmp_path):
+    drawn_scene(tmp_path / "data", keyframes=1)
+    table = tmp_path / "data" / VERSION / "ego_pose.json"
+    table.write_text(table.read_text()[:-20])
+    with pytest.raises(NuScenesError, match=r"ego_pose.json is damaged"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    table.unlink()
+    with pytest.raises(NuScenesError, match=r"ego_pose.json is missing"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
+    pictures = drawn_scene(tmp_path / "data", keyframes=2)
+    rings = rings_of(pictures)
+    gone, cut = rings[1]["CAM_BACK"], rings[3]["CAM_FRONT_LEFT"]
+    (tmp_path / "data" / gone.filename).unlink()
+    (tmp_path / "data" / cut.filename).write_bytes(cut.jpeg[:-200])
+    report = convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    assert report.pictures["CAM_BACK"] == 6 and report.pictures["CAM_FRONT"] == 7
+    assert [str(gone.stamp_us) in p or str(cut.stamp_us) in p for p in report.problems] == [
+        True
+    ] * 2
+    assert "No such file" in report.problems[0] and "truncated" in report.problems[1]
+    frames = BagFrames(tmp_path / "bag")
+    assert [f.stamp_ns for f in frames] == [
+        ring["CAM_FRONT"].stamp_ns for k, ring in enumerate(rings) if k not in (1, 3)
+    ]
+    assert [(p.reason, p.stamp_ns) for p in frames.problems] == [
+        ("missing_camera", rings[1]["CAM_FRONT"].stamp_ns),
+        ("missing_camera", rings[3]["CAM_FRONT"].stamp_ns),
+    ]
+    assert "camera CAM_BACK: no picture" in str(frames.problems[0])
+    reusing = list(BagFrames(tmp_path / "bag", missing_camera="reuse_last"))
+    assert len(reusing) == 7 and reusing[1].reused == ("CAM_BACK",)
+    assert reusing[1].stamps_ns["CAM_BACK"] == rings[0]["CAM_BACK"].stamp_ns
+
+
+def test_tables_without_sensor_data_leave_nothing_behind(tmp_path):
+    pictures = drawn_scene(tmp_path / "data", keyframes=1)
+    for picture in pictures:
+        (tmp_path / "data" / picture.filename).unlink()
+    with pytest.raises(NuScenesError, match=r"none of the 6 files .* Is the sensor data unpacked"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path):
+    drawn_scene(tmp_path / "data", keyframes=1)
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_nuscenes(
+            tmp_path / "data", VERSION, "scene-0001", tmp_path / "new", progress=interrupted
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "bag"}
+
+
+def test_the_order_of_records_in_the_tables_does_not_matter(tmp_path):
+    pictures = drawn_scene(tmp_path / "data", keyframes=2)
+    for table in (tmp_path / "data" / VERSION).glob("*.json"):
+        table.write_text(json.dumps(json.loads(table.read_text())[::-1]))
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    assert_same(list(BagFrames(tmp_path / "bag")), pictures)
