@@ -61,6 +61,8 @@ REFUSALS = [
     (SPARSE, {"indices": np.array([0, 22, 21], np.uint32)}, "entries 1 and 2 are 22 and 21"),
     (SPARSE, {"indices": np.array([0, 21, 24], np.uint32)}, "index 24 is outside .* 24 cells"),
     (SPARSE, {"indices": np.array([0, 21], np.uint32)}, "indices has 2 entries, expected 3"),
+    (SPARSE, {"run_lengths": np.ones(3, np.uint16)}, "run_lengths has 3 entries, expected 0"),
+    (SPARSE, {"confidence": np.ones(2, np.uint8)}, "confidence has 2 entries, expected 3"),
     (RLE, {"run_lengths": np.array([1, 20, 2, 0], np.uint16)}, "run 3 has length 0"),
     (RLE, {"run_lengths": np.array([1, 20, 2, 2], np.uint16)}, "sum to 25 cells, the grid has 24"),
     (RLE, {"run_lengths": np.array([1, 20, 3], np.uint16)}, "run_lengths has 3 entries"),
