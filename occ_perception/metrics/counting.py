@@ -1,0 +1,160 @@
+"""The base of every metric here: a handful of integer counters that add up.
+
+A metric of this package never stores predictions. All it remembers is int64 sums, so two partial
+results merge by addition, in any order and any grouping, to exactly the same numbers as one pass.
+
+Legend for shapes: B frames, X Y Z cells of the grid, C classes (free space included).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from occ_perception.labels import UNKNOWN_CLASS, LabelSet
+
+
+class CountingMetric(nn.Module):
+    """A metric whose whole state is int64 counters.
+
+    The verbs are those of torchmetrics: ``update`` takes a batch, ``compute`` gives the scores,
+    ``merge`` adds another partial result, ``reset`` starts over. As an ``nn.Module`` it follows its
+    parent to a device; its counters are no part of a checkpoint.
+
+    Attributes:
+        frames: () int64, frames seen.
+    """
+
+    frames: Tensor
+
+    def __init__(self, label_set: LabelSet) -> None:
+        super().__init__()
+        self.label_set = label_set
+        self._counter_names: list[str] = []
+        self.add_counter("frames", ())
+
+    def add_counter(self, name: str, shape: tuple[int, ...]) -> None:
+        """Declare a counter: zeros of ``shape``, int64, an attribute called ``name``."""
+        self.register_buffer(name, torch.zeros(shape, dtype=torch.int64), persistent=False)
+        self._counter_names.append(name)
+
+    def counters(self) -> dict[str, Tensor]:
+        """This process's counters by name (the live tensors, not copies)."""
+        return {name: cast(Tensor, getattr(self, name)) for name in self._counter_names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the counters are; inputs are moved there."""
+        return self.frames.device
+
+    def signature(self) -> tuple[Any, ...]:
+        """What must be equal for two partial results to belong together."""
+        return (type(self).__name__, self.label_set)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Count a batch of frames; arguments are the metric's own."""
+        raise NotImplementedError
+
+    def merge(self, other: CountingMetric) -> Self:
+        """Add the counts of ``other``, seen on different frames; returns self.
+
+        Raises:
+            ValueError: ``other`` counts something else (another metric, label set or grid).
+        """
+        if self.signature() != other.signature():
+            raise ValueError(
+                f"cannot merge {other.signature()} into {self.signature()}: "
+                "partial results must come from equal metrics"
+            )
+        for name, counter in other.counters().items():
+            self.counters()[name].add_(counter.to(self.device))
+        return self
+
+    def reset(self) -> None:
+        """Forget every frame."""
+        for counter in self.counters().values():
+            counter.zero_()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scores by name, 0-d float64 tensors: fractions of 1, velocities in m/s, NaN = no value.
+
+        Scores of one class are called ``score[class]``; ``frames`` says how many were counted.
+        Where ``torch.distributed`` is initialised, the counts of all processes are summed first
+        (one collective: every process must call), so every process gets the same scores. The
+        counters themselves do not change.
+        """
+        total = sum_over_processes(self.counters())
+        return {**self.scores(total), "frames": total["frames"].double()}
+
+    def scores(self, counters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scores that follow from ``counters``; what a metric is, once the counting is done."""
+        raise NotImplementedError
+
+
+def sum_over_processes(counters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the counters, summed over all processes of the default group, if there is one."""
+    packed = torch.cat([counter.reshape(-1) for counter in counters.values()])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(packed)
+    pieces = torch.split(packed, [counter.numel() for counter in counters.values()])
+    return {
+        name: piece.reshape(counter.shape)
+        for (name, counter), piece in zip(counters.items(), pieces, strict=True)
+    }
+
+
+def class_ids(
+    volume: Any, what: str, label_set: LabelSet, device: torch.device, unknown_allowed: bool
+) -> Tensor:
+    """Labels (B, X, Y, Z) as int64 on ``device``, checked against the label set.
+
+    Args:
+        volume: integer tensor or array.
+        what: its name in error messages.
+        label_set: the vocabulary.
+        device: where to count.
+        unknown_allowed: whether 255 (unlabelled) may occur.
+
+    Raises:
+        ValueError: not four axes, not integers, or an id outside the label set.
+    """
+    labels = torch.as_tensor(volume)
+    if labels.ndim != 4 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"{what}: expected integer class ids (B, X, Y, Z), got {labels.dtype} "
+            f"{tuple(labels.shape)}; a single frame needs a leading axis of 1"
+        )
+    labels = labels.to(device, torch.int64)
+    wrong = (labels < 0) | (labels >= label_set.num_classes)
+    if unknown_allowed:
+        wrong &= labels != UNKNOWN_CLASS
+    if wrong.any():
+        raise ValueError(
+            f"{what}: ids {sorted(set(labels[wrong].tolist()))[:8]} are not in label set "
+            f"{label_set.name!r} (0..{label_set.num_classes - 1}"
+            f"{f', {UNKNOWN_CLASS} = unlabelled' if unknown_allowed else ''}); "
+            "map the file's ids to the label set first"
+        )
+    return labels
+
+
+def same_shape(preds: Tensor, target: Tensor, what: str = "mask") -> None:
+    """Raise ValueError unless both have one shape."""
+    if preds.shape != target.shape:
+        raise ValueError(
+            f"prediction has shape {tuple(preds.shape)}, {what} {tuple(target.shape)}; "
+            "both must be [X, Y, Z] volumes of one grid with a leading batch axis"
+        )
+
+
+def intersection_over_union(intersection: Tensor, target: Tensor, preds: Tensor) -> Tensor:
+    """``I / (G + P - I)`` in float64; NaN where neither volume has the class."""
+    return intersection.double() / (target + preds - intersection).double()
+
+
+def per_class(score: str, names: tuple[str, ...], values: Tensor) -> dict[str, Tensor]:
+    """Entries ``score[name]`` for values (len(names),)."""
+    return {f"{score}[{name}]": value for name, value in zip(names, values.unbind(), strict=True)}

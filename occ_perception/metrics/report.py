@@ -1,0 +1,123 @@
+"""Scores of an evaluation as a table for people, and as JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of one evaluation.
+
+    Attributes:
+        title: of the model or run.
+        protocol: name of the protocol.
+        frames: how many frames were counted.
+        scores: part of the protocol -> score -> value: fractions of 1, velocity errors in m/s, NaN
+            where there is no value; scores of one class are called ``score[class]``.
+    """
+
+    title: str
+    protocol: str
+    frames: int
+    scores: Mapping[str, Mapping[str, float]]
+
+    def tables(self) -> Group:
+        """Two rich tables: the scores, and the scores of each class. Fractions as percent."""
+        return Group(self._summary(), self._classes())
+
+    def print(self, console: Console | None = None) -> None:
+        """Print :meth:`tables`."""
+        (console or Console()).print(self.tables())
+
+    def to_json(self) -> str:
+        """Everything at full precision; a score without a value is null."""
+        document: dict[str, Any] = {
+            "title": self.title,
+            "protocol": self.protocol,
+            "frames": self.frames,
+            "parts": {},
+        }
+        for part, scores in self.scores.items():
+            entry: dict[str, Any] = {"scores": {}, "per_class": {}}
+            for name, value in scores.items():
+                score, class_name = split_score(name)
+                number = None if math.isnan(value) else value
+                if class_name is None:
+                    entry["scores"][score] = number
+                else:
+                    entry["per_class"].setdefault(score, {})[class_name] = number
+            document["parts"][part] = entry
+        return json.dumps(document, indent=2) + "\n"
+
+    def to_csv(self) -> str:
+        """One line per value: part, score, class (empty for a mean), value (empty for none)."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["part", "score", "class", "value"])
+        for part, scores in self.scores.items():
+            for name, value in scores.items():
+                score, class_name = split_score(name)
+                number = "" if math.isnan(value) else repr(value)
+                writer.writerow([part, score, class_name or "", number])
+        return text.getvalue()
+
+    def _summary(self) -> Table:
+        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        table = Table(title=" · ".join(filter(None, [self.title, self.protocol, frames])))
+        table.add_column("score")
+        names = [n for n in _ordered(self.scores) if split_score(n)[1] is None]
+        for part in self.scores:
+            table.add_column(part, justify="right")
+        for name in names:
+            cells = [_cell(name, scores.get(name)) for scores in self.scores.values()]
+            table.add_row(f"{name} ({unit_of(name)})", *cells)
+        return table
+
+    def _classes(self) -> Table:
+        table = Table(title="per class")
+        table.add_column("class")
+        columns = []
+        for part, scores in self.scores.items():
+            split = [split_score(name) for name in scores]
+            for score in dict.fromkeys(score for score, class_name in split if class_name):
+                columns.append((part, score))
+                table.add_column(f"{part}\n{score} ({unit_of(score)})", justify="right")
+        classes = [split_score(name)[1] for name in _ordered(self.scores)]
+        for class_name in dict.fromkeys(filter(None, classes)):
+            names = [(part, f"{score}[{class_name}]") for part, score in columns]
+            cells = [_cell(name, self.scores[part].get(name)) for part, name in names]
+            table.add_row(class_name, *cells)
+        return table
+
+
+def split_score(name: str) -> tuple[str, str | None]:
+    """``IoU[car]`` -> (``IoU``, ``car``); ``mIoU`` -> (``mIoU``, None)."""
+    score, bracket, rest = name.partition("[")
+    return score, rest.removesuffix("]") if bracket else None
+
+
+def unit_of(score: str) -> str:
+    """What the tables print a score in: ``m/s`` for velocity errors, else ``%``."""
+    return "m/s" if score.removeprefix("m").startswith("AVE") else "%"
+
+
+def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for values in scores.values() for name in values))
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if unit_of(name) == "m/s" else f"{100 * value:.2f}"
