@@ -93,7 +93,8 @@ class ConcatHistory(nn.Module):
     ) -> tuple[Tensor, ConcatHistoryState]:
         T = self.config.frames
         motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
-        cells = moved_cells(motion, self.geometry.grid.dims, self.geometry.flat)
+        precise = torch.promote_types(features_BCYX.dtype, torch.float32)
+        cells = moved_cells(motion, self.geometry.grid.dims, self.geometry.flat, precise)
         past = choose(step.start_B, features_BCYX.detach()[:, None], state.slots_BTCYX.detach())
         slots = torch.cat([features_BCYX[:, None], self.warp(past, cells)], dim=1)
 

@@ -47,23 +47,29 @@ def cell_motion(
     return cells_T_metres @ previous_T_current_B44 @ metres_T_cells
 
 
-def moved_cells(motion_B44: Tensor, dims: tuple[int, int, int], flat: bool) -> Tensor:
+def moved_cells(
+    motion_B44: Tensor,
+    dims: tuple[int, int, int],
+    flat: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Where every current cell was in the previous grid, in cells.
 
     Args:
         motion_B44: from :func:`cell_motion`.
         dims: number of cells (X, Y, Z).
         flat: whether the features have no height axis.
+        dtype: of the result; half precision cannot tell neighbouring cells apart.
 
     Returns:
-        float32 (B, Y, X, 2) of (x, y), or (B, Y, X, Z, 3) of (x, y, z).
+        (B, Y, X, 2) of (x, y), or (B, Y, X, Z, 3) of (x, y, z).
     """
-    motion = motion_B44.float()
+    motion = motion_B44.to(dtype)
     X, Y, Z = dims
     axes = 2 if flat else 3
 
     def steps(count: int) -> Tensor:
-        return torch.arange(count, dtype=torch.float32, device=motion.device)[:, None]
+        return torch.arange(count, dtype=dtype, device=motion.device)[:, None]
 
     along_X = steps(X) * motion[:, None, :axes, 0]
     along_Y = steps(Y) * motion[:, None, :axes, 1]
@@ -90,6 +96,11 @@ def sample_cells(features: Tensor, cells: Tensor) -> Tensor:
     normalised = torch.stack(
         [cells[..., axis] * (2.0 / (size - 1)) - 1.0 for axis, size in axes], dim=-1
     )
-    return F.grid_sample(
-        features, normalised, mode="bilinear", padding_mode="zeros", align_corners=True
+    sampled = F.grid_sample(
+        features.to(cells.dtype),
+        normalised,
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
     )
+    return sampled.to(features.dtype)

@@ -1,0 +1,154 @@
+"""Checkpoints: every key accounted for, everything wrong listed, nothing loaded half."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from occ_perception.models.checkpoint import CheckpointError, load_checkpoint
+from occ_perception.models.published_names import published_key, unwrapped_key
+from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.zoo import get_card
+
+CARD = get_card("alocc_2d_mini")
+GRID = {
+    "view_transformer.dx": torch.tensor([0.4, 0.4, 6.4]),
+    "view_transformer.bx": torch.tensor([-39.8, -39.8, 2.2]),
+    "view_transformer.nx": torch.tensor([200.0, 200.0, 1.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    """What a published file holds, with weights of the recipe."""
+    net = CARD.build()
+    fill_random_weights(net, CARD, ":published")
+    own = {published_key(key, CARD.names): value for key, value in net.state_dict().items()}
+    return {**own, **GRID}
+
+
+@pytest.fixture
+def net():
+    return CARD.build()
+
+
+def saved(tmp_path, content, name="model.pth"):
+    path = tmp_path / name
+    torch.save(content, path)
+    return path
+
+
+def assert_filled(net, published):
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, published[published_key(key, CARD.names)]), key
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        lambda tensors: {"state_dict": tensors, "meta": {"epoch": 24, "time": "a date"}},
+        lambda tensors: {"ema_state_dict": tensors, "state_dict": {}},
+        lambda tensors: {f"module.{key}": value for key, value in tensors.items()},
+        lambda tensors: {"state_dict": {f"teacher.module.{k}": v for k, v in tensors.items()}},
+    ],
+    ids=["bare", "state_dict", "averaged", "data parallel", "teacher"],
+)
+def test_every_wrapping_loads(tmp_path, net, published, wrap):
+    report = load_checkpoint(net, CARD, saved(tmp_path, wrap(published)))
+    assert_filled(net, published)
+    assert len(report.loaded) == len(net.state_dict())
+    assert report.ignored == dict.fromkeys(GRID, "grid constant, equal to the network's grid")
+    assert report.renamed["final_conv.weight"] == "height.conv.weight"
+    assert report.problems == []
+
+
+def test_safetensors_load(tmp_path, net, published):
+    path = tmp_path / "model.safetensors"
+    save_file(published, path)
+    load_checkpoint(net, CARD, path)
+    assert_filled(net, published)
+
+
+def test_everything_wrong_is_listed_and_nothing_is_loaded(tmp_path, net, published):
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    broken = dict(published)
+    del broken["final_conv.bias"]
+    broken["final_conv.gamma"] = torch.zeros(3)
+    broken["alocc_head.query_feat.weight"] = torch.zeros(17, 32)
+    broken["view_transformer.bx"] = torch.tensor([-49.75, -49.75, -1.0])
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(net, CARD, saved(tmp_path, {"state_dict": broken}))
+    message, report = str(caught.value), caught.value.report
+    assert report.missing == ("final_conv.bias",)
+    assert report.unexpected == ("final_conv.gamma",)
+    assert report.wrong_shape == {"alocc_head.query_feat.weight": ((17, 32), (19, 32))}
+    assert list(report.wrong_grid) == ["view_transformer.bx"]
+    for word in (
+        "4 problems",
+        "missing: final_conv.bias",
+        "unexpected: final_conv.gamma",
+        "(17, 32), the network has (19, 32)",
+        "-49.75",
+        CARD.config_stem,
+    ):
+        assert word in message
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_file_of_the_model_without_history_does_not_fit_the_one_with_it(tmp_path, net, published):
+    shorter = {k: v for k, v in published.items() if not k.startswith("history_")}
+    with pytest.raises(CheckpointError, match=r"missing: history_keyframe_time_conv\.0\.weight"):
+        load_checkpoint(net, CARD, saved(tmp_path, shorter))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path, net, capsys):
+    path = saved(tmp_path, {"state_dict": {"weight": Bomb()}})
+    with pytest.raises(CheckpointError, match=r"refused.*could run code"):
+        load_checkpoint(net, CARD, path)
+    assert "never" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.pth", b"PK\x03\x04 cut short"),
+        ("text.pth", b"not a checkpoint at all"),
+        ("empty.pth", b""),
+        ("old.pth", pickle.dumps([1, 2, 3])),
+        ("cut.safetensors", b"\x10\x00"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_named(tmp_path, net, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(net, CARD, path)
+
+
+def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path, net):
+    with pytest.raises(CheckpointError, match=r"holds no state_dict.*'epoch'"):
+        load_checkpoint(net, CARD, saved(tmp_path, {"epoch": 3}))
+
+
+def test_missing_file(tmp_path, net):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*gone\.pth"):
+        load_checkpoint(net, CARD, tmp_path / "gone.pth")
+
+
+def test_prefixes_are_stripped_wherever_wrappers_put_them():
+    assert unwrapped_key("teacher.module._orig_mod.final_conv.bias") == "final_conv.bias"
+    assert unwrapped_key("final_conv.bias") == "final_conv.bias"
+
+
+def test_a_module_without_a_rule_is_noticed():
+    with pytest.raises(KeyError, match=r"no published name for refine\.conv\.weight"):
+        published_key("refine.conv.weight")

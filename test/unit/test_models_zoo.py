@@ -1,0 +1,67 @@
+"""Every card says what the reference data say, and agrees with the network it builds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from occ_perception.models.published_names import published_key
+from occ_perception.models.zoo import MODELS, get_card
+
+GRID_CONSTANTS = {"view_transformer.dx", "view_transformer.bx", "view_transformer.nx"}
+
+
+@pytest.fixture(params=sorted(MODELS))
+def card(request):
+    return MODELS[request.param]
+
+
+def as_list(value):
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()} if value else value
+
+
+def test_card_equals_the_reference_facts(card, shared_dir):
+    facts = json.loads((shared_dir / "reference/cards.json").read_text())["models"][card.name]
+    assert card.config_stem == facts["config"]
+    assert as_list(card.published) == facts["published"]
+    assert card.url == facts["checkpoint"]
+    assert card.licence == facts["licence"]
+    assert card.title == facts["model"]
+    assert card.label_set == facts["annotation"].lower()
+    assert card.backbone == facts["backbone"]
+    assert card.modality == facts["modality"]
+    assert card.protocol == facts["mask_protocol"]
+    assert card.sha256 is None
+
+
+def test_every_published_key_is_accounted_for(card, shared_dir):
+    keys = json.loads((shared_dir / f"reference/keys/{card.config_stem}.json").read_text())
+    net = card.build()
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    ours = {
+        published_key(key, card.names): (list(tensor.shape), key in parameters)
+        for key, tensor in net.state_dict().items()
+    }
+    theirs = {
+        key: (shape, kind == "param")
+        for key, (shape, _dtype, kind) in keys.items()
+        if key not in GRID_CONSTANTS
+    }
+    assert ours == theirs
+
+
+def test_card_agrees_with_its_recipe(card):
+    config = card.recipe()
+    assert card.grid == config.output_grid
+    assert card.preprocessing.input_size == config.geometry.input_size
+    assert len(card.cameras) == config.geometry.num_cameras
+    assert card.reference_camera in card.cameras
+    # The published heads have one dummy class in front of the annotation's classes.
+    assert config.head.classes == card.labels.num_classes + 1
+    assert (card.history_frames > 0) == (config.temporal is not None)
+
+
+def test_unknown_model_is_refused_with_the_names_there_are():
+    with pytest.raises(KeyError, match=r"no model 'alocc_4d'; there are .*alocc_2d_mini"):
+        get_card("alocc_4d")
