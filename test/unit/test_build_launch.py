@@ -1,0 +1,179 @@
+"""Launch file, RViz view and player QoS agree with the node they start.
+
+ROS's `launch` and `launch_ros` come with a ROS installation only; what needs them is skipped where
+they are missing, the rest reads the files.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch/alocc.launch.py"
+RVIZ = ROOT / "config/rviz/occupancy.rviz"
+
+
+def assigned(name: str) -> ast.expr:
+    """The value that the launch file gives to a module-level name."""
+    for statement in ast.parse(LAUNCH.read_text()).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            return statement.value
+    raise AssertionError(f"{LAUNCH} assigns no {name}")
+
+
+def node_parameter_types() -> dict[str, str]:
+    value = assigned("NODE_PARAMETERS")
+    assert isinstance(value, ast.Dict)
+    return {
+        ast.literal_eval(key): ast.unparse(type_)
+        for key, type_ in zip(value.keys, value.values, strict=True)
+        if key is not None
+    }
+
+
+def declared_arguments() -> set[str]:
+    value = assigned("ARGUMENTS")
+    assert isinstance(value, ast.List)
+    return {ast.literal_eval(call.args[0]) for call in value.elts if isinstance(call, ast.Call)}
+
+
+def test_every_argument_that_is_read_is_declared_and_the_other_way_round() -> None:
+    read = set(node_parameter_types())
+    for call in ast.walk(ast.parse(LAUNCH.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in {
+            "argument",
+            "LaunchConfiguration",
+        }:
+            read |= {item.value for item in call.args if isinstance(item, ast.Constant)}
+    assert read == declared_arguments()
+
+
+@pytest.mark.ros
+def test_overridden_parameters_exist_on_the_node_with_that_type() -> None:
+    pytest.importorskip("rclpy")
+    from occ_perception.ros.parameters import declarations
+
+    types = {item.name: type(item.default).__name__ for item in declarations()}
+    overridden = node_parameter_types()
+    assert overridden == {name: types.get(name) for name in overridden}
+
+
+def test_files_the_launch_file_names_exist() -> None:
+    named = {
+        "/".join(item.value for item in _share_parts(node))
+        for node in ast.walk(ast.parse(LAUNCH.read_text()))
+        if isinstance(node, ast.BinOp) and _share_parts(node)
+    }
+    files = {name for name in named if "." in name}
+    assert {"config/fastdds.xml", "config/occupancy_node.yaml"} <= files
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
+def _share_parts(node: ast.expr) -> list[ast.Constant]:
+    """The path constants of ``SHARE / "a" / "b"``."""
+    parts: list[ast.Constant] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
+        parts.insert(0, node.right)
+        node = node.left
+    return parts if ast.unparse(node) == "SHARE" else []
+
+
+def test_the_line_the_bag_waits_for_is_the_nodes() -> None:
+    line = ast.literal_eval(assigned("READY")).decode()
+    sources = [path.read_text() for path in (ROOT / "occ_perception/ros").glob("*.py")]
+    assert sum(line in source for source in sources) == 1
+
+
+def rviz_displays() -> dict[str, dict[str, Any]]:
+    manager = yaml.safe_load(RVIZ.read_text())["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == "base_link"
+    return {display["Name"]: display for display in manager["Displays"]}
+
+
+def test_rviz_shows_the_nodes_points_as_boxes_of_one_voxel() -> None:
+    from occ_perception.models.zoo import get_card
+
+    display = rviz_displays()["Occupancy"]
+    assert display["Class"] == "rviz_default_plugins/PointCloud2"
+    assert display["Topic"]["Value"] == "/occupancy_node/occupancy_points"
+    assert display["Style"] == "Boxes"
+    voxel_size = get_card("alocc_2d_mini").grid.voxel_size
+    assert tuple(voxel_size) == pytest.approx([display["Size (m)"]] * 3)
+
+
+def test_rviz_shows_the_pictures_of_our_own_layout() -> None:
+    layouts = ROOT / "occ_perception/sensing/layouts"
+    cameras = yaml.safe_load((layouts / "occ_perception.yaml").read_text())["cameras"]
+    shown = {
+        display["Topic"]["Value"]
+        for display in rviz_displays().values()
+        if display["Class"] == "rviz_default_plugins/Image"
+    }
+    assert shown == {camera["image"] for camera in cameras.values()}
+
+
+def test_player_latches_static_transforms() -> None:
+    quality = yaml.safe_load((ROOT / "config/bag_qos.yaml").read_text())["/tf_static"]
+    assert (quality["durability"], quality["reliability"]) == ("transient_local", "reliable")
+
+
+@pytest.fixture(scope="module")
+def launch_module() -> ModuleType:
+    """The launch file as a module, where ROS's launch packages are installed."""
+    pytest.importorskip("launch_ros.actions")
+    spec = importlib.util.spec_from_file_location("alocc_launch", LAUNCH)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.ros
+def test_every_argument_has_a_description_and_a_default(launch_module: ModuleType) -> None:
+    description = launch_module.generate_launch_description()
+    arguments = {item.name: item for item in description.get_launch_arguments()}
+    assert set(arguments) == declared_arguments()
+    for argument in arguments.values():
+        assert argument.description
+        assert argument.default_value is not None
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("given", "commands", "sim_time"),
+    [
+        ({}, ["occupancy_node"], False),
+        ({"rviz": "true"}, ["occupancy_node", "rviz2"], False),
+        ({"bag": "/data/drive"}, ["occupancy_node"], True),
+        ({"bag": "/data/drive", "use_sim_time": "false"}, ["occupancy_node"], False),
+    ],
+)
+def test_processes_follow_the_arguments(
+    launch_module: ModuleType, given: dict[str, str], commands: list[str], sim_time: bool
+) -> None:
+    import launch
+    from launch_ros.utilities import evaluate_parameters
+
+    context = launch.LaunchContext()
+    context.launch_configurations.update({"model": "alocc_2d_mini", **given})
+    for argument in launch_module.generate_launch_description().get_launch_arguments():
+        argument.execute(context)
+    actions = launch_module.start_processes(context)
+    nodes = [item for item in actions if hasattr(item, "node_executable")]
+    started = [item for item in nodes if item.condition is None or item.condition.evaluate(context)]
+    assert [item.node_executable for item in started] == commands
+    assert (len(actions) > len(nodes)) == ("bag" in given)
+    for node in nodes:
+        files_and_values = evaluate_parameters(context, node._Node__parameters)
+        values: dict[str, Any] = {}
+        for item in files_and_values:
+            values |= item if isinstance(item, dict) else {}
+        expected = {"model": "alocc_2d_mini"} if node.node_executable == "occupancy_node" else {}
+        assert values == {**expected, "use_sim_time": sim_time}

@@ -1,0 +1,127 @@
+"""What colcon and pip make of the repository."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import occ_perception
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "occ_msgs": ("occ_msgs", "ros.ament_cmake"),
+    "occ_perception": (".", "ros.ament_python"),
+    "occ_training": ("training", "ros.ament_python"),
+}
+NOT_SOURCES = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".hypothesis", "build", "install", "log", "*.egg-info", "out"
+)
+
+
+def test_colcon_finds_all_packages_with_their_ros_build_types() -> None:
+    colcon = shutil.which("colcon")
+    if colcon is None:
+        pytest.skip("colcon is not installed")
+    listing = subprocess.run(
+        [colcon, "list"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    found = {
+        name: (path, build_type.strip("()"))
+        for name, path, build_type in (line.split("\t") for line in listing.splitlines())
+    }
+    assert found == PACKAGES
+
+
+@pytest.mark.parametrize("folder", [folder for folder, _ in PACKAGES.values()])
+def test_package_xml_is_valid_and_has_the_one_version(folder: str) -> None:
+    # colcon silently builds a package with an invalid package.xml as plain python or cmake.
+    package_xml = ROOT / folder / "package.xml"
+    assert ElementTree.parse(package_xml).findtext("version") == occ_perception.__version__
+    catkin_pkg = pytest.importorskip("catkin_pkg.package")
+    warnings: list[str] = []
+    catkin_pkg.parse_package(str(package_xml), warnings=warnings)
+    assert warnings == []
+
+
+def test_training_package_has_the_same_version() -> None:
+    text = (ROOT / "training/occ_training/__init__.py").read_text()
+    assert re.search(r'__version__ = "(.+)"', text)[1] == occ_perception.__version__
+
+
+def test_every_message_file_is_generated() -> None:
+    cmake = (ROOT / "occ_msgs/CMakeLists.txt").read_text()
+    listed = set(re.findall(r'"(msg/\w+\.msg)"', cmake))
+    assert listed == {f"msg/{path.name}" for path in (ROOT / "occ_msgs/msg").glob("*.msg")}
+
+
+def test_torch_is_no_ros_dependency() -> None:
+    # No distribution-independent rosdep key exists for it; an unresolvable key stops rosdep.
+    depends = {
+        element.text
+        for element in ElementTree.parse(ROOT / "package.xml").getroot()
+        if element.tag.endswith("depend")
+    }
+    assert {"occ_msgs", "rclpy"} <= depends
+    assert not any("torch" in str(key) for key in depends)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel that `pip install .` makes of the sources, built in a copy of them."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    shutil.copytree(ROOT, sources, symlinks=True, ignore=NOT_SOURCES)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    result = subprocess.run(
+        [*command, "-w", str(folder), str(sources)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    (path,) = folder.glob("occ_perception-*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_the_messages_as_real_files(wheel: zipfile.ZipFile) -> None:
+    # In the repository they are reached through a linked folder.
+    for message in (ROOT / "occ_msgs/msg").glob("*.msg"):
+        assert wheel.read(f"occ_perception/bags/msg/{message.name}") == message.read_bytes()
+
+
+def test_wheel_holds_every_module_and_yaml_of_the_package_and_no_other(
+    wheel: zipfile.ZipFile,
+) -> None:
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.yaml")
+        for path in (ROOT / "occ_perception").rglob(pattern)
+    }
+    assert {"occ_perception/sensing/layouts/clynamen.yaml"} <= expected
+    packed = {
+        name
+        for name in wheel.namelist()
+        if name.endswith((".py", ".yaml")) and ".data/" not in name
+    }
+    assert packed == expected
+
+
+def test_wheel_holds_what_ros2_launch_and_run_look_for(wheel: zipfile.ZipFile) -> None:
+    data = {name.partition(".data/data/")[2] for name in wheel.namelist()}
+    expected = {"share/ament_index/resource_index/packages/occ_perception"}
+    expected |= {
+        f"share/occ_perception/{path.relative_to(ROOT).as_posix()}"
+        for folder in ("launch", "config")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in {".py", ".yaml", ".xml", ".rviz"}
+    }
+    expected.add("share/occ_perception/package.xml")
+    assert expected <= data
+    (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    scripts = wheel.read(name).decode()
+    assert "occ = occ_perception.cli:main" in scripts
+    assert "occupancy_node = occ_perception.ros.node:main" in scripts
