@@ -1,0 +1,135 @@
+"""Pictures as the checkpoints expect them, bit for bit, from decoded RGB.
+
+The published pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
+bottom, channel order swapped to BGR, normalisation with constants that keep their RGB order. That
+order mix is a slip of the training code which every released checkpoint has learnt (ALOcc, arXiv
+2411.07725, and its BEVDet ancestors).
+
+Legend: N cameras in the order of the model card, H and W network input size, C channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from occ_perception.geometry import ImageAffine
+from occ_perception.models.zoo import Preprocessing
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """How pictures of one size become network input.
+
+    Attributes:
+        picture: (width, height) of the pictures that arrive.
+        resized: (width, height) after resizing.
+        box: (left, top, right, bottom) of the crop in the resized picture. It may leave the
+            picture (a negative top); what lies outside becomes black.
+    """
+
+    picture: Size
+    resized: Size
+    box: tuple[int, int, int, int]
+
+    @classmethod
+    def fit(cls, picture: Size, input_size: Size) -> CropPlan:
+        """Plan for pictures of (width, height) and a network input of (height, width).
+
+        The arithmetic (truncation of float64 products) is the published one; for the published
+        picture sizes the products are exact.
+        """
+        width, height = picture
+        rows, columns = input_size
+        scale = columns / width
+        resized = (int(width * scale), int(height * scale))
+        left = int(max(0, resized[0] - columns) / 2)
+        top = resized[1] - rows
+        return cls(picture, resized, (left, top, left + columns, top + rows))
+
+    def affine_from_native(self, native_width: int) -> ImageAffine:
+        """Pixels of the same camera at ``native_width`` columns -> network input pixels.
+
+        Camera codes are trained on intrinsics of the native picture, so a driver that sends
+        smaller pictures must not change them; only the affine absorbs the size.
+        """
+        columns = self.box[2] - self.box[0]
+        return ImageAffine(columns / native_width, (float(-self.box[0]), float(-self.box[1])))
+
+
+def crop_picture(
+    picture: NDArray[np.uint8], plan: CropPlan, interpolation: str = "bicubic"
+) -> NDArray[np.uint8]:
+    """Resize and crop one RGB picture (height, width, 3) to (H, W, 3), still RGB uint8.
+
+    Pillow's filter of that name (bicubic is antialiased) defines the result; the resamplers of
+    OpenCV and torch differ.
+    """
+    resample = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(picture).resize(plan.resized, resample).crop(plan.box))
+
+
+def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """(C, 256) float32: the network input of every byte value, channels by **position**.
+
+    Float64 arithmetic, rounded once: what OpenCV computes, and the same on every device.
+    """
+    values = np.arange(256, dtype=np.float64)
+    exact = (values - np.asarray(mean)[:, None]) * (1.0 / np.asarray(std))[:, None]
+    table: NDArray[np.float32] = exact.astype(np.float32)
+    return table
+
+
+class Preprocessor:
+    """Turns the pictures of one ring into the network's image tensor.
+
+    Args:
+        preprocessing: the model card's image pipeline.
+        device: where the tensor is wanted; bytes travel there, the table look-up happens there.
+        threads: pictures resized at the same time (Pillow releases the interpreter lock).
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, device: torch.device, threads: int | None = None
+    ) -> None:
+        self._input_size = preprocessing.input_size
+        self._interpolation = preprocessing.interpolation
+        self._device = device
+        table_C256 = normalisation_table(preprocessing.mean, preprocessing.std)
+        self._table_C256 = torch.from_numpy(table_C256).to(device)
+        self._pool = ThreadPoolExecutor(
+            max_workers=threads or min(6, os.cpu_count() or 1), thread_name_prefix="preprocess"
+        )
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]], plans: Sequence[CropPlan]) -> Tensor:
+        """Images (N, 3, H, W) float32 on the device, from RGB pictures (height, width, 3)."""
+        crops = torch.empty(
+            (len(pictures), *self._input_size, 3),
+            dtype=torch.uint8,
+            pin_memory=self._device.type == "cuda",
+        )
+        into = crops.numpy()
+
+        def fill(camera: int) -> None:
+            into[camera] = crop_picture(pictures[camera], plans[camera], self._interpolation)
+
+        # list() waits for all of them and raises what a worker raised.
+        list(self._pool.map(fill, range(len(pictures))))
+        return self.normalise(crops.to(self._device, non_blocking=True))
+
+    def normalise(self, crops_NHW3: Tensor) -> Tensor:
+        """RGB bytes (N, H, W, 3) -> network input (N, 3, H, W) in blue, green, red order."""
+        cameras, rows, columns, _ = crops_NHW3.shape
+        bgr_N3P = crops_NHW3.flip(-1).permute(0, 3, 1, 2).reshape(cameras, 3, rows * columns)
+        table_N3V = self._table_C256.expand(cameras, -1, -1)
+        return table_N3V.gather(2, bgr_N3P.long()).view(cameras, 3, rows, columns)

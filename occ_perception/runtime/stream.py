@@ -1,0 +1,239 @@
+"""One vehicle's stream of camera frames through one network.
+
+Legend: B batch (always 1 here), N cameras in the order of the model card, X, Y, Z voxels.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.geometry import invert_transform, relative_motion
+from occ_perception.models.inputs import NetInputs, StepControl
+from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.state import TemporalState
+from occ_perception.models.zoo import ModelCard
+from occ_perception.runtime.calibration import Calibrator
+from occ_perception.runtime.preprocess import Preprocessor
+from occ_perception.runtime.schedule import (
+    Decision,
+    History,
+    HistoryLimits,
+    HistorySchedule,
+    Moment,
+)
+from occ_perception.runtime.weights import LoadedModel
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSnapshot:
+    """Everything a stream remembers, as a value: a stream restored from it continues bit for bit.
+
+    A step never writes into the tensors of an earlier state, so a snapshot costs nothing and
+    stays what it was.
+
+    Attributes:
+        model: name and weights of the model the state belongs to.
+        state: the network's temporal state.
+        history: what the schedule remembers; None before the first frame.
+        committed_world_T_cam_N44: camera poses of the last frame that entered the history.
+        reset_reason: a reset that no prediction has reported yet.
+    """
+
+    model: str
+    state: TemporalState
+    history: History | None = None
+    committed_world_T_cam_N44: Float64 | None = None
+    reset_reason: str = ""
+
+
+class OccupancyStream:
+    """Feeds frames of one vehicle to a network and keeps its temporal history.
+
+    Several streams may share one model; each owns its state. A stream is not thread-safe.
+
+    Args:
+        model: from :func:`~occ_perception.runtime.weights.load_model`; the stream runs where its
+            weights are.
+        frame_id: name of the ego frame in predictions.
+        commit_spacing_s: wanted time between frames of the history; None is what the checkpoint
+            was trained at, 0 commits every frame.
+        limits: what a history survives.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        frame_id: str = "base_link",
+        commit_spacing_s: float | None = None,
+        limits: HistoryLimits | None = None,
+    ) -> None:
+        self._model = model
+        self._device = model.device
+        self._frame_id = frame_id
+        spacing_s = self.card.history_spacing_s if commit_spacing_s is None else commit_spacing_s
+        self._schedule = HistorySchedule(spacing_s, limits)
+        self._preprocess = Preprocessor(self.card.preprocessing, self._device)
+        self._calibrator = Calibrator(self.card, self._device)
+        self._bev_augmentation_B33 = torch.eye(3, device=self._device)[None]
+        self._keeps_history = self.card.history_frames > 0
+        self._memory = self._empty()
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model that runs here."""
+        return self._model.card
+
+    def reset(self, reason: str = "reset by the caller") -> None:
+        """Forget the history; the next prediction gives ``reason`` as its history break."""
+        had_history = self._memory.history is not None
+        kept_reason = reason if had_history else self._memory.reset_reason
+        self._memory = replace(self._empty(), reset_reason=kept_reason)
+
+    def snapshot(self) -> StreamSnapshot:
+        """What this stream remembers now."""
+        return self._memory
+
+    def restore(self, snapshot: StreamSnapshot) -> None:
+        """Continue from a snapshot of this stream or of another one with the same model.
+
+        Raises:
+            ValueError: the snapshot was taken with another model or other weights.
+        """
+        if snapshot.model != self._model.label:
+            raise ValueError(
+                f"snapshot belongs to model {snapshot.model}, this stream runs {self._model.label}"
+            )
+        self._memory = snapshot
+
+    def step(self, frame: CameraFrame, commit: bool = True) -> OccupancyPrediction:
+        """Predict occupancy at the frame's reference stamp.
+
+        Args:
+            frame: one ring of cameras.
+            commit: False only asks "what if": the stream is left as it was. True lets the
+                schedule decide whether the frame enters the history.
+
+        Raises:
+            ValueError: the frame or its rig lacks a camera of the model, or the rig lacks the
+                lidar's pose where the grid lies in the lidar frame.
+        """
+        clock = StageClock(self._device)
+        tables = self._calibrator.tables(frame.rig)
+        images_N3HW = self._preprocess(self._pictures(frame), tables.plans)
+        world_T_cam_N44 = self._calibrator.world_T_cameras(frame, tables)
+        now = Moment(
+            frame.stamp_ns, frame.world_T_reference_ego, frame.sequence, tables.fingerprint
+        )
+        decision = self._schedule.decide(self._memory.history, now)
+        inputs = NetInputs(
+            images_BN3HW=images_N3HW[None],
+            cameras=self._calibrator.camera_tensors(now.world_T_ego, world_T_cam_N44, tables),
+            control=self._control(decision, now, world_T_cam_N44),
+            bev_augmentation_B33=self._bev_augmentation_B33,
+        )
+        clock.lap("preprocess")
+        with torch.inference_mode():
+            outputs, next_state = self._model.net(inputs, self._memory.state)
+            clock.lap("network")
+            labels_XYZ = class_map(outputs.logits_BKXYZ, self.card)[0].cpu().numpy()
+            flow_XYZ2 = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].cpu().numpy()
+        clock.lap("labels")
+        before = self._memory
+        taken = commit and self._keeps_history
+        if taken:
+            self._remember(decision, next_state, world_T_cam_N44)
+        return OccupancyPrediction(
+            stamp_ns=frame.stamp_ns,
+            frame_id=self._frame_id,
+            grid=self.card.grid,
+            ego_T_grid=tables.ego_T_grid,
+            labels=labels_XYZ,
+            class_names=self.card.labels.class_names,
+            empty_class=self.card.labels.empty_class,
+            flow=flow_XYZ2,
+            model=self._model.label,
+            camera_stamps_ns={name: frame.stamps_ns[name] for name in self.card.cameras},
+            committed=taken and decision.commit,
+            history_length=0 if decision.start else _length(before.history),
+            history_break=decision.break_reason or before.reset_reason,
+            timings_ms=clock.timings_ms(),
+        )
+
+    def _pictures(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
+        """The frame's pictures in the model's camera order."""
+        missing = [name for name in self.card.cameras if name not in frame.images]
+        if missing:
+            raise ValueError(
+                f"frame at {frame.stamp_ns} ns has no picture of camera {', '.join(missing)}, "
+                f"which model {self.card.name} needs; it has {', '.join(frame.images)}. Drop the "
+                "frame, or assemble frames with missing_camera='reuse_last'"
+            )
+        return [frame.images[name] for name in self.card.cameras]
+
+    def _control(self, decision: Decision, now: Moment, world_T_cam_N44: Float64) -> StepControl:
+        """What the network must know about the past; motion is identity at a start."""
+        history, then_N44 = self._memory.history, self._memory.committed_world_T_cam_N44
+        if decision.start or history is None or then_N44 is None:
+            motion, position = np.eye(4), 0
+            camera_motion_N44 = np.broadcast_to(np.eye(4), world_T_cam_N44.shape)
+        else:
+            motion = relative_motion(history.committed.world_T_ego, now.world_T_ego)
+            position = history.length
+            camera_motion_N44 = invert_transform(then_N44) @ world_T_cam_N44
+        return StepControl(
+            start_B=torch.tensor([decision.start], device=self._device),
+            previous_T_current_B44=self._to_device(motion),
+            position_B=torch.tensor([position], device=self._device),
+            previous_cam_T_cam_BN44=self._to_device(camera_motion_N44),
+        )
+
+    def _to_device(self, array: Float64) -> Tensor:
+        """Float64 tensor with a batch axis."""
+        return torch.from_numpy(np.array(array)[None]).to(self._device)
+
+    def _remember(
+        self, decision: Decision, next_state: TemporalState, world_T_cam_N44: Float64
+    ) -> None:
+        self._memory = replace(self._memory, history=decision.history, reset_reason="")
+        if decision.commit:
+            self._memory = replace(
+                self._memory, state=next_state, committed_world_T_cam_N44=world_T_cam_N44
+            )
+
+    def _empty(self) -> StreamSnapshot:
+        state = self._model.net.initial_state(1, device=self._device)
+        return StreamSnapshot(model=self._model.label, state=state)
+
+
+def _length(history: History | None) -> int:
+    return 0 if history is None else history.length
+
+
+class StageClock:
+    """Milliseconds per stage of one step; waits for the device, so that they add up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = self._last = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap on ``stage``."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._stages[stage] = 1e3 * (now - self._last)
+        self._last = now
+
+    def timings_ms(self) -> dict[str, float]:
+        """All stages, and ``total``."""
+        return {**self._stages, "total": 1e3 * (self._last - self._begun)}

@@ -1,0 +1,112 @@
+"""Networks with weights in them, ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from occ_perception.models.checkpoint import KeyReport, load_checkpoint
+from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.zoo import ModelCard, get_card
+
+# Hex digits of a checksum that are shown: enough to tell one's checkpoints apart.
+_SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network that can be run, and where its numbers come from.
+
+    Attributes:
+        card: what the model is.
+        net: in evaluation mode, on ``device``.
+        device: where it runs.
+        weights_id: first digits of the file's sha256, or ``random:SEED``.
+        report: which keys of the checkpoint went where; None for random weights.
+    """
+
+    card: ModelCard
+    net: OccupancyNet
+    device: torch.device
+    weights_id: str
+    report: KeyReport | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and weights in one word, as messages and pictures carry it."""
+        return f"{self.card.name}@{self.weights_id}"
+
+
+def load_model(
+    name: str,
+    weights: Path | str | None = None,
+    random_seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> LoadedModel:
+    """Build a model of the zoo and fill it.
+
+    Args:
+        name: of the model card.
+        weights: checkpoint (.pth or .safetensors) with the published tensor names.
+        random_seed: weights from a seed instead; predictions then mean nothing.
+        device: where to run, e.g. ``cuda:0``; ``auto`` is a GPU where there is one.
+
+    Raises:
+        KeyError: there is no such model.
+        ValueError: not exactly one of ``weights`` and ``random_seed`` is given, the device is not
+            there, or the checkpoint does not fit (the message names every key).
+        FileNotFoundError: there is no such checkpoint file.
+    """
+    card = get_card(name)
+    if weights is None and random_seed is None:
+        source = f"download {card.url}" if card.url else "no file was published for it"
+        raise ValueError(
+            f"no pretrained weights were given for {name}: {source} and pass it as weights, "
+            "or give a seed for random weights to try the machinery (the output is then "
+            "meaningless)"
+        )
+    if weights is not None and random_seed is not None:
+        raise ValueError("give either weights or a seed for random weights, not both")
+    target = checked_device(device)
+    net = card.build()
+    report = None
+    if random_seed is not None:
+        fill_random_weights(net, card, suffix=f":{random_seed}")
+        weights_id = f"random:{random_seed}"
+    else:
+        path = Path(str(weights)).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"weights file {path} does not exist")
+        report = load_checkpoint(net, card, path)
+        weights_id = file_checksum(path)[:_SHOWN_DIGITS]
+    return LoadedModel(card, net.eval().to(target), target, weights_id, report)
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """The device, if torch can use it here; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ValueError: torch does not know it, or the machine does not have it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from problem
+    return target
+
+
+def file_checksum(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""A small real model and frames that move, for tests of streams and of what uses them.
+
+The model is ALOcc-2D-mini with every weight of the full one; only pictures and grid are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
+from occ_perception.geometry import VoxelGrid
+from occ_perception.models.zoo import ModelCard, get_card
+
+INPUT_SIZE = (64, 176)
+PICTURE_SIZE = (400, 225)  # width, height: a quarter of the native picture
+_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes
+
+
+def small_card(name: str = "alocc_2d_mini") -> ModelCard:
+    """A card of the zoo with 64x176 pictures and 24 x 24 columns of 2 m."""
+    card = get_card(name)
+    config = card.recipe()
+    bev = VoxelGrid((-24.0, -24.0, -1.0), (2.0, 2.0, 6.4), (24, 24, 1))
+    geometry = replace(config.geometry, input_size=INPUT_SIZE, grid=bev)
+    small = config.with_geometry(geometry)
+    return replace(
+        card,
+        recipe=lambda: small,
+        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
+        grid=small.output_grid,
+    )
+
+
+def pose(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, pitch_deg: float = 0.0):
+    """(4, 4) pose in the plane, slightly pitched where asked."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("zy", (yaw_deg, pitch_deg), degrees=True).as_matrix()
+    matrix[:3, 3] = (x, y, 0.0)
+    return matrix
+
+
+def surround_rig(
+    names: Sequence[str], picture_size: tuple[int, int] = PICTURE_SIZE, lidar: bool = False
+) -> CameraRig:
+    """Cameras that look all around, focal length as nuScenes for the picture size."""
+    width, height = picture_size
+    K = np.array([[0.79 * width, 0, 0.51 * width], [0, 0.79 * width, 0.54 * height], [0, 0, 1.0]])
+    cameras = []
+    for number, name in enumerate(names):
+        mount = pose(yaw_deg=360.0 * number / len(names))
+        mount[:3, :3] = mount[:3, :3] @ _OPTICAL
+        mount[:3, 3] = (1.2, 0.1 * number, 1.5)
+        cameras.append(CameraCalibration(name, width, height, K, mount))
+    lidar_pose = pose(0.94, 0.0, -90.0)
+    lidar_pose[2, 3] = 1.84
+    return CameraRig(tuple(cameras), ego_T_lidar=lidar_pose if lidar else None)
+
+
+def frame_at(
+    t_s: float,
+    rig: CameraRig,
+    speed_mps: float = 8.0,
+    turn_dps: float = 6.0,
+    sequence: str = "drive",
+    world: np.ndarray | None = None,
+    reference_camera: str = "CAM_FRONT",
+) -> CameraFrame:
+    """The frame of a steady drive at a time: pictures, stamps and poses depend on it alone."""
+    stamp_ns = round(t_s * 1e9)
+    images, stamps, poses = {}, {}, {}
+    for camera in rig.cameras:
+        # Cameras fire one after the other, as on the real vehicle. By name, so that the order of
+        # the rig does not change the picture.
+        key = sum(camera.name.encode())
+        stamps[camera.name] = stamp_ns + (key % 7) * 6_000_000
+        if camera.name == reference_camera:
+            stamps[camera.name] = stamp_ns
+        seconds = stamps[camera.name] * 1e-9
+        at = pose(speed_mps * seconds, 0.3 * seconds, turn_dps * seconds, 0.5)
+        poses[camera.name] = at if world is None else world @ at
+        images[camera.name] = _picture((camera.height, camera.width), key, stamp_ns)
+    return CameraFrame(
+        rig=rig,
+        images=images,
+        stamps_ns=stamps,
+        world_T_ego=poses,
+        reference_camera=reference_camera,
+        sequence=sequence,
+    )
+
+
+def drive(times_s: Iterable[float], rig: CameraRig, **options: object) -> list[CameraFrame]:
+    """Frames of one drive."""
+    return [frame_at(t, rig, **options) for t in times_s]
+
+
+def _picture(shape: tuple[int, int], key: int, stamp_ns: int) -> np.ndarray:
+    """Coarse colour blobs, different for every camera and time."""
+    rng = np.random.default_rng([key, stamp_ns])
+    coarse = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
+    rows, columns = -(-shape[0] // 9), -(-shape[1] // 16)
+    return coarse.repeat(rows, axis=0).repeat(columns, axis=1)[: shape[0], : shape[1]].copy()

@@ -1,0 +1,74 @@
+"""Loading a model: one source of weights, named in every prediction; errors that say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from occ_perception.models.published_names import published_key
+from occ_perception.models.zoo import get_card
+from occ_perception.runtime.weights import checked_device, load_model
+
+NAME = "alocc_2d_mini"
+
+
+def test_without_weights_the_error_names_the_published_file_and_the_way_out() -> None:
+    with pytest.raises(ValueError, match="no pretrained weights were given") as caught:
+        load_model(NAME)
+    message = str(caught.value)
+    assert str(get_card(NAME).url) in message
+    assert "random weights" in message and "meaningless" in message
+    assert "\n" not in message
+
+
+def test_two_sources_of_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        load_model(NAME, tmp_path / "model.pth", random_seed=1)
+
+
+def test_unknown_models_missing_files_and_absent_devices_are_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="alocc_2d_mini"):
+        load_model("alocc_9d", random_seed=1)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        load_model(NAME, tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match="'warp' cannot be used"):
+        load_model(NAME, random_seed=1, device="warp")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda:0' cannot be used"):
+            checked_device("cuda:0")
+
+
+def test_auto_finds_a_device_that_works() -> None:
+    device = checked_device("auto")
+    assert torch.ones(2, device=device).sum().item() == 2
+
+
+def test_random_weights_follow_the_seed() -> None:
+    first, again, other = (load_model(NAME, random_seed=seed) for seed in (1, 1, 2))
+    assert first.weights_id == "random:1" and first.label == f"{NAME}@random:1"
+    assert not first.net.training
+    for (key, a), b, c in zip(
+        first.net.state_dict().items(),
+        again.net.state_dict().values(),
+        other.net.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+        if key.endswith("weight"):
+            assert not torch.equal(a, c)
+
+
+def test_a_file_gives_its_checksum_and_its_weights(tmp_path: Path) -> None:
+    drawn = load_model(NAME, random_seed=3)
+    path = tmp_path / "mine.safetensors"
+    tensors = {key: t.contiguous() for key, t in drawn.net.state_dict().items()}
+    save_file({published_key(key, drawn.card.names): t for key, t in tensors.items()}, path)
+    loaded = load_model(NAME, path)
+    assert loaded.weights_id == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert loaded.report is not None and len(loaded.report.loaded) == len(tensors)
+    for key, tensor in loaded.net.state_dict().items():
+        assert torch.equal(tensor, tensors[key])
