@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rosbags import rosbag1, rosbag2
-from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -116,6 +116,16 @@ class Recording:
     def topic_types(self) -> dict[str, str]:
         """Topic name -> message type."""
         return {name: topic.kind for name, topic in self.topics.items()}
+
+    def offered_qos(self, topic: str) -> list[Qos]:
+        """Quality of service that the topic's publishers offered; empty where nothing says so."""
+        return [
+            qos
+            for reader in self._readers
+            for connection in reader.connections
+            if connection.topic == topic
+            for qos in getattr(connection.ext, "offered_qos_profiles", [])
+        ]
 
     @property
     def span_ns(self) -> tuple[int, int]:

@@ -67,10 +67,12 @@ def play(
         typer.echo(f"skipped {topic}: {reason}")
     for topic, count in report.refused.items():
         typer.echo(f"DDS refused {count} messages on {topic}")
+    for damage in report.damage:
+        typer.echo(f"bag: {damage}")
     if lockstep:
         answered = report.rings - len(report.unanswered)
         typer.echo(f"{answered} of {report.rings} rings answered on {lockstep}")
-    if report.unanswered or report.refused:
+    if report.unanswered or report.refused or report.damage:
         raise typer.Exit(1)
 
 

@@ -11,9 +11,8 @@ from sensor_msgs.msg import CameraInfo as CameraInfoMessage
 from sensor_msgs.msg import CompressedImage, Image
 
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
-from occ_perception.ros.stamps import stamp_ns_of
 from occ_perception.ros.subscriptions import InputSubscription
-from occ_perception.sensing.calibration import CameraInfo, RegionOfInterest
+from occ_perception.sensing.calibration import CameraInfo
 from occ_perception.sensing.images import CompressedPicture, SensorImage
 from occ_perception.sensing.layouts import (
     CAMERA_INFO_TYPE,
@@ -21,42 +20,16 @@ from occ_perception.sensing.layouts import (
     IMAGE_TYPE,
     CameraTopics,
 )
+from occ_perception.sensing.message_fields import (
+    camera_info_from_message,
+    picture_from_message,
+    stamp_ns,
+)
 
 # One ring puts a message on every camera topic, and a stall of the executor lasts a few rings.
 _PICTURES_QUEUED = 5
 
 Picture = SensorImage | CompressedPicture
-
-
-def picture_of(message: Any) -> Picture:
-    """The fields of an Image or CompressedImage message; the bytes are not copied."""
-    if isinstance(message, CompressedImage):
-        return CompressedPicture(format=message.format, data=message.data)
-    return SensorImage(
-        encoding=message.encoding,
-        height=message.height,
-        width=message.width,
-        step=message.step,
-        data=message.data,
-        is_bigendian=bool(message.is_bigendian),
-    )
-
-
-def camera_info_of(message: CameraInfoMessage) -> CameraInfo:
-    """The fields of a CameraInfo message that calibration is made from."""
-    roi = message.roi
-    return CameraInfo(
-        width=message.width,
-        height=message.height,
-        K=tuple(message.k),
-        P=tuple(message.p),
-        D=tuple(message.d),
-        distortion_model=message.distortion_model,
-        binning_x=message.binning_x,
-        binning_y=message.binning_y,
-        roi=RegionOfInterest(roi.x_offset, roi.y_offset, roi.width, roi.height),
-        frame_id=message.header.frame_id,
-    )
 
 
 class CameraInput:
@@ -167,10 +140,10 @@ class CameraInput:
 
     def _take_picture(self, message: Any) -> None:
         if self._stamp_source == "receive":
-            stamp_ns = self._node.get_clock().now().nanoseconds
+            taken_ns = self._node.get_clock().now().nanoseconds
         else:
-            stamp_ns = stamp_ns_of(message.header.stamp)
-        if stamp_ns == 0:
+            taken_ns = stamp_ns(message.header.stamp)
+        if taken_ns == 0:
             self.reject(
                 "pictures carry stamp 0: their driver does not fill the header; use "
                 "stamp_source: receive"
@@ -178,11 +151,11 @@ class CameraInput:
                 else "no ROS time yet: use_sim_time is set and nothing came on /clock"
             )
             return
-        self._last_stamp_ns = stamp_ns
-        self._on_picture(self.name, stamp_ns, picture_of(message))
+        self._last_stamp_ns = taken_ns
+        self._on_picture(self.name, taken_ns, picture_from_message(message))
 
     def _take_info(self, message: CameraInfoMessage) -> None:
-        info = camera_info_of(message)
+        info = camera_info_from_message(message)
         # Drivers send it with every picture; only a change of the numbers is news.
         if self._on_camera_info is not None and vars(info) != self._info_fields:
             self._info_fields = vars(info)

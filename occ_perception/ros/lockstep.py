@@ -7,24 +7,21 @@ carries the stamp of the ring's reference picture.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
-from rosbags.highlevel import AnyReader
 
+from occ_perception.bags.calibrating import choose_layout
+from occ_perception.bags.recording import Recording
 from occ_perception.ros.message_classes import message_class_of
-from occ_perception.sensing.layouts import (
-    TopicLayout,
-    load_layout,
-    match_layout,
-    recognise_layouts,
-)
+from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.rings import Ring, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 
@@ -50,58 +47,36 @@ class BagRing:
     missing: tuple[str, ...]
 
 
-def header_stamp_ns(raw: bytes) -> int:
-    """The stamp of a serialized message that begins with a std_msgs/Header.
+def rings_of_bag(recording: Recording, layout: TopicLayout) -> list[BagRing]:
+    """The rings of a bag in the order of their reference stamps, incomplete ones included.
 
-    CDR: four bytes of encapsulation (the second tells the byte order), then int32 seconds and
-    uint32 nanoseconds.
+    Args:
+        recording: the bag.
+        layout: with the bag's own topic names.
     """
-    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
-    seconds = int.from_bytes(raw[4:8], order, signed=True)
-    return seconds * 1_000_000_000 + int.from_bytes(raw[8:12], order)
-
-
-def layout_of_bag(reader: AnyReader, name: str) -> TopicLayout:
-    """The layout called ``name``, or the shipped one that fits, with the bag's topic names.
-
-    Raises:
-        LockstepError: no layout fits; the text says what is missing.
-    """
-    topics = {connection.topic: connection.msgtype for connection in reader.connections}
-    match = match_layout(load_layout(name), topics) if name else recognise_layouts(topics)[0]
-    lost = [problem for problem in match.problems if "pictures" in problem]
-    if lost:
-        raise LockstepError(
-            f"layout {match.layout.name} does not fit the bag: {'; '.join(lost)}; give the right "
-            "one with --layout"
-        )
-    return match.layout
-
-
-def rings_of_bag(reader: AnyReader, layout: TopicLayout) -> list[BagRing]:
-    """The rings of a bag in the order of their reference stamps, incomplete ones included."""
     camera_of = {camera.image: camera.name for camera in layout.cameras}
-    connections = [c for c in reader.connections if c.topic in camera_of]
     grouper = RingGrouper(
         layout.camera_names,
         layout.reference_camera,
         tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
     )
+    has_stamps = layout.stamp_source == "header"
     rings: list[Ring] = []
-    for connection, log_ns, raw in reader.messages(connections):
-        stamp_ns = 0 if layout.stamp_source == "receive" else header_stamp_ns(raw)
-        picture = (stamp_ns, log_ns)
+    for message in recording.messages(camera_of):
+        received_ns = message.received_ns
+        stamp_ns = recording.header_stamp_ns(message) if has_stamps else received_ns
+        camera = camera_of[message.topic]
         try:
-            rings += grouper.add(camera_of[connection.topic], stamp_ns or log_ns, picture)
+            rings += grouper.add(camera, stamp_ns, received_ns)
         except TimeJump:
             rings += grouper.flush()
             grouper.reset()
-            rings += grouper.add(camera_of[connection.topic], stamp_ns or log_ns, picture)
+            rings += grouper.add(camera, stamp_ns, received_ns)
     rings += grouper.flush()
     return [
         BagRing(
-            stamp_ns=ring.payloads[layout.reference_camera][0],
-            first_log_ns=min(log_ns for _, log_ns in ring.payloads.values()),
+            stamp_ns=ring.reference_stamp_ns if has_stamps else 0,
+            first_log_ns=min(ring.payloads.values()),
             missing=ring.missing,
         )
         for ring in rings
@@ -113,18 +88,19 @@ class Lockstep:
 
     Args:
         node: subscribes to the answers; spun while waiting.
-        reader: of the bag.
+        recording: the bag.
         topic: of the answers.
         layout: name or path of the bag's layout, "" = recognise.
 
     Raises:
-        LockstepError: no layout fits, or the bag holds no ring.
+        BagError: no layout fits the bag.
+        LockstepError: it holds no ring.
     """
 
-    def __init__(self, node: Node, reader: AnyReader, topic: str, layout: str) -> None:
+    def __init__(self, node: Node, recording: Recording, topic: str, layout: str) -> None:
         self._node = node
         self._topic = topic
-        self._rings = deque(rings_of_bag(reader, layout_of_bag(reader, layout)))
+        self._rings = deque(rings_of_bag(recording, choose_layout(recording, layout or None)))
         if not self._rings:
             raise LockstepError("the bag holds no picture of the reference camera")
         self._subscription: Subscription[Any] | None = None
@@ -196,4 +172,14 @@ class Lockstep:
     def _on_answer(self, raw: Any) -> None:
         self._answers += 1
         if self._has_header:
-            self._answered.add(header_stamp_ns(raw))
+            self._answered.add(_header_stamp_ns(raw))
+
+
+def _header_stamp_ns(raw: bytes) -> int:
+    """The stamp of a serialized message that begins with a std_msgs/Header.
+
+    CDR: four bytes of encapsulation (the second tells the byte order), then int32 seconds and
+    uint32 nanoseconds.
+    """
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)

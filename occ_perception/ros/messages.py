@@ -35,7 +35,8 @@ from occ_perception.geometry import (
     transform_points,
 )
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
-from occ_perception.ros.stamps import stamp_ns_of, time_message
+from occ_perception.ros.stamps import time_message
+from occ_perception.sensing.message_fields import stamp_ns
 
 _POINT = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")], align=False
@@ -173,9 +174,9 @@ def prediction_from_message(message: SemanticOccupancy) -> OccupancyPrediction:
     labels = decode_occupancy(
         encoded, grid.dims, message.empty_class, len(names), message.unknown_class
     )
-    stamps = (stamp_ns_of(time) for time in message.camera_stamps)
+    stamps = (stamp_ns(time) for time in message.camera_stamps)
     return OccupancyPrediction(
-        stamp_ns=stamp_ns_of(message.header.stamp),
+        stamp_ns=stamp_ns(message.header.stamp),
         frame_id=message.header.frame_id,
         grid=grid,
         ego_T_grid=ego_T_grid,

@@ -27,7 +27,6 @@ from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
 from occ_perception.ros.pose_inputs import OdometryInput, TransformInput, add_transforms
 from occ_perception.ros.rig_source import RigSource
-from occ_perception.ros.stamps import stamp_ns_of
 from occ_perception.ros.synchronizer import (
     Mailbox,
     MessageFiltersSynchronizer,
@@ -39,6 +38,7 @@ from occ_perception.ros.worker import Job, Worker
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
 from occ_perception.sensing.ego_pose import PoseBuffer
+from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.rings import Ring, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformTree
@@ -197,7 +197,7 @@ class OccupancyNode(Node):
         def add() -> None:
             self._poses.change(lambda: add_transforms(self._tree, message, static))
 
-        stamps = [0 if static else stamp_ns_of(t.header.stamp) for t in message.transforms]
+        stamps = [0 if static else stamp_ns(t.header.stamp) for t in message.transforms]
         self._take(max(stamps, default=0), add)
         # Mounts may come on /tf too; once the rig is complete only /tf_static can change it.
         if static or self._rig_source.rig() is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Connection, QosDurability, QosReliability
+from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
+from occ_perception.bags.recording import RecordedMessage, Recording
 from occ_perception.ros.lockstep import Lockstep
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.stamps import time_message
@@ -94,6 +94,7 @@ class PlayReport:
         worst_lateness_s: how far behind its time a message went out at worst.
         rings: rings sent in lockstep.
         unanswered: what happened to rings without an answer.
+        damage: what of the bag could not be read.
         interrupted: whether playing was stopped from outside.
     """
 
@@ -103,6 +104,7 @@ class PlayReport:
     worst_lateness_s: float = 0.0
     rings: int = 0
     unanswered: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
     interrupted: bool = False
 
 
@@ -111,20 +113,26 @@ class BagPlayer:
 
     Args:
         node: publishes; the player spins it itself while it waits.
-        path: rosbag2 folder, or a single .mcap or .db3 file.
+        recording: a rosbag2; the caller closes it.
         options: how.
 
     Raises:
-        PlayError: the bag cannot be opened, is of ROS 1, or has nothing that can be played.
+        PlayError: the bag is of ROS 1, or has nothing that can be played.
     """
 
-    def __init__(self, node: Node, path: Path, options: PlayOptions) -> None:
+    def __init__(self, node: Node, recording: Recording, options: PlayOptions) -> None:
+        if recording.is_ros1:
+            raise PlayError(
+                f"{recording.path} is a ROS 1 bag; convert it first: rosbags-convert --src "
+                f"{recording.path} --dst {recording.path.with_suffix('')} "
+                "--dst-typestore ros2_humble"
+            )
         self.options = options
         self.report = PlayReport()
         self._node = node
-        self._reader = open_bag(path)
-        self._publishers: dict[int, Publisher[Any]] = {}
-        self._latched: set[int] = set()
+        self._recording = recording
+        self._publishers: dict[str, Publisher[Any]] = {}
+        self._latched: set[str] = set()
         self._advertise()
         self._clock = (
             node.create_publisher(Clock, "/clock", QoSProfile(depth=10))
@@ -133,14 +141,10 @@ class BagPlayer:
         )
         self._next_tick = 0.0
         self._lockstep = (
-            Lockstep(node, self._reader, options.lockstep, options.layout)
+            Lockstep(node, recording, options.lockstep, options.layout)
             if options.lockstep
             else None
         )
-
-    def close(self) -> None:
-        """Close the bag."""
-        self._reader.close()
 
     def play(self) -> PlayReport:
         """Play to the end (or for ever, with ``loop``); returns early on KeyboardInterrupt."""
@@ -153,33 +157,33 @@ class BagPlayer:
             self._drain()
         except KeyboardInterrupt:
             self.report.interrupted = True
+        self.report.damage = [
+            str(problem)
+            for problem in self._recording.problems
+            if problem.reason == "damaged_file"
+        ]
         return self.report
 
     # -- what is published -----------------------------------------------------------------------
 
     def _advertise(self) -> None:
-        duration_s = max(self._reader.duration * 1e-9, 1e-3)
-        known = {connection.topic for connection in self._reader.connections}
+        known = self._recording.topics
         for topic in self.options.topics:
             if topic not in known:
                 raise PlayError(f"bag has no topic {topic}; it has {', '.join(sorted(known))}")
-        for connection in self._reader.connections:
-            topic = connection.topic
-            if self.options.topics and topic not in self.options.topics:
-                continue
-            message_class = message_class_of(connection.msgtype)
+        for topic in self.options.topics or known:
+            message_class = message_class_of(known[topic].kind)
             if message_class is None:
-                reason = f"no Python message class {connection.msgtype} is installed"
-                if topic not in self.report.skipped:
-                    self._node.get_logger().warning(f"{topic} is skipped: {reason}")
+                reason = f"no Python message class {known[topic].kind} is installed"
+                self._node.get_logger().warning(f"{topic} is skipped: {reason}")
                 self.report.skipped[topic] = reason
                 continue
-            qos = playing_qos(connection, duration_s)
-            self._publishers[connection.id] = self._node.create_publisher(
+            qos = playing_qos(self._recording, topic)
+            self._publishers[topic] = self._node.create_publisher(
                 message_class, self.options.remap.get(topic, topic), qos
             )
             if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                self._latched.add(connection.id)
+                self._latched.add(topic)
         if not self._publishers:
             raise PlayError(
                 "nothing to play: "
@@ -210,32 +214,29 @@ class BagPlayer:
     # -- playing ---------------------------------------------------------------------------------
 
     def _play_once(self) -> None:
-        first_ns = self._reader.start_time + round(self.options.start_s * 1e9)
-        if first_ns >= self._reader.end_time:
+        bag_start, bag_end = self._recording.span_ns
+        first_ns = bag_start + round(self.options.start_s * 1e9)
+        if first_ns > bag_end:
             raise PlayError(
                 f"start {self.options.start_s:g} s lies behind the end of the bag, which is "
-                f"{self._reader.duration * 1e-9:.3f} s long"
+                f"{(bag_end - bag_start) * 1e-9:.3f} s long"
             )
-        for connection, _, raw in self._messages(stop_ns=first_ns):
-            if connection.id in self._latched:
-                self._publish(connection, raw)
         if self._lockstep is not None:
             self._lockstep.begin(first_ns)
         began = time.monotonic()
-        for connection, log_ns, raw in self._messages(start_ns=first_ns):
+        for message in self._recording.messages(self._publishers):
+            if message.received_ns < first_ns:
+                if message.topic in self._latched:
+                    self._publish(message)
+                began = time.monotonic()
+                continue
             if self._lockstep is not None:
-                began += self._await_answers(log_ns)
-            due = began + (log_ns - first_ns) * 1e-9 / self.options.rate
-            self._wait_until(due, log_ns)
-            self._publish(connection, raw)
+                began += self._await_answers(message.received_ns)
+            due = began + (message.received_ns - first_ns) * 1e-9 / self.options.rate
+            self._wait_until(due, message.received_ns)
+            self._publish(message)
         if self._lockstep is not None:
             self._await_answers(None)
-
-    def _messages(
-        self, start_ns: int | None = None, stop_ns: int | None = None
-    ) -> Iterator[tuple[Connection, int, bytes]]:
-        connections = [c for c in self._reader.connections if c.id in self._publishers]
-        return self._reader.messages(connections, start=start_ns, stop=stop_ns)
 
     def _wait_until(self, due: float, log_ns: int) -> None:
         """Sleep up to ``due``, ticking /clock with the bag's time meanwhile."""
@@ -251,10 +252,10 @@ class BagPlayer:
             next_tick = self._next_tick if self._clock is not None else due
             time.sleep(max(0.0, min(due, next_tick) - time.monotonic()))
 
-    def _publish(self, connection: Connection, raw: bytes) -> None:
-        topic = connection.topic
+    def _publish(self, message: RecordedMessage) -> None:
+        topic = message.topic
         try:
-            self._publishers[connection.id].publish(bytes(raw))
+            self._publishers[topic].publish(bytes(message.raw))
         except rclpy_implementation.RCLError as error:
             if not self.report.refused[topic]:
                 self._node.get_logger().warning(f"{topic}: DDS refused a message: {error}")
@@ -285,54 +286,35 @@ def play_bag(path: Path, options: PlayOptions) -> PlayReport:
 
     Raises:
         PlayError: see :class:`BagPlayer`.
+        BagError: the bag cannot be read.
     """
     # Without rclpy's handlers Ctrl-C is a KeyboardInterrupt, here and while sleeping.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("occ_player")
     try:
-        player = BagPlayer(node, path, options)
-        try:
-            return player.play()
-        finally:
-            player.close()
+        with Recording(path) as recording:
+            return BagPlayer(node, recording, options).play()
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def open_bag(path: Path) -> AnyReader:
-    """An open reader of a rosbag2.
-
-    Raises:
-        PlayError: no such bag, a damaged one, or one of ROS 1.
-    """
-    if path.suffix == ".bag" and path.is_file():
-        raise PlayError(
-            f"{path} is a ROS 1 bag; convert it first: rosbags-convert --src {path} "
-            f"--dst {path.with_suffix('')} --dst-typestore ros2_humble"
-        )
-    try:
-        reader = AnyReader([path])
-        reader.open()
-    except (AnyReaderError, OSError, ValueError) as error:
-        raise PlayError(f"cannot open bag {path}: {error}") from error
-    return reader
-
-
-def playing_qos(connection: Connection, duration_s: float) -> QoSProfile:
+def playing_qos(recording: Recording, topic: str) -> QoSProfile:
     """The QoS a topic was recorded with; reliable and volatile where the bag does not say.
 
     The queue holds a second of the topic, so that a burst after a stall reaches the readers, and
     all of a latched topic.
     """
-    offered = getattr(connection.ext, "offered_qos_profiles", [])
+    offered = recording.offered_qos(topic)
     best_effort = any(qos.reliability == QosReliability.BEST_EFFORT for qos in offered)
-    latched = connection.topic == "/tf_static" or (
+    latched = topic == "/tf_static" or (
         bool(offered) and all(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered)
     )
-    wanted = connection.msgcount if latched else math.ceil(connection.msgcount / duration_s)
+    start_ns, end_ns = recording.span_ns
+    count = recording.topics[topic].count
+    wanted = count if latched else math.ceil(count / max((end_ns - start_ns) * 1e-9, 1e-3))
     return QoSProfile(
         depth=min(max(wanted, _SHORTEST_QUEUE), _LONGEST_QUEUE),
         reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
-        durability=(DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE),
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )

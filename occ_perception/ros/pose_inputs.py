@@ -10,12 +10,15 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
 from occ_perception.frames import Float64
-from occ_perception.geometry import matrix_from_pose
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.message_classes import message_class_of
-from occ_perception.ros.stamps import stamp_ns_of
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
+from occ_perception.sensing.message_fields import (
+    pose_from_odometry,
+    stamp_ns,
+    transforms_from_message,
+)
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
 # Poses come at 50 to 150 Hz and in bursts; a stall of the executor must not lose any.
@@ -113,12 +116,12 @@ class OdometryInput(PoseInput):
             )
             return
         try:
-            stamp_ns, world_T_ego = odometry_pose(message)
+            world_T_ego = pose_from_odometry(message)
         except ValueError as error:
             self.reject(str(error))
             return
-        self._newest_ns = stamp_ns
-        self._on_pose(stamp_ns, world_T_ego)
+        self._newest_ns = stamp_ns(message.header.stamp)
+        self._on_pose(self._newest_ns, world_T_ego)
 
 
 class TransformInput(PoseInput):
@@ -165,7 +168,7 @@ class TransformInput(PoseInput):
 
     def _take_moving(self, message: Any) -> None:
         for stamped in message.transforms:
-            self._newest_ns = max(self._newest_ns, stamp_ns_of(stamped.header.stamp))
+            self._newest_ns = max(self._newest_ns, stamp_ns(stamped.header.stamp))
         self._take(message, static=False)
 
     def _take_static(self, message: Any) -> None:
@@ -176,20 +179,6 @@ class TransformInput(PoseInput):
             self._on_transforms(message, static)
         except (ValueError, TransformError) as error:
             self.reject(str(error))
-
-
-def odometry_pose(message: Any) -> tuple[int, Float64]:
-    """Stamp and ``world_T_ego`` (4, 4) of a nav_msgs/Odometry message.
-
-    Raises:
-        ValueError: the pose is not finite or its quaternion is not of unit length.
-    """
-    position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    pose = matrix_from_pose(
-        (position.x, position.y, position.z),
-        (orientation.x, orientation.y, orientation.z, orientation.w),
-    )
-    return stamp_ns_of(message.header.stamp), pose
 
 
 def tf_message_class() -> type[Any]:
@@ -216,16 +205,5 @@ def add_transforms(tree: TransformTree, message: Any, static: bool) -> None:
         TransformError: the frames contradict those known.
         TimeJump: stamps went back by more than a second.
     """
-    for stamped in message.transforms:
-        translation, rotation = stamped.transform.translation, stamped.transform.rotation
-        parent_T_child = matrix_from_pose(
-            (translation.x, translation.y, translation.z),
-            (rotation.x, rotation.y, rotation.z, rotation.w),
-        )
-        tree.add(
-            stamped.header.frame_id,
-            stamped.child_frame_id,
-            stamp_ns_of(stamped.header.stamp),
-            parent_T_child,
-            static,
-        )
+    for parent, child, stamp, parent_T_child in transforms_from_message(message):
+        tree.add(parent, child, stamp, parent_T_child, static)

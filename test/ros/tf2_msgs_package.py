@@ -79,5 +79,7 @@ def _build(prefix: Path) -> None:
         ["cmake", "--install", build],
     ):  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert done.returncode == 0, (
+            f"{command} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     (prefix / "done").touch()

@@ -1,0 +1,255 @@
+"""The node under bad input: it stays up, and its diagnostics say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
+
+import rclpy
+from car import HEIGHT, WIDTH, Car, Listener, jpeg, picture, spin_for, spin_until, write_rig
+from conftest import Launch
+from processes import RunningProcess, python_module
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+pytestmark = pytest.mark.ros
+
+ERROR, WARN, OK = b"\x02", b"\x01", b"\x00"
+SECOND = 10**9
+PERIOD = SECOND // 2
+
+
+class Drive:
+    """One node process that all tests of this module share; time only moves on between them."""
+
+    def __init__(self, node: Node, process: RunningProcess) -> None:
+        self.node = node
+        self.process = process
+        self.car = Car(node)
+        self.listener = Listener(node)
+        self.now_ns = 1_500_000_000 * SECOND
+
+    def next_start(self, step_ns: int = PERIOD) -> int:
+        self.now_ns += step_ns
+        return self.now_ns
+
+    def expect_answer(self, stamp_ns: int) -> None:
+        assert self.process.is_running, self.process.output()
+        self.listener.wait_for_grid(stamp_ns)
+
+    def set_parameter(self, name: str, value: Any) -> SetParametersResult:
+        """Through the node's parameter service, as `ros2 param set` does."""
+        client = AsyncParameterClient(self.node, "occupancy_node")
+        assert client.wait_for_services(30)
+        future = client.set_parameters([Parameter(name, value=value)])
+        rclpy.spin_until_future_complete(self.node, future, timeout_sec=30)
+        return future.result().results[0]
+
+    def good_ring(self) -> None:
+        """The node must be back to normal."""
+        self.expect_answer(self.car.ring(self.next_start()))
+        assert self.listener.wait_for_status("inference", "predicting").level == OK
+
+
+@pytest.fixture(scope="module")
+def drive(
+    launch: Launch, tmp_path_factory: pytest.TempPathFactory, ros_context: None
+) -> Iterator[Drive]:
+    assert ros_context is None
+    rig = write_rig(tmp_path_factory.mktemp("rig") / "rig.yaml")
+    process = launch(
+        python_module(
+            "occ_perception.ros.node", "--ros-args",
+            "-p", "random_weights_seed:=0", "-p", "device:=cpu", "-p", f"rig:={rig}",
+            # Generous: the machine that runs the tests may be busy.
+            "-p", "stale_after_s:=60.0", "-p", "sync.deadline_ms:=1500.0",
+            "-p", "pose.wait_ms:=1500.0", "-p", "modle:=typo",
+        )
+    )  # fmt: skip
+    node = rclpy.create_node("bad_input_test")
+    drive = Drive(node, process)
+    drive.car.wait_until_heard()
+    yield drive
+    assert process.stop() == 0, process.output()
+    node.destroy_node()
+
+
+def test_a_good_ring_is_answered(drive: Drive) -> None:
+    drive.good_ring()
+    assert drive.listener.status("camera CAM_BACK").level == OK
+    assert drive.listener.status("ego pose").level == OK
+    values = drive.listener.values("inference")
+    assert float(values["latency_ms_p50"]) > 0
+    assert int(values["published_occupancy"]) == 1
+
+
+def test_an_unknown_parameter_is_reported(drive: Drive) -> None:
+    status = drive.listener.wait_for_status("parameters", "did you mean model?")
+    assert status.level == WARN
+    assert "parameter modle does not exist" in drive.process.output()
+
+
+def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
+    assert drive.set_parameter("occupancy_encoding", "dense").successful
+    drive.good_ring()
+    newest = drive.listener.grids[max(drive.listener.grids)]
+    assert (newest.encoding, len(newest.labels)) == (newest.DENSE, 200 * 200 * 16)
+    refused = drive.set_parameter("occupancy_encoding", "zip")
+    assert not refused.successful
+    assert "must be one of rle, sparse, dense" in refused.reason
+    assert not drive.set_parameter("model", "another").successful
+    assert drive.set_parameter("occupancy_encoding", "rle").successful
+
+
+def test_a_truncated_jpeg_drops_its_ring_only(drive: Drive) -> None:
+    start = drive.next_start()
+    broken = jpeg(picture("CAM_BACK", 0.0))[:-200]
+    stamp = drive.car.ring(start, replaced={"CAM_BACK": broken})
+    status = drive.listener.wait_for_status("camera CAM_BACK", "CAM_BACK")
+    assert status.level == ERROR
+    assert "truncated" in status.message
+    assert drive.listener.values("inference")["rings_failed_undecodable_image"] == "1"
+    assert stamp not in drive.listener.grids
+    drive.good_ring()
+
+
+def test_a_picture_of_another_size_is_refused(drive: Drive) -> None:
+    half = jpeg(picture("CAM_FRONT_LEFT", 0.0)[: HEIGHT // 2])
+    drive.car.ring(drive.next_start(), replaced={"CAM_FRONT_LEFT": half})
+    status = drive.listener.wait_for_status("camera CAM_FRONT_LEFT", f"{WIDTH}x{HEIGHT // 2}")
+    assert status.level == ERROR
+    assert f"calibrated for {WIDTH}x{HEIGHT}" in status.message
+    drive.good_ring()
+
+
+def test_a_ring_without_a_camera_is_dropped_at_its_deadline(drive: Drive) -> None:
+    before = int(drive.listener.values("synchronization")["dropped_incomplete"])
+    stamp = drive.car.ring(drive.next_start(), without=["CAM_BACK_LEFT"])
+    status = drive.listener.wait_for_status("synchronization", "without CAM_BACK_LEFT")
+    assert status.level == WARN
+    assert int(drive.listener.values("synchronization")["dropped_incomplete"]) == before + 1
+    drive.good_ring()
+    assert stamp not in drive.listener.grids
+
+
+def test_a_pose_gap_is_named(drive: Drive) -> None:
+    stamp = drive.car.ring(drive.next_start(), with_poses=False)
+    status = drive.listener.wait_for_status("inference", "newer than the newest pose")
+    assert status.level == ERROR
+    assert drive.listener.values("inference")["rings_failed_pose_not_yet"] == "1"
+    drive.good_ring()
+    assert stamp not in drive.listener.grids
+
+
+def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
+    """A camera that changes to raw pictures is followed; an encoding nobody knows is named."""
+    name = "CAM_FRONT_RIGHT"
+    compressed = drive.car.pictures.pop(name)
+    drive.node.destroy_publisher(compressed)
+    raw = drive.node.create_publisher(Image, drive.car.topic(name, "image"), 10)
+    spin_until(drive.node, raw.get_subscription_count, 15, "the node follows to raw pictures")
+    spin_for(drive.node, 0.5)
+
+    def ring(encoding: str) -> int:
+        class RawPublisher:
+            def publish(self, message: CompressedImage) -> None:
+                image = Image(
+                    header=message.header,
+                    width=WIDTH,
+                    height=HEIGHT,
+                    encoding=encoding,
+                    step=3 * WIDTH,
+                )
+                image.data = picture(name, 0.0).tobytes()
+                raw.publish(image)
+
+        drive.car.pictures[name] = RawPublisher()
+        return drive.car.ring(drive.next_start())
+
+    stamp = ring("yuv999")
+    status = drive.listener.wait_for_status(f"camera {name}", "unknown image encoding 'yuv999'")
+    assert status.level == ERROR
+    drive.expect_answer(ring("rgb8"))
+    assert stamp not in drive.listener.grids
+
+    drive.node.destroy_publisher(raw)
+    drive.car.pictures[name] = drive.node.create_publisher(
+        CompressedImage, drive.car.topic(name, "image"), 10
+    )
+    spin_until(
+        drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node follows back"
+    )
+    spin_for(drive.node, 0.5)
+    drive.good_ring()
+
+
+def test_a_best_effort_camera_is_followed(drive: Drive) -> None:
+    name = "CAM_BACK_RIGHT"
+    drive.node.destroy_publisher(drive.car.pictures[name])
+    drive.car.pictures[name] = drive.node.create_publisher(
+        CompressedImage, drive.car.topic(name, "image"), rclpy.qos.qos_profile_sensor_data
+    )
+    assert rclpy.qos.qos_profile_sensor_data.reliability == ReliabilityPolicy.BEST_EFFORT
+    spin_until(
+        drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node subscribes"
+    )
+    spin_for(drive.node, 0.5)
+    drive.good_ring()
+    assert drive.listener.values(f"camera {name}")["qos"] == "best_effort"
+    assert drive.listener.values("camera CAM_BACK")["qos"] == "reliable"
+
+
+def test_time_that_goes_back_starts_over(drive: Drive) -> None:
+    drive.good_ring()
+    drive.good_ring()
+    assert drive.listener.grids[max(drive.listener.grids)].history_length > 0
+    jumps = int(drive.listener.values("time")["jumps_back"])
+    drive.now_ns -= 100 * SECOND
+    stamp = drive.car.ring(drive.next_start())
+    message = drive.listener.wait_for_grid(stamp)
+    assert message.history_length == 0
+    assert "time went back by" in message.history_break
+    drive.listener.wait_for_status("time", f"{jumps + 1} jumps back")
+    drive.good_ring()
+    assert drive.listener.grids[max(s for s in drive.listener.grids if s <= drive.now_ns + SECOND)]
+
+
+def test_diagnostics_go_on_when_all_inputs_die(drive: Drive) -> None:
+    drive.set_parameter("stale_after_s", 2.0)
+    seen = len(drive.listener.reports)
+    spin_for(drive.node, 6.0)
+    assert len(drive.listener.reports) - seen >= 3
+    for camera in ("CAM_FRONT", "CAM_BACK"):
+        status = drive.listener.status(f"camera {camera}")
+        assert status.level == ERROR
+        assert "no picture for" in status.message
+    assert "no ring for" in drive.listener.status("synchronization").message
+    drive.set_parameter("stale_after_s", 60.0)
+    drive.good_ring()
+
+
+def test_a_late_subscriber_gets_the_next_grid(drive: Drive) -> None:
+    late_node = rclpy.create_node("late")
+    late = Listener(late_node)
+    spin_until(
+        late_node,
+        lambda: late_node.count_publishers("/occupancy_node/occupancy"),
+        10,
+        "the late subscriber sees the node",
+    )
+    spin_for(late_node, 0.5)
+    stamp = drive.car.ring(drive.next_start())
+    late.wait_for_grid(stamp)
+    late_node.destroy_node()
+
+
+def test_the_log_has_no_traceback(drive: Drive) -> None:
+    assert "Traceback" not in drive.process.output()

@@ -1,0 +1,210 @@
+"""`occ play` as a process, heard by real subscribers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("occ_perception.ros.player", exc_type=ImportError)
+
+import rclpy
+from car import CAMERAS, jpeg, picture, ros_time, small_rig, spin_for, spin_until
+from conftest import Launch
+from nav_msgs.msg import Odometry
+from processes import RunningProcess
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage
+
+from occ_perception.bags.writing import BagWriter, camera_topic
+
+pytestmark = pytest.mark.ros
+
+SECOND = 10**9
+PERIOD = SECOND // 12
+START = 1_600_000_000 * SECOND
+RINGS = 12
+FRONT = camera_topic("CAM_FRONT")
+OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve rings in about a second; the last but one has no CAM_BACK."""
+    path = tmp_path_factory.mktemp("bags") / "drive"
+    thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
+    readings = [
+        (START + index * PERIOD + round(offset * 1e9), name, index)
+        for index in range(RINGS)
+        for name, (_, offset) in CAMERAS.items()
+    ]
+    rig = small_rig()
+    with BagWriter(path) as writer:
+        mounts = [("base_link", c.frame_id, c.ego_T_cam) for c in rig.cameras]
+        writer.write_transforms(START, mounts, static=True)
+        for stamp, name, index in readings:
+            writer.write_odometry(stamp, np.eye(4))
+            writer.write_camera_info(rig.camera(name), stamp)
+            if (index, name) != (RINGS - 2, "CAM_BACK"):
+                writer.write_camera(name, stamp, thumbnails[name])
+    return path
+
+
+def stamp_of(message: object) -> int:
+    stamp = message.header.stamp
+    return stamp.sec * SECOND + stamp.nanosec
+
+
+class Audience:
+    """Subscribes to one topic and keeps what arrives, with the time of arrival."""
+
+    def __init__(self, node: Node, kind: type, topic: str, qos: QoSProfile | int = 100) -> None:
+        self.heard: list[tuple[float, object]] = []
+        node.create_subscription(
+            kind, topic, lambda message: self.heard.append((time.monotonic(), message)), qos
+        )
+
+    @property
+    def stamps(self) -> list[int]:
+        return [stamp_of(message) for _, message in self.heard]
+
+
+@pytest.fixture
+def node(ros_context: None) -> Iterator[Node]:
+    assert ros_context is None
+    node = rclpy.create_node("audience")
+    yield node
+    node.destroy_node()
+
+
+def spin_while_running(node: Node, process: RunningProcess, timeout_s: float = 90.0) -> int:
+    spin_until(node, lambda: not process.is_running, timeout_s, "the player ends")
+    spin_for(node, 0.5)
+    return process.wait(1.0)
+
+
+def test_every_message_arrives_in_order_and_in_time(bag: Path, node: Node, launch: Launch) -> None:
+    front = Audience(node, CompressedImage, FRONT)
+    odometry = Audience(node, Odometry, "/odom", 200)
+    info = Audience(node, CameraInfo, "/cam_back/camera_info")
+    clock = Audience(node, Clock, "/clock")
+    player = launch([*OCC, "play", bag, "--rate", "0.5", "--clock", "50"])
+    assert spin_while_running(node, player) == 0, player.output()
+    assert front.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(RINGS)]
+    assert len(odometry.heard) == RINGS * len(CAMERAS)
+    assert len(info.heard) == RINGS
+    took = front.heard[-1][0] - front.heard[0][0]
+    assert took == pytest.approx(2 * (RINGS - 1) / 12, abs=1.0)
+    ticks = [m.clock.sec * SECOND + m.clock.nanosec for _, m in clock.heard]
+    assert ticks == sorted(ticks)
+    assert len(ticks) > 20
+    assert START - SECOND < ticks[0] <= ticks[-1] <= START + RINGS * PERIOD
+    assert bytes(front.heard[0][1].data) == jpeg(picture("CAM_FRONT", 0.0)[:32, :32])
+
+
+def test_start_topics_and_remapping(bag: Path, node: Node, launch: Launch) -> None:
+    renamed = Audience(node, CompressedImage, "/front")
+    other = Audience(node, CompressedImage, camera_topic("CAM_BACK"))
+    player = launch(
+        [*OCC, "play", bag, "--topic", FRONT, "--remap", f"{FRONT}:=/front", "--start", "0.5"]
+    )
+    assert spin_while_running(node, player) == 0, player.output()
+    assert renamed.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(6, RINGS)]
+    assert other.heard == []
+    assert "skipped" not in player.output()
+
+
+def test_loop_sends_mounts_again_and_late_listeners_get_them(
+    bag: Path, node: Node, launch: Launch
+) -> None:
+    tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="a child process can, this one cannot")
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    front = Audience(node, CompressedImage, FRONT)
+    player = launch([*OCC, "play", bag, "--loop"])
+    spin_until(node, lambda: len(front.heard) > RINGS, 60, "the second round")
+    mounts = Audience(node, tf2_msgs.TFMessage, "/tf_static", latched)
+    spin_until(node, lambda: mounts.heard, 10, "mounts for a late listener")
+    assert player.stop() == 0
+
+
+def test_loop_begins_again_until_interrupted(bag: Path, node: Node, launch: Launch) -> None:
+    front = Audience(node, CompressedImage, FRONT)
+    player = launch([*OCC, "play", bag, "--loop", "--rate", "2"])
+    spin_until(node, lambda: len(front.heard) > 2 * RINGS, 60, "the third round")
+    assert player.stop() == 0
+    assert front.stamps[:RINGS] == front.stamps[RINGS : 2 * RINGS]
+
+
+class Answerer:
+    """Answers a reference picture after a while, with its stamp, as the node would."""
+
+    def __init__(self, node: Node, ignore: set[int] | None = None) -> None:
+        self.answered_at: dict[int, float] = {}
+        self.pictures = Audience(node, CompressedImage, FRONT)
+        self.back = Audience(node, CompressedImage, camera_topic("CAM_BACK_LEFT"))
+        self._publisher = node.create_publisher(Odometry, "/answers", 10)
+        self._ignore = ignore or set()
+        node.create_timer(0.05, self._answer)
+
+    def _answer(self) -> None:
+        for arrived, message in self.pictures.heard:
+            stamp = stamp_of(message)
+            is_due = time.monotonic() - arrived > 0.15 and stamp not in self.answered_at
+            if is_due and stamp not in self._ignore:
+                self.answered_at[stamp] = time.monotonic()
+                answer = Odometry()
+                answer.header.stamp = ros_time(stamp)
+                self._publisher.publish(answer)
+
+
+def test_lockstep_waits_for_every_answer(bag: Path, node: Node, launch: Launch) -> None:
+    answerer = Answerer(node)
+    player = launch([*OCC, "play", bag, "--lockstep", "/answers"])
+    assert spin_while_running(node, player) == 0, player.output()
+    stamps = answerer.pictures.stamps
+    assert len(stamps) == RINGS
+    for (arrived, _), before in zip(answerer.pictures.heard[1:], stamps[:-1], strict=True):
+        assert arrived > answerer.answered_at[before]
+    # What belongs to a ring is sent with it: all of its pictures, before the answer.
+    for (arrived, _), stamp in zip(answerer.back.heard, stamps, strict=True):
+        assert arrived < answerer.answered_at[stamp]
+    assert f"{RINGS} of {RINGS} rings answered" in player.output()
+
+
+def test_lockstep_reports_rings_without_answer(bag: Path, node: Node, launch: Launch) -> None:
+    silent = START + round(0.008 * 1e9) + (RINGS - 2) * PERIOD
+    answerer = Answerer(node, ignore={silent})
+    player = launch(
+        [*OCC, "play", bag, "--lockstep", "/answers", "--answer-timeout", "3", "--start", "0.6"]
+    )
+    assert spin_while_running(node, player) == 1, player.output()
+    assert len(answerer.answered_at) == len(answerer.pictures.heard) - 1
+    assert "was not answered on /answers within 3 s" in player.output()
+    assert "the bag has no picture of CAM_BACK for it" in player.output()
+    assert "3 of 4 rings answered" in player.output()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere/bag"], "no recording at /nowhere/bag"),
+        (["BAG", "--topic", "/nothing"], "bag has no topic /nothing"),
+        (["BAG", "--rate", "0"], "rate must be positive"),
+        (["BAG", "--lockstep", "/answers", "--clock", "10"], "exclude each other"),
+        (["BAG", "--start", "100", "--wait", "0"], "lies behind the end of the bag"),
+        (["BAG", "--remap", "a=b"], "FROM:=TO"),
+    ],
+)
+def test_refusals_are_one_line(
+    bag: Path, launch: Launch, arguments: list[str], message: str
+) -> None:
+    player = launch([*OCC, "play", *(str(bag) if a == "BAG" else a for a in arguments)])
+    assert player.wait(60) == 2
+    assert message in player.output()
+    assert "Traceback" not in player.output()
