@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -76,8 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
     for path in options.files:
         try:
             golden = GoldenFile(path)
-        except (UnknownConfigError, OSError) as error:
+        except UnknownConfigError as error:
             print(f"{path}: {error}", file=sys.stderr)
+            status = 2
+            continue
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            print(f"{path} is no golden file: {error}", file=sys.stderr)
             status = 2
             continue
         print(f"{golden.path.name}: {golden.card.name}")
