@@ -66,7 +66,19 @@ def drawn_scene(
     start_us: int = START_US,
     lidar: bool = False,
 ) -> list[Picture]:
-    """A vehicle that drives a bend, every picture different; K scaled from the nominal rig."""
+    """The folder of a vehicle that drives a bend."""
+    pictures = drawn_pictures(keyframes, with_sweeps, size, start_us)
+    write_folder(root, scene, pictures, sample_stamps_us=None, lidar=lidar)
+    return pictures
+
+
+def drawn_pictures(
+    keyframes: int = 3,
+    with_sweeps: bool = True,
+    size: tuple[int, int] = (160, 90),
+    start_us: int = START_US,
+) -> list[Picture]:
+    """Every picture different, in the order of time; K scaled from the nominal rig."""
     rig = load_rig("nuscenes")
     per_keyframe = 6 if with_sweeps else 1
     # The keyframe comes last among the pictures that name it, as in the data set.
@@ -92,7 +104,6 @@ def drawn_scene(
                     world_T_ego=drive((stamp - start_us) / 1e6),
                 )
             )
-    write_folder(root, scene, pictures, sample_stamps_us=None, lidar=lidar)
     return sorted(pictures, key=lambda picture: picture.stamp_us)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from occ_perception.bags.calibrating import add_transforms, calibrate, choose_layout, tf_topics
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
@@ -103,22 +103,51 @@ class BagFrames:
 
     def __iter__(self) -> Iterator[CameraFrame]:
         self._assembler.reset()
-        reading = _Reading(self, self._assembler)
+        reading = RingReading(self.recording, self.layout, self._assembler, self.sequence)
         self._counters = reading.rings.counters
         for message in self.recording.messages(reading.topics):
             yield from reading.take(message)
         yield from reading.finish()
 
 
-class _Reading:
-    """One pass: pictures become rings, rings wait until the poses around them are known."""
+Made = TypeVar("Made", covariant=True)
 
-    def __init__(self, frames: BagFrames, assembler: FrameAssembler) -> None:
-        layout = frames.layout
-        self._recording = frames.recording
+
+class Assembler(Protocol[Made]):
+    """Makes something of a ring and the poses around it, as :class:`FrameAssembler` does."""
+
+    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> Made:
+        """May raise :class:`FrameError`, which becomes a problem of the recording."""
+
+    def reset(self) -> None:
+        """Time went back."""
+
+
+class RingReading(Generic[Made]):
+    """One pass: pictures become rings, rings wait until the poses around them are known.
+
+    Args:
+        recording: what is read.
+        layout: with the recording's own topic names.
+        assembler: what becomes of a ring.
+        sequence: name of the first time line.
+
+    Attributes:
+        topics: the topics whose messages :meth:`take` wants.
+        rings: the ring grouper, for its counters.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        layout: TopicLayout,
+        assembler: Assembler[Made],
+        sequence: str = "",
+    ) -> None:
+        self._recording = recording
         self._layout = layout
         self._assembler = assembler
-        self._sequence = frames.sequence
+        self._sequence = sequence
         self._time_lines = 1
         self._cameras = {camera.image: camera.name for camera in layout.cameras}
         self._tree = TransformTree()
@@ -138,8 +167,8 @@ class _Reading:
         self._waiting: deque[Ring] = deque()
         self._newest_picture_ns = 0
 
-    def take(self, message: RecordedMessage) -> Iterator[CameraFrame]:
-        """Feed one message; yields the frames that it completes."""
+    def take(self, message: RecordedMessage) -> Iterator[Made]:
+        """Feed one message; yields what is made of the rings that it completes."""
         try:
             self._feed(message)
         except TimeJump as jump:
@@ -149,13 +178,13 @@ class _Reading:
         except BagError as error:
             self._recording.note("unreadable_message", str(error), message.received_ns)
         while self._waiting and self._is_settled(self._waiting[0]):
-            yield from self._frame(self._waiting.popleft())
+            yield from self._assemble(self._waiting.popleft())
 
-    def finish(self) -> Iterator[CameraFrame]:
+    def finish(self) -> Iterator[Made]:
         """Close what is open: the recording or its time line has ended."""
         self._waiting.extend(self.rings.flush())
         while self._waiting:
-            yield from self._frame(self._waiting.popleft())
+            yield from self._assemble(self._waiting.popleft())
 
     def _feed(self, message: RecordedMessage) -> None:
         if message.topic in self._cameras:
@@ -197,7 +226,7 @@ class _Reading:
         late = self._newest_picture_ns - ring.newest_stamp_ns > _LONGEST_POSE_DELAY_NS
         return late or self.poses.settled(ring.newest_stamp_ns)
 
-    def _frame(self, ring: Ring) -> Iterator[CameraFrame]:
+    def _assemble(self, ring: Ring) -> Iterator[Made]:
         name = self._sequence if self._time_lines == 1 else f"{self._sequence}#{self._time_lines}"
         try:
             yield self._assembler.assemble(ring, self.poses, sequence=name)

@@ -1,0 +1,217 @@
+"""What a recording holds, whether its pictures form rings, and what the node would miss in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from occ_perception.bags.calibrating import CalibratedRig, calibrate, choose_layout
+from occ_perception.bags.reading import RingReading
+from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.layouts import LayoutMatch, TopicLayout, recognise_layouts
+from occ_perception.sensing.rings import Ring, RingCounters
+
+
+@dataclass
+class TopicReport:
+    """One topic.
+
+    Attributes:
+        name, kind: topic and message type.
+        count: messages that were read.
+        rate_hz: mean rate of reception, 0 where there are fewer than two messages.
+        longest_gap_s: longest time without a message.
+    """
+
+    name: str
+    kind: str
+    count: int = 0
+    rate_hz: float = 0.0
+    longest_gap_s: float = 0.0
+
+
+@dataclass
+class RingReport:
+    """How the pictures group.
+
+    Attributes:
+        counters: what became of pictures and rings.
+        missing: camera -> number of rings without it.
+        spread_ms: (smallest, median, largest) spread of the complete rings.
+        period_ms: median time between rings.
+        longest_gap_s: longest time between two rings.
+        without_pose: rings for which some camera's ego pose cannot be known.
+    """
+
+    counters: RingCounters
+    missing: dict[str, int] = field(default_factory=dict)
+    spread_ms: tuple[float, float, float] | None = None
+    period_ms: float | None = None
+    longest_gap_s: float = 0.0
+    without_pose: int = 0
+
+
+@dataclass
+class BagReport:
+    """Everything ``occ info`` tells.
+
+    Attributes:
+        path: the recording.
+        duration_s: from the first to the last message.
+        topics: by name.
+        matches: every shipped layout, best first, with what does not fit.
+        layout: the layout in use, None where none fits.
+        rings: how pictures group, None without a layout.
+        notes: what the calibration relies on besides the recording.
+        missing_for_node: what keeps the node from running on these topics.
+        problems: what was skipped while reading.
+    """
+
+    path: Path
+    duration_s: float
+    topics: list[TopicReport]
+    matches: list[LayoutMatch]
+    layout: TopicLayout | None = None
+    rings: RingReport | None = None
+    notes: tuple[str, ...] = ()
+    missing_for_node: list[str] = field(default_factory=list)
+    problems: list[BagProblem] = field(default_factory=list)
+
+
+def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None) -> BagReport:
+    """Read a recording once, without decoding more pictures than one ring.
+
+    Args:
+        path: as for :class:`~.reading.BagFrames`.
+        layout: topic layout; recognised by default.
+
+    Raises:
+        BagError: nothing of it can be read.
+        YamlError: the layout file is wrong.
+    """
+    with Recording(path) as recording:
+        start, end = recording.span_ns
+        report = BagReport(
+            path=Path(path),
+            duration_s=(end - start) / 1e9,
+            topics=[TopicReport(n, t.kind) for n, t in sorted(recording.topics.items())],
+            matches=recognise_layouts(recording.topic_types),
+            problems=recording.problems,
+        )
+        rig = _prepare(recording, layout, report)
+        rings = _RingStatistics(rig, report.layout) if report.layout else None
+        _read(recording, report, rings)
+        if rings is not None:
+            rings.describe(report)
+    return report
+
+
+def _prepare(
+    recording: Recording, layout: TopicLayout | str | Path | None, report: BagReport
+) -> CalibratedRig | None:
+    try:
+        report.layout = choose_layout(recording, layout)
+        rig = calibrate(recording, report.layout)
+    except BagError as error:
+        report.missing_for_node.append(str(error))
+        return None
+    report.notes = rig.notes
+    return rig
+
+
+def _read(recording: Recording, report: BagReport, rings: _RingStatistics | None) -> None:
+    reading = None
+    if rings is not None and report.layout is not None:
+        reading = RingReading(recording, report.layout, rings)
+        rings.counters = reading.rings.counters
+    times: dict[str, list[int]] = {topic.name: [] for topic in report.topics}
+    for message in recording.messages():
+        times[message.topic].append(message.received_ns)
+        if reading is not None and message.topic in reading.topics:
+            _exhaust(reading, message)
+    if reading is not None:
+        for _ in reading.finish():
+            pass
+    for topic in report.topics:
+        _rate(topic, np.array(times[topic.name], dtype=np.int64))
+
+
+def _exhaust(reading: RingReading[None], message: RecordedMessage) -> None:
+    for _ in reading.take(message):
+        pass
+
+
+def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
+    topic.count = len(times_ns)
+    if topic.count > 1:
+        gaps = np.diff(times_ns) / 1e9
+        topic.longest_gap_s = float(gaps.max())
+        topic.rate_hz = float((topic.count - 1) / gaps.sum()) if gaps.sum() > 0 else 0.0
+
+
+class _RingStatistics:
+    """Takes the place of the frame assembler: counts instead of decoding."""
+
+    def __init__(self, rig: CalibratedRig | None, layout: TopicLayout) -> None:
+        encodings = {c.name: c.encoding for c in layout.cameras if c.encoding}
+        self._assembler = (
+            FrameAssembler(rig.rig, layout.reference_camera, encodings=encodings) if rig else None
+        )
+        self._tried_a_frame = False
+        self.counters = RingCounters()
+        self._missing: Counter[str] = Counter()
+        self._spreads_ns: list[int] = []
+        self._stamps_ns: list[list[int]] = [[]]
+        self._without_pose = 0
+        self._why_no_frame = ""
+
+    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> None:
+        del sequence
+        self._missing.update(ring.missing)
+        self._stamps_ns[-1].append(ring.reference_stamp_ns)
+        if not ring.missing:
+            self._spreads_ns.append(ring.spread_ns)
+        try:
+            for stamp in ring.stamps_ns.values():
+                poses.at(stamp)
+        except PoseUnavailable:
+            self._without_pose += 1
+            return
+        if self._assembler is not None and not ring.missing and not self._tried_a_frame:
+            self._try_a_frame(ring, poses)
+
+    def reset(self) -> None:
+        """Time went back: no gap is measured across it."""
+        self._stamps_ns.append([])
+
+    def _try_a_frame(self, ring: Ring, poses: EgoPoses) -> None:
+        self._tried_a_frame = True
+        assert self._assembler is not None
+        try:
+            self._assembler.assemble(ring, poses)
+        except FrameError as error:
+            self._why_no_frame = str(error)
+
+    def describe(self, report: BagReport) -> None:
+        steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns])
+        rings = RingReport(self.counters, dict(self._missing), without_pose=self._without_pose)
+        if self._spreads_ns:
+            spread = np.array(self._spreads_ns) / 1e6
+            rings.spread_ms = (spread.min(), float(np.median(spread)), spread.max())
+        if steps.size:
+            rings.period_ms = float(np.median(steps)) / 1e6
+            rings.longest_gap_s = float(steps.max()) / 1e9
+        report.rings = rings
+        if not self.counters.complete:
+            report.missing_for_node.append(
+                "no ring is complete: no moment has a picture of every camera"
+            )
+        elif self._without_pose == self.counters.complete + self.counters.incomplete:
+            report.missing_for_node.append("no ring has an ego pose at all of its stamps")
+        if self._why_no_frame:
+            report.missing_for_node.append(self._why_no_frame)

@@ -1,0 +1,100 @@
+"""``occ info``: what a bag holds and what the node would miss in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from occ_perception.bags.inspection import BagReport, RingReport
+
+_SHOWN_PROBLEMS = 10
+
+
+def info(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 folder or file, or a ROS 1 bag.")],
+    layout: Annotated[
+        str | None, typer.Option(help="Topic layout, name or YAML file; recognised if left out.")
+    ] = None,
+) -> None:
+    """Show topics, rings, gaps, the layout that fits, and what is missing for the node."""
+    from rich.console import Console
+
+    from occ_perception.bags.inspection import inspect_bag
+
+    report = inspect_bag(bag, layout)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{report.path}[/bold]: {report.duration_s:.1f} s")
+    _print_topics(console, report)
+    _print_layouts(console, report)
+    if report.rings is not None:
+        _print_rings(console, report.rings)
+    for note in report.notes:
+        console.print(f"note: {note}")
+    _print_problems(console, report)
+    if report.missing_for_node:
+        for missing in report.missing_for_node:
+            console.print("[red]missing for the node:[/red]", missing, markup=True)
+    else:
+        console.print("[green]the node can run on this bag[/green]")
+
+
+def _print_topics(console: Console, report: BagReport) -> None:
+    from rich.table import Table
+
+    table = Table("topic", "type", box=None, header_style="bold")
+    for column in ("messages", "Hz", "longest gap"):
+        table.add_column(column, justify="right")
+    for topic in report.topics:
+        rate = f"{topic.rate_hz:.1f}" if topic.rate_hz else ""
+        gap = f"{topic.longest_gap_s:.2f} s" if topic.longest_gap_s else ""
+        table.add_row(topic.name, topic.kind, str(topic.count), rate, gap)
+    console.print(table)
+
+
+def _print_layouts(console: Console, report: BagReport) -> None:
+    used = report.layout.name if report.layout else None
+    for match in report.matches:
+        name = match.layout.name
+        if match.fits:
+            console.print(f"layout {name}: fits{' (used)' if name == used else ''}")
+            continue
+        others = f" (and {len(match.problems) - 1} more)" if len(match.problems) > 1 else ""
+        console.print(f"layout {name}: no, {match.problems[0]}{others}", markup=False)
+    if used is not None and used not in {match.layout.name for match in report.matches}:
+        console.print(f"layout {used}: fits (given)")
+
+
+def _print_rings(console: Console, rings: RingReport) -> None:
+    counters = rings.counters
+    line = f"rings: {counters.complete} complete, {counters.incomplete} incomplete"
+    if rings.missing:
+        missing = (f"{count} without {name}" for name, count in sorted(rings.missing.items()))
+        line += f" ({', '.join(missing)})"
+    console.print(line)
+    if rings.spread_ms is not None:
+        low, median, high = rings.spread_ms
+        console.print(f"  spread {low:.1f} / {median:.1f} / {high:.1f} ms (min / median / max)")
+    if rings.period_ms is not None:
+        console.print(f"  every {rings.period_ms:.0f} ms, longest gap {rings.longest_gap_s:.2f} s")
+    odd = {
+        "late": counters.late,
+        "out of order": counters.out_of_order,
+        "duplicate": counters.duplicate,
+        "without ring": counters.unmatched,
+    }
+    if any(odd.values()):
+        console.print("  pictures " + ", ".join(f"{k}: {v}" for k, v in odd.items() if v))
+    if rings.without_pose:
+        console.print(f"  {rings.without_pose} without an ego pose at all their stamps")
+
+
+def _print_problems(console: Console, report: BagReport) -> None:
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        console.print(f"problem: {problem}", markup=False)
+    if len(report.problems) > _SHOWN_PROBLEMS:
+        console.print(f"... and {len(report.problems) - _SHOWN_PROBLEMS} more problems")

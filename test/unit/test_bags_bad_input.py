@@ -1,0 +1,337 @@
+"""Damaged, incomplete and contradictory recordings: said in words, and the rest is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bag_families
+import numpy as np
+import pytest
+from bag_families import MS, Messages, pixels
+from nuscenes_folder import Picture, drawn_pictures
+
+from occ_perception.bags.reading import BagFrames, RingReading
+from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.writing import BagWriter, camera_topic
+from occ_perception.sensing.assembly import FrameAssembler
+
+SIX_RINGS = 36
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    return drawn_pictures(keyframes=3)[:SIX_RINGS]
+
+
+def write_ours(path, pictures, storage="mcap", poses=None, shift_ns=None):
+    """A recording in our own layout; ``poses`` filters, ``shift_ns`` changes header stamps."""
+    first = {picture.channel: picture for picture in pictures}
+    with BagWriter(path, storage) as writer:
+        stamp = pictures[0].stamp_ns
+        mounts = [("base_link", f"{n.lower()}_optical", p.ego_T_cam) for n, p in first.items()]
+        writer.write_transforms(stamp, mounts, static=True)
+        for picture in pictures:
+            stamp = picture.stamp_ns + (shift_ns(picture) if shift_ns else 0)
+            if poses is None or poses(picture):
+                writer.write_odometry(stamp, picture.world_T_ego)
+            writer.write_camera_info(calibration(picture), stamp)
+            writer.write_camera(picture.channel, stamp, picture.jpeg)
+    return path
+
+
+def calibration(picture: Picture):
+    from occ_perception.frames import CameraCalibration
+
+    width, height = picture.size
+    return CameraCalibration(picture.channel, width, height, picture.K, picture.ego_T_cam)
+
+
+def reasons(frames: BagFrames) -> list[str]:
+    return [problem.reason for problem in frames.problems]
+
+
+# -- containers ----------------------------------------------------------------------------------
+
+
+def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
+    pictures = drawn_pictures(keyframes=3, size=(640, 360))
+    path = write_ours(tmp_path / "bag", pictures)
+    file = path / "bag.mcap"
+    whole = file.read_bytes()
+    intact = [frame.stamp_ns for frame in BagFrames(path)]
+    file.write_bytes(whole[: len(whole) * 2 // 3])
+    frames = BagFrames(path)
+    stamps = [frame.stamp_ns for frame in frames]
+    assert 3 <= len(stamps) < len(intact) and stamps == intact[: len(stamps)]
+    assert reasons(frames)[0] == "damaged_file"
+    assert "bag.mcap is damaged" in str(frames.problems[0])
+    assert "messages before the damage are read" in str(frames.problems[0])
+
+
+def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
+    """Messages are read in blocks of about 1 MB; those before the damaged one are kept."""
+    pictures = drawn_pictures(keyframes=3, size=(640, 360))
+    path = write_ours(tmp_path / "bag", pictures)
+    file = path / "bag.mcap"
+    data = bytearray(file.read_bytes())
+    start = len(data) * 2 // 3
+    data[start : start + 200_000] = bytes(200_000)
+    file.write_bytes(bytes(data))
+    frames = BagFrames(path)
+    assert 0 < len(list(frames)) < len(pictures) // 6
+    assert any(reason in ("damaged_file", "undecodable_image") for reason in reasons(frames))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 5000])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_hopeless_files_are_refused_in_words(tmp_path, pictures, storage, keep):
+    path = write_ours(tmp_path / "bag", pictures, storage)
+    (file,) = path.glob("bag.*")
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(BagError, match=r"cannot be read: .{5,}|does not say everything"):
+        list(BagFrames(path))
+
+
+def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, pictures):
+    path = write_ours(tmp_path / "bag", pictures, "sqlite3")
+    (file,) = path.glob("bag.*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    try:
+        frames = BagFrames(path)
+        assert len(list(frames)) < 6 and "damaged_file" in reasons(frames)
+    except BagError as error:
+        assert "sqlite3 FILE .recover" in str(error)
+
+
+def test_a_truncated_ros_1_bag_is_refused_with_advice(tmp_path, pictures):
+    path = bag_families.clynamen(tmp_path / "scene.bag", pictures[:6])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BagError, match="rosbag reindex"):
+        BagFrames(path)
+
+
+def test_missing_metadata_is_noticed_and_the_files_are_read(tmp_path, pictures):
+    path = write_ours(tmp_path / "bag", pictures)
+    (path / "metadata.yaml").unlink()
+    frames = BagFrames(path)
+    assert len(list(frames)) == 6
+    assert reasons(frames) == ["no_metadata"]
+
+
+def test_what_is_not_a_recording(tmp_path):
+    with pytest.raises(BagError, match="no recording at"):
+        BagFrames(tmp_path / "nothing")
+    with pytest.raises(BagError, match=r"neither metadata.yaml nor"):
+        BagFrames(tmp_path)
+    (tmp_path / "notes.txt").write_text("no bag")
+    with pytest.raises(BagError, match="expected a rosbag2 folder or a file ending"):
+        BagFrames(tmp_path / "notes.txt")
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2: [")
+    with pytest.raises(BagError, match="cannot be read"):
+        BagFrames(tmp_path / "bag")
+
+
+def test_an_mcap_of_another_kind_says_so(tmp_path):
+    """The current nuscenes2mcap writes Foxglove messages."""
+    header = b"\x01" + (8).to_bytes(8, "little") + bytes(8)
+    (tmp_path / "scene.mcap").write_bytes(b"\x89MCAP0\r\n" + header)
+    with pytest.raises(BagError, match="holds no ROS 2 messages"):
+        BagFrames(tmp_path / "scene.mcap")
+
+
+def test_an_empty_recording(tmp_path):
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write_odometry(1, np.eye(4))
+    with Recording(tmp_path / "bag") as recording:
+        assert recording.topics["/odom"].count == 1
+    with pytest.raises(BagError, match="no shipped layout fits"):
+        BagFrames(tmp_path / "bag")
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+
+def test_damaged_pictures_cost_their_frames_only(tmp_path, pictures):
+    damaged = list(pictures)
+    damaged[6] = replace(damaged[6], jpeg=damaged[6].jpeg[:-100])
+    damaged[20] = replace(damaged[20], jpeg=b"")
+    frames = BagFrames(write_ours(tmp_path / "bag", damaged))
+    assert len(list(frames)) == 4
+    assert reasons(frames) == ["undecodable_image"] * 2
+    assert f"camera {damaged[6].channel}: JPEG of" in str(frames.problems[0])
+    assert "neither JPEG nor PNG" in str(frames.problems[1])
+
+
+def test_bytes_that_are_no_message_are_listed(tmp_path, pictures):
+    path = write_ours(tmp_path / "bag", pictures)
+    with Recording(path) as source:
+        copied = list(source.messages())
+        types = source.topic_types
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    from occ_perception.bags.message_types import ros2_types
+
+    with Writer(tmp_path / "new", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {
+            name: writer.add_connection(name, kind, typestore=ros2_types())
+            for name, kind in types.items()
+        }
+        spoilt = camera_topic("CAM_BACK")
+        for index, message in enumerate(copied):
+            raw = message.raw
+            if message.topic == spoilt and index > len(copied) // 2:
+                raw, spoilt = raw[:40], ""
+            writer.write(connections[message.topic], message.received_ns, raw)
+    frames = BagFrames(tmp_path / "new")
+    assert len(list(frames)) == 5
+    assert reasons(frames) == ["unreadable_message", "missing_camera"]
+    assert "/cam_back/image_rect/compressed: message is not a valid" in str(frames.problems[0])
+
+
+def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
+    messages = Messages()
+    timed = []
+    for picture in pictures[:6]:
+        name, stamp = picture.channel, picture.stamp_ns
+        rgb = pixels(picture)[..., ::-1] if name == "CAM_BACK" else pixels(picture)
+        encoding = "8UC3" if name == "CAM_BACK" else "bgr8"
+        image = messages.image(stamp, name, rgb, encoding)
+        timed.append((stamp, f"/{name}/image_rect_compressed", image))
+        info = messages.camera_info(stamp, name, picture)
+        timed.append((stamp, f"/{name}/camera_info", info))
+        tree = [(stamp, "map", "base_link", picture.world_T_ego)]
+        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in pictures[:6]]
+        timed.append((stamp, "/tf", messages.tf(tree)))
+    path = bag_families.write(tmp_path / "bag", messages, timed)
+    frames = BagFrames(path)
+    assert list(frames) == []
+    assert "camera CAM_BACK: encoding 8UC3" in str(frames.problems[0])
+    layout = replace(
+        frames.layout,
+        cameras=tuple(
+            replace(c, encoding="rgb8") if c.name == "CAM_BACK" else c
+            for c in frames.layout.cameras
+        ),
+    )
+    (frame,) = BagFrames(path, layout=layout)
+    for picture in pictures[:6]:
+        np.testing.assert_array_equal(frame.images[picture.channel], pixels(picture))
+
+
+# -- content -------------------------------------------------------------------------------------
+
+
+def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
+    pictures = drawn_pictures(keyframes=4)
+    first = pictures[0].stamp_ns
+    path = write_ours(
+        tmp_path / "bag",
+        pictures,
+        poses=lambda p: not 350 * MS < p.stamp_ns - first < 1250 * MS,
+    )
+    frames = BagFrames(path)
+    stamps = [(frame.stamp_ns - first) / MS for frame in frames]
+    assert stamps and not [stamp for stamp in stamps if 400 < stamp < 1150]
+    assert min(stamps) < 300 and max(stamps) > 1300
+    assert set(reasons(frames)) == {"pose_unavailable"}
+    assert "lies in a gap of" in str(frames.problems[0])
+
+
+def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
+    pictures = drawn_pictures(keyframes=8)
+    first = pictures[0].stamp_ns
+    path = write_ours(tmp_path / "bag", pictures, poses=lambda p: p.stamp_ns - first < 500 * MS)
+    frames = BagFrames(path)
+    assert len(list(frames)) == 7, "the last one extrapolates by 43 ms"
+    assert set(reasons(frames)) == {"pose_not_yet"}
+    assert "newer than the newest pose" in str(frames.problems[0])
+    reading = RingReading(frames.recording, frames.layout, FrameAssembler(frames.rig, "CAM_FRONT"))
+    waiting = 0
+    for message in frames.recording.messages(reading.topics):
+        list(reading.take(message))
+        waiting = max(waiting, len(reading._waiting))
+    assert 12 < waiting < 20, "1.5 s of rings, not the rest of the recording"
+
+
+def test_time_going_back_starts_a_new_sequence(tmp_path):
+    """A robot that recorded a looping playback: reception goes on, stamps start again."""
+    once = drawn_pictures(keyframes=4)
+    messages = Messages()
+    timed, base = [], once[0].stamp_ns
+    for loop in range(2):
+        for picture in once:
+            name, stamp = picture.channel, picture.stamp_ns
+            received = stamp + loop * 2_000 * MS
+            image = messages.compressed(stamp, name, picture.jpeg)
+            timed.append((received, f"/{name}/image_rect_compressed", image))
+            info = messages.camera_info(stamp, name, picture)
+            timed.append((received, f"/{name}/camera_info", info))
+            tree = [(stamp, "map", "base_link", picture.world_T_ego)]
+            tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in once[:6]]
+            timed.append((received, "/tf", messages.tf(tree)))
+    frames = BagFrames(bag_families.write(tmp_path / "loop", messages, timed))
+    read = list(frames)
+    assert [frame.sequence for frame in read] == ["loop"] * 19 + ["loop#2"] * 19
+    assert [f.stamp_ns for f in read[:19]] == [f.stamp_ns for f in read[19:]]
+    assert reasons(frames) == ["time_jump"]
+    assert "time went back by 1.5" in str(frames.problems[0])
+    assert read[19].stamp_ns - base < 10 * MS
+
+
+def test_a_camera_of_another_size_than_its_calibration(tmp_path, pictures):
+    small = drawn_pictures(keyframes=1, size=(80, 46))
+    other = {picture.channel: picture for picture in small}["CAM_BACK"]
+    mixed = [
+        replace(p, jpeg=other.jpeg) if p.channel == "CAM_BACK" and k > 12 else p
+        for k, p in enumerate(pictures)
+    ]
+    frames = BagFrames(write_ours(tmp_path / "bag", mixed))
+    assert len(list(frames)) == 2
+    assert set(reasons(frames)) == {"size_mismatch"}
+    assert "camera CAM_BACK: picture is 80x46, calibrated for 160x90" in str(frames.problems[0])
+
+
+def test_a_smaller_camera_with_its_own_calibration_is_fine(tmp_path, pictures):
+    small = {p.channel: p for p in drawn_pictures(keyframes=1, size=(80, 46))}["CAM_BACK"]
+    mixed = [
+        replace(p, jpeg=small.jpeg, size=small.size, K=small.K) if p.channel == "CAM_BACK" else p
+        for p in pictures
+    ]
+    frames = list(BagFrames(write_ours(tmp_path / "bag", mixed)))
+    assert len(frames) == 6
+    assert frames[0].images["CAM_BACK"].shape == (46, 80, 3)
+
+
+def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
+    messages = Messages()
+    timed = []
+    for picture in pictures[:6]:
+        name, stamp = picture.channel, picture.stamp_ns
+        image = messages.compressed(stamp, name, picture.jpeg)
+        timed.append((stamp, f"/{name}/image_rect_compressed", image))
+        if name != "CAM_BACK":
+            info = messages.camera_info(stamp, name, picture)
+            timed.append((stamp, f"/{name}/camera_info", info))
+        elsewhere = messages.camera_info(stamp, "", replace(picture, K=np.zeros((3, 3))))
+        timed.append((stamp, "/CAM_BACK/camera_info", elsewhere))
+        tree = [(stamp, "map", "base_link", picture.world_T_ego)]
+        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in pictures[1:6]]
+        timed.append((stamp, "/tf", messages.tf(tree)))
+    path = bag_families.write(tmp_path / "bag", messages, timed)
+    with pytest.raises(BagError) as error:
+        BagFrames(path)
+    text = str(error.value)
+    assert f"camera {pictures[0].channel}: no mounting pose: tf has no frame" in text
+    assert "camera CAM_BACK: camera_info has an all-zero K" in text
+    assert text.endswith("Give a rig file")
+
+
+def test_poses_of_another_frame_are_not_taken_for_the_vehicle(tmp_path, pictures):
+    path = write_ours(tmp_path / "bag", pictures)
+    frames = BagFrames(path)
+    layout = replace(frames.layout, pose=replace(frames.layout.pose, ego_frame="base_footprint"))
+    wrong = BagFrames(path, layout=layout, rig=frames.rig)
+    assert list(wrong) == []
+    assert reasons(wrong)[0] == "pose"
+    assert "gives poses of 'base_link', expected 'base_footprint'" in str(wrong.problems[0])
