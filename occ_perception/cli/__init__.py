@@ -1,1 +1,83 @@
-"""The console script occ."""
+"""The console script ``occ``.
+
+Command modules import heavy things (torch, rosbags, rclpy) inside their functions, so that
+``occ --help`` answers at once and bag tools run on machines without torch or ROS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from occ_perception.cli import convert, models
+from occ_perception.cli.info import info
+from occ_perception.cli.play import play
+from occ_perception.cli.run import run
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+class PlainErrors(TyperGroup):
+    """Turns errors that a user can mend into one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if ctx.params.get("debug") or not _is_for_the_user(error):
+                raise
+            typer.secho(f"error: {_message(error)}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(2) from error
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the message was written for a user: raised by our own checks, or a missing file.
+
+    A ValueError out of a library is a defect of ours, and its traceback is wanted.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    ours = last is not None and last.tb_frame.f_code.co_filename.startswith(_PACKAGE)
+    return ours and isinstance(error, (ValueError, LookupError, OSError, ImportError))
+
+
+def _message(error: Exception) -> str:
+    # str(KeyError) is the repr of its message.
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+app = typer.Typer(
+    name="occ",
+    help="Camera-only 3D semantic occupancy: bags, models, predictions.",
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    del debug  # PlainErrors reads it from the context
+
+
+app.add_typer(convert.app, name="convert")
+app.command("info")(info)
+app.command("play")(play)
+app.command("run")(run)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

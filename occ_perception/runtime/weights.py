@@ -63,11 +63,11 @@ def load_model(
     """
     card = get_card(name)
     if weights is None and random_seed is None:
-        source = f"download {card.url}" if card.url else "no file was published for it"
+        source = f"get {card.url} and pass it" if card.url else "none are published; pass your own"
         raise ValueError(
-            f"no pretrained weights were given for {name}: {source} and pass it as weights, "
-            "or give a seed for random weights to try the machinery (the output is then "
-            "meaningless)"
+            f"no pretrained weights were given for {name}: {source} as weights (--weights FILE). "
+            "Without them weights would be random and the output meaningless, which a seed asks "
+            "for (--random-weights SEED)"
         )
     if weights is not None and random_seed is not None:
         raise ValueError("give either weights or a seed for random weights, not both")

@@ -21,7 +21,7 @@ def test_without_weights_the_error_names_the_published_file_and_the_way_out() ->
         load_model(NAME)
     message = str(caught.value)
     assert str(get_card(NAME).url) in message
-    assert "random weights" in message and "meaningless" in message
+    assert "--random-weights SEED" in message and "meaningless" in message
     assert "\n" not in message
 
 

@@ -1,0 +1,240 @@
+"""``occ run``: a bag in, occupancy out, without ROS."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from occ_perception.bags.reading import BagFrames
+    from occ_perception.bags.recording import BagProblem
+    from occ_perception.bags.writing import BagWriter
+    from occ_perception.frames import CameraFrame, OccupancyPrediction
+
+_SHOWN_LINES = 5
+_INTERRUPTED = 130
+
+
+def run(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 folder or file, or a ROS 1 bag.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="See `occ models list`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint: .pth or .safetensors.")] = None,
+    random_weights: Annotated[
+        int | None,
+        typer.Option(metavar="SEED", help="Random weights instead; the output is meaningless."),
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Topic layout, name or YAML file; recognised if left out.")
+    ] = None,
+    rig: Annotated[
+        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    commit_spacing: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Between frames of the history; the model's own."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Use every n-th frame of the bag.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    npz: Annotated[bool, typer.Option("--npz", help="Also write one .npz per frame.")] = False,
+) -> None:
+    """Run a model on a bag: predictions as a bag, a picture per frame, a summary.
+
+    OUT gets predictions/ (rosbag2 with occ_msgs, storage mcap), pictures/, summary.json and, on
+    request, npz/. An interrupted run keeps what it has; its summary says finished: false.
+    """
+    from occ_perception.bags.reading import BagFrames
+    from occ_perception.bags.writing import BagWriter
+    from occ_perception.runtime.stream import OccupancyStream
+    from occ_perception.runtime.weights import load_model
+
+    writer = BagWriter(out / "predictions")
+    loaded = load_model(model, weights, random_weights, device)
+    if random_weights is not None:
+        _warn(f"weights are random (seed {random_weights}): the output is meaningless")
+    with BagFrames(bag, layout=layout, rig=rig) as frames:
+        ego_frame = frames.layout.pose.ego_frame
+        stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
+        record = Record(str(bag), frames.layout.name, loaded.label, str(loaded.device))
+        failure: BaseException | None = None
+        with writer:
+            results = Results(out, writer, npz)
+            try:
+                for frame in _with_progress(frames, every, limit):
+                    prediction = stream.step(frame)
+                    results.add(prediction, frame)
+                    record.add(prediction)
+            except (Exception, KeyboardInterrupt) as caught:
+                failure = caught  # what was written is worth keeping; the bag must be closed
+        record.problems = frames.problems
+    summary = record.summary(failure)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _print_summary(summary, record, out)
+    if isinstance(failure, KeyboardInterrupt):
+        _warn("interrupted: the results so far are kept")
+        raise typer.Exit(_INTERRUPTED)
+    if failure is not None:
+        raise failure
+    if not record.timings_ms:
+        raise ValueError(f"{bag} gave no complete frame; `occ info {bag}` says what is missing")
+
+
+def _warn(text: str) -> None:
+    typer.secho(text, fg=typer.colors.YELLOW, err=True)
+
+
+def _with_progress(frames: BagFrames, every: int, limit: int | None) -> Iterator[CameraFrame]:
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    expected = -(-frames.expected_frames // every)
+    total = expected if limit is None else min(limit, expected)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task("frames", total=total)
+        for frame in islice(islice(frames, 0, None, every), limit):
+            yield frame
+            progress.advance(task)
+
+
+class Results:
+    """Writes everything that belongs to one frame.
+
+    Args:
+        out: folder of the run.
+        writer: open bag for the predictions.
+        npz: whether arrays are wanted too.
+    """
+
+    def __init__(self, out: Path, writer: BagWriter, npz: bool) -> None:
+        self._writer = writer
+        self._pictures = out / "pictures"
+        self._arrays = out / "npz" if npz else None
+        self._count = 0
+        for folder in (self._pictures, self._arrays):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, prediction: OccupancyPrediction, frame: CameraFrame) -> None:
+        """One frame and what was predicted for it."""
+        from occ_perception.viewer.pictures import prediction_picture, write_png
+
+        name = f"{self._count:06d}_{prediction.stamp_ns}"
+        self._count += 1
+        self._writer.write_occupancy(prediction)
+        write_png(self._pictures / f"{name}.png", prediction_picture(prediction, frame))
+        if self._arrays is not None:
+            _save_arrays(self._arrays / f"{name}.npz", prediction)
+
+
+def _save_arrays(path: Path, prediction: OccupancyPrediction) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "labels_XYZ": prediction.labels,
+        "stamp_ns": prediction.stamp_ns,
+        "grid_lower": prediction.grid.lower,
+        "voxel_size": prediction.grid.voxel_size,
+        "ego_T_grid": prediction.ego_T_grid,
+        "class_names": np.array(prediction.class_names),
+        "empty_class": prediction.empty_class,
+    }
+    if prediction.flow is not None:
+        arrays["flow_XYZ2"] = prediction.flow
+    np.savez_compressed(path, **arrays)
+
+
+@dataclass
+class Record:
+    """What happened during a run.
+
+    Attributes:
+        bag, layout, model, device: what was run on what.
+        problems: what the reader skipped.
+        timings_ms: of every frame, by stage.
+        breaks: when and why the history was emptied.
+        committed: frames that entered the history.
+    """
+
+    bag: str
+    layout: str
+    model: str
+    device: str
+    problems: list[BagProblem] = field(default_factory=list)
+    timings_ms: list[dict[str, float]] = field(default_factory=list)
+    breaks: list[tuple[int, str]] = field(default_factory=list)
+    committed: int = 0
+
+    def add(self, prediction: OccupancyPrediction) -> None:
+        """Count one prediction."""
+        self.timings_ms.append(dict(prediction.timings_ms))
+        self.committed += prediction.committed
+        if prediction.history_break:
+            self.breaks.append((prediction.stamp_ns, prediction.history_break))
+
+    def summary(self, failure: BaseException | None) -> dict[str, Any]:
+        """As summary.json holds it; latency leaves out the first frame, which warms up."""
+        from occ_perception import __version__
+
+        steady = self.timings_ms[1:] or self.timings_ms
+        stages = steady[0] if steady else {}
+        return {
+            "occ_perception": __version__,
+            "bag": self.bag,
+            "layout": self.layout,
+            "model": self.model,
+            "device": self.device,
+            "finished": failure is None,
+            "error": "" if failure is None else str(failure) or type(failure).__name__,
+            "frames": len(self.timings_ms),
+            "committed": self.committed,
+            "skipped": dict(Counter(problem.reason for problem in self.problems)),
+            "problems": [str(problem) for problem in self.problems],
+            "history_breaks": [{"stamp_ns": s, "reason": reason} for s, reason in self.breaks],
+            "first_frame_ms": round(self.timings_ms[0]["total"], 1) if self.timings_ms else None,
+            "latency_ms": {stage: _percentiles([t[stage] for t in steady]) for stage in stages},
+        }
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    import numpy as np
+
+    p50, p90, p99 = np.percentile(values, (50, 90, 99))
+    named = {"p50": p50, "p90": p90, "p99": p99, "max": max(values)}
+    return {name: round(float(value), 1) for name, value in named.items()}
+
+
+def _print_summary(summary: dict[str, Any], record: Record, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{summary['frames']} frames of {record.bag} ({record.layout}) through {record.model} "
+        f"on {record.device}, {record.committed} in the history",
+        markup=False,
+    )
+    table = Table("latency, ms", box=None, pad_edge=False)
+    for column in ("p50", "p90", "p99", "max"):
+        table.add_column(column, justify="right")
+    for stage, values in summary["latency_ms"].items():
+        table.add_row(stage, *(f"{value:.1f}" for value in values.values()))
+    if table.row_count:
+        console.print(table)
+    _print_some(console, "history emptied", [f"{s} ns: {reason}" for s, reason in record.breaks])
+    _print_some(console, "skipped", summary["problems"])
+    console.print(f"results in {out}", markup=False)
+
+
+def _print_some(console: Any, title: str, lines: list[str]) -> None:
+    for line in lines[:_SHOWN_LINES]:
+        console.print(f"{title}: {line}", markup=False)
+    if len(lines) > _SHOWN_LINES:
+        console.print(f"... and {len(lines) - _SHOWN_LINES} more in summary.json")
