@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -32,8 +33,9 @@ class Report:
     scores: Mapping[str, Mapping[str, float]]
 
     def tables(self) -> Group:
-        """Two rich tables: the scores, and the scores of each class. Fractions as percent."""
-        return Group(self._summary(), self._classes())
+        """Rich tables: the scores, then one per part with those of each class."""
+        parts = [self._classes(part) for part in self.scores]
+        return Group(self._summary(), *(table for table in parts if table.row_count))
 
     def print(self, console: Console | None = None) -> None:
         """Print :meth:`tables`."""
@@ -73,31 +75,34 @@ class Report:
 
     def _summary(self) -> Table:
         frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
-        table = Table(title=" · ".join(filter(None, [self.title, self.protocol, frames])))
-        table.add_column("score")
-        names = [n for n in _ordered(self.scores) if split_score(n)[1] is None]
+        table = _table(" · ".join(filter(None, [self.title, self.protocol, frames])), "score")
         for part in self.scores:
             table.add_column(part, justify="right")
+        names = dict.fromkeys(name for scores in self.scores.values() for name in scores)
         for name in names:
-            cells = [_cell(name, scores.get(name)) for scores in self.scores.values()]
-            table.add_row(f"{name} ({unit_of(name)})", *cells)
+            if split_score(name)[1] is None:
+                cells = [_cell(name, scores.get(name)) for scores in self.scores.values()]
+                table.add_row(f"{name} ({unit_of(name)})", *cells)
         return table
 
-    def _classes(self) -> Table:
-        table = Table(title="per class")
-        table.add_column("class")
-        columns = []
-        for part, scores in self.scores.items():
-            split = [split_score(name) for name in scores]
-            for score in dict.fromkeys(score for score, class_name in split if class_name):
-                columns.append((part, score))
-                table.add_column(f"{part}\n{score} ({unit_of(score)})", justify="right")
-        classes = [split_score(name)[1] for name in _ordered(self.scores)]
-        for class_name in dict.fromkeys(filter(None, classes)):
-            names = [(part, f"{score}[{class_name}]") for part, score in columns]
-            cells = [_cell(name, self.scores[part].get(name)) for part, name in names]
-            table.add_row(class_name, *cells)
+    def _classes(self, part: str) -> Table:
+        scores = self.scores[part]
+        split = [pair for pair in map(split_score, scores) if pair[1]]
+        columns = dict.fromkeys(score for score, _ in split)
+        table = _table(f"{part}, per class", "class")
+        for score in columns:
+            table.add_column(f"{score}\n({unit_of(score)})", justify="right")
+        for class_name in dict.fromkeys(name for _, name in split if name):
+            names = [f"{score}[{class_name}]" for score in columns]
+            table.add_row(class_name, *(_cell(name, scores.get(name)) for name in names))
         return table
+
+
+def _table(title: str, first_column: str) -> Table:
+    # Without padding the widest table, with three ray and three velocity columns, fits 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column(first_column, no_wrap=True)
+    return table
 
 
 def split_score(name: str) -> tuple[str, str | None]:
@@ -109,10 +114,6 @@ def split_score(name: str) -> tuple[str, str | None]:
 def unit_of(score: str) -> str:
     """What the tables print a score in: ``m/s`` for velocity errors, else ``%``."""
     return "m/s" if score.removeprefix("m").startswith("AVE") else "%"
-
-
-def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for values in scores.values() for name in values))
 
 
 def _cell(name: str, value: float | None) -> str:
