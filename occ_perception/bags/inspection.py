@@ -168,6 +168,7 @@ class _RingStatistics:
         self._spreads_ns: list[int] = []
         self._stamps_ns: list[list[int]] = [[]]
         self._without_pose = 0
+        self._why_no_pose = ""
         self._why_no_frame = ""
 
     def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> None:
@@ -179,8 +180,9 @@ class _RingStatistics:
         try:
             for stamp in ring.stamps_ns.values():
                 poses.at(stamp)
-        except PoseUnavailable:
+        except PoseUnavailable as error:
             self._without_pose += 1
+            self._why_no_pose = self._why_no_pose or str(error)
             return
         if self._assembler is not None and not ring.missing and not self._tried_a_frame:
             self._try_a_frame(ring, poses)
@@ -212,6 +214,8 @@ class _RingStatistics:
                 "no ring is complete: no moment has a picture of every camera"
             )
         elif self._without_pose == self.counters.complete + self.counters.incomplete:
-            report.missing_for_node.append("no ring has an ego pose at all of its stamps")
+            report.missing_for_node.append(
+                f"no ring has an ego pose at all of its stamps: {self._why_no_pose}"
+            )
         if self._why_no_frame:
             report.missing_for_node.append(self._why_no_frame)

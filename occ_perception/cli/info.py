@@ -46,14 +46,17 @@ def info(
 def _print_topics(console: Console, report: BagReport) -> None:
     from rich.table import Table
 
-    table = Table("topic", "type", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    # Whole names, wider than the terminal where need be: they are for copying.
+    table.add_column("topic", min_width=max((len(t.name) for t in report.topics), default=0))
+    table.add_column("type", min_width=max((len(t.kind) for t in report.topics), default=0))
     for column in ("messages", "Hz", "longest gap"):
         table.add_column(column, justify="right")
     for topic in report.topics:
         rate = f"{topic.rate_hz:.1f}" if topic.rate_hz else ""
         gap = f"{topic.longest_gap_s:.2f} s" if topic.longest_gap_s else ""
         table.add_row(topic.name, topic.kind, str(topic.count), rate, gap)
-    console.print(table)
+    console.print(table, crop=False, overflow="ignore", no_wrap=True)
 
 
 def _print_layouts(console: Console, report: BagReport) -> None:

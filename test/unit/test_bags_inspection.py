@@ -1,0 +1,142 @@
+"""occ info and occ convert, as a user meets them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bag_families
+import pytest
+import typer
+from bag_families import MS
+from nuscenes_folder import VERSION, drawn_pictures, drawn_scene
+from typer.testing import CliRunner
+
+from occ_perception.bags.inspection import inspect_bag
+from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.cli.convert import app as convert_app
+from occ_perception.cli.info import info
+from occ_perception.sensing.layouts import load_layout
+
+occ = typer.Typer()
+occ.command("info")(info)
+occ.add_typer(convert_app, name="convert")
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(occ, [str(argument) for argument in arguments])
+
+
+def test_a_converted_scene_has_nothing_missing(tmp_path):
+    drawn_scene(tmp_path / "data", keyframes=3)
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    report = inspect_bag(tmp_path / "bag")
+    assert report.layout.name == "occ_perception"
+    assert report.missing_for_node == [] and report.problems == []
+    assert (report.rings.counters.complete, report.rings.counters.incomplete) == (13, 0)
+    assert report.rings.spread_ms == pytest.approx((42.6, 42.6, 42.6), abs=0.01)
+    assert report.rings.period_ms == pytest.approx(83.3, abs=0.1)
+    assert report.rings.without_pose == 0
+    topics = {topic.name: topic for topic in report.topics}
+    front = topics["/cam_front/image_rect/compressed"]
+    assert front.count == 13 and front.rate_hz == pytest.approx(12, abs=0.01)
+    assert front.longest_gap_s == pytest.approx(0.0833, abs=1e-3)
+    assert topics["/odom"].count == 78
+    assert report.duration_s == pytest.approx(1.04, abs=0.01)
+    text = run("info", tmp_path / "bag").output
+    assert "layout occ_perception: fits (used)" in text
+    assert "layout foxglove: no, camera CAM_FRONT_LEFT: pictures: no topic" in text
+    assert "(and 12 more)" in text
+    assert "rings: 13 complete, 0 incomplete\n" in text
+    assert "spread 42.6 / 42.6 / 42.6 ms" in text
+    assert "every 83 ms, longest gap 0.08 s" in text
+    assert "the node can run on this bag" in text
+
+
+def test_lost_pictures_and_poses_show(tmp_path):
+    pictures = drawn_pictures(keyframes=4)
+    kept = [
+        p for k, p in enumerate(pictures) if not (p.channel == "CAM_BACK" and k in range(30, 60))
+    ]
+    path = bag_families.foxglove(tmp_path / "bag", kept)
+    report = inspect_bag(path)
+    assert report.rings.counters.incomplete == 5
+    assert report.rings.missing == {"CAM_BACK": 5}
+    text = run("info", path).output
+    assert "rings: 14 complete, 5 incomplete (5 without CAM_BACK)" in text
+
+
+def test_a_gap_is_measured_and_a_restart_is_not_a_gap(tmp_path):
+    pictures = drawn_pictures(keyframes=2)
+    later = [replace(p, stamp_us=p.stamp_us + 3_000_000) for p in pictures]
+    report = inspect_bag(bag_families.clynamen(tmp_path / "gap.bag", pictures + later))
+    assert report.rings.longest_gap_s == pytest.approx(2.5, abs=0.01)
+    assert report.rings.period_ms == pytest.approx(83.3, abs=0.1)
+
+
+def test_what_the_node_would_miss(tmp_path):
+    pictures = drawn_pictures(keyframes=1)
+    clynamen = bag_families.clynamen(tmp_path / "scene.bag", pictures)
+    (missing,) = inspect_bag(clynamen).missing_for_node
+    assert "picture is 160x90, calibrated for 1600x900" in missing
+    text = run("info", clynamen).output
+    assert "note: intrinsics of CAM_FRONT_LEFT" in text
+    assert "missing for the node: camera CAM_FRONT_LEFT: picture is 160x90" in text
+    assert "layout clynamen_ros2: fits\n" in text
+
+    messages = bag_families.Messages()
+    timed = [
+        (p.stamp_ns, f"/{p.channel}/image_rect_compressed",
+         messages.compressed(p.stamp_ns, p.channel, p.jpeg)) for p in pictures
+    ]  # fmt: skip
+    bare = bag_families.write(tmp_path / "bare", messages, timed)
+    report = inspect_bag(bare)
+    assert report.layout is None and report.rings is None
+    (missing,) = report.missing_for_node
+    assert "the nearest is foxglove, but: camera CAM_FRONT_LEFT: calibration: no topic" in missing
+    assert "ego pose: no topic /tf" in missing
+    assert "the node can run" not in run("info", bare).output
+
+
+def test_rings_without_poses_are_reported(tmp_path):
+    pictures = drawn_pictures(keyframes=2)
+    messages = bag_families.Messages()
+    timed = []
+    for p in pictures:
+        name, stamp = p.channel, p.stamp_ns
+        image = messages.compressed(stamp, name, p.jpeg)
+        timed.append((stamp, f"/{name}/image_rect_compressed", image))
+        timed.append((stamp, f"/{name}/camera_info", messages.camera_info(stamp, name, p)))
+        tree = [
+            (stamp, "odom", "base_link", p.world_T_ego),
+            (stamp, "base_link", name, p.ego_T_cam),
+        ]
+        timed.append((stamp + MS, "/tf", messages.tf(tree)))
+    path = bag_families.write(tmp_path / "bag", messages, timed)
+    report = inspect_bag(path)
+    assert report.rings.without_pose == 7
+    (missing,) = report.missing_for_node
+    assert missing.startswith(
+        "no ring has an ego pose at all of its stamps: no pose of 'base_link'"
+    )
+    assert "tf has no frame 'map'; it has CAM_BACK" in missing
+    layout = load_layout("foxglove")
+    layout = replace(layout, pose=replace(layout.pose, world_frame="odom"))
+    assert inspect_bag(path, layout).missing_for_node == []
+
+
+def test_convert_says_what_it_wrote_and_what_it_skipped(tmp_path):
+    pictures = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
+    (tmp_path / "data" / pictures[0].filename).unlink()
+    result = run(
+        "convert", "nuscenes", tmp_path / "data", "--version", VERSION, "--scene", "scene-0001",
+        "--out", tmp_path / "bag", "--storage", "sqlite3", "--lidar",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "41 pictures of 6 cameras, 2 lidar sweeps, 43 ego poses" in result.output
+    assert f"skipped {tmp_path / 'data' / pictures[0].filename}: No such file" in result.output
+    assert (tmp_path / "bag" / "bag.db3").exists()
+    keyframes = run(
+        "convert", "nuscenes", tmp_path / "data", "--version", VERSION, "--scene", "scene-0001",
+        "--out", tmp_path / "key", "--keyframes",
+    )  # fmt: skip
+    assert "11 pictures of 6 cameras, 11 ego poses" in keyframes.output
