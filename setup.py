@@ -84,11 +84,13 @@ setup(
         "scipy>=1.10",
         "torch>=2.4",
         "typer>=0.12",
+        "typing_extensions",
     ],
     extras_require={
         "backbones": ["timm>=1.0"],
         "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
         "ros": ROS_WHEELS,
+        "synthetic": ["numba>=0.60"],
         "workspace": WORKSPACE_BUILD,
     },
     entry_points={
