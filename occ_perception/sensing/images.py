@@ -222,7 +222,7 @@ def check_compressed(picture: CompressedPicture) -> None:
 def _decode_compressed(picture: CompressedPicture) -> RgbImage:
     check_compressed(picture)
     data = np.frombuffer(picture.data, dtype=np.uint8)
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(data, flags)
     except cv2.error as error:
@@ -230,8 +230,9 @@ def _decode_compressed(picture: CompressedPicture) -> RgbImage:
     if decoded is None:
         raise ImageError(f"picture of {data.size} bytes is damaged: the decoder gave up")
     if decoded.dtype == np.uint16:
-        return _to_8_bit(decoded)
-    return np.asarray(decoded, dtype=np.uint8)
+        decoded = _to_8_bit(decoded)
+    # IMREAD_COLOR_RGB would save a pass, but the OpenCV of older ROS distributions lacks it.
+    return _convert_with(cv2.COLOR_BGR2RGB)(decoded)
 
 
 _EOI, _SOS = 0xD9, 0xDA
