@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from occ_perception.sensing.calibration import load_rig, save_rig
 from occ_perception.sensing.layouts import (
     COMPRESSED_IMAGE_TYPE,
     IMAGE_TYPE,
@@ -134,6 +137,28 @@ def test_a_layout_of_ones_own(tmp_path):
     layout = load_layout(path)
     assert (layout.name, layout.rig, layout.ring_tolerance_ms) == ("robot", "nuscenes", 20)
     assert layout.cameras[0].encoding == "bgr8" and layout.stamp_source == "header"
+
+
+def test_a_rig_file_is_looked_for_beside_the_layout(tmp_path, monkeypatch):
+    (tmp_path / "robot.yaml").write_text(LAYOUT.replace("rig: nuscenes", "rig: rigs/mine.yaml"))
+    (tmp_path / "rigs").mkdir()
+    save_rig(tmp_path / "rigs" / "mine.yaml", load_rig("nuscenes"))
+    monkeypatch.chdir("/")
+    rig = load_layout(tmp_path / "robot.yaml").rig
+    assert load_rig(rig).names == load_rig("nuscenes").names
+
+
+def test_the_files_in_the_documentation_load(tmp_path):
+    """docs/bags.md shows a layout, then a rig."""
+    text = (Path(__file__).parents[2] / "docs" / "bags.md").read_text()
+    layout, rig = (block.split("```")[0] for block in text.split("```yaml\n")[1:])
+    (tmp_path / "layout.yaml").write_text(layout)
+    (tmp_path / "rig.yaml").write_text(rig)
+    camera = load_layout(tmp_path / "layout.yaml").cameras[0]
+    assert (camera.image, camera.frame_id) == ("/front/image_raw", "front_optical")
+    assert load_rig(tmp_path / "rig.yaml").camera("CAM_FRONT").distortion_model == "plumb_bob"
+    families = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert families == set(layout_names())
 
 
 @pytest.mark.parametrize(("change", "message"), [

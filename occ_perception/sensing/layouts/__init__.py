@@ -149,7 +149,7 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
             Literal["header", "receive"],
             top.choice("stamp_source", ("header", "receive"), "header"),
         ),
-        rig=top.text("rig", "") or None,
+        rig=_rig_reference(name_or_path, top.text("rig", "")),
         ring_tolerance_ms=top.number("ring_tolerance_ms", 50.0),
     )
     if layout.reference_camera not in layout.camera_names:
@@ -229,6 +229,12 @@ class _TopicSearch:
         if required:
             self.problems.append(f"{what}: no topic {candidates[0]}{wrong_type}")
         return ""
+
+
+def _rig_reference(layout: str | Path, rig: str) -> str | None:
+    """A rig file is named as seen from the layout file that names it."""
+    beside = Path(layout).expanduser().parent / rig
+    return str(beside) if rig and beside.is_file() else rig or None
 
 
 def _plain(topic: str) -> str:
