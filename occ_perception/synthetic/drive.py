@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.synthetic.ground import Ground
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.kernels.layout import World
 from occ_perception.synthetic.roadside import put_roadside
@@ -161,7 +162,7 @@ class Drive:
         distance = np.hypot(shapes[:, 0] - pose[0, 3], shapes[:, 1] - pose[1, 3])
         near = distance < VIEW_RANGE
         ground = self.town.ground
-        world = assemble_world(ground.surface, ground.relief, shapes[near], tags[near], pose[:2, 3])
+        world = assemble_world(ground, shapes[near], tags[near], pose[:2, 3])
         seen = tuple(
             body
             for body in bodies
@@ -202,8 +203,7 @@ class Drive:
 
 
 def assemble_world(
-    surface: NDArray[np.uint8],
-    relief: Float64,
+    ground: Ground,
     shapes: Float64,
     tags: NDArray[np.int32],
     middle: Float64,
@@ -223,7 +223,21 @@ def assemble_world(
     items = np.empty(int(starts[-1]), dtype=np.int32)
     fill_cells(shapes, corner, False, starts[:-1].copy(), items, low, high)
     tags = np.ascontiguousarray(tags)
-    return World(surface, relief, shapes, tags, starts, items, low, high, corner)
+    relief = ground.relief
+    heights = np.array([relief.min(), relief.max()])
+    return World(
+        ground.surface,
+        ground.blocks,
+        relief,
+        heights,
+        shapes,
+        tags,
+        starts,
+        items,
+        low,
+        high,
+        corner,
+    )
 
 
 def drive_rng(drive: Drive, purpose: str, *keys: int) -> np.random.Generator:

@@ -19,6 +19,7 @@ class Ground:
     """Raster and relief in world coordinates, see ``kernels/layout.py`` for what they hold."""
 
     surface: NDArray[np.uint8]
+    blocks: NDArray[np.uint8]
     relief: Float64
 
     def road_height(self, x: ArrayLike, y: ArrayLike) -> Float64:
@@ -55,6 +56,7 @@ class Ground:
 def lay_ground(seed: int, plan: StreetPlan) -> Ground:
     """Paint the raster of a street plan and draw the relief of town ``seed``."""
     from occ_perception.synthetic.kernels.paint import paint_ground
+    from occ_perception.synthetic.kernels.terrain import summarise_blocks
 
     surface = np.empty((layout.SURFACE_CELLS, layout.SURFACE_CELLS, 4), dtype=np.uint8)
     arrays = []
@@ -75,7 +77,9 @@ def lay_ground(seed: int, plan: StreetPlan) -> Ground:
         plan.middles(1),
         1 if plan.right_hand else -1,
     )
-    return Ground(surface, _draw_relief(seed))
+    blocks = np.empty((layout.BLOCKS, layout.BLOCKS), dtype=np.uint8)
+    summarise_blocks(surface, blocks)
+    return Ground(surface, blocks, _draw_relief(seed))
 
 
 def _profile(road: Road) -> list[float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 from occ_perception.synthetic.streets import EDGE, Road
 
@@ -68,9 +69,10 @@ def joined(first: Float64, second: Float64, radius: float) -> tuple[Float64, flo
         points of the whole way, and the arc lengths at which the arc begins and ends; None where
         the two do not cross, or cross too close to their ends.
     """
-    gaps = np.linalg.norm(first[:, None] - second[None], axis=2)
-    i, j = np.unravel_index(int(gaps.argmin()), gaps.shape)
-    if gaps[i, j] > 0.5:
+    gaps, nearest = cKDTree(second).query(first)
+    i = int(gaps.argmin())
+    j = int(nearest[i])
+    if gaps[i] > 0.5:
         return None
     along_first = _arc_lengths(first)
     along_second = _arc_lengths(second)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from occ_perception.frames import CameraCalibration
 from occ_perception.synthetic.drive import Scene
@@ -150,7 +151,7 @@ def develop_picture(view: View, sensor: Sensor) -> NDArray[np.uint8]:
     picture = np.empty(view.colour.shape, np.uint8)
     gains = exposure * np.array(sensor.balance)
     noise = np.array([sensor.shot_noise, sensor.read_noise])
-    develop(blurred, gains, sensor.seed, noise, _TONE_CURVE, picture)
+    develop(blurred, gains, sensor.seed, noise, _NORMALS, _TONE_CURVE, picture)
     return picture
 
 
@@ -162,3 +163,4 @@ def _tone_curve() -> NDArray[np.uint8]:
 
 
 _TONE_CURVE = _tone_curve()
+_NORMALS = ndtri((np.arange(1024) + 0.5) / 1024)

@@ -49,7 +49,10 @@ class SolidList:
         ``taper`` is the part of the width lost from bottom to top; ``swing`` the amplitude (m) of
         a walker's limbs.
         """
-        row = (*centre, *half, math.cos(yaw), math.sin(yaw), *taper, *colour)
+        wide_x = half[0] * max(1.0, 1.0 - taper[0])
+        wide_y = half[1] * max(1.0, 1.0 - taper[1])
+        reach = math.hypot(wide_x, wide_y) if kind == layout.BOX else max(wide_x, wide_y)
+        row = (*centre, *half, reach, math.cos(yaw), math.sin(yaw), *taper, *colour)
         self.shapes.append(row)
         owner = self.class_id if class_id is None else class_id
         self.tags.append((kind, owner, 0, material, self.seed + len(self.tags)))
@@ -178,7 +181,10 @@ def muted_colour(
 
 def varied(rng: np.random.Generator, colour: Colour, spread: float = 0.15) -> Colour:
     """The same colour, brighter or darker and slightly tinted."""
-    level = 1 + rng.uniform(-spread, spread)
-    tint = 1 + rng.uniform(-spread / 3, spread / 3, 3)
-    r, g, b = (float(np.clip(c * level * t, 0.01, 0.9)) for c, t in zip(colour, tint, strict=True))
+    draws = rng.uniform(-spread, spread, 4)
+    level = 1 + float(draws[0])
+    r, g, b = (
+        min(max(c * level * (1 + float(t) / 3), 0.01), 0.9)
+        for c, t in zip(colour, draws[1:], strict=True)
+    )
     return r, g, b

@@ -173,9 +173,10 @@ def _put_buildings(scene: StaticScene, rng: np.random.Generator, road: Road, sid
             setback = float(rng.uniform(0.2, 5))
         middle = u + width / 2
         position = road.points(middle, side * (road.reach + setback + 0.3 + depth / 2))
-        figure = objects.building(rng, width, depth)
         half = (width / 2 + 0.2, depth / 2 + 0.2)
-        if scene.put(figure, position, road.facing(middle, side), _PLOTS, half):
+        yaw = road.facing(middle, side)
+        if scene.taken.claim(scene.ground, position, yaw, half, _PLOTS):
+            scene.put(objects.building(rng, width, depth), position, yaw, claim=False)
             u += width + (float(rng.uniform(0.5, 2)) if rng.random() < 0.6 else rng.uniform(3, 14))
         else:
             u += 2.5

@@ -281,7 +281,7 @@ def _crossers(rng: np.random.Generator, plan: StreetPlan, road: Road) -> list[Ac
                 u = u_junction + sign * (other.half + float(rng.uniform(1.6, 3.8)))
                 reach = road.half + 0.5 * (road.verge + road.walk)
                 offsets = np.arange(-reach, reach, 0.25)
-                points = np.stack([road.points(u, float(offset)) for offset in offsets])
+                points = road.points(u, offsets)
                 if rng.random() < 0.5:
                     points = points[::-1]
                 speed = float(rng.uniform(0.9, 1.6))

@@ -33,7 +33,11 @@ def kernel(fast: bool = False) -> Callable[[Callable[..., Any]], Any]:
         previous = settings.CACHE_DIR
         settings.CACHE_DIR = str(_CACHE_FOLDER)
         try:
-            return numba.njit(cache=True, nogil=True, fastmath=fast, error_model="numpy")(function)
+            # Kernels allocate nothing. Without numba's reference counting they run three times
+            # as fast: it would count every array of the world at every call, atomically.
+            return numba.njit(
+                cache=True, nogil=True, fastmath=fast, error_model="numpy", _nrt=False
+            )(function)
         finally:
             settings.CACHE_DIR = previous
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Columns of `shapes` (n, 13) float64: centre and half extents in metres, yaw as cosine and sine,
-# how much the section shrinks from bottom to top (0 = upright, 1 = to a point), linear colour.
-X, Y, Z, HX, HY, HZ, COS, SIN, TAPER_X, TAPER_Y, RED, GREEN, BLUE = range(13)
-NUM_SHAPE_COLUMNS = 13
+# Columns of `shapes` (n, 14) float64: centre and half extents in metres, radius of an upright
+# cylinder around it, yaw as cosine and sine, how much the section shrinks from bottom to top
+# (0 = upright, 1 = to a point), linear colour. What a ray looks at first comes first.
+X, Y, Z, HX, HY, HZ, REACH, COS, SIN, TAPER_X, TAPER_Y, RED, GREEN, BLUE = range(14)
+NUM_SHAPE_COLUMNS = 14
 
 # Columns of `tags` (n, 5) int32.
 KIND, CLASS, INSTANCE, MATERIAL, SEED = range(5)
@@ -100,6 +101,11 @@ HALF_TOWN = 150.0
 DISTANCE_SCALE = 300.0
 """Signed distances (m) are stored as 128 + DISTANCE_SCALE * d, clipped to a byte: +-0.42 m."""
 
+BLOCK_CELLS = 16
+BLOCKS = -(-SURFACE_CELLS // BLOCK_CELLS)
+ALL_LOW, ALL_RAISED, MIXED = range(3)
+"""Summary of a block of surface cells: spares most rays the look at the large raster."""
+
 RELIEF_CELL = 4.0
 RELIEF_CELLS = 221
 RELIEF_EDGE = -440.0
@@ -118,8 +124,10 @@ class World(NamedTuple):
 
     Attributes:
         surface: (SURFACE_CELLS, SURFACE_CELLS, 4) uint8, first index along x.
+        blocks: (BLOCKS, BLOCKS) uint8 ALL_LOW, ALL_RAISED or MIXED.
         relief: (RELIEF_CELLS, RELIEF_CELLS) float64 road height, metres, bilinear in between.
-        shapes: (n, 13) float64, see above.
+        heights: (2,) lowest and highest value of the relief.
+        shapes: (n, 14) float64, see above.
         tags: (n, 5) int32, see above.
         starts: (CELLS * CELLS + 1,) int32 position of each cell's first entry in ``items``.
         items: int32 indices of solids, cell by cell.
@@ -128,7 +136,9 @@ class World(NamedTuple):
     """
 
     surface: NDArray[np.uint8]
+    blocks: NDArray[np.uint8]
     relief: NDArray[np.float64]
+    heights: NDArray[np.float64]
     shapes: NDArray[np.float64]
     tags: NDArray[np.int32]
     starts: NDArray[np.int32]

@@ -52,7 +52,7 @@ def class_of_hit(world, met, x, y):
         return np.uint8(world.tags[met, CLASS])
     if met == MET_NOTHING:
         return np.uint8(FREE)
-    raised = met == MET_KERB or is_raised(world.surface, x, y)
+    raised = met == MET_KERB or is_raised(world.surface, world.blocks, x, y)
     return SURFACE_CLASS[surface_code(world.surface, x, y, raised)]
 
 
@@ -242,7 +242,7 @@ def render_rows(
 
 
 @kernel(fast=True)
-def develop(colour, gains, seed, noise, curve, picture):
+def develop(colour, gains, seed, noise, normals, curve, picture):
     """Turn linear light into an 8-bit picture: vignetting, noise, then the tone curve.
 
     Args:
@@ -250,6 +250,7 @@ def develop(colour, gains, seed, noise, curve, picture):
         gains: (3,) exposure times white balance.
         seed: of the noise.
         noise: (2,) shot and read noise in linear units.
+        normals: (1024,) standard normal numbers to draw the noise from.
         curve: (4096,) uint8 tone curve over linear 0..2.
         picture: (H, W, 3) uint8 output.
     """
@@ -260,10 +261,10 @@ def develop(colour, gains, seed, noise, curve, picture):
             x = column - 0.5 * width
             y = row - 0.5 * height
             fall = 1.0 - 0.28 * (x * x + y * y) * reach
+            draw = np.int64(hashed(column, row, 0, seed) * 4294967296.0)
             for k in range(3):
                 value = colour[row, column, k] * gains[k] * fall
-                h = hashed(column, row, k, seed)
-                bell = h + _scramble(h) + _scramble(h + 0.5) - 1.5
-                value += bell * 2.0 * (noise[1] + noise[0] * math.sqrt(max(value, 0.0)))
-                index = int(value * 2048.0)
+                bell = normals[(draw >> (10 * k)) & 1023]
+                value += bell * (noise[1] + noise[0] * math.sqrt(max(value, 0.0)))
+                index = np.int64(value * 2048.0)
                 picture[row, column, k] = curve[min(max(index, 0), 4095)]

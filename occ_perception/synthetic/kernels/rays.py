@@ -24,6 +24,7 @@ from occ_perception.synthetic.kernels.layout import (
     MATERIAL,
     MET_NOTHING,
     RAILING,
+    REACH,
     SEED,
     SIN,
     TAPER_X,
@@ -152,8 +153,13 @@ def first_surface(shapes, tags, n, ox, oy, oz, dx, dy, dz, near, far):
 @kernel()
 def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
     """(distance, index) of the nearest solid before ``limit``, or of any one; index -3 if none."""
+    shapes = world.shapes
+    tags = world.tags
+    starts = world.starts
+    items = world.items
     best = limit
     found = MET_NOTHING
+    flat = math.sqrt(dx * dx + dy * dy) + 1e-12
     gx = (ox - world.corner[0]) * (1.0 / CELL)
     gy = (oy - world.corner[1]) * (1.0 / CELL)
     if gx < 0.0 or gy < 0.0 or gx >= CELLS or gy >= CELLS:
@@ -174,8 +180,8 @@ def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
     while t < best:
         leave = min(next_i, next_j)
         cell = i * CELLS + j
-        start = world.starts[cell]
-        stop = world.starts[cell + 1]
+        start = starts[cell]
+        stop = starts[cell + 1]
         if start < stop:
             z0 = oz + t * dz
             z1 = oz + min(leave, best) * dz
@@ -183,19 +189,18 @@ def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
                 z0, z1 = z1, z0
             if z0 <= world.high[cell] and z1 >= world.low[cell]:
                 for position in range(start, stop):
-                    n = world.items[position]
-                    centre = world.shapes[n, Z]
-                    half = world.shapes[n, HZ]
+                    n = items[position]
+                    centre = shapes[n, Z]
+                    half = shapes[n, HZ]
                     if z0 > centre + half or z1 < centre - half:
                         continue
-                    near, far = meet_solid(
-                        world.shapes, world.tags[n, KIND], n, ox, oy, oz, dx, dy, dz
-                    )
+                    aside = (shapes[n, X] - ox) * dy - (shapes[n, Y] - oy) * dx
+                    if abs(aside) > shapes[n, REACH] * flat:
+                        continue
+                    near, far = meet_solid(shapes, tags[n, KIND], n, ox, oy, oz, dx, dy, dz)
                     if near > far or near >= best or far <= 0.0 or near <= 0.0:
                         continue
-                    hit = first_surface(
-                        world.shapes, world.tags, n, ox, oy, oz, dx, dy, dz, near, far
-                    )
+                    hit = first_surface(shapes, tags, n, ox, oy, oz, dx, dy, dz, near, far)
                     if hit < best:
                         best = hit
                         found = n
@@ -218,7 +223,7 @@ def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
 @kernel()
 def trace(world, ox, oy, oz, dx, dy, dz, limit):
     """(distance, what) of the first thing met: a solid's index, MET_GROUND, MET_KERB or nothing."""
-    distance, met = meet_ground(world.surface, world.relief, ox, oy, oz, dx, dy, dz)
+    distance, met = meet_ground(world, ox, oy, oz, dx, dy, dz)
     if distance >= limit:
         distance = limit
         met = MET_NOTHING

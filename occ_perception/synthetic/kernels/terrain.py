@@ -10,6 +10,10 @@ import numpy as np
 
 from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.layout import (
+    ALL_LOW,
+    ALL_RAISED,
+    BLOCK_CELLS,
+    BLOCKS,
     CODE_LAYER,
     DISTANCE_SCALE,
     HALF_TOWN,
@@ -18,6 +22,7 @@ from occ_perception.synthetic.kernels.layout import (
     MET_GROUND,
     MET_KERB,
     MET_NOTHING,
+    MIXED,
     OUTSIDE,
     RELIEF_CELL,
     RELIEF_CELLS,
@@ -65,9 +70,34 @@ def signed_distance(surface, layer, x, y):
 
 
 @kernel()
-def is_raised(surface, x, y):
+def is_raised(surface, blocks, x, y):
     """Whether the ground here lies a kerb's height above the road."""
+    u = (x + HALF_TOWN) * (1.0 / (SURFACE_CELL * BLOCK_CELLS))
+    v = (y + HALF_TOWN) * (1.0 / (SURFACE_CELL * BLOCK_CELLS))
+    if u < 0.0 or v < 0.0 or u >= BLOCKS or v >= BLOCKS:
+        return True
+    block = blocks[int(u), int(v)]
+    if block != MIXED:
+        return block == ALL_RAISED
     return signed_distance(surface, KERB_LAYER, x, y) > 0.0
+
+
+@kernel()
+def summarise_blocks(surface, blocks):
+    """Fill ``blocks`` with what :func:`is_raised` answers everywhere inside each block."""
+    for bi in range(BLOCKS):
+        for bj in range(BLOCKS):
+            raised = False
+            low = False
+            # Interpolation reaches into the cells around a block.
+            for i in range(bi * BLOCK_CELLS - 1, (bi + 1) * BLOCK_CELLS + 1):
+                for j in range(bj * BLOCK_CELLS - 1, (bj + 1) * BLOCK_CELLS + 1):
+                    inside = 0 <= i < SURFACE_CELLS and 0 <= j < SURFACE_CELLS
+                    if not inside or surface[i, j, KERB_LAYER] > 128:
+                        raised = True
+                    else:
+                        low = True
+            blocks[bi, bj] = MIXED if raised and low else (ALL_RAISED if raised else ALL_LOW)
 
 
 @kernel()
@@ -85,79 +115,108 @@ def surface_code(surface, x, y, raised):
 
 
 @kernel()
-def ground_height(surface, relief, x, y):
+def ground_height(surface, blocks, relief, x, y):
     """Height of the ground, kerb included, metres."""
     height = relief_height(relief, x, y)
-    if is_raised(surface, x, y):
+    if is_raised(surface, blocks, x, y):
         height += KERB_HEIGHT
     return height
 
 
 @kernel()
-def meet_relief(relief, ox, oy, oz, dx, dy, dz, lift):
-    """Distance to the relief raised by ``lift``; MISS if beyond GROUND_RANGE."""
-    if dz < STEEP:
-        t = (relief_height(relief, ox, oy) + lift - oz) / dz
-        for _ in range(12):
-            nearer = (relief_height(relief, ox + t * dx, oy + t * dy) + lift - oz) / dz
-            step = nearer - t
-            t = nearer
-            if abs(step) < 1e-4:
-                break
-        return t if t > 0.0 else 0.0
-    if dz > 0.03:
+def _gap(relief, ox, oy, oz, dx, dy, dz, t):
+    """Height of a ray above the relief at distance t, and its change per metre of ray."""
+    u = (ox + t * dx - RELIEF_EDGE) * (1.0 / RELIEF_CELL)
+    v = (oy + t * dy - RELIEF_EDGE) * (1.0 / RELIEF_CELL)
+    u = min(max(u, 0.0), RELIEF_CELLS - 1.001)
+    v = min(max(v, 0.0), RELIEF_CELLS - 1.001)
+    i = int(u)
+    j = int(v)
+    u -= i
+    v -= j
+    a = relief[i, j]
+    b = relief[i + 1, j] - a
+    c = relief[i, j + 1] - a
+    d = relief[i + 1, j + 1] - a - b - c
+    slope = ((b + d * v) * dx + (c + d * u) * dy) * (1.0 / RELIEF_CELL)
+    return oz + t * dz - a - b * u - (c + d * u) * v, dz - slope
+
+
+@kernel()
+def meet_relief(relief, heights, ox, oy, oz, dx, dy, dz, guess):
+    """Distance to the relief; MISS if beyond GROUND_RANGE.
+
+    ``guess`` is a distance near which to start, or negative. Rays start above the highest ground,
+    so those that do not fall never meet it.
+    """
+    if dz >= 0.0:
         return MISS
-    before = 0.0
-    gap_before = oz - relief_height(relief, ox, oy) - lift
+    if dz < STEEP or guess >= 0.0:
+        t = guess
+        if guess < 0.0:
+            t = ((heights[0] + heights[1]) * 0.5 - oz) / dz
+        for _ in range(8):
+            gap, rate = _gap(relief, ox, oy, oz, dx, dy, dz, t)
+            if rate > -0.002:
+                return MISS
+            step = gap / rate
+            t -= step
+            if abs(step) < 1e-3:
+                break
+        return max(t, 0.0) if t < GROUND_RANGE else MISS
+    # Flat rays: march, only where the ray is between the lowest and the highest ground.
+    before = max((heights[1] - oz) / dz, 0.0)
+    end = min((heights[0] - oz) / dz + 0.01, GROUND_RANGE)
+    gap_before, _ = _gap(relief, ox, oy, oz, dx, dy, dz, before)
     if gap_before <= 0.0:
-        return 0.0
-    step = 6.0
-    while before < GROUND_RANGE:
-        t = before + step
-        gap = oz + t * dz - relief_height(relief, ox + t * dx, oy + t * dy) - lift
+        return before
+    while before < end:
+        # Slopes are below 0.05, so the ground is at least this far away.
+        t = min(before + max(gap_before / (0.05 - dz), 4.0), end)
+        gap, _ = _gap(relief, ox, oy, oz, dx, dy, dz, t)
         if gap <= 0.0:
             for _ in range(6):
                 middle = before + (t - before) * gap_before / (gap_before - gap)
-                gap_middle = (
-                    oz
-                    + middle * dz
-                    - relief_height(relief, ox + middle * dx, oy + middle * dy)
-                    - lift
-                )
+                gap_middle, _ = _gap(relief, ox, oy, oz, dx, dy, dz, middle)
                 if gap_middle > 0.0:
                     before = middle
                     gap_before = gap_middle
                 else:
                     t = middle
                     gap = gap_middle
-                if gap > -1e-4:
+                if abs(gap_middle) < 1e-4:
                     break
             return t
         before = t
         gap_before = gap
-        step = min(step * 1.15, 16.0)
     return MISS
 
 
 @kernel()
-def meet_ground(surface, relief, ox, oy, oz, dx, dy, dz):
+def meet_ground(world, ox, oy, oz, dx, dy, dz):
     """(distance, what): the road, a raised surface (both MET_GROUND) or the face of a kerb."""
-    low = meet_relief(relief, ox, oy, oz, dx, dy, dz, 0.0)
-    high = meet_relief(relief, ox, oy, oz, dx, dy, dz, KERB_HEIGHT)
+    surface = world.surface
+    blocks = world.blocks
+    relief = world.relief
+    heights = world.heights
+    above = oz - KERB_HEIGHT
+    high = meet_relief(relief, heights, ox, oy, above, dx, dy, dz, -1.0)
     if high >= MISS:
         return MISS, MET_NOTHING
-    if is_raised(surface, ox + high * dx, oy + high * dy):
+    if is_raised(surface, blocks, ox + high * dx, oy + high * dy):
         return high, MET_GROUND
+    guess = high - KERB_HEIGHT / dz if dz < STEEP else -1.0
+    low = meet_relief(relief, heights, ox, oy, oz, dx, dy, dz, guess)
     # Between the two heights the ray passes over road; it may run into a kerb before it lands.
     span = min(low, GROUND_RANGE) - high
-    steps = min(int(span * 12.0) + 2, 60)
+    steps = min(int(span * 10.0) + 1, 40)
     for n in range(1, steps + 1):
         t = high + span * n / steps
-        if is_raised(surface, ox + t * dx, oy + t * dy):
+        if is_raised(surface, blocks, ox + t * dx, oy + t * dy):
             before = high + span * (n - 1) / steps
             for _ in range(5):
                 middle = 0.5 * (before + t)
-                if is_raised(surface, ox + middle * dx, oy + middle * dy):
+                if is_raised(surface, blocks, ox + middle * dx, oy + middle * dy):
                     t = middle
                 else:
                     before = middle
