@@ -15,12 +15,13 @@ from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.zoo import ModelCard, get_card
 
+SMALL_MODEL = "alocc_2d_mini_small"
 INPUT_SIZE = (64, 176)
 PICTURE_SIZE = (400, 225)  # width, height: a quarter of the native picture
 _OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes
 
 
-def small_card(name: str = "alocc_2d_mini") -> ModelCard:
+def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
     """A card of the zoo with 64x176 pictures and 24 x 24 columns of 2 m."""
     card = get_card(name)
     config = card.recipe()
@@ -29,6 +30,7 @@ def small_card(name: str = "alocc_2d_mini") -> ModelCard:
     small = config.with_geometry(geometry)
     return replace(
         card,
+        name=rename or name,
         recipe=lambda: small,
         preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
         grid=small.output_grid,

@@ -6,7 +6,10 @@ Command modules import heavy things (torch, rosbags, rclpy) inside their functio
 
 from __future__ import annotations
 
+import dis
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -35,17 +38,25 @@ class PlainErrors(TyperGroup):
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Whether the message was written for a user: raised by our own checks, or a missing file.
+    """Whether the message was written for a user: a raise statement of ours, or a missing file.
 
     A ValueError out of a library is a defect of ours, and its traceback is wanted.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return True
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    ours = last is not None and last.tb_frame.f_code.co_filename.startswith(_PACKAGE)
-    return ours and isinstance(error, (ValueError, LookupError, OSError, ImportError))
+    if not isinstance(error, (ValueError, LookupError, OSError, ImportError)):
+        return False
+    *_, (frame, instruction) = (
+        (step.tb_frame, step.tb_lasti) for step in _steps(error.__traceback__)
+    )
+    raised_here = dis.opname[frame.f_code.co_code[instruction]] == "RAISE_VARARGS"
+    return raised_here and frame.f_code.co_filename.startswith(_PACKAGE)
+
+
+def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
 
 
 def _message(error: Exception) -> str:
