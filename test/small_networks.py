@@ -1,0 +1,77 @@
+"""Small pictures and grids for full networks, and inputs for them: two scenes that never end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.models.inputs import CameraTensors, NetInputs, StepControl
+from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.zoo import ModelCard
+
+INPUT_SIZE = (64, 96)
+_OPTICAL = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes
+
+
+def small_network(card: ModelCard):
+    """The card's network with recipe weights on 64x96 pictures and 16 x 8 columns of 1 m."""
+    geometry = card.recipe().geometry
+    z, dz, cells = geometry.grid.lower[2], geometry.grid.voxel_size[2], geometry.grid.dims[2]
+    grid = VoxelGrid((-8.0, -4.0, z), (1.0, 1.0, dz), (16, 8, cells))
+    net = card.build(replace(geometry, input_size=INPUT_SIZE, grid=grid))
+    # Factors that keep the untrained network away from constant features and saturated logits.
+    scale = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight": 0.1}
+    fill_random_weights(net, card, scale=scale)
+    return net
+
+
+def inputs(scene: int, frame: int, position: int, cameras: int = 6) -> NetInputs:
+    """One slot's input; position 0 starts a sequence."""
+    generator = torch.Generator().manual_seed(1000 * scene + frame)
+    pose = torch.eye(4).repeat(1, cameras, 1, 1)
+    for camera in range(cameras):
+        pose[0, camera, :3, :3] = _yaw(2 * math.pi * camera / cameras) @ _OPTICAL
+        pose[0, camera, :3, 3] = torch.tensor([0.5, 0.1 * camera, 1.5])
+    motion = torch.eye(4, dtype=torch.float64)
+    if position:
+        motion[:3, :3] = _yaw(0.05 * (scene + 1)).double()
+        motion[:3, 3] = torch.tensor([0.8, 0.1 * scene, 0.02])
+    K = torch.tensor([[60.0, 0, 48], [0, 60, 40], [0, 0, 1]])
+    return NetInputs(
+        images_BN3HW=torch.randn(1, cameras, 3, *INPUT_SIZE, generator=generator),
+        cameras=CameraTensors(
+            grid_T_cam_BN44=pose,
+            K_BN33=K.repeat(1, cameras, 1, 1),
+            image_rotation_BN33=torch.eye(3).repeat(1, cameras, 1, 1),
+            image_translation_BN3=torch.zeros(1, cameras, 3),
+        ),
+        control=StepControl(
+            start_B=torch.tensor([position == 0]),
+            previous_T_current_B44=motion[None],
+            position_B=torch.tensor([position]),
+        ),
+        bev_augmentation_B33=torch.eye(3)[None],
+    )
+
+
+def batched(*slots: NetInputs) -> NetInputs:
+    """Slots side by side."""
+
+    def join(parts):
+        first = parts[0]
+        if first is None or isinstance(first, float):
+            return first
+        if isinstance(first, torch.Tensor):
+            return torch.cat(parts)
+        names = first.__dataclass_fields__
+        return type(first)(**{n: join([getattr(p, n) for p in parts]) for n in names})
+
+    return join(slots)
+
+
+def _yaw(angle: float) -> torch.Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    return torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]])
