@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from small_streams import drive, frame_at, small_card, surround_rig
 
@@ -95,6 +97,10 @@ def test_the_network_is_not_blind(model, rig, reference) -> None:
     parked = drive(KEYFRAMES_S, rig, speed_mps=0.0, turn_dps=0.0)
     moved = labels_of(stream, parked)[-1]
     assert (moved != reference[-1].labels).mean() > 0.001  # motion matters
+    swapped = dict(frames[0].images)
+    swapped["CAM_FRONT"], swapped["CAM_BACK"] = swapped["CAM_BACK"], swapped["CAM_FRONT"]
+    mixed_up = OccupancyStream(model).step(replace(frames[0], images=swapped)).labels
+    assert (mixed_up != reference[0].labels).mean() > 0.001  # pictures matter, per camera
 
 
 def test_reset_is_a_fresh_stream(model, rig, reference) -> None:
@@ -200,6 +206,23 @@ def test_faster_rings_commit_the_keyframes_and_predict_the_same_there(model, rig
     between = OccupancyStream(model)
     between.step(frame_at(RINGS_S[0], rig))
     assert np.array_equal(between.step(frame_at(RINGS_S[4], rig)).labels, predictions[4].labels)
+
+
+@settings(max_examples=5, deadline=None)
+@given(gaps_ms=st.lists(st.integers(30, 300), min_size=5, max_size=9))
+def test_only_committed_frames_leave_traces(model, rig, gaps_ms: list[int]) -> None:
+    """Whatever rings came between, the last prediction is that of a stream which saw only the
+    committed frames."""
+    times = [2.0, *(2.0 + np.cumsum(gaps_ms) / 1000)]
+    frames = drive(times, rig)
+    busy = OccupancyStream(model)
+    predictions = [busy.step(frame) for frame in frames]
+    kept = [f for f, p in zip(frames[:-1], predictions[:-1], strict=True) if p.committed]
+    calm = OccupancyStream(model, commit_spacing_s=0.0)
+    labels_of(calm, kept)
+    last = calm.step(frames[-1])
+    assert last.history_length == predictions[-1].history_length == len(kept)
+    assert np.array_equal(last.labels, predictions[-1].labels)
 
 
 def test_the_world_frame_is_arbitrary(model, rig, reference) -> None:
