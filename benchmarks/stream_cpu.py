@@ -1,11 +1,11 @@
 """Seconds per frame and peak memory of a full-size model in a stream, on this machine's CPU.
 
-    python benchmarks/stream_cpu.py [--model alocc_2d_mini] [--frames 6] [--threads 2] [--out FILE]
+    python benchmarks/stream_cpu.py [--model NAME] [--frames 10] [--out benchmarks/results]
 
-Two convolutions are timed beside it, so that results of different machines can be compared: what
-a frame costs in units of them says more than seconds. Timed per frame: everything that
-``OccupancyStream.step`` does (pictures to labels); pictures are noise of the native size, weights
-are random; the first frames are warm-up and left out. Run it on a quiet machine.
+Two convolutions are timed before and after it, so that results of different machines can be
+compared: what a frame costs in units of them says more than seconds. Timed per frame: everything
+that ``OccupancyStream.step`` does (pictures to labels); pictures are noise of the native size,
+weights are random; the first frame is warm-up and left out. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import json
 import platform
 import resource
 import statistics
-import sys
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,9 +97,9 @@ def percentiles(values: list[float]) -> dict[str, float]:
     }
 
 
-def measure(name: str, count: int) -> dict[str, object]:
+def measure(name: str, count: int) -> dict[str, Any]:
     """Everything the result file holds."""
-    yardsticks = {kind: seconds_of_convolution(kind) for kind in ("conv2d", "conv3d")}
+    before = {kind: seconds_of_convolution(kind) for kind in ("conv2d", "conv3d")}
     model = load_model(name, random_seed=0)
     stream = OccupancyStream(model)
     timings: list[dict[str, float]] = []
@@ -110,6 +110,7 @@ def measure(name: str, count: int) -> dict[str, object]:
         cpu_seconds.append(time.process_time() - begun)
         timings.append(dict(prediction.timings_ms))
     measured = timings[WARM_UP:]
+    yardsticks = {kind: (s + seconds_of_convolution(kind)) / 2 for kind, s in before.items()}
     total_s = statistics.median(t["total"] for t in measured) / 1e3
     return {
         "date": date.today().isoformat(),
@@ -128,18 +129,50 @@ def measure(name: str, count: int) -> dict[str, object]:
     }
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a page."""
+    conditions = [
+        f"- {key.replace('_', ' ')}: {value}"
+        for key, value in result.items()
+        if not isinstance(value, dict)
+    ]
+    rows = [
+        f"| {stage} | " + " | ".join(f"{value:.0f}" for value in values.values()) + " |"
+        for stage, values in result["milliseconds"].items()
+    ]
+    yardsticks = [
+        f"| {kind} | {seconds:.3f} | {result['frame_per_convolution'][kind]:.1f} |"
+        for kind, seconds in result["convolution_seconds"].items()
+    ]
+    return "\n".join(
+        [
+            "# Stream on a CPU\n",
+            *conditions,
+            "\n| stage, ms | p50 | p90 | p99 | max |\n| --- | ---: | ---: | ---: | ---: |",
+            *rows,
+            "\n| yardstick | seconds | frame / yardstick |\n| --- | ---: | ---: |",
+            *yardsticks,
+            "",
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="alocc_2d_mini")
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="folder for a dated JSON and Markdown file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = json.dumps(measure(arguments.model, arguments.frames), indent=2)
-    if arguments.out:
-        arguments.out.write_text(result + "\n")
-    sys.stdout.write(result + "\n")
+    result = measure(arguments.model, arguments.frames)
+    text = markdown(result)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        target = arguments.out / f"{result['date']}-stream-cpu-{arguments.model}"
+        target.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        target.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":
