@@ -172,10 +172,10 @@ class Lockstep:
     def _on_answer(self, raw: Any) -> None:
         self._answers += 1
         if self._has_header:
-            self._answered.add(_header_stamp_ns(raw))
+            self._answered.add(header_stamp_of_bytes(raw))
 
 
-def _header_stamp_ns(raw: bytes) -> int:
+def header_stamp_of_bytes(raw: bytes) -> int:
     """The stamp of a serialized message that begins with a std_msgs/Header.
 
     CDR: four bytes of encapsulation (the second tells the byte order), then int32 seconds and

@@ -37,6 +37,7 @@ from occ_perception.ros.time_line import TimeLine
 from occ_perception.ros.worker import Job, Worker
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
+from occ_perception.sensing.calibration import CameraInfo
 from occ_perception.sensing.ego_pose import PoseBuffer
 from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.rings import Ring, RingGrouper
@@ -68,6 +69,7 @@ class OccupancyNode(Node):
         self._plan = plan_inputs(values, model.card)
         self._ring_counts: Counter[str] = Counter()
         self._last_ring_at: float | None = None
+        self._held: Ring | None = None
         self._last_missing: tuple[str, ...] = ()
         self._incomplete_reported = 0
         self._time_line = TimeLine()
@@ -144,7 +146,7 @@ class OccupancyNode(Node):
                 stamp_source=plan.stamp_source,
                 reliability=reliability,
                 on_picture=self._on_picture,
-                on_camera_info=self._rig_source.take_camera_info if camera.camera_info else None,
+                on_camera_info=self._on_camera_info if camera.camera_info else None,
             )
             for camera in plan.cameras
         }
@@ -202,6 +204,11 @@ class OccupancyNode(Node):
         # Mounts may come on /tf too; once the rig is complete only /tf_static can change it.
         if static or self._rig_source.rig() is None:
             self._rig_source.invalidate()
+            self._hand_over()
+
+    def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
+        self._rig_source.take_camera_info(camera, info)
+        self._hand_over()
 
     def _take(self, stamp_ns: int, add: Callable[[], None]) -> None:
         """Add stamped data; where its stamps went back, empty everything first."""
@@ -222,6 +229,7 @@ class OccupancyNode(Node):
         self.get_logger().warning(f"{reason}; rings, poses and history are emptied")
         self._time_line.jumped(old_end_ns, reason)
         self._rings.reset()
+        self._held = None
         self._poses.change(self._odometry_poses.reset)
         self._poses.change(self._tree.reset)
         self._worker.reset(reason)
@@ -233,10 +241,20 @@ class OccupancyNode(Node):
             if self._settings.values.missing_camera == "drop":
                 self._ring_counts["dropped_incomplete"] += 1
                 return
-        rig = self._rig_source.rig()
-        if rig is None:
+        if self._held is not None:
             self._ring_counts["dropped_without_calibration"] += 1
+        self._held = ring
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the newest ring to the worker as soon as all calibrations are known.
+
+        At the start pictures and their camera_info race each other on different topics.
+        """
+        ring, rig = self._held, self._rig_source.rig()
+        if ring is None or rig is None:
             return
+        self._held = None
         self._ring_counts["taken"] += 1
         self._ring_counts["last_spread_us"] = ring.spread_ns // 1000
         self._mailbox.put(Job(ring, rig, time.monotonic()))
@@ -282,7 +300,7 @@ class OccupancyNode(Node):
                 f"{self._plan.tolerance_ns / 1e6:g} ms (sync.tolerance_ms)"
             )
         elif self._rig_source.rig() is None:
-            level, text = WARN, "rings are dropped until all calibrations are known"
+            level, text = WARN, "rings wait until all calibrations are known"
         spread_ms = self._ring_counts["last_spread_us"] / 1000
         values = {
             "policy": self._settings.values.sync_policy,

@@ -158,9 +158,7 @@ class BagPlayer:
         except KeyboardInterrupt:
             self.report.interrupted = True
         self.report.damage = [
-            str(problem)
-            for problem in self._recording.problems
-            if problem.reason == "damaged_file"
+            str(problem) for problem in self._recording.problems if problem.reason == "damaged_file"
         ]
         return self.report
 
@@ -288,15 +286,15 @@ def play_bag(path: Path, options: PlayOptions) -> PlayReport:
         PlayError: see :class:`BagPlayer`.
         BagError: the bag cannot be read.
     """
-    # Without rclpy's handlers Ctrl-C is a KeyboardInterrupt, here and while sleeping.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("occ_player")
-    try:
-        with Recording(path) as recording:
+    with Recording(path) as recording:
+        # Without rclpy's handlers Ctrl-C is a KeyboardInterrupt, here and while sleeping.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node("occ_player")
+        try:
             return BagPlayer(node, recording, options).play()
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        finally:
+            node.destroy_node()
+            rclpy.try_shutdown()
 
 
 def playing_qos(recording: Recording, topic: str) -> QoSProfile:

@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+SMALL_MODEL_NODE = Path(__file__).with_name("small_model_node.py")
+OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
+
 
 class RunningProcess:
     """A child process whose output goes to a file, so that a full pipe cannot stop it."""

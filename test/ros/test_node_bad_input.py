@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 import rclpy
 from car import HEIGHT, WIDTH, Car, Listener, jpeg, picture, spin_for, spin_until, write_rig
 from conftest import Launch
-from processes import RunningProcess, python_module
+from processes import SMALL_MODEL_NODE, RunningProcess
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -61,18 +62,19 @@ class Drive:
 
 @pytest.fixture(scope="module")
 def drive(
-    launch: Launch, tmp_path_factory: pytest.TempPathFactory, ros_context: None
+    launch_for_module: Launch, tmp_path_factory: pytest.TempPathFactory, ros_context: None
 ) -> Iterator[Drive]:
     assert ros_context is None
     rig = write_rig(tmp_path_factory.mktemp("rig") / "rig.yaml")
-    process = launch(
-        python_module(
-            "occ_perception.ros.node", "--ros-args",
-            "-p", "random_weights_seed:=0", "-p", "device:=cpu", "-p", f"rig:={rig}",
+    process = launch_for_module(
+        [
+            sys.executable, SMALL_MODEL_NODE, "--ros-args",
+            "-p", "model:=alocc_2d_mini_small", "-p", "random_weights_seed:=0",
+            "-p", "device:=cpu", "-p", f"rig:={rig}",
             # Generous: the machine that runs the tests may be busy.
             "-p", "stale_after_s:=60.0", "-p", "sync.deadline_ms:=1500.0",
             "-p", "pose.wait_ms:=1500.0", "-p", "modle:=typo",
-        )
+        ]
     )  # fmt: skip
     node = rclpy.create_node("bad_input_test")
     drive = Drive(node, process)
@@ -101,7 +103,7 @@ def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
     assert drive.set_parameter("occupancy_encoding", "dense").successful
     drive.good_ring()
     newest = drive.listener.grids[max(drive.listener.grids)]
-    assert (newest.encoding, len(newest.labels)) == (newest.DENSE, 200 * 200 * 16)
+    assert (newest.encoding, len(newest.labels)) == (newest.DENSE, 24 * 24 * 16)
     refused = drive.set_parameter("occupancy_encoding", "zip")
     assert not refused.successful
     assert "must be one of rle, sparse, dense" in refused.reason

@@ -6,6 +6,7 @@ for the tests. An installed tf2_msgs is always preferred.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import subprocess
@@ -40,11 +41,10 @@ ament_package()
 }
 
 
-def environment_with_tf2_msgs(build_root: Path) -> dict[str, str]:
-    """Environment for child processes in which tf2_msgs can be imported; builds it once."""
-    environment = dict(os.environ)
+def make_tf2_msgs_importable(build_root: Path) -> None:
+    """For this process and its children; builds the package where it has not been built yet."""
     if importlib.util.find_spec("tf2_msgs") is not None:
-        return environment
+        return
     prefix = build_root / f"tf2_msgs_for_tests_{sysconfig.get_python_version()}"
     if not (prefix / "done").exists():
         _build(prefix)
@@ -54,9 +54,15 @@ def environment_with_tf2_msgs(build_root: Path) -> dict[str, str]:
         ("LD_LIBRARY_PATH", prefix / "lib"),
         ("AMENT_PREFIX_PATH", prefix),
     ):
-        before = environment.get(variable, "")
-        environment[variable] = f"{folder}{os.pathsep}{before}" if before else str(folder)
-    return environment
+        before = os.environ.get(variable, "")
+        os.environ[variable] = f"{folder}{os.pathsep}{before}" if before else str(folder)
+    # For this process the library path was read at its start: load what the package needs.
+    import geometry_msgs.msg  # noqa: F401
+
+    for kind in ("generator_c", "generator_py", "typesupport_c", "typesupport_fastrtps_c"):
+        name = f"libtf2_msgs__rosidl_{kind}.so"
+        ctypes.CDLL(str(prefix / "lib" / name), mode=ctypes.RTLD_GLOBAL)
+    sys.path.insert(0, str(site))
 
 
 def _build(prefix: Path) -> None:

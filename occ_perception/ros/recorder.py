@@ -1,0 +1,89 @@
+"""A subscriber that keeps what the node says, and when it said it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from occ_msgs.msg import SemanticOccupancy
+from occ_perception.bags.recording import Recording
+from occ_perception.ros.lockstep import header_stamp_of_bytes
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.player import playing_qos
+from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.message_fields import stamp_ns
+
+_QUEUED = 100
+
+
+class Recorder:
+    """Grids, diagnostics, and the arrival of every picture that a bag sends.
+
+    Args:
+        node: subscribes.
+        recording: what is played; its pictures are subscribed to, to measure latency.
+        layout: of the recording.
+        occupancy_node: name of the node whose output is recorded.
+    """
+
+    def __init__(
+        self, node: Node, recording: Recording, layout: TopicLayout, occupancy_node: str
+    ) -> None:
+        self.grids: dict[int, SemanticOccupancy] = {}
+        self._name = occupancy_node
+        self._grid_arrived: dict[int, float] = {}
+        self._picture_arrived: dict[tuple[str, int], float] = {}
+        self._diagnostics: dict[str, dict[str, str]] = {}
+        node.create_subscription(
+            SemanticOccupancy, f"/{occupancy_node}/occupancy", self._on_grid, _QUEUED
+        )
+        node.create_subscription(
+            DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10)
+        )
+        for camera in layout.cameras:
+            message_class = message_class_of(recording.topics[camera.image].kind)
+            assert message_class is not None, "sensor_msgs comes with rclpy"
+            node.create_subscription(
+                message_class,
+                camera.image,
+                lambda raw, name=camera.name: self._on_picture(name, raw),
+                playing_qos(recording, camera.image),
+                raw=True,
+            )
+
+    def latencies_ms(self) -> list[float]:
+        """From the arrival of a ring's last picture to the arrival of its grid.
+
+        Both as this process saw them. Grids whose pictures carry no stamps of their own are left
+        out.
+        """
+        latencies = []
+        for stamp, message in self.grids.items():
+            pictures = [
+                self._picture_arrived.get((name, stamp_ns(time_)))
+                for name, time_ in zip(message.camera_names, message.camera_stamps, strict=True)
+            ]
+            arrivals = [arrival for arrival in pictures if arrival is not None]
+            if len(arrivals) == len(pictures):
+                latencies.append(1e3 * (self._grid_arrived[stamp] - max(arrivals)))
+        return latencies
+
+    def figure(self, task: str, key: str) -> str:
+        """A value of the last diagnostics, "?" where it was never reported."""
+        return self._diagnostics.get(f"{self._name}: {task}", {}).get(key, "?")
+
+    def _on_grid(self, message: SemanticOccupancy) -> None:
+        stamp = stamp_ns(message.header.stamp)
+        self.grids[stamp] = message
+        self._grid_arrived[stamp] = time.monotonic()
+
+    def _on_picture(self, camera: str, raw: Any) -> None:
+        self._picture_arrived[camera, header_stamp_of_bytes(raw)] = time.monotonic()
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self._diagnostics[status.name] = {pair.key: pair.value for pair in status.values}

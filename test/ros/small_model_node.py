@@ -1,0 +1,24 @@
+"""occupancy_node with a small model beside those of the zoo, so that tests need not wait seconds.
+
+Everything is the real node; the network is ALOcc-2D-mini on small pictures and a small grid.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from small_streams import small_card
+
+from occ_perception.models.zoo import MODELS
+from occ_perception.ros.node import main
+
+SMALL_MODEL = "alocc_2d_mini_small"
+
+MODELS[SMALL_MODEL] = replace(small_card(), name=SMALL_MODEL)
+
+if __name__ == "__main__":
+    sys.exit(main())
