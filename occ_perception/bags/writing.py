@@ -54,8 +54,9 @@ _STREAM = _qos(10)
 _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 ODOMETRY_TOPIC = "/odom"
-OCCUPANCY_TOPIC = "/occupancy_node/occupancy"
-FLOW_TOPIC = "/occupancy_node/flow"
+NODE_NAMESPACE = "/occupancy_node"
+OCCUPANCY_TOPIC = f"{NODE_NAMESPACE}/occupancy"
+FLOW_TOPIC = f"{NODE_NAMESPACE}/flow"
 
 
 def camera_topic(camera: str) -> str:
@@ -244,6 +245,7 @@ class BagWriter:
         encoding: int = RLE,
         min_speed: float = 0.0,
         received_ns: int | None = None,
+        namespace: str = NODE_NAMESPACE,
     ) -> None:
         """A prediction as occ_msgs/SemanticOccupancy, and OccupancyFlow where it has flow.
 
@@ -252,6 +254,7 @@ class BagWriter:
             encoding: of the labels, see :mod:`occ_perception.codec`.
             min_speed: moving cells slower than this are left out of the flow, m/s.
             received_ns: when to play it; at its stamp where not given.
+            namespace: of the topics ``occupancy`` and ``flow``.
         """
         received_ns = prediction.stamp_ns if received_ns is None else received_ns
         header = self._header(prediction.stamp_ns, prediction.frame_id)
@@ -277,7 +280,7 @@ class BagWriter:
             history_length=prediction.history_length,
             history_break=prediction.history_break,
         )
-        self._write(OCCUPANCY_TOPIC, received_ns, message)
+        self._write(f"{namespace}/occupancy", received_ns, message)
         if prediction.flow is None:
             return
         can_move = np.array([name in MOVING_CLASSES for name in prediction.class_names])
@@ -294,7 +297,7 @@ class BagWriter:
             min_speed=flow.min_speed,
             model=prediction.model,
         )
-        self._write(FLOW_TOPIC, received_ns, message)
+        self._write(f"{namespace}/flow", received_ns, message)
 
     def _grid(self, prediction: OccupancyPrediction) -> Any:
         frame_T_lower = np.array(prediction.ego_T_grid, dtype=np.float64)

@@ -113,7 +113,7 @@ class Drive:
         lower = np.array([body.lower for body in bodies]).reshape(-1, 3)
         upper = np.array([body.upper for body in bodies]).reshape(-1, 3)
         boxes = footprints(poses, lower, upper)
-        shapes, tags = self.roadside.solids()
+        shapes, tags, _ = self.roadside.solids()
         loose = ~np.isin(tags[:, layout.CLASS], MOVABLE_IDS)
         yaw = np.arctan2(shapes[loose, layout.SIN], shapes[loose, layout.COS])
         return Rectangles(
@@ -123,9 +123,13 @@ class Drive:
         )
 
     @cached_property
-    def _static_solids(self) -> tuple[Float64, NDArray[np.int32]]:
-        parts = (self.town.static.solids(), self.roadside.solids())
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    def _static_solids(self) -> tuple[Float64, NDArray[np.int32], Float64]:
+        town, own = self.town.static.solids(), self.roadside.solids()
+        return (
+            np.concatenate([town[0], own[0]]),
+            np.concatenate([town[1], own[1]]),
+            np.concatenate([town[2], own[2]]),
+        )
 
     @cached_property
     def _moving_solids(self) -> tuple[Float64, NDArray[np.int32], NDArray[np.int64], Float64]:
@@ -151,15 +155,17 @@ class Drive:
             moving: False leaves the actors out.
         """
         pose = self.pose(t)
-        shapes, tags = self._static_solids
+        shapes, tags, anchors = self._static_solids
         velocities = np.zeros((self.roadside.next_instance + len(self.fleet.actors), 2))
         bodies = list(self.standing)
         if moving:
-            moved, moved_tags, moved_bodies, velocities = self._actors_at(t, velocities)
+            moved, moved_tags, moved_anchors, moved_bodies = self._actors_at(t, velocities)
+            anchors = np.concatenate([anchors, moved_anchors])
             shapes = np.concatenate([shapes, moved])
             tags = np.concatenate([tags, moved_tags])
             bodies += moved_bodies
-        distance = np.hypot(shapes[:, 0] - pose[0, 3], shapes[:, 1] - pose[1, 3])
+        # By figure, not by solid: nothing is left hanging in the air at the edge of the view.
+        distance = np.hypot(anchors[:, 0] - pose[0, 3], anchors[:, 1] - pose[1, 3])
         near = distance < VIEW_RANGE
         ground = self.town.ground
         world = assemble_world(ground, shapes[near], tags[near], pose[:2, 3])
@@ -172,7 +178,8 @@ class Drive:
 
     def _actors_at(
         self, t: float, velocities: Float64
-    ) -> tuple[Float64, NDArray[np.int32], list[Body], Float64]:
+    ) -> tuple[Float64, NDArray[np.int32], Float64, list[Body]]:
+        """Shapes, tags, anchors and boxes of the actors; fills in their ``velocities``."""
         fleet = self.fleet
         poses, exists = fleet.poses(t)
         before, _ = fleet.poses(t - 0.05)
@@ -199,7 +206,7 @@ class Drive:
             )
             for n in np.nonzero(exists)[0]
         ]
-        return placed, tags[kept], bodies, velocities
+        return placed, tags[kept], poses[owners, :2], bodies
 
 
 def assemble_world(

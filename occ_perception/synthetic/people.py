@@ -52,9 +52,9 @@ def pedestrian(rng: np.random.Generator) -> Figure:
         _cylinder(parts, centre, arm, top, -0.25, -side * 0.6 * stride)
     coat = 0.1 * tall if rng.random() < 0.4 else 0.0
     middle = (hip - coat + shoulder) / 2
-    half = (0.075 * tall, broad, (shoulder - hip + coat) / 2)
+    half = (0.065 * tall, 0.9 * broad, (shoulder - hip + coat) / 2)
     _cylinder(parts, (0, 0, middle), half, top, -0.12 if not coat else 0.12)
-    parts.ball((0, 0, shoulder), (0.07 * tall, broad, 0.05 * tall), layout.CLOTH, top)
+    parts.ball((0, 0, shoulder), (0.065 * tall, 0.95 * broad, 0.05 * tall), layout.CLOTH, top)
     parts.ball(
         (0.01, 0, 0.925 * tall), (0.055 * tall, 0.048 * tall, 0.072 * tall), layout.SKIN, skin
     )

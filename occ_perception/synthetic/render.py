@@ -146,8 +146,8 @@ def develop_picture(view: View, sensor: Sensor) -> NDArray[np.uint8]:
     blurred = np.asarray(cv2.GaussianBlur(view.colour, (3, 3), sensor.blur))
     sample = view.colour[::4, ::4]
     luminance = sample @ np.array([0.25, 0.6, 0.15], dtype=np.float32)
-    level = float(np.exp(np.log(luminance + 0.02).mean()))
-    exposure = sensor.exposure * 0.30 / (level + 0.02)
+    level = float(np.exp(np.log(np.maximum(luminance, 0.0) + 0.02).mean()))
+    exposure = sensor.exposure * 0.25 / (level + 0.02)
     picture = np.empty(view.colour.shape, np.uint8)
     gains = exposure * np.array(sensor.balance)
     noise = np.array([sensor.shot_noise, sensor.read_noise])

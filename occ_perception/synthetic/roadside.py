@@ -73,7 +73,9 @@ def _put_beside(
     scene: StaticScene, rng: np.random.Generator, route: EgoRoute, stretch: float, figure: Figure
 ) -> None:
     """Put a figure at the nearest free place of a few drawn ones, along the route's direction."""
-    draws = [_beside(rng, route, stretch, 3.2, 15.0) for _ in range(40)]
+    lower, upper = figure.bounds()
+    nearest = 2.4 + 0.5 * float(upper[0] - lower[0]) ** 0.5 + float(upper[1])
+    draws = [_beside(rng, route, stretch, nearest, 15.0) for _ in range(40)]
     draws.sort(key=lambda draw: float(np.linalg.norm(draw[0] - route.path.at(stretch)[:2])))
     for position, yaw, _ in draws:
         turned = yaw + (np.pi if rng.random() < 0.5 else 0.0) + float(rng.normal(0, 0.05))

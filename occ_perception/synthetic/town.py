@@ -63,6 +63,7 @@ class StaticScene:
         self.next_instance = first_instance
         self._shapes: list[Float64] = []
         self._tags: list[NDArray[np.int32]] = []
+        self._anchors: list[Float64] = []
 
     def put(
         self,
@@ -106,16 +107,21 @@ class StaticScene:
         shapes, tags = figure.placed(x, y, z, yaw, instance)
         self._shapes.append(shapes)
         self._tags.append(tags)
+        self._anchors.append(np.tile(np.array([x, y]), (len(shapes), 1)))
         return True
 
-    def solids(self) -> tuple[Float64, NDArray[np.int32]]:
-        """Rows of everything put so far."""
-        if not self._shapes:
-            return (
-                np.zeros((0, layout.NUM_SHAPE_COLUMNS)),
-                np.zeros((0, layout.NUM_TAG_COLUMNS), dtype=np.int32),
-            )
-        return np.concatenate(self._shapes), np.concatenate(self._tags)
+    def solids(self) -> tuple[Float64, NDArray[np.int32], Float64]:
+        """Rows of everything put so far, and where the figure of each row stands (n, 2)."""
+        nothing = (
+            np.zeros((0, layout.NUM_SHAPE_COLUMNS)),
+            np.zeros((0, layout.NUM_TAG_COLUMNS), dtype=np.int32),
+            np.zeros((0, 2)),
+        )
+        return (
+            np.concatenate([nothing[0], *self._shapes]),
+            np.concatenate([nothing[1], *self._tags]),
+            np.concatenate([nothing[2], *self._anchors]),
+        )
 
 
 @dataclass(eq=False)

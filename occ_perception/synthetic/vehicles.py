@@ -162,16 +162,15 @@ def excavator(rng: np.random.Generator) -> Figure:
     parts.box((-2.1, -1.2), (-1.1, 1.1), (1.2, 2.1), layout.PAINT, varied(rng, GREY), (0.1, 0.05))
     parts.box((-0.4, 1.0), (0.15, 1.1), (1.85, 2.9), layout.CABIN, colour, (0.15, 0.1))
     reach, lift = rng.uniform(3.6, 4.8), rng.uniform(3.2, 4.4)
-    knee = 0.55 * reach
-    for n in range(14):
-        f = n / 13
+    knee = 0.5
+    for n in range(20):
+        f = n / 19
+        rise = 1.6 + (lift - 1.6) * f / knee
+        fall = lift - (lift - 0.9) * (f - knee) / (1 - knee)
+        z = float(rise if f < knee else fall)
         x = 0.9 + f * reach
-        z = 1.5 + (lift - 1.5) * np.sin(np.pi * min(f * reach / knee, 2.0) / 2) if f else 1.5
-        z = max(float(z), 0.7)
-        thick = 0.26 - 0.1 * f
-        parts.box(
-            (x - 0.24, x + 0.24), (-0.5, -0.12), (z - thick - 0.12, z + thick), layout.PAINT, colour
-        )
+        thick = 0.36 - 0.12 * f
+        parts.box((x - 0.2, x + 0.2), (-0.5, -0.12), (z - thick, z + thick), layout.PAINT, colour)
     tip = 0.9 + reach
     parts.box((tip - 0.3, tip + 0.6), (-0.85, 0.25), (0.15, 1.0), layout.METAL, GREY, (-0.2, 0.0))
     return parts.figure()
@@ -210,7 +209,7 @@ def bicycle(rng: np.random.Generator, rider: bool) -> Figure:
     parts = SolidList(layout.BICYCLE, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.9)
     for x in (-0.52, 0.52):
-        parts.ball((x, 0, 0.34), (0.34, 0.035, 0.34), layout.TYRE, DARK)
+        parts.ball((x, 0, 0.34), (0.34, 0.035, 0.34), layout.SPOKES, DARK)
     parts.box((-0.2, 0.38), (-0.025, 0.025), (0.72, 0.78), layout.PAINT, colour)
     parts.box((-0.2, -0.14), (-0.025, 0.025), (0.32, 0.92), layout.PAINT, colour)
     parts.box((-0.5, 0.0), (-0.025, 0.025), (0.3, 0.36), layout.PAINT, colour)

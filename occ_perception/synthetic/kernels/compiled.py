@@ -35,9 +35,10 @@ def kernel(fast: bool = False) -> Callable[[Callable[..., Any]], Any]:
         try:
             # Kernels allocate nothing. Without numba's reference counting they run three times
             # as fast: it would count every array of the world at every call, atomically.
-            return numba.njit(
-                cache=True, nogil=True, fastmath=fast, error_model="numpy", _nrt=False
-            )(function)
+            njit: Any = numba.njit
+            return njit(cache=True, nogil=True, fastmath=fast, error_model="numpy", _nrt=False)(
+                function
+            )
         finally:
             settings.CACHE_DIR = previous
 

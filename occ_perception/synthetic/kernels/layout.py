@@ -69,7 +69,8 @@ BOX, ELLIPSOID, CYLINDER = range(3)
     LAMP,
     BRICKWORK,
     SOIL,
-) = range(22)
+    SPOKES,
+) = range(23)
 
 # Surface codes of the ground. Codes below FIRST_RAISED lie at road level, the others a kerb higher.
 (

@@ -96,7 +96,7 @@ def _facade(x, y, z, nx, nz, hx, hy, hz, seed, r, g, b, grain, dusk):
         if v > lintel + 0.05 and v < storey - 0.12:
             hue = hashed(seed, 6, int(column // 3.0), 61)
             return 0.1 + 0.35 * hue, 0.12 + 0.25 * abs(hue - 0.5), 0.42 - 0.36 * hue, 0.0
-    door = ground_floor and not shop and hashed(seed, int(column), 7, 61) < 0.22
+    door = ground_floor and not shop and column == math.floor(count * hashed(seed, 7, 0, 61))
     if door:
         sill = 0.0
         margin = max(margin, 0.5 * (pitch - 1.1))
@@ -229,7 +229,7 @@ def solid_colour(shapes, tags, n, x, y, z, nx, ny, nz, grain, dusk):
     if material == FACADE:
         return _facade(x, y, z, nx, nz, hx, hy, hz, seed, r, g, b, grain, dusk)
     if material in (LEAVES, HEDGE):
-        tone = 0.55 + 0.9 * noise3(x * 3.0, y * 3.0, z * 3.0, seed + 2)
+        tone = 0.45 + 1.1 * noise3(x * 4.0, y * 4.0, z * 4.0, seed + 2)
         tone *= 1.0 + 0.7 * fade(grain, 0.12) * (
             noise3(x * 11.0, y * 11.0, z * 11.0, seed + 3) - 0.5
         )

@@ -60,9 +60,9 @@ def class_of_hit(world, met, x, y):
 def _sky_above(world, x, y, z, nx, ny, nz, jitter):
     """Part of the sky that is open above a point near the ground, from one short ray."""
     angle = 6.2831853 * jitter
-    tilt = 0.55 * math.sqrt(_scramble(jitter))
-    ux = tilt * math.cos(angle) + 0.3 * nx
-    uy = tilt * math.sin(angle) + 0.3 * ny
+    tilt = 0.22 * math.sqrt(_scramble(jitter))
+    ux = tilt * math.cos(angle) + 0.2 * nx
+    uy = tilt * math.sin(angle) + 0.2 * ny
     uz = 1.0
     scale = 1.0 / math.sqrt(ux * ux + uy * uy + uz * uz)
     _, solid = meet_solids(
@@ -73,10 +73,10 @@ def _sky_above(world, x, y, z, nx, ny, nz, jitter):
         ux * scale,
         uy * scale,
         uz * scale,
-        2.2,
+        1.3,
         True,
     )
-    return 0.42 if solid >= 0 else 1.0
+    return 0.45 if solid >= 0 else 1.0
 
 
 @kernel(fast=True)
@@ -110,12 +110,13 @@ def radiance(world, w, ox, oy, oz, dx, dy, dz, pixel, jitter):
         nz = az
         material = world.tags[met, MATERIAL]
         if material in (LEAVES, HEDGE):
-            i = math.floor(lx * 9.0)
-            j = math.floor(ly * 9.0)
-            k = math.floor(lz * 9.0)
-            nx += 0.9 * (hashed(i, j, k, 81) - 0.5)
-            ny += 0.9 * (hashed(i, j, k, 82) - 0.5)
-            nz += 0.9 * (hashed(i, j, k, 83) - 0.3)
+            i = math.floor(lx * 16.0)
+            j = math.floor(ly * 16.0)
+            k = math.floor(lz * 16.0)
+            turn = hashed(i, j, k, 81)
+            nx += 0.8 * (turn - 0.5)
+            ny += 0.8 * (_scramble(turn) - 0.5)
+            nz += 0.8 * (_scramble(turn + 0.37) - 0.3)
             scale = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz + 1e-9)
             nx *= scale
             ny *= scale
@@ -174,10 +175,12 @@ def radiance(world, w, ox, oy, oz, dx, dy, dz, pixel, jitter):
                 ux = dx + 2.0 * facing * nx
                 uy = dy + 2.0 * facing * ny
                 uz = dz + 2.0 * facing * nz
-                if uz > 0.0:
-                    sky_r, sky_g, sky_b = sky_colour(ux, uy, uz, w)
-                else:
-                    sky_r, sky_g, sky_b = 0.14, 0.14, 0.14
+                # Low directions mirror the other side of the street, not the sky.
+                sky_r, sky_g, sky_b = sky_colour(ux, uy, max(uz, 0.0), w)
+                seen = min(max(0.35 + 2.2 * uz, 0.2), 1.0)
+                sky_r *= seen
+                sky_g *= seen
+                sky_b *= seen
                 r = r + (sky_r - r) * fresnel
                 g = g + (sky_g - g) * fresnel
                 b = b + (sky_b - b) * fresnel

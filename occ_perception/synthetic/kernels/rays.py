@@ -27,6 +27,7 @@ from occ_perception.synthetic.kernels.layout import (
     REACH,
     SEED,
     SIN,
+    SPOKES,
     TAPER_X,
     TAPER_Y,
     X,
@@ -125,12 +126,18 @@ def to_local(shapes, n, x, y, z):
 
 @kernel()
 def is_hole(shapes, tags, n, x, y, z):
-    """Whether a see-through solid (crown, railing) has a hole at this world position."""
+    """Whether a see-through solid (crown, railing, wheel) has a hole at this world position."""
     lx, ly, lz = to_local(shapes, n, x, y, z)
     if tags[n, MATERIAL] == LEAVES:
         seed = tags[n, SEED]
-        coarse = noise3(lx * 1.7, ly * 1.7, lz * 1.7, seed)
-        return 0.45 * coarse + 0.55 * noise3(lx * 6.0, ly * 6.0, lz * 6.0, seed + 1) < 0.40
+        coarse = noise3(lx * 1.9, ly * 1.9, lz * 1.9, seed)
+        return 0.4 * coarse + 0.6 * noise3(lx * 8.0, ly * 8.0, lz * 8.0, seed + 1) < 0.43
+    if tags[n, MATERIAL] == SPOKES:
+        hub = math.sqrt(lx * lx + lz * lz) / shapes[n, HZ]
+        if hub > 0.86 or hub < 0.12:
+            return False
+        spoke = math.atan2(lz, lx) * 2.5
+        return abs(spoke - math.floor(spoke) - 0.5) < 0.46
     if abs(lz) > shapes[n, HZ] - 0.06:
         return False
     along = lx / 0.14
@@ -141,7 +148,7 @@ def is_hole(shapes, tags, n, x, y, z):
 def first_surface(shapes, tags, n, ox, oy, oz, dx, dy, dz, near, far):
     """Distance at which the ray stops at solid n, holes considered; MISS if it passes."""
     material = tags[n, MATERIAL]
-    if material != LEAVES and material != RAILING:
+    if material not in (LEAVES, RAILING, SPOKES):
         return near
     if not is_hole(shapes, tags, n, ox + near * dx, oy + near * dy, oz + near * dz):
         return near

@@ -143,7 +143,7 @@ def _asphalt(x, y, grain, lot):
 def _slabs(x, y, grain, size, seed):
     i = math.floor(x / size)
     j = math.floor(y / size)
-    value = 0.36 + 0.09 * (hashed(int(i), int(j), 1, seed) - 0.5)
+    value = 0.29 + 0.08 * (hashed(int(i), int(j), 1, seed) - 0.5)
     joint = min(min(x / size - i, 1.0 - x / size + i), min(y / size - j, 1.0 - y / size + j)) * size
     if joint < 0.02:
         value *= 1.0 - 0.45 * fade(grain, 0.05)

@@ -1,0 +1,126 @@
+"""A drive as a rosbag2 in the package's own layout, with the ground truth beside the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.synthetic.seeds import random_for
+from occ_perception.synthetic.sensors import DriveSensors, frame_times
+
+if TYPE_CHECKING:
+    from occ_perception.bags.writing import BagWriter
+
+KEYFRAME_RATE = 2.0
+TRUTH_NAMESPACE = "/ground_truth"
+SEEN_TRUTH_NAMESPACE = "/ground_truth_in_view"
+ODOMETRY_RATE = 50.0
+_JPEG_QUALITY = 92
+
+
+def encode_jpeg(picture: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes:
+    """JPEG bytes of an RGB picture."""
+    import cv2
+
+    done, data = cv2.imencode(
+        ".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not done:
+        raise ValueError(f"picture of shape {picture.shape} could not be encoded as JPEG")
+    return bytes(data)
+
+
+def record_drive(
+    sensors: DriveSensors,
+    path: Path,
+    frames: int,
+    rate: float = KEYFRAME_RATE,
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    odometry_noise: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a drive as a recording.
+
+    Pictures, calibrations, odometry and tf are what a vehicle would send. At 2 Hz the truth is on
+    ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and once more under
+    ``/ground_truth_in_view`` with everything that no camera sees unknown. It refers to the
+    reference camera's stamp, like the node's answers.
+
+    Args:
+        sensors: the drive's sensors.
+        path: folder to make.
+        frames: number of camera rings.
+        rate: of camera rings, Hz; a multiple of 2.
+        storage: container format.
+        odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
+        progress: called with (rings done, rings in all).
+
+    Raises:
+        ValueError: more frames than the drive has, or a rate the keyframes do not divide.
+        FileExistsError: there is something at ``path``.
+    """
+    from occ_perception.bags.writing import BagWriter, optical_frame
+
+    every = round(rate / KEYFRAME_RATE)
+    if every < 1 or abs(every * KEYFRAME_RATE - rate) > 1e-9:
+        raise ValueError(f"the rate must be a multiple of {KEYFRAME_RATE:g} Hz, got {rate:g}")
+    times = frame_times(frames, rate)
+    rig = sensors.rig
+    mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
+    mounts.append(("base_link", "lidar_top", sensors.ego_T_lidar))
+    with BagWriter(path, storage) as bag:
+        first = sensors.stamp_ns(times[0] - 0.1)
+        bag.write_transforms(first, mounts, static=True)
+        _write_odometry(bag, sensors, times, odometry_noise)
+        for n, t in enumerate(times):
+            frame = sensors.frame(t)
+            for camera in rig.cameras:
+                stamp = frame.stamps_ns[camera.name]
+                bag.write_camera_info(camera, stamp)
+                bag.write_camera(camera.name, stamp, encode_jpeg(frame.images[camera.name]))
+            if n % every == 0:
+                truth, seen = sensors.truth(t)
+                bag.write_occupancy(truth, namespace=TRUTH_NAMESPACE)
+                hidden = np.where(seen, truth.labels, np.uint8(UNKNOWN_CLASS))
+                bag.write_occupancy(
+                    replace(truth, labels=hidden, flow=None), namespace=SEEN_TRUTH_NAMESPACE
+                )
+            if progress is not None:
+                progress(n + 1, frames)
+
+
+def _write_odometry(
+    bag: BagWriter, sensors: DriveSensors, times: list[float], noise: float
+) -> None:
+    """Ego poses at 50 Hz, from before the first exposure until after the last."""
+    rng = random_for("odometry", sensors.drive.town.seed, sensors.drive.index)
+    start = np.floor((times[0] - 0.08) * ODOMETRY_RATE)
+    count = int((times[-1] + 0.04) * ODOMETRY_RATE - start) + 1
+    previous = estimate = None
+    scale = 1.0 + noise * rng.normal()
+    bias = noise * rng.normal() * 0.1
+    for n in range(count):
+        t = float((start + n) / ODOMETRY_RATE)
+        pose = sensors.drive.pose(t)
+        if previous is None or estimate is None:
+            estimate = pose
+        else:
+            step = np.linalg.inv(previous) @ pose
+            distance = float(np.linalg.norm(step[:3, 3]))
+            step[:3, 3] *= scale * (1.0 + noise * rng.normal())
+            turn = Rotation.from_euler(
+                "z", bias * distance + 0.05 * noise * rng.normal() * distance
+            )
+            step[:3, :3] = step[:3, :3] @ turn.as_matrix()
+            estimate = estimate @ step
+        previous = pose
+        stamp = sensors.stamp_ns(t)
+        bag.write_odometry(stamp, estimate)
+        bag.write_transforms(stamp, [(bag.world_frame, bag.ego_frame, estimate)])
