@@ -32,6 +32,10 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(get_package_share_directory("occ_perception"))
 
+# Kilted renamed the variable; where both are set Fast DDS reads the file twice and refuses it.
+BEFORE_KILTED = os.environ.get("ROS_DISTRO") in {"humble", "iron", "jazzy"}
+PROFILE_VARIABLE = f"{'FASTRTPS' if BEFORE_KILTED else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+
 # Arguments that override the parameter of the same name, and its type.
 NODE_PARAMETERS = {
     "model": str,
@@ -102,9 +106,7 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "dds_profile",
-        default_value=os.environ.get(
-            "FASTDDS_DEFAULT_PROFILES_FILE", str(SHARE / "config" / "fastdds.xml")
-        ),
+        default_value=os.environ.get(PROFILE_VARIABLE, str(SHARE / "config" / "fastdds.xml")),
         description="Fast DDS profile of all processes started here.",
     ),
 ]
@@ -132,6 +134,7 @@ def start_processes(context: LaunchContext) -> list[Action]:
         parameters=[argument("params_file"), overrides, {"use_sim_time": follow_clock}],
         output="screen",
         emulate_tty=True,
+        sigterm_timeout="30",  # a CPU needs seconds to finish the frame at hand
     )
     rviz = Node(
         package="rviz2",
@@ -175,12 +178,10 @@ def _is_true(context: LaunchContext) -> bool:
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` runs."""
-    profile = LaunchConfiguration("dds_profile")
     return LaunchDescription(
         [
             *ARGUMENTS,
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile),
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),  # before Kilted
+            SetEnvironmentVariable(PROFILE_VARIABLE, LaunchConfiguration("dds_profile")),
             OpaqueFunction(function=start_processes),
         ]
     )

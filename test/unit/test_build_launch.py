@@ -98,6 +98,7 @@ def rviz_displays() -> dict[str, dict[str, Any]]:
 
 
 def test_rviz_shows_the_nodes_points_as_boxes_of_one_voxel() -> None:
+    pytest.importorskip("torch")
     from occ_perception.models.zoo import get_card
 
     display = rviz_displays()["Occupancy"]
