@@ -1,0 +1,125 @@
+"""``occ town``: drives through synthetic towns, with exact labels."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from occ_perception.cli.convert import Storage
+
+app = typer.Typer(help="Make drives through synthetic towns, with exact labels.")
+
+_TOWN = typer.Option(help="Seed: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000.")
+_DRIVE = typer.Option(help="Which drive through the town, 0-999.")
+_SIZE = typer.Option(help="Picture size WxH; less high than 16:9 is cropped at the top.")
+_JOBS = typer.Option(help="Threads; all CPUs unless given.", min=1)
+
+
+class Rate(str, Enum):
+    """Camera rings per second."""
+
+    KEYFRAMES = "2"
+    FAST = "10"
+
+
+@app.callback()
+def _town() -> None:
+    """Make drives through synthetic towns, with exact labels."""
+
+
+@app.command()
+def drive(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make or to add to.")],
+    town: Annotated[int, _TOWN] = 30000,
+    drive: Annotated[int, _DRIVE] = 0,
+    frames: Annotated[int, typer.Option(help="Camera rings; a drive lasts 20 s.", min=1)] = 40,
+    bag: Annotated[
+        Storage | None,
+        typer.Option(help="Write a rosbag2 of this kind instead of a nuScenes-format folder."),
+    ] = None,
+    size: Annotated[str | None, _SIZE] = None,
+    rate: Annotated[
+        Rate, typer.Option(help="Camera rings per second; 10 for bags.")
+    ] = Rate.KEYFRAMES,
+    odometry_noise: Annotated[
+        float, typer.Option(help="Relative error of a bag's odometry, e.g. 0.01.", min=0.0)
+    ] = 0.0,
+    jitter_rig: Annotated[
+        bool, typer.Option("--jitter-rig", help="Mount the cameras a little off, by drive.")
+    ] = False,
+    jobs: Annotated[int | None, _JOBS] = None,
+) -> None:
+    """Record one drive as a nuScenes-format folder with label files, or as a rosbag2.
+
+    The folder takes any number of drives; an interrupted one goes on where it stopped. The bag
+    has the truth on /ground_truth topics.
+    """
+    from rich.progress import Progress
+
+    from occ_perception.synthetic.devkit import VERSION, write_devkit_drive
+    from occ_perception.synthetic.drive import Drive
+    from occ_perception.synthetic.recording import record_drive
+    from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
+    from occ_perception.synthetic.town import Town
+
+    if bag is None and rate is not Rate.KEYFRAMES:
+        raise ValueError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
+    pixels = _size(size or ("1600x900" if bag is None else "800x450"))
+    options = SensorOptions(size=pixels, jitter_rig=jitter_rig, threads=jobs)
+    sensors = DriveSensors(Drive(Town(town), drive), options)
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"{sensors.drive.name}, first frame compiles", total=frames)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=sensors.drive.name)
+
+        if bag is not None:
+            kind: Literal["mcap", "sqlite3"] = "mcap" if bag is Storage.MCAP else "sqlite3"
+            record_drive(
+                sensors, out, frames, float(rate.value), kind, odometry_noise, progress=advance
+            )
+        else:
+            write_devkit_drive(sensors, out, frames, progress=advance)
+    what = (
+        f"{bag.value} bag" if bag is not None else f"tables {VERSION}, scene {sensors.drive.name}"
+    )
+    typer.echo(f"{out}: {what}, {frames} frames of {pixels[0]}x{pixels[1]}")
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    town: Annotated[int, _TOWN] = 30000,
+    drive: Annotated[int, _DRIVE] = 0,
+    time: Annotated[float, typer.Option(help="Seconds since the drive's start, 0-20.")] = 0.0,
+    size: Annotated[str | None, _SIZE] = None,
+    samples: Annotated[int, typer.Option(help="Rays per pixel, 1, 2 or 4.")] = 2,
+    jobs: Annotated[int | None, _JOBS] = None,
+) -> None:
+    """Write a contact sheet of one moment: pictures, classes, labels and masks from above."""
+    from occ_perception.synthetic.drive import Drive
+    from occ_perception.synthetic.route import DURATION_S
+    from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
+    from occ_perception.synthetic.sheet import contact_sheet
+    from occ_perception.synthetic.town import Town
+    from occ_perception.viewer.pictures import write_png
+
+    if not 0.0 <= time <= DURATION_S:
+        raise ValueError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
+    if samples not in (1, 2, 4):
+        raise ValueError(f"rays per pixel must be 1, 2 or 4, got {samples}")
+    options = SensorOptions(size=_size(size or "704x396"), samples=samples, threads=jobs)
+    sensors = DriveSensors(Drive(Town(town), drive), options)
+    write_png(out, contact_sheet(sensors, time))
+    typer.echo(str(out))
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise ValueError(f"picture size must look like 800x450, got {text!r}") from error
+    return width, height

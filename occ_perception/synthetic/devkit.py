@@ -1,0 +1,267 @@
+"""A drive as a folder in the nuScenes devkit's format, with Occ3D and OpenOcc label files.
+
+Converters, data set code and evaluation run on it as on the real thing:
+
+    ROOT/<version>/*.json                      the devkit's tables, all drives of the folder merged
+    ROOT/samples/<CHANNEL>/*.jpg, *.pcd.bin    keyframes
+    ROOT/lidarseg/<version>/*_lidarseg.bin     one general class id per point
+    ROOT/gts/<scene>/<token>/labels.npz        Occ3D: semantics, mask_lidar, mask_camera
+    ROOT/openocc_v2/<scene>/<token>/labels.npz OpenOcc: semantics, instances, flow
+    ROOT/maps/<town>.png                       driveable and footway raster
+    ROOT/town/<scene>/                         records of each frame; drive.json = complete
+
+Labels are in the ego frame of the lidar's time, as in the published sets. Every file appears under
+its name only when it is whole, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from occ_perception.geometry import matrix_from_pose, pose_from_matrix
+from occ_perception.synthetic.devkit_tables import GENERAL_ID, merge_tables, static_records
+from occ_perception.synthetic.drive import Scene
+from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.labels import OccupancyLabels, openocc_labels
+from occ_perception.synthetic.recording import encode_jpeg
+from occ_perception.synthetic.seeds import GENERATOR_VERSION
+from occ_perception.synthetic.sensors import DriveSensors, frame_times
+
+VERSION = "v1.0-town"
+KEYFRAME_RATE = 2.0
+_ANNOTATION_RANGE = 60.0
+
+
+def token_of(*parts: object) -> str:
+    """32 hexadecimal digits from names, the same in every run."""
+    return hashlib.sha256("/".join(str(part) for part in parts).encode()).hexdigest()[:32]
+
+
+def write_devkit_drive(
+    sensors: DriveSensors,
+    root: Path,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a drive's keyframes into the folder, and merge the tables of all its drives.
+
+    Args:
+        sensors: the drive's sensors.
+        root: folder, made if need be; may hold other drives.
+        frames: number of keyframes, 2 Hz.
+        progress: called with (frames done, frames in all).
+
+    Raises:
+        ValueError: more frames than a drive has, or the folder holds this drive with other
+            options.
+        OSError: a file could not be written; what is there stays usable, and a later run
+            continues.
+    """
+    times = frame_times(frames, KEYFRAME_RATE)
+    records = root / "town" / sensors.drive.name
+    _check_same_recipe(records / "recipe.json", sensors, frames)
+    for n, t in enumerate(times):
+        done = records / f"frame-{n:03d}.json"
+        if not done.exists():
+            record = _write_frame(sensors, root, n, t)
+            _write(done, json.dumps(record).encode())
+        if progress is not None:
+            progress(n + 1, frames)
+    drive = static_records(sensors, token_of)
+    drive["frames"] = frames
+    _write_map(sensors, root)
+    _write(records / "drive.json", json.dumps(drive).encode())
+    for name, rows in merge_tables(root, token_of).items():
+        _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
+
+
+def _check_same_recipe(path: Path, sensors: DriveSensors, frames: int) -> None:
+    options = sensors.options
+    recipe = {
+        "generator": GENERATOR_VERSION,
+        "frames": frames,
+        "size": list(options.size),
+        "stagger": options.stagger,
+        "jitter_rig": options.jitter_rig,
+        "samples": options.samples,
+    }
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier != recipe:
+            raise ValueError(
+                f"{path.parent} holds this drive as {earlier}, asked for is {recipe}; "
+                "choose another folder or delete that drive's records"
+            )
+    _write(path, json.dumps(recipe).encode())
+
+
+def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[str, Any]:
+    """Write one keyframe's files; the rows of the tables that describe it."""
+    drive = sensors.drive
+    frame = sensors.frame(t)
+    scene = drive.scene(t)
+    labels = sensors.labels(t)
+    lidar = sensors.points(t)
+    sample = token_of(drive.name, n)
+    stamp_us = sensors.stamp_ns(t) // 1000
+    rows: dict[str, Any] = {
+        "sample": {"token": sample, "timestamp": stamp_us},
+        "sample_data": [],
+        "ego_pose": [],
+        "points": {
+            str(i): int(c)
+            for i, c in zip(*np.unique(lidar.instances, return_counts=True), strict=True)
+        },
+    }
+
+    def add(channel: str, when_us: int, pose: NDArray[np.float64], suffix: str, size: Any) -> str:
+        token = token_of(drive.name, n, channel)
+        name = f"samples/{channel}/{drive.name}__{channel}__{when_us}{suffix}"
+        translation, rotation = quaternion_pose(pose)
+        rows["ego_pose"].append(
+            {
+                "token": token,
+                "timestamp": when_us,
+                "rotation": rotation,
+                "translation": translation,
+            }
+        )
+        rows["sample_data"].append(
+            {
+                "token": token,
+                "sample_token": sample,
+                "ego_pose_token": token,
+                "calibrated_sensor_token": token_of(drive.name, "mount", channel),
+                "timestamp": when_us,
+                "fileformat": suffix.split(".")[1],
+                "is_key_frame": True,
+                "height": size[1],
+                "width": size[0],
+                "filename": name,
+            }
+        )
+        return name
+
+    for camera in sensors.rig.names:
+        stamp = frame.stamps_ns[camera] // 1000
+        pose = frame.world_T_ego[camera]
+        name = add(camera, stamp, pose, ".jpg", sensors.options.size)
+        _write(root / name, encode_jpeg(frame.images[camera]))
+    name = add("LIDAR_TOP", stamp_us, scene.world_T_ego, ".pcd.bin", (0, 0))
+    _write(root / name, lidar.points.astype("<f4").tobytes())
+    lidar_token = rows["sample_data"][-1]["token"]
+    rows["lidarseg"] = {
+        "token": lidar_token,
+        "sample_data_token": lidar_token,
+        "filename": f"lidarseg/{VERSION}/{lidar_token}_lidarseg.bin",
+    }
+    _write(root / rows["lidarseg"]["filename"], GENERAL_ID[lidar.classes].tobytes())
+    _write_labels(root, drive.name, sample, labels)
+    rows["sample_annotation"] = _annotations(scene, labels, rows["points"], drive.name)
+    return rows
+
+
+def _write_labels(root: Path, scene: str, sample: str, labels: OccupancyLabels) -> None:
+    _write(
+        root / "gts" / scene / sample / "labels.npz",
+        _npz(
+            semantics=labels.semantics,
+            mask_lidar=labels.mask_lidar.astype(np.uint8),
+            mask_camera=labels.mask_camera.astype(np.uint8),
+        ),
+    )
+    variant = openocc_labels(labels)
+    _write(
+        root / "openocc_v2" / scene / sample / "labels.npz",
+        _npz(
+            semantics=variant.semantics.astype(np.int32),
+            instances=variant.instances,
+            flow=variant.flow,
+        ),
+    )
+
+
+def _annotations(
+    scene: Scene, labels: OccupancyLabels, points: dict[str, int], drive: str
+) -> list[dict[str, Any]]:
+    """Boxes of the instances near enough that the lidar hits, as sample_annotation rows."""
+    count = np.bincount(labels.instances.ravel(), minlength=len(scene.velocities))
+    seen = np.bincount(labels.instances[labels.mask_camera], minlength=len(scene.velocities))
+    rows = []
+    for body in scene.bodies:
+        x, y, z, yaw = body.pose
+        offset = np.hypot(x - scene.world_T_ego[0, 3], y - scene.world_T_ego[1, 3])
+        hits = points.get(str(body.instance), 0)
+        if hits == 0 or offset > _ANNOTATION_RANGE:
+            continue
+        lower, upper = np.array(body.lower), np.array(body.upper)
+        half_turn = (0.0, 0.0, np.sin(yaw / 2), np.cos(yaw / 2))
+        pose = matrix_from_pose((x, y, z), half_turn)
+        middle = pose[:3, :3] @ ((lower + upper) / 2) + pose[:3, 3]
+        _, rotation = quaternion_pose(pose)
+        size = upper - lower
+        # A body shows the cameras at most about half of its voxels.
+        share = 2.0 * seen[body.instance] / max(int(count[body.instance]), 1)
+        rows.append(
+            {
+                "instance": body.instance,
+                "class": body.class_id,
+                "moving": bool(np.hypot(*body.velocity) > 0.2),
+                "token": token_of(drive, round(scene.time * 1000), "box", body.instance),
+                "visibility_token": str(1 + int(np.digitize(share, (0.4, 0.6, 0.8)))),
+                "translation": [float(value) for value in middle],
+                "size": [float(size[1]), float(size[0]), float(size[2])],
+                "rotation": rotation,
+                "num_lidar_pts": hits,
+                "num_radar_pts": 0,
+            }
+        )
+    return rows
+
+
+def quaternion_pose(pose: ArrayLike) -> tuple[list[float], list[float]]:
+    """Translation and quaternion (w, x, y, z) of a matrix, as the tables hold them."""
+    translation, (x, y, z, w) = pose_from_matrix(pose)
+    return [float(value) for value in translation], [float(w), float(x), float(y), float(z)]
+
+
+def _write_map(sensors: DriveSensors, root: Path) -> None:
+    """Driveable ground and footways as a picture of 0.1 m pixels, north up."""
+    import cv2
+
+    path = root / "maps" / f"town-{sensors.drive.town.seed:05d}.png"
+    if path.exists():
+        return
+    axis = (np.arange(layout.SURFACE_CELLS) + 0.5) * layout.SURFACE_CELL - layout.HALF_TOWN
+    x, y = np.meshgrid(axis, axis, indexing="xy")
+    codes = sensors.drive.town.ground.surface_code(x, y)
+    classes = layout.SURFACE_CLASS[codes]
+    mask = np.isin(classes, (layout.DRIVEABLE, layout.SIDEWALK)).astype(np.uint8) * 255
+    _write(path, bytes(cv2.imencode(".png", mask[::-1])[1]))
+
+
+def _npz(**arrays: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is either whole under its name or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,58 @@
+"""A contact sheet of one moment: pictures, classes, labels from above, masks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.labels import LABEL_SETS
+from occ_perception.synthetic.labels import OccupancyLabels
+from occ_perception.synthetic.render import develop_picture, draw_sensor
+from occ_perception.synthetic.sensors import DriveSensors
+
+Picture = NDArray[np.uint8]
+
+_ROWS = (
+    ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
+    ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"),
+)
+
+
+def contact_sheet(sensors: DriveSensors, t: float) -> Picture:
+    """(H, W, 3) RGB: six pictures, their classes, and the labels seen from above.
+
+    From above, left to right: everything, what the cameras see, what the lidar sees; forward is
+    up.
+    """
+    palette = LABEL_SETS["occ3d"].palette()
+    pictures, classes = [], []
+    for row in _ROWS:
+        views = {camera: sensors.view(camera, t) for camera in row}
+        developed = [
+            develop_picture(view, draw_sensor(np.random.default_rng(n), n))
+            for n, view in enumerate(views.values())
+        ]
+        pictures.append(np.hstack(developed))
+        classes.append(np.hstack([palette[view.classes] for view in views.values()]))
+    labels = sensors.labels(t)
+    everything = np.ones(labels.grid.dims, dtype=bool)
+    maps = [
+        from_above(labels, mask) for mask in (everything, labels.mask_camera, labels.mask_lidar)
+    ]
+    width = pictures[0].shape[1]
+    strip = np.hstack(maps)
+    scale = width / strip.shape[1]
+    rows = (np.arange(int(strip.shape[0] * scale)) / scale).astype(np.int64)
+    columns = (np.arange(width) / scale).astype(np.int64)
+    return np.vstack([*pictures, *classes, strip[rows][:, columns]])
+
+
+def from_above(labels: OccupancyLabels, mask: NDArray[np.bool_]) -> Picture:
+    """(X, Y, 3) RGB of the top-most occupied class under a mask; forward is up, left is left."""
+    classes = LABEL_SETS["occ3d"]
+    occupied = mask & (labels.semantics != classes.empty_class)
+    top = occupied.shape[2] - 1 - np.argmax(occupied[:, :, ::-1], axis=2)
+    seen = occupied.any(axis=2)
+    topmost = np.take_along_axis(labels.semantics, top[..., None], axis=2)[..., 0]
+    shown = np.where(seen, topmost, classes.empty_class)
+    return classes.palette()[shown][::-1, ::-1]
