@@ -82,12 +82,12 @@ def crop_picture(
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(C, 256) float32: the network input of every byte value, channels by **position**.
 
-    Float64 arithmetic, rounded once, so that every device gets the same bits. OpenCV subtracts in
-    float32, which differs by 2.4e-7 at most.
+    The published normaliser's arithmetic: a float32 subtraction, then a product with the float64
+    reciprocal. A table gives every device the same bits.
     """
-    values = np.arange(256, dtype=np.float64)
-    exact = (values - np.asarray(mean)[:, None]) * (1.0 / np.asarray(std))[:, None]
-    table: NDArray[np.float32] = exact.astype(np.float32)
+    values = np.arange(256, dtype=np.float32)
+    centred = values - np.asarray(mean, np.float32)[:, None]
+    table: NDArray[np.float32] = (centred * (1.0 / np.asarray(std))[:, None]).astype(np.float32)
     return table
 
 
