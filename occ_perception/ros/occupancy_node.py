@@ -82,11 +82,12 @@ class OccupancyNode(Node):
         )
         self._rings = self._create_synchronizer(values)
         self._create_inputs(values)
+        spacing_s = values.history_spacing_s
         self._worker = Worker(
             OccupancyStream(
                 model,
                 frame_id=self._plan.pose.ego_frame,
-                commit_spacing_s=values.history_spacing_s or None,
+                commit_spacing_s=None if spacing_s < 0 else spacing_s,
             ),
             self._mailbox,
             self._poses,

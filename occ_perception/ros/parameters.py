@@ -237,9 +237,10 @@ class NodeParameters:
 
     history_spacing_s: float = _parameter(
         "history_spacing_s",
-        0.0,
-        "Time between the frames the network remembers. 0 = the network's training spacing.",
-        minimum=0.0,
+        -1.0,
+        "Time between the frames the network remembers; 0 = every frame. -1 = the spacing the "
+        "network was trained at.",
+        minimum=-1.0,
         maximum=10.0,
     )
     occupancy_encoding: str = _parameter(

@@ -5,6 +5,7 @@ Every test process gets a ROS domain of its own, so that runs side by side do no
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _AT_START = dict(os.environ)
+HAD_TF2_MSGS = importlib.util.find_spec("tf2_msgs") is not None
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,153 @@
+"""Inputs follow their publishers: reliability, durability and type, over real DDS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+pytest.importorskip("occ_perception.ros.subscriptions", exc_type=ImportError)
+
+import rclpy
+from car import spin_for
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from occ_perception.ros.subscriptions import InputSubscription
+
+pytestmark = pytest.mark.ros
+
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TYPES = {
+    "sensor_msgs/msg/Image": Image,
+    "sensor_msgs/msg/CompressedImage": CompressedImage,
+}
+
+
+class Pair:
+    """A listening and a speaking node."""
+
+    def __init__(self) -> None:
+        self.listener = rclpy.create_node("listener")
+        self.speaker = rclpy.create_node("speaker")
+        self.heard: list[object] = []
+
+    def subscribe(self, reliability: str = "auto") -> InputSubscription:
+        return InputSubscription(
+            self.listener,
+            ["~/camera", "~/camera/compressed"],
+            TYPES,
+            self.heard.append,
+            depth=10,
+            reliability=reliability,
+        )
+
+    def spin_until(self, inputs: InputSubscription, condition: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < give_up, (inputs.choice, inputs.problem)
+            inputs.poll()
+            rclpy.spin_once(self.listener, timeout_sec=0.02)
+            rclpy.spin_once(self.speaker, timeout_sec=0.0)
+
+    def expect_message(self, inputs: InputSubscription, publisher: object, kind: type) -> None:
+        count = len(self.heard)
+        spin_for(self.listener, 0.3)
+        publisher.publish(kind())
+        self.spin_until(inputs, lambda: len(self.heard) > count)
+
+
+@pytest.fixture
+def pair(ros_context: None) -> Iterator[Pair]:
+    assert ros_context is None
+    pair = Pair()
+    yield pair
+    pair.listener.destroy_node()
+    pair.speaker.destroy_node()
+
+
+def follows(inputs: InputSubscription, reliability: ReliabilityPolicy) -> Callable[[], bool]:
+    return lambda: inputs.choice is not None and inputs.choice.reliability == reliability
+
+
+def test_it_waits_for_a_publisher_and_says_so(pair: Pair) -> None:
+    inputs = pair.subscribe()
+    inputs.poll()
+    assert inputs.choice is None
+    assert inputs.problem == ("no publisher on /listener/camera or /listener/camera/compressed")
+    publisher = pair.speaker.create_publisher(Image, "/listener/camera", RELIABLE)
+    pair.spin_until(inputs, follows(inputs, ReliabilityPolicy.RELIABLE))
+    assert inputs.problem == ""
+    pair.expect_message(inputs, publisher, Image)
+
+
+def test_a_best_effort_publisher_that_joins_is_not_lost(pair: Pair) -> None:
+    inputs = pair.subscribe()
+    first = pair.speaker.create_publisher(Image, "/listener/camera", RELIABLE)
+    pair.spin_until(inputs, follows(inputs, ReliabilityPolicy.RELIABLE))
+    second = pair.speaker.create_publisher(Image, "/listener/camera", BEST_EFFORT)
+    pair.spin_until(inputs, follows(inputs, ReliabilityPolicy.BEST_EFFORT))
+    pair.expect_message(inputs, first, Image)
+    pair.expect_message(inputs, second, Image)
+    pair.speaker.destroy_publisher(second)
+    pair.spin_until(inputs, follows(inputs, ReliabilityPolicy.RELIABLE))
+    pair.expect_message(inputs, first, Image)
+
+
+def test_compressed_pictures_are_taken_where_only_they_exist(pair: Pair) -> None:
+    inputs = pair.subscribe()
+    publisher = pair.speaker.create_publisher(
+        CompressedImage, "/listener/camera/compressed", RELIABLE
+    )
+    pair.spin_until(inputs, lambda: inputs.choice is not None)
+    assert inputs.topic == "/listener/camera/compressed"
+    pair.expect_message(inputs, publisher, CompressedImage)
+
+
+def test_a_latched_message_reaches_a_late_input(pair: Pair) -> None:
+    publisher = pair.speaker.create_publisher(Image, "/listener/camera", LATCHED)
+    publisher.publish(Image(encoding="latched"))
+    inputs = pair.subscribe()
+    pair.spin_until(inputs, lambda: bool(pair.heard))
+    assert pair.heard[0].encoding == "latched"
+    assert inputs.describe() == "reliable, transient local"
+
+
+def test_another_type_is_named(pair: Pair) -> None:
+    inputs = pair.subscribe()
+    pair.speaker.create_publisher(CameraInfo, "/listener/camera", RELIABLE)
+    pair.spin_until(inputs, lambda: "published as sensor_msgs/msg/CameraInfo" in inputs.problem)
+    assert inputs.choice is None
+
+
+def test_a_forced_mismatch_is_named(pair: Pair) -> None:
+    inputs = pair.subscribe("reliable")
+    pair.speaker.create_publisher(Image, "/listener/camera", BEST_EFFORT)
+    pair.spin_until(inputs, lambda: "nothing arrives; use qos_reliability: auto" in inputs.problem)
+
+
+def test_a_publisher_that_leaves_is_named(pair: Pair) -> None:
+    inputs = pair.subscribe()
+    publisher = pair.speaker.create_publisher(Image, "/listener/camera", RELIABLE)
+    pair.spin_until(inputs, lambda: inputs.choice is not None)
+    pair.speaker.destroy_publisher(publisher)
+    pair.spin_until(inputs, lambda: "is gone" in inputs.problem)
+
+
+def test_topics_can_be_remapped(ros_context: None) -> None:
+    assert ros_context is None
+    node = Node("renamed", cli_args=["--ros-args", "-r", "~/camera:=/front/image_raw"])
+    inputs = InputSubscription(node, ["~/camera"], TYPES, print, depth=1)
+    assert inputs.topic == "/front/image_raw"
+    publisher = node.create_publisher(Image, "/front/image_raw", RELIABLE)
+    give_up = time.monotonic() + 20
+    while inputs.choice is None:
+        assert time.monotonic() < give_up
+        inputs.poll()
+        time.sleep(0.02)
+    assert publisher.topic_name == "/front/image_raw"
+    node.destroy_node()

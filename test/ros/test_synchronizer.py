@@ -1,0 +1,161 @@
+"""Rings for the worker: nothing waits for it, the newest wins, and time may start over."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("occ_perception.ros.synchronizer", exc_type=ImportError)
+
+from occ_perception.ros.synchronizer import (
+    Mailbox,
+    MessageFiltersSynchronizer,
+    NativeSynchronizer,
+    SyncPolicyError,
+)
+from occ_perception.ros.time_line import TimeLine
+from occ_perception.sensing.rings import Ring, RingGrouper
+from occ_perception.sensing.time_jumps import TimeJump
+
+pytestmark = pytest.mark.ros
+
+CAMERAS = ("A", "B", "C")
+MS = 1_000_000
+
+
+def native(deliver: object) -> NativeSynchronizer:
+    grouper = RingGrouper(CAMERAS, "B", tolerance_ns=50 * MS, deadline_ns=100 * MS)
+    return NativeSynchronizer(grouper, deliver)
+
+
+def test_deadlines_count_from_arrival_not_from_stamps() -> None:
+    """Stamps of a bag from years ago must not look late to a clock of today."""
+    rings: list[Ring] = []
+    synchronizer = native(rings.append)
+    now = 10**18
+    synchronizer.add("A", 1000 * MS, "a", now)
+    synchronizer.add("B", 1010 * MS, "b", now)
+    synchronizer.tick(now + 99 * MS)
+    assert rings == []
+    synchronizer.tick(now + 100 * MS)
+    assert [ring.missing for ring in rings] == [("C",)]
+    assert synchronizer.counters.incomplete == 1
+
+
+def test_a_slow_receiver_does_not_hold_the_lock() -> None:
+    """While one thread delivers a ring, another can add pictures."""
+    delivering, release = threading.Event(), threading.Event()
+
+    def slow(_: Ring) -> None:
+        delivering.set()
+        assert release.wait(10)
+
+    synchronizer = native(slow)
+    synchronizer.add("A", 0, "a", 0)
+    synchronizer.add("B", 10 * MS, "b", 0)
+    thread = threading.Thread(target=synchronizer.add, args=("C", 20 * MS, "c", 0))
+    thread.start()
+    assert delivering.wait(10)
+    begin = time.monotonic()
+    synchronizer.add("A", 500 * MS, "a", 0)
+    assert time.monotonic() - begin < 1.0
+    release.set()
+    thread.join(10)
+    assert synchronizer.counters.complete == 1
+
+
+def test_a_receiver_that_raises_does_not_break_the_synchronizer() -> None:
+    rings: list[Ring] = []
+
+    def raise_once(ring: Ring) -> None:
+        rings.append(ring)
+        if len(rings) == 1:
+            raise RuntimeError("receiver")
+
+    synchronizer = native(raise_once)
+    for start in (0, 500 * MS):
+        synchronizer.add("A", start, "a", 0)
+        synchronizer.add("B", start, "b", 0)
+        try:
+            synchronizer.add("C", start, "c", 0)
+        except RuntimeError:
+            assert start == 0
+    assert len(rings) == 2
+
+
+def test_after_a_jump_back_and_a_reset_rings_come_again() -> None:
+    rings: list[Ring] = []
+    synchronizer = native(rings.append)
+    for camera in CAMERAS:
+        synchronizer.add(camera, 100_000 * MS, camera, 0)
+    with pytest.raises(TimeJump):
+        synchronizer.add("A", 0, "a", 0)
+    synchronizer.reset()
+    for camera in CAMERAS:
+        synchronizer.add(camera, 0, camera, 0)
+    assert [ring.reference_stamp_ns for ring in rings] == [100_000 * MS, 0]
+
+
+def test_the_newest_item_wins_and_the_others_are_counted() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    for item in (1, 2, 3):
+        mailbox.put(item)
+    assert mailbox.take() == 3
+    assert mailbox.overwritten == 2
+    mailbox.put(4)
+    mailbox.clear()
+    mailbox.put(5)
+    assert (mailbox.take(), mailbox.overwritten) == (5, 2)
+
+
+def test_a_closed_mailbox_ends_the_wait() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    taken: list[int | None] = []
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
+    thread.start()
+    mailbox.close()
+    thread.join(10)
+    assert taken == [None]
+
+
+def test_leftovers_of_the_old_time_line_are_refused_for_a_moment() -> None:
+    line = TimeLine()
+    assert not line.is_leftover(100_000 * MS)
+    line.jumped(100_000 * MS, "bag started over")
+    assert line.is_leftover(99_990 * MS)
+    assert not line.is_leftover(5 * MS)
+    time.sleep(0.6)
+    assert not line.is_leftover(99_990 * MS)
+    assert (line.jumps, line.leftovers) == (1, 1)
+
+
+HAS_MESSAGE_FILTERS = importlib.util.find_spec("message_filters") is not None
+
+
+@pytest.mark.skipif(HAS_MESSAGE_FILTERS, reason="message_filters is installed")
+def test_message_filters_where_it_is_missing() -> None:
+    with pytest.raises(SyncPolicyError, match=r"use sync\.policy: native"):
+        MessageFiltersSynchronizer(CAMERAS, "B", 50 * MS, lambda _: None)
+
+
+@pytest.mark.skipif(not HAS_MESSAGE_FILTERS, reason="message_filters is not installed")
+def test_message_filters_gives_the_same_rings_and_survives_a_jump() -> None:
+    rings: list[Ring] = []
+    synchronizer = MessageFiltersSynchronizer(CAMERAS, "B", 50 * MS, rings.append)
+
+    def rotation(start: int) -> None:
+        for index, camera in enumerate(CAMERAS):
+            synchronizer.add(camera, start + index * 10 * MS, camera, 0)
+
+    rotation(100_000 * MS)
+    rotation(100_500 * MS)
+    with pytest.raises(TimeJump):
+        rotation(0)
+    synchronizer.reset()
+    rotation(0)
+    assert [ring.reference_stamp_ns for ring in rings] == [100_010 * MS, 100_510 * MS, 10 * MS]
+    assert rings[0].payloads == {"A": "A", "B": "B", "C": "C"}
+    assert synchronizer.counters.complete == 3
