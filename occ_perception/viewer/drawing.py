@@ -130,6 +130,14 @@ def draw_arrows(
             cv2.arrowedLine(rgb, _fixed(start), _fixed(end), colour, width, cv2.LINE_AA, 4, head)
 
 
+def draw_shapes(rgb: UInt8, shapes: Iterable[NDArray[np.float64]]) -> None:
+    """Fill outlines (n, 2) of pixel positions, dark with a white edge."""
+    for shape in shapes:
+        fixed = np.array([_fixed((place[0], place[1])) for place in shape], np.int32)
+        cv2.polylines(rgb, [fixed], True, (255, 255, 255), 3, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(rgb, [fixed], INK, cv2.LINE_AA, shift=4)
+
+
 def _fixed(place: tuple[float, float]) -> tuple[int, int]:
     """A pixel position in sixteenths, as OpenCV draws between pixels."""
     return round(16 * place[0]), round(16 * place[1])

@@ -1,78 +1,116 @@
-"""Pictures of predictions for people: one frame on a page, or several side by side.
+"""Pictures of predictions for people: one frame on a page, a frame of a film, several on a sheet.
 
-A page is two columns: the view from above, and to its right a stack of panels (cameras, side
-view, legend), each a function that gives a picture of the column's width. Another view joins by
-adding its panel to the stack.
+A page is made of panels, see :mod:`occ_perception.viewer.panels`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
-from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.viewer.comparison import Comparison
 from occ_perception.viewer.drawing import (
-    INK,
     LINE,
     PALE_INK,
     SMALL,
     TEXT,
-    WARNING,
-    Colour,
     Sheet,
-    draw_arrows,
     fit_text,
-    mark_vehicle,
-    scale_bar,
     text_width,
-    tick_values,
 )
-from occ_perception.viewer.views import (
-    UNKNOWN_COLOUR,
-    View,
-    birds_eye_view,
-    colours_of_ids,
-    motion_arrows,
-    side_view,
+from occ_perception.viewer.panels import (
+    camera_panel,
+    difference_panel,
+    history_words,
+    legend_panel,
+    map_panel,
+    plain_map,
+    side_panel,
+    stamp_words,
+    verdict_panel,
+    vocabulary_panel,
+    volume_panel,
 )
 
 UInt8 = NDArray[np.uint8]
 
+FILM_SIZE = (1600, 900)
+"""Width and height of :func:`film_picture`."""
+
 _MARGIN = 16
+_TOP = _MARGIN + LINE + 8
 _GAP = 18
-_AXIS = 44
+_NARROW_GAP = 12
 _COLUMN = 920
-_TILES_PER_ROW = 3
-_ARROW_SECONDS = 1.0
+_VOLUME_HEIGHT = 560
+_ANY_HEIGHT = 10_000
 
 
-def prediction_picture(prediction: OccupancyPrediction, frame: CameraFrame | None = None) -> UInt8:
+def prediction_picture(
+    prediction: OccupancyPrediction,
+    frame: CameraFrame | None = None,
+    comparison: Comparison | None = None,
+) -> UInt8:
     """One prediction on a page, (H, W, 3) uint8 RGB.
+
+    Views in perspective are left out where numba (extra ``viewer``) is not installed.
 
     Args:
         prediction: what the model said.
-        frame: the pictures it was made from; they are shown where the page has room for them.
+        frame: the pictures it was made from.
+        comparison: of the prediction with the truth; adds a row that shows both.
     """
-    above = _map_panel(prediction, birds_eye_view(prediction))
-    panels = [_camera_panel(frame)] if frame is not None else []
-    panels += [_side_panel(prediction), _legend_panel([prediction], _COLUMN)]
-    stacked = sum(panel.shape[0] for panel in panels) + _GAP * (len(panels) - 1)
-    top = _MARGIN + 2 * LINE + 8
-    sheet = Sheet(
-        2 * _MARGIN + above.shape[1] + _GAP + _COLUMN,
-        top + max(above.shape[0], stacked) + _MARGIN,
-    )
-    _headline(sheet, prediction, sheet.rgb().shape[1] - 2 * _MARGIN)
-    sheet.put(above, _MARGIN, top)
-    for panel in panels:
-        sheet.put(panel, _MARGIN + above.shape[1] + _GAP, top)
-        top += panel.shape[0] + _GAP
+    above = map_panel(prediction)
+    left = [above, legend_panel([prediction], above.shape[1])]
+    right = [side_panel(prediction, _COLUMN)]
+    in_perspective = find_spec("numba") is not None
+    if in_perspective:
+        size = (_COLUMN, _VOLUME_HEIGHT)
+        right.insert(0, volume_panel(prediction, size, "prediction"))
+    if frame is not None:
+        right.insert(0, camera_panel(frame, (_COLUMN, _ANY_HEIGHT)))
+    body = _beside([_stack(left), _stack(right)])
+    if comparison is not None:
+        body = _stack([body, _comparison_row(comparison, body.shape[1], in_perspective)])
+    sheet = Sheet(2 * _MARGIN + body.shape[1], _TOP + body.shape[0] + _MARGIN)
+    _headline(sheet, prediction, body.shape[1])
+    sheet.put(body, _MARGIN, _TOP)
+    return sheet.rgb()
+
+
+def film_picture(
+    prediction: OccupancyPrediction,
+    frame: CameraFrame | None = None,
+    comparison: Comparison | None = None,
+    caption: str = "prediction",
+) -> UInt8:
+    """One prediction on a screen of :data:`FILM_SIZE`, (900, 1600, 3) uint8 RGB.
+
+    The legend lists the whole vocabulary, so that frames of a film differ only in what happens.
+
+    Args:
+        prediction: what the model said.
+        frame: the pictures it was made from.
+        comparison: of the prediction with the truth; the truth is shown beside it.
+        caption: what the prediction is, if it is none.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+    """
+    width, height = FILM_SIZE
+    sheet = Sheet(width, height)
+    _headline(sheet, prediction, width - 2 * _MARGIN)
+    if comparison is not None:
+        _fill_with_comparison(sheet, prediction, frame, comparison)
+    else:
+        _fill_with_prediction(sheet, prediction, frame, caption)
     return sheet.rgb()
 
 
@@ -100,7 +138,7 @@ def sheet_picture(
     height = max(tile.shape[0] for tile in tiles)
     rows = math.ceil(len(tiles) / columns)
     inner = max(columns * (width + _GAP) - _GAP, 560)
-    legend = _legend_panel(predictions, inner)
+    legend = legend_panel(predictions, inner)
     sheet = Sheet(2 * _MARGIN + inner, 2 * _MARGIN + rows * (height + _GAP) + legend.shape[0])
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
@@ -124,176 +162,98 @@ def write_png(path: str | Path, rgb: UInt8) -> None:
 
 
 def _headline(sheet: Sheet, prediction: OccupancyPrediction, width: int) -> None:
-    """Which model at which time on the first line, the state of its history on the second."""
-    sheet.write(prediction.model or "unnamed model", _MARGIN, _MARGIN, TEXT + 2)
-    stamp = f"{_seconds(prediction.stamp_ns)}   grid in {prediction.frame_id}"
+    """Which model, with what history, at which time."""
+    model = prediction.model or "unnamed model"
+    sheet.write(model, _MARGIN, _MARGIN, TEXT + 2)
+    stamp = f"{stamp_words(prediction.stamp_ns)}   grid in {prediction.frame_id}"
     sheet.write(stamp, _MARGIN + width, _MARGIN, TEXT, PALE_INK, anchor="ra")
-    words, ink = _history(prediction)
-    sheet.write(fit_text(words, width), _MARGIN, _MARGIN + LINE + 4, TEXT, ink)
+    words, ink = history_words(prediction)
+    left = _MARGIN + text_width(model, TEXT + 2) + 24
+    room = _MARGIN + width - left - text_width(stamp) - 24
+    sheet.write(fit_text(words, room), left, _MARGIN + 1, TEXT, ink)
 
 
-def _seconds(stamp_ns: int) -> str:
-    return f"stamp {stamp_ns // 10**9}.{stamp_ns % 10**9 // 10**6:03d} s"
-
-
-def _history(prediction: OccupancyPrediction) -> tuple[str, Colour]:
-    count = prediction.history_length
-    words = f"history of {count} frame{'' if count == 1 else 's'}"
-    if not prediction.committed:
-        words += ", this one not added"
-    if prediction.history_break:
-        return f"history emptied: {prediction.history_break}", WARNING
-    return words, PALE_INK
-
-
-def _map_panel(prediction: OccupancyPrediction, view: View) -> UInt8:
-    """The view from above with its axes, arrows of motion, the vehicle and a scale bar."""
-    rgb = mark_vehicle(view)
-    positions, velocities = motion_arrows(prediction)
-    ends = positions + _ARROW_SECONDS * velocities
-    draw_arrows(
-        rgb,
-        (
-            (view.pixel(start[1], start[0]), view.pixel(end[1], end[0]))
-            for start, end in zip(positions, ends, strict=True)
-        ),
-    )
-    height, width = rgb.shape[:2]
-    sheet = Sheet(_AXIS + width, height + _AXIS)
-    sheet.put(rgb, _AXIS, 0)
-    _ticks_up(sheet, view, _AXIS)
-    _ticks_right(sheet, view, _AXIS, height)
-    sheet.write("x forward [m]", _AXIS + 8, 8, SMALL, on=(255, 255, 255))
-    sheet.write("y left [m]", _AXIS, height + _AXIS, SMALL, PALE_INK, anchor="ld")
-    if len(positions):
-        words = f"arrows: distance covered in {_ARROW_SECONDS:g} s"
-        sheet.write(words, _AXIS + width - 12, height - 12, SMALL, anchor="rd", on=(255, 255, 255))
-    scale_bar(sheet, view, _AXIS + 20, height - 20)
+def _stack(panels: Sequence[UInt8]) -> UInt8:
+    """Panels below each other, flush left."""
+    width = max(panel.shape[1] for panel in panels)
+    height = sum(panel.shape[0] for panel in panels) + _GAP * (len(panels) - 1)
+    sheet, top = Sheet(width, height), 0
+    for panel in panels:
+        sheet.put(panel, 0, top)
+        top += panel.shape[0] + _GAP
     return sheet.rgb()
 
 
-def _ticks_up(sheet: Sheet, view: View, left: float) -> None:
-    height = view.rgb.shape[0]
-    top = view.origin[1] + height / view.pixels_per_metre[1]
-    for metres in tick_values(view.origin[1], top, height // 40):
-        row = view.pixel(0, metres)[1]
-        sheet.line([(left - 6, row), (left - 1, row)], PALE_INK)
-        inside = min(max(row, 7), height - 7)
-        sheet.write(f"{metres}", left - 9, inside, SMALL, PALE_INK, anchor="rm")
+def _beside(panels: Sequence[UInt8]) -> UInt8:
+    """Panels beside each other, tops aligned."""
+    turned = [panel.transpose(1, 0, 2) for panel in panels]
+    return np.ascontiguousarray(_stack(turned).transpose(1, 0, 2))
 
 
-def _ticks_right(sheet: Sheet, view: View, left: float, bottom: float) -> None:
-    width = view.rgb.shape[1]
-    low = view.origin[0]
-    for shown in tick_values(low, low + width / view.pixels_per_metre[0], width // 60):
-        metres = view.right_sign * shown
-        column = left + view.pixel(metres, 0)[0]
-        sheet.line([(column, bottom), (column, bottom + 5)], PALE_INK)
-        inside = min(max(column, left + 8), left + width - 12)
-        sheet.write(f"{metres}", inside, bottom + 8, SMALL, PALE_INK, anchor="ma")
+def _comparison_row(comparison: Comparison, width: int, in_perspective: bool) -> UInt8:
+    verdicts = verdict_panel(comparison, width, 4)
+    if not in_perspective:
+        return verdicts
+    size = ((width - _GAP) // 2, round(width * 0.3))
+    truth = volume_panel(comparison.truth, size, "ground truth")
+    difference = difference_panel(comparison, size, "difference")
+    return _stack([_beside([truth, difference]), verdicts])
 
 
-def _camera_panel(frame: CameraFrame) -> UInt8:
-    """The ring's pictures as one sees them: front row left to right, rear row left to right."""
-    width = (_COLUMN - (_TILES_PER_ROW - 1) * 6) // _TILES_PER_ROW
-    tiles = [[_camera_tile(frame, name, width) for name in row] for row in camera_rows(frame.rig)]
-    heights = [max(tile.shape[0] for tile in row) for row in tiles]
-    sheet = Sheet(_COLUMN, sum(heights) + 6 * (len(tiles) - 1))
-    top = 0
-    for row, height in zip(tiles, heights, strict=True):
-        for number, tile in enumerate(row):
-            sheet.put(tile, number * (width + 6), top)
-        top += height + 6
-    return sheet.rgb()
+def _fill_with_prediction(
+    sheet: Sheet, prediction: OccupancyPrediction, frame: CameraFrame | None, caption: str
+) -> None:
+    """The volume large, the map and the legend to its right, the cameras in a row below."""
+    width, height = FILM_SIZE
+    inner, top, bottom = width - 2 * _MARGIN, _TOP, height - _MARGIN
+    if frame is not None:
+        cameras = camera_panel(frame, (inner, 150), one_row=True)
+        bottom -= cameras.shape[0]
+        sheet.put(cameras, _MARGIN, bottom)
+        bottom -= _NARROW_GAP
+    above = plain_map(prediction, 400)
+    aside = max(above.shape[1], 400)
+    size = (inner - aside - _NARROW_GAP, bottom - top)
+    sheet.put(volume_panel(prediction, size, caption), _MARGIN, top)
+    left = width - _MARGIN - aside
+    sheet.put(above, left, top)
+    sheet.put(vocabulary_panel(prediction, aside, 2), left, top + above.shape[0] + _NARROW_GAP)
 
 
-def camera_rows(rig: CameraRig) -> list[list[str]]:
-    """Camera names in spatial order, at most three to a row.
-
-    First those that look ahead or to a side, then those that look back; in each row the camera
-    that looks farthest left comes first.
-    """
-    axis = {camera.name: camera.ego_T_cam[:2, 2] for camera in rig.cameras}
-    ahead = [name for name in rig.names if axis[name][0] > -0.17]  # to 10 degrees behind abeam
-    behind = [name for name in rig.names if name not in ahead]
-    ahead.sort(key=lambda name: -math.atan2(axis[name][1], axis[name][0]))
-    behind.sort(key=lambda name: -axis[name][1])
-    return [
-        half[start : start + _TILES_PER_ROW]
-        for half in (ahead, behind)
-        for start in range(0, len(half), _TILES_PER_ROW)
-    ]
-
-
-def _camera_tile(frame: CameraFrame, name: str, width: int) -> UInt8:
-    camera = frame.rig.camera(name)
-    height = round(width * camera.height / camera.width)
-    sheet = Sheet(width, height)
-    image = frame.images.get(name)
-    if image is None:
-        sheet.box(0, 0, width - 1, height - 1, UNKNOWN_COLOUR, PALE_INK)
-        sheet.write("no picture", width / 2, height / 2, TEXT, PALE_INK, anchor="mm")
-        sheet.write(name, 8, 6, SMALL, (255, 255, 255), on=INK)
-        return sheet.rgb()
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    sheet.put(small.astype(np.uint8, copy=False), 0, 0)
-    late = (frame.stamps_ns[name] - frame.stamp_ns) / 1e6
-    words = f"{name}   " + ("reference" if name == frame.reference_camera else f"{late:+.0f} ms")
-    sheet.write(words, 8, 6, SMALL, (255, 255, 255), on=INK)
-    if name in frame.reused:
-        sheet.write("old picture", 8, height - 6, SMALL, (255, 255, 255), anchor="ld", on=WARNING)
-    return sheet.rgb()
-
-
-def _side_panel(prediction: OccupancyPrediction, half_width: float = 6.0) -> UInt8:
-    view = side_view(prediction, half_width)
-    height = view.rgb.shape[0]
-    sheet = Sheet(_COLUMN, LINE + height + 26)
-    words = f"From the right, |y| up to {half_width:g} m; heights x2. z up, x to the right [m]"
-    sheet.write(words, _AXIS, 0, SMALL, PALE_INK)
-    sheet.put(view.rgb, _AXIS, LINE)
-    upper = view.origin[1] + height / view.pixels_per_metre[1]
-    for metres in tick_values(view.origin[1], upper, 4):
-        row = LINE + view.pixel(0, metres)[1]
-        sheet.line([(_AXIS - 6, row), (_AXIS - 1, row)], PALE_INK)
-        sheet.write(f"{metres}", _AXIS - 9, row, SMALL, PALE_INK, anchor="rm")
-    _ticks_right(sheet, view, _AXIS, LINE + height)
-    return sheet.rgb()
-
-
-def _legend_panel(predictions: Sequence[OccupancyPrediction], width: int) -> UInt8:
-    """Swatch, name and number of cells of every class that occurs; free space is not listed."""
-    class_names, empty = predictions[0].class_names, predictions[0].empty_class
-    counts = np.zeros(256, np.int64)
-    for prediction in predictions:
-        counts += np.bincount(prediction.labels.ravel(), minlength=256)
-    entries: list[tuple[str, Colour, int]] = []
-    for label, colour in enumerate(colours_of_ids(class_names)):
-        name = class_names[label] if label < len(class_names) else f"id {label} without a name"
-        if label == UNKNOWN_CLASS:
-            name, colour = "unobserved", UNKNOWN_COLOUR
-        if counts[label] and label != empty:
-            entries.append((name, (int(colour[0]), int(colour[1]), int(colour[2])), counts[label]))
-    columns = max(1, width // 300)
-    rows = max(1, math.ceil(len(entries) / columns))
-    sheet = Sheet(width, rows * (LINE + 4))
-    if not entries:
-        sheet.write("every cell is free", 0, 2, TEXT, PALE_INK)
-    for number, (name, colour, count) in enumerate(entries):
-        column, row = divmod(number, rows)
-        left, top = column * (width // columns), row * (LINE + 4)
-        sheet.box(left, top + 1, left + 20, top + 21, colour, PALE_INK)
-        sheet.write(name, left + 28, top + 2, TEXT)
-        sheet.write(f"{count}", left + 36 + text_width(name), top + 3, SMALL, PALE_INK)
-    return sheet.rgb()
+def _fill_with_comparison(
+    sheet: Sheet,
+    prediction: OccupancyPrediction,
+    frame: CameraFrame | None,
+    comparison: Comparison,
+) -> None:
+    """Prediction and truth side by side; cameras, difference and legends below."""
+    width, height = FILM_SIZE
+    half = (width - 2 * _MARGIN - _NARROW_GAP) // 2
+    middle = _MARGIN + half + _NARROW_GAP
+    size, top = (half, round(0.675 * half)), _TOP
+    sheet.put(volume_panel(prediction, size, "prediction"), _MARGIN, top)
+    sheet.put(volume_panel(comparison.truth, size, "ground truth"), middle, top)
+    top += size[1] + _NARROW_GAP
+    below = height - _MARGIN - top
+    if frame is not None:
+        sheet.put(camera_panel(frame, (half, below)), _MARGIN, top)
+    else:
+        sheet.put(plain_map(prediction, below), _MARGIN, top)
+    legend = 390
+    size = (half - legend - _NARROW_GAP, below)
+    sheet.put(difference_panel(comparison, size, "difference"), middle, top)
+    left = width - _MARGIN - legend
+    verdicts = verdict_panel(comparison, legend, 2)
+    sheet.put(verdicts, left, top)
+    sheet.put(vocabulary_panel(prediction, legend, 2), left, top + verdicts.shape[0] + _NARROW_GAP)
 
 
 def _tile(prediction: OccupancyPrediction, pixels: int) -> UInt8:
-    view = birds_eye_view(prediction, pixels)
-    height, width = view.rgb.shape[:2]
+    view = plain_map(prediction, pixels)
+    height, width = view.shape[:2]
     sheet = Sheet(width, height + 2 * LINE)
-    words, ink = _history(prediction)
-    sheet.write(_seconds(prediction.stamp_ns), 0, 0, SMALL)
+    words, ink = history_words(prediction)
+    sheet.write(stamp_words(prediction.stamp_ns), 0, 0, SMALL)
     sheet.write(fit_text(words, width, SMALL), 0, LINE - 2, SMALL, ink)
-    sheet.put(mark_vehicle(view), 0, 2 * LINE)
+    sheet.put(view, 0, 2 * LINE)
     return sheet.rgb()

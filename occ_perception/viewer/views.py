@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import transform_points
@@ -147,7 +148,7 @@ def side_view(
     Args:
         prediction: what to show.
         half_width: |y| of the cells that are shown, metres.
-        target_pixels: about how wide the picture becomes; cells are whole pixels.
+        target_pixels: how wide the picture becomes at most; cells are whole pixels.
     """
     volume = ego_volume(prediction)
     y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.cell[1]
@@ -167,7 +168,7 @@ def side_view(
     unobserved = (corridor == UNKNOWN_CLASS).any(axis=1)
     rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
 
-    zoom = max(1, round(target_pixels / rgb.shape[0]))
+    zoom = max(1, target_pixels // rgb.shape[0])
     zoom_up = max(1, round(2 * zoom * volume.cell[2] / volume.cell[0]))
     return View(
         _enlarge(rgb.transpose(1, 0, 2)[::-1], zoom_up, zoom),
@@ -177,34 +178,44 @@ def side_view(
 
 
 def motion_arrows(
-    prediction: OccupancyPrediction, spacing: float = 3.0, min_speed: float = 0.5
+    prediction: OccupancyPrediction, longest: float = 8.0, min_speed: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Where things move: positions (n, 2) and mean velocities (n, 2) on squares of the ground.
+    """Where things move: one arrow per patch of touching cells that move, seen from above.
 
     Args:
         prediction: with flow; without it there are no arrows.
-        spacing: edge of the squares, metres.
+        longest: longer patches are cut into squares of that edge, metres.
         min_speed: slower cells are at rest, m/s.
+
+    Returns:
+        Middles of the patches' tops (n, 3) in ego, metres, and mean velocities (n, 2), m/s.
     """
+    nothing = np.empty((0, 3)), np.empty((0, 2))
     if prediction.flow is None:
-        return np.empty((0, 2)), np.empty((0, 2))
+        return nothing
     movers = [i for i, name in enumerate(prediction.class_names) if name in MOVING_CLASSES]
     speed = np.hypot(prediction.flow[..., 0], prediction.flow[..., 1])
-    cells = np.argwhere(np.isin(prediction.labels, movers) & (speed > min_speed))
+    moving = np.isin(prediction.labels, movers) & (speed > min_speed)
+    cells = np.argwhere(moving)
     if not len(cells):
-        return np.empty((0, 2)), np.empty((0, 2))
-    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(cells))[:, :2]
+        return nothing
+    patches, _ = ndimage.label(moving.any(axis=2), np.ones((3, 3)))
+    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(cells))
     velocity = prediction.flow[tuple(cells.T)].astype(np.float64)
-    _, square = np.unique(np.floor(centres / spacing), axis=0, return_inverse=True)
-    square = square.ravel()
-    population = np.bincount(square)
 
-    def mean(values: Float64) -> Float64:
-        sums = [np.bincount(square, values[:, axis]) for axis in (0, 1)]
-        average: Float64 = np.stack(sums, axis=1) / population[:, None]
-        return average
-
-    return mean(centres), mean(velocity)
+    patch = patches[cells[:, 0], cells[:, 1]]
+    corner = np.full((patch.max() + 1, 2), np.inf)
+    np.minimum.at(corner, patch, centres[:, :2])
+    square = np.floor((centres[:, :2] - corner[patch]) / longest)
+    keys = np.column_stack([patch, square])
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    group = group.ravel()
+    count = np.bincount(group)
+    values = np.column_stack([centres[:, :2], velocity])
+    means = np.column_stack([np.bincount(group, column) for column in values.T]) / count[:, None]
+    top = np.full(len(count), -np.inf)
+    np.maximum.at(top, group, centres[:, 2] + prediction.grid.voxel_size[2] / 2)
+    return np.column_stack([means[:, :2], top]), means[:, 2:]
 
 
 def shade(rgb: UInt8, lightness: NDArray[np.floating]) -> UInt8:

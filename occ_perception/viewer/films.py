@@ -1,0 +1,130 @@
+"""Pictures one after the other: as a film file, or as numbered files in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.viewer.pictures import write_png
+
+UInt8 = NDArray[np.uint8]
+
+# Browsers play the first, which not every build of OpenCV can write; most players play the second.
+_CODECS = ("vp09", "mp4v")
+
+
+class PictureSink(Protocol):
+    """Takes pictures (H, W, 3) uint8 RGB in their order."""
+
+    def write(self, rgb: UInt8) -> None:
+        """Add one."""
+
+    def __enter__(self) -> PictureSink: ...
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None: ...
+
+
+class Film:
+    """An .mp4 file; a context manager. The file takes its name when the context ends well.
+
+    Args:
+        path: the file to make; an older one is replaced.
+        pictures_per_second: how fast it plays.
+
+    Attributes:
+        codec: VP9 where OpenCV can write it, else MPEG-4 part 2, which browsers do not play.
+
+    Raises:
+        ValueError: the name does not end in .mp4, or the rate is not positive.
+        OSError: no codec, or the file came out shorter than it should be (a full disk).
+    """
+
+    def __init__(self, path: str | Path, pictures_per_second: float) -> None:
+        self.path = Path(path)
+        self.codec = ""
+        if self.path.suffix != ".mp4":
+            raise ValueError(f"{self.path} cannot become a film: expected a name ending in .mp4")
+        if not 0 < pictures_per_second <= 240:
+            raise ValueError(f"{pictures_per_second} pictures per second, expected 0 to 240")
+        self._rate = pictures_per_second
+        self._writer: cv2.VideoWriter | None = None
+        self._unfinished = self.path.with_name(f".{self.path.stem}.unfinished.mp4")
+        self._size = (0, 0)
+        self._count = 0
+
+    def __enter__(self) -> Film:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        try:
+            if failure is None:
+                self._check()
+                self._unfinished.replace(self.path)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+
+    def write(self, rgb: UInt8) -> None:
+        """Add a picture; all have the size of the first.
+
+        Raises:
+            ValueError: another size.
+        """
+        height, width = rgb.shape[:2]
+        if self._writer is None:
+            self._size = (width, height)
+            self._writer = self._open()
+        if (width, height) != self._size:
+            raise ValueError(f"picture of {width}x{height} in a film of {self._size}")
+        self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        self._count += 1
+
+    def _open(self) -> cv2.VideoWriter:
+        for self.codec in _CODECS:
+            code = cv2.VideoWriter.fourcc(*self.codec)
+            writer = cv2.VideoWriter(str(self._unfinished), code, self._rate, self._size)
+            if writer.isOpened():
+                return writer
+        raise OSError(
+            f"{self.path}: this OpenCV can write none of {', '.join(_CODECS)}; write a folder of "
+            "pictures instead, or install opencv-python-headless from PyPI"
+        )
+
+    def _check(self) -> None:
+        # The writer says nothing when the disk is full.
+        reader = cv2.VideoCapture(str(self._unfinished))
+        readable = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+        reader.release()
+        if readable != self._count:
+            raise OSError(
+                f"{self.path}: {self._count} pictures were written, the file holds {readable}; "
+                "is the disk full?"
+            )
+
+
+class PictureFolder:
+    """A folder of numbered PNG files; a context manager, as :class:`Film` is."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._count = 0
+
+    def __enter__(self) -> PictureFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Files are complete one by one."""
+
+    def write(self, rgb: UInt8) -> None:
+        """Add a picture."""
+        write_png(self.path / f"{self._count:06d}.png", rgb)
+        self._count += 1

@@ -1,0 +1,163 @@
+"""A voxel grid in perspective: every ray stops at the first drawn cell, under sun and sky.
+
+numba (extra ``viewer``) is loaded on first use; its machine code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid, invert_transform, transform_points
+from occ_perception.viewer.volume_stage import build_stage
+
+UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+_ROWS_PER_TASK = 24
+# Difference to a neighbouring pixel, of 255, that calls for more rays.
+_VISIBLE_STEP = 14.0
+
+
+@dataclass(frozen=True)
+class ViewPoint:
+    """Where the viewer stands and looks, in the ego frame.
+
+    Attributes:
+        eye: position, metres.
+        target: the point in the middle of the picture, metres.
+        view_angle: horizontal field of view, degrees.
+    """
+
+    eye: tuple[float, float, float]
+    target: tuple[float, float, float]
+    view_angle: float = 55.0
+
+    def __post_init__(self) -> None:
+        sight = np.subtract(self.target, self.eye)
+        if np.hypot(sight[0], sight[1]) < 1e-6 * max(1.0, abs(sight[2])):
+            raise ValueError(
+                f"view from {self.eye} to {self.target} is vertical, so left and right are "
+                "undefined; move one of the points sideways"
+            )
+        if not 1.0 <= self.view_angle <= 150.0:
+            raise ValueError(f"view angle is {self.view_angle} degrees, expected 1 to 150")
+
+    def ego_T_eye(self) -> Float64:
+        """(4, 4) pose of the viewer as a camera optical frame: x right, y down, z forward."""
+        forward = np.subtract(self.target, self.eye)
+        right = np.cross(forward, (0.0, 0.0, 1.0))
+        forward = forward / np.linalg.norm(forward)
+        right /= np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+        pose[:3, 3] = self.eye
+        return pose
+
+    def lens(self, size: tuple[int, int]) -> tuple[float, float, float]:
+        """Focal length, column and row of the principal point, pixels, of (width, height)."""
+        width, height = size
+        focal = width / 2 / math.tan(math.radians(self.view_angle) / 2)
+        return focal, (width - 1) / 2, (height - 1) / 2
+
+    def pixels(self, points: Float64, size: tuple[int, int]) -> tuple[Float64, Float64]:
+        """Where points (n, 3) of the ego frame appear: (n, 2) columns and rows, (n,) depths.
+
+        Positions of points that are not in front of the viewer (depth <= 0) mean nothing.
+        """
+        focal, column, row = self.lens(size)
+        at = transform_points(invert_transform(self.ego_T_eye()), points)
+        depth = at[:, 2]
+        places = focal * at[:, :2] / np.where(depth > 0, depth, 1.0)[:, None] + (column, row)
+        return places, depth
+
+
+def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
+    """Behind and above the grid's middle, so that what lies ahead fills the picture."""
+    reach = float(max(np.subtract(grid.upper, grid.lower)[:2])) / 2
+    middle = (np.array(grid.lower) + np.array(grid.upper)) / 2
+    x, y, _ = (float(value) for value in ego_T_grid[:3, :3] @ middle + ego_T_grid[:3, 3])
+    return ViewPoint((x - 0.74 * reach, y, 0.46 * reach), (x + 0.14 * reach, y, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedVolume:
+    """A picture of a volume and what is in it.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        distance: (H, W) float32 metres from the eye along each pixel's ray, inf in the sky.
+        cell: (H, W) int32 flat C-order index of the cell that is seen, negative elsewhere.
+    """
+
+    rgb: UInt8
+    distance: Float32
+    cell: NDArray[np.int32]
+
+
+def render_volume(
+    labels_XYZ: UInt8,
+    colours: UInt8,
+    drawn: NDArray[np.bool_],
+    grid: VoxelGrid,
+    ego_T_grid: Float64,
+    view_point: ViewPoint,
+    size: tuple[int, int] = (900, 600),
+    threads: int = 2,
+) -> RenderedVolume:
+    """Cast a ray through every pixel, and four more where neighbours differ.
+
+    Args:
+        labels_XYZ: contents of the cells.
+        colours: (256, 3) RGB by content; what is level, open and in the sun has its colour.
+        drawn: (256,) which contents are seen; the others are air. 255 is always air.
+        grid, ego_T_grid: where the cells lie.
+        view_point: where to look from.
+        size: width and height in pixels.
+        threads: how many work on it; the picture does not depend on it.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+    """
+    kernels = _kernels()
+    stage = build_stage(labels_XYZ, colours, drawn, grid, ego_T_grid)
+    width, height = size
+    lens = view_point.lens(size)
+    eye = np.ascontiguousarray(view_point.ego_T_eye()[:3])
+    rough = np.empty((height, width, 3), np.float32)
+    distance = np.empty((height, width), np.float32)
+    cell = np.empty((height, width), np.int32)
+    rgb = np.empty((height, width, 3), np.uint8)
+    starts = range(0, height, _ROWS_PER_TASK)
+    ends = [min(start + _ROWS_PER_TASK, height) for start in starts]
+
+    def trace(first: int, last: int) -> None:
+        kernels.trace_rows(stage, eye, lens, first, last, rough, distance, cell)
+
+    def smooth(first: int, last: int) -> None:
+        kernels.smooth_rows(stage, eye, lens, first, last, rough, rgb, _VISIBLE_STEP)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(trace, starts, ends))
+        list(pool.map(smooth, starts, ends))
+    return RenderedVolume(rgb, distance, cell)
+
+
+def _kernels() -> Any:
+    try:
+        from occ_perception.viewer import volume_kernels
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        raise ModuleNotFoundError(
+            "the view in perspective needs numba, which is not installed; "
+            "pip install 'occ_perception[viewer]'",
+            name="numba",
+        ) from error
+    return volume_kernels
