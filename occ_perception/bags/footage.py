@@ -1,0 +1,216 @@
+"""What a recording shows, moment by moment: occupancy, what is true, and the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.bags.predictions import (
+    GROUND_TRUTH,
+    GROUND_TRUTH_IN_VIEW,
+    ArrayFolder,
+    BagPredictions,
+    is_ground_truth,
+    occupancy_topics,
+)
+from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.recording import BagError, BagProblem, Recording
+from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.labels import UNKNOWN_CLASS
+
+_SAME_MOMENT_NS = 20_000_000
+_PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One instant of a footage.
+
+    Attributes:
+        prediction: occupancy to show.
+        frame: the cameras at its stamp.
+        truth: what the occupancy really was at its stamp.
+        in_view_XYZ: (X, Y, Z) bool, the cells of the truth that a camera saw; None where nothing
+            says so.
+    """
+
+    prediction: OccupancyPrediction
+    frame: CameraFrame | None = None
+    truth: OccupancyPrediction | None = None
+    in_view_XYZ: NDArray[np.bool_] | None = None
+
+
+class Footage:
+    """Occupancy of a source, joined by stamps with pictures and ground truth.
+
+    Args:
+        source: a bag with occupancy, a results folder of ``occ run``, or a folder of .npz files.
+        cameras: bag with the pictures; by default the bag that ``occ run`` read, or the source.
+        ground_truth: bag or folder of .npz files; by default whichever of the above has topics
+            below ``/ground_truth``.
+        topic: the occupancy topic, where the source has several.
+
+    Attributes:
+        shows_truth: the source itself holds nothing but ground truth.
+        notes: what could not be joined and why.
+
+    Raises:
+        BagError: something cannot be read, or holds no occupancy.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        cameras: str | Path | None = None,
+        ground_truth: str | Path | None = None,
+        topic: str | None = None,
+    ) -> None:
+        source, ran_on = _results_of_run(Path(source))
+        camera_bag = Path(cameras) if cameras is not None else ran_on or source
+        self.notes: list[str] = []
+        self._parts: list[BagFrames | BagPredictions | ArrayFolder] = []
+        try:
+            self._occupancy = self._open(source, topic)
+            self.shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
+                self._occupancy.topic
+            )
+            self._frames = self._open_cameras(camera_bag, wanted=cameras is not None)
+            self._truth: BagPredictions | ArrayFolder | None = None
+            self._in_view: BagPredictions | None = None
+            if ground_truth is not None:
+                self._open_truth(Path(ground_truth))
+            elif not self.shows_truth:
+                self._find_truth(source, camera_bag)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Footage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self._parts:
+            part.close()
+
+    @property
+    def expected(self) -> int:
+        """How many moments there are at most."""
+        return self._occupancy.expected
+
+    @property
+    def problems(self) -> list[BagProblem]:
+        """What was skipped so far and why."""
+        return [problem for part in self._parts for problem in part.problems]
+
+    def __iter__(self) -> Iterator[Moment]:
+        frames = _Follower(self._frames or ())
+        truths = _Follower(self._truth or ())
+        seen = _Follower(self._in_view or ())
+        for prediction in self._occupancy:
+            stamp = prediction.stamp_ns
+            in_view = seen.at(stamp)
+            yield Moment(
+                prediction,
+                frames.at(stamp),
+                truths.at(stamp),
+                None if in_view is None else in_view.labels != UNKNOWN_CLASS,
+            )
+
+    def _open(self, path: Path, topic: str | None = None) -> BagPredictions | ArrayFolder:
+        part = ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
+        self._parts.append(part)
+        return part
+
+    def _open_cameras(self, path: Path, wanted: bool) -> BagFrames | None:
+        if not wanted and (_is_array_folder(path) or not _has_pictures(path)):
+            return None
+        try:
+            frames = BagFrames(path)
+        except BagError as error:
+            if wanted:
+                raise
+            self.notes.append(f"no pictures: {error}")
+            return None
+        self._parts.append(frames)
+        return frames
+
+    def _find_truth(self, *paths: Path) -> None:
+        for path in paths:
+            if not _is_array_folder(path) and _truth_topics(path):
+                self._open_truth(path)
+                return
+
+    def _open_truth(self, path: Path) -> None:
+        if _is_array_folder(path):
+            self._truth = self._open(path)
+            return
+        topics = _truth_topics(path)
+        # A recording of nothing but the truth may call its topic as it likes.
+        self._truth = self._open(path, topics[0] if topics else None)
+        if len(topics) > 1:
+            self._in_view = BagPredictions(path, topics[1])
+            self._parts.append(self._in_view)
+
+
+class Stamped(Protocol):
+    """Anything that belongs to one instant."""
+
+    @property
+    def stamp_ns(self) -> int:
+        """The instant."""
+
+
+Item = TypeVar("Item", bound=Stamped)
+
+
+class _Follower(Generic[Item]):
+    """Walks through stamped things beside something else that walks."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._next: Item | None = next(self._items, None)
+
+    def at(self, stamp_ns: int) -> Item | None:
+        """The thing at that stamp; earlier ones are passed over."""
+        while self._next is not None and self._next.stamp_ns < stamp_ns - _SAME_MOMENT_NS:
+            self._next = next(self._items, None)
+        if self._next is None or self._next.stamp_ns > stamp_ns + _SAME_MOMENT_NS:
+            return None
+        return self._next
+
+
+def _results_of_run(source: Path) -> tuple[Path, Path | None]:
+    """The predictions in a results folder of ``occ run`` and the bag they were made from."""
+    if not (source / "predictions").is_dir():
+        return source, None
+    try:
+        bag = Path(json.loads((source / "summary.json").read_text())["bag"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return source / "predictions", None
+    return source / "predictions", bag if bag.exists() else None
+
+
+def _is_array_folder(path: Path) -> bool:
+    return path.is_dir() and next(path.glob("*.npz"), None) is not None
+
+
+def _has_pictures(path: Path) -> bool:
+    with Recording(path) as recording:
+        return any(topic.kind in _PICTURE_TYPES for topic in recording.topics.values())
+
+
+def _truth_topics(path: Path) -> list[str]:
+    """The topic with the truth, and that with the part of it that cameras see, where they exist."""
+    with Recording(path) as recording:
+        whole = occupancy_topics(recording, GROUND_TRUTH)[:1]
+        return whole + occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)[:1]

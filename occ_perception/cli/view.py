@@ -1,0 +1,130 @@
+"""``occ view``: occupancy to look at, as a film, pictures, or in a viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from occ_perception.bags.footage import Footage, Moment
+    from occ_perception.viewer.comparison import Comparison
+
+_SHOWN_PROBLEMS = 5
+_USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
+
+
+def view(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Bag with occupancy, results of `occ run`, or folder of .npz files."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="film.mp4, sheet.png, or a folder for pictures."),
+    ],
+    cameras: Annotated[
+        Path | None, typer.Option(metavar="BAG", help="Bag with the pictures [the source].")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BAG|DIR", help="What is true, to compare with [/ground_truth topics]."
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Occupancy topic, where the bag has several.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Show every n-th moment.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Pictures per second [as recorded].")
+    ] = None,
+) -> None:
+    """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
+    from occ_perception.bags.footage import Footage
+
+    with Footage(source, cameras, ground_truth, topic) as footage:
+        for note in footage.notes:
+            typer.secho(note, fg=typer.colors.YELLOW, err=True)
+        moments = _with_progress(footage, every, limit)
+        caption = "ground truth" if footage.shows_truth else "prediction"
+        if out.suffix == ".png":
+            count = _write_sheet(out, moments)
+        else:
+            count = _write_pictures(out, moments, caption, rate)
+        _print_problems(footage)
+    if not count:
+        raise ValueError(f"{source} holds no readable occupancy")
+    typer.echo(f"{out}: {count} moments")
+
+
+def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
+    from occ_perception.viewer.pictures import sheet_picture, write_png
+
+    predictions = [moment.prediction for moment in moments]
+    if predictions:
+        write_png(out, sheet_picture(predictions))
+    return len(predictions)
+
+
+def _write_pictures(out: Path, moments: Iterator[Moment], caption: str, rate: float | None) -> int:
+    """A film, or a folder of its pictures."""
+    from occ_perception.viewer.films import Film, PictureFolder, PictureSink
+    from occ_perception.viewer.pictures import film_picture
+
+    sink: PictureSink
+    if out.suffix == ".mp4":
+        # The rate is known only when the second moment is.
+        first = list(islice(moments, 2))
+        moments = chain(first, moments)
+        sink = Film(out, rate or _recorded_rate(first))
+    elif out.suffix:
+        raise ValueError(f"{out}: expected a name ending in .mp4 or .png, or a folder")
+    else:
+        sink = PictureFolder(out)
+    count = 0
+    with sink:
+        for moment in moments:
+            sink.write(film_picture(moment.prediction, moment.frame, _compared(moment), caption))
+            count += 1
+    return count
+
+
+def _compared(moment: Moment) -> Comparison | None:
+    from occ_perception.viewer.comparison import compare
+
+    if moment.truth is None:
+        return None
+    return compare(moment.prediction, moment.truth, moment.in_view_XYZ)
+
+
+def _recorded_rate(first: list[Moment]) -> float:
+    stamps = [moment.prediction.stamp_ns for moment in first]
+    if len(stamps) < 2 or stamps[1] <= stamps[0]:
+        return _USUAL_RATE
+    return min(1e9 / (stamps[1] - stamps[0]), _HIGHEST_RATE)
+
+
+def _print_problems(footage: Footage) -> None:
+    problems = [str(problem) for problem in footage.problems]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        typer.secho(f"skipped: {problem}", fg=typer.colors.YELLOW, err=True)
+    if len(problems) > _SHOWN_PROBLEMS:
+        typer.secho(f"... and {len(problems) - _SHOWN_PROBLEMS} more", err=True)
+
+
+def _with_progress(footage: Footage, every: int, limit: int | None) -> Iterator[Moment]:
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    expected = -(-footage.expected // every)
+    total = expected if limit is None else min(limit, expected)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task("moments", total=total)
+        for moment in islice(islice(footage, 0, None, every), limit):
+            yield moment
+            progress.advance(task)
