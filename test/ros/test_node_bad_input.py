@@ -143,6 +143,18 @@ def test_a_ring_without_a_camera_is_dropped_at_its_deadline(drive: Drive) -> Non
 
 
 def test_a_pose_gap_is_named(drive: Drive) -> None:
+    start = drive.next_start(2 * SECOND)
+    drive.car.pose(start + SECOND)
+    stamp = drive.car.ring(start, with_poses=False)
+    status = drive.listener.wait_for_status("inference", "lies in a gap of")
+    assert status.level == ERROR
+    assert drive.listener.values("inference")["rings_failed_pose_unavailable"] == "1"
+    drive.now_ns += SECOND
+    drive.good_ring()
+    assert stamp not in drive.listener.grids
+
+
+def test_poses_that_stop_are_named(drive: Drive) -> None:
     stamp = drive.car.ring(drive.next_start(), with_poses=False)
     status = drive.listener.wait_for_status("inference", "newer than the newest pose")
     assert status.level == ERROR
