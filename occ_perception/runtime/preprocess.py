@@ -82,12 +82,13 @@ def crop_picture(
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(C, 256) float32: the network input of every byte value, channels by **position**.
 
-    The published normaliser's arithmetic: a float32 subtraction, then a product with the float64
-    reciprocal. A table gives every device the same bits.
+    The published normaliser's arithmetic: float32 constants, a float32 subtraction, then a
+    product with the float64 reciprocal. A table gives every device the same bits.
     """
     values = np.arange(256, dtype=np.float32)
     centred = values - np.asarray(mean, np.float32)[:, None]
-    table: NDArray[np.float32] = (centred * (1.0 / np.asarray(std))[:, None]).astype(np.float32)
+    reciprocal = 1.0 / np.asarray(std, np.float32).astype(np.float64)
+    table: NDArray[np.float32] = (centred * reciprocal[:, None]).astype(np.float32)
     return table
 
 

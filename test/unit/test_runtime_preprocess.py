@@ -119,8 +119,10 @@ def test_channels_are_blue_first_with_the_constants_in_rgb_order() -> None:
 def test_the_table_is_what_opencv_computes() -> None:
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     every_byte = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 3, axis=2)
-    centred = cv2.subtract(every_byte, np.array([mean]))
-    wanted = cv2.multiply(centred, 1.0 / np.array([std]))[0].T
+    # The published code holds its constants in float32, but divides 1 by them in float64.
+    as_held = np.array([mean, std], np.float32).astype(np.float64)
+    centred = cv2.subtract(every_byte, as_held[:1])
+    wanted = cv2.multiply(centred, 1.0 / as_held[1:])[0].T
     np.testing.assert_array_equal(normalisation_table(mean, std), wanted)
 
 
