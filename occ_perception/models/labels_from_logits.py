@@ -1,6 +1,6 @@
 """From class logits to the class map that evaluation and messages use.
 
-Legend: B batch, K classes with the leading dummy class, X, Y, Z cells.
+Legend: B batch, K classes with the leading dummy class, X, Y, Z cells; P cells in memory order.
 """
 
 from __future__ import annotations
@@ -10,14 +10,54 @@ from torch import Tensor
 
 from occ_perception.models.zoo import ModelCard
 
+# Cells looked at together on a CPU: their working planes stay in its cache.
+_CELLS_AT_ONCE = 1 << 16
+
 
 def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
-    """Most likely class id of every cell, uint8 (B, X, Y, Z).
+    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous.
 
     The dummy class is dropped first. The arg-max is taken after a float32 sigmoid, as published:
     logits above about 17 saturate to exactly 1 and the lowest id wins such ties.
     """
-    scores = logits_BKXYZ[:, 1:].float().sigmoid()
+    logits_BKXYZ = logits_BKXYZ[:, 1:].detach()
+    if logits_BKXYZ.device.type == "cpu":
+        return _class_map_by_planes(logits_BKXYZ, card.excluded_class)
+    scores = logits_BKXYZ.float().sigmoid()
     if card.excluded_class is not None:
         scores[:, card.excluded_class] = -1.0
     return scores.argmax(dim=1).to(torch.uint8)
+
+
+def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None) -> Tensor:
+    """One class after the other against the best so far.
+
+    On a CPU an arg-max across planes costs seven times as much, and a copy of all scores.
+    """
+    # Networks give views with other axes outermost; memory order makes every plane one run.
+    spatial = sorted((2, 3, 4), key=lambda axis: -logits_BKXYZ.stride(axis))
+    in_memory_order = logits_BKXYZ.permute(0, 1, *spatial)
+    logits_BKP = in_memory_order.flatten(2)
+    labels_BP = torch.zeros_like(logits_BKP[:, 0], dtype=torch.uint8)
+    classes = [k for k in range(logits_BKP.shape[1]) if k != excluded_class]
+    for labels_P, logits_KP in zip(labels_BP, logits_BKP, strict=True):
+        for first in range(0, labels_P.numel(), _CELLS_AT_ONCE):
+            part = slice(first, first + _CELLS_AT_ONCE)
+            _label_cells(logits_KP[:, part], classes, labels_P[part])
+    back = [1 + spatial.index(axis) for axis in (2, 3, 4)]
+    labels = labels_BP.unflatten(1, in_memory_order.shape[2:]).permute(0, *back)
+    return labels.contiguous()
+
+
+def _label_cells(logits_KP: Tensor, classes: list[int], labels_P: Tensor) -> None:
+    """Write the class of every cell into ``labels_P``, which holds zeros."""
+    best_P = torch.full_like(labels_P, -1.0, dtype=torch.float32)
+    score_P = torch.empty_like(best_P)
+    better_P = torch.empty_like(labels_P, dtype=torch.bool)
+    candidate_P = better_P.view(torch.uint8)
+    for k in classes:
+        torch.sigmoid(logits_KP[k].float(), out=score_P)
+        torch.gt(score_P, best_P, out=better_P)
+        torch.maximum(best_P, score_P, out=best_P)
+        # Classes come in ascending order, so the last better one is also the highest id.
+        torch.maximum(labels_P, candidate_P.mul_(k), out=labels_P)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from occ_perception.models.labels_from_logits import class_map
 from occ_perception.models.zoo import get_card
@@ -45,3 +47,63 @@ def test_equals_the_largest_logit_below_saturation_and_leaves_logits_alone():
     kept = logits.clone()
     assert np.array_equal(class_map(logits, OCC3D), logits[:, 1:].numpy().argmax(axis=1))
     assert torch.equal(logits, kept)
+
+
+def literal(logits, card):
+    """The published rule, word for word."""
+    scores = logits[:, 1:].float().sigmoid()
+    if card.excluded_class is not None:
+        scores[:, card.excluded_class] = -1.0
+    return scores.argmax(dim=1).to(torch.uint8)
+
+
+def stress(shape, generator):
+    """Logits where ties are the rule: saturated, underflowing, equal, and one step apart."""
+    kind = torch.randint(0, 6, (shape[0], 1, *shape[2:]), generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    coarse = torch.randint(-3, 4, shape, generator=generator).float()
+    base = 8 * torch.randn(kind.shape, generator=generator)
+    neighbours = torch.nextafter(base, base + coarse).expand(shape)
+    choices = torch.stack(
+        [4 * noise, coarse, 17 + noise, -104 + 2 * noise, neighbours, base + 1e-7 * coarse]
+    )
+    return choices.gather(0, kind[None].expand(1, *shape))[0]
+
+
+@pytest.mark.parametrize("card", [OCC3D, SURROUND], ids=["all classes", "without class 0"])
+@pytest.mark.parametrize("layout", ["XYZ", "YXZ", "ZYX", "strided"])
+def test_equals_the_literal_rule_on_ties(card, layout):
+    generator = torch.Generator().manual_seed(3)
+    # More cells than are looked at together, and no multiple of it. Multiples of 64: torch's
+    # sigmoid rounds the last few values of a plane another way.
+    logits = stress((2, 19, 64, 40, 48), generator)
+    if layout == "YXZ":
+        logits = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    elif layout == "ZYX":
+        logits = logits.permute(0, 1, 4, 3, 2).contiguous().permute(0, 1, 4, 3, 2)
+    elif layout == "strided":
+        wider = torch.full((2, 19, 64, 40, 50), 30.0)
+        wider[..., :48] = logits
+        logits = wider[..., :48]
+    labels = class_map(logits, card)
+    expected = literal(logits.contiguous(), card)
+    assert torch.equal(labels, expected)
+    assert labels.is_contiguous() and len(expected.unique()) > 15
+
+
+@given(
+    st.lists(
+        st.floats(-120, 120, width=32) | st.sampled_from([0.0, 16.5, 17.0, 30.0, -200.0]),
+        min_size=3,
+        max_size=19,
+    )
+)
+def test_single_cells_follow_the_literal_rule(values):
+    logits = torch.tensor(values).view(1, -1, 1, 1, 1)
+    assert class_map(logits, OCC3D).item() == literal(logits, OCC3D).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_compared_in_float32(dtype):
+    logits = (6 * torch.randn(1, 19, 8, 8, 16)).to(dtype)
+    assert torch.equal(class_map(logits, OCC3D), literal(logits, OCC3D))
