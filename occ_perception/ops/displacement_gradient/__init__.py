@@ -1,0 +1,1 @@
+"""Displacement gradient: how far a motion field disagrees with the one stored a frame ago."""

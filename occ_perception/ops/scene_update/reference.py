@@ -1,0 +1,115 @@
+"""Scene update in plain torch.
+
+Legend: B batch, n cells, C channels. Matrices act on columns, ``W x``; features are rows, so that
+``rows @ W^T`` is what runs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_EPSILON = 1e-6
+# Cells a CPU handles at once: what a block computes on the way then stays in its cache. A GPU
+# takes all cells, since there the number of launches counts.
+_CELLS_AT_ONCE = 4096
+
+
+class SceneLayer(NamedTuple):
+    """The scene's layer, ``x -> gain * normalise(W x + b) + shift``, per batch slot.
+
+    Attributes:
+        weight_BCC: W.
+        bias_BC: b.
+        gain_BC, shift_BC: of the layer norm.
+    """
+
+    weight_BCC: Tensor
+    bias_BC: Tensor
+    gain_BC: Tensor
+    shift_BC: Tensor
+
+
+def scene_gradient(
+    features_BnC: Tensor, layer: SceneLayer, key_CC: Tensor, value_CC: Tensor
+) -> SceneLayer:
+    """Gradient of how badly the layer predicts one projection of the scene from another.
+
+    With K the key and P the value projection, the layer is to map ``K x`` to ``(P - K) x``
+    (GDFusion, arXiv 2504.12959, scene-level fusion; the layer is trained while it is used, as in
+    test-time training, arXiv 2407.04620)::
+
+        z     = W K x + b               s = sqrt(var_C(z) + 1e-6)     z^ = (z - mean_C(z)) / s
+        r     = gain z^ + shift - (P - K) x
+        loss  = mean over cells and channels of r^2
+
+    and by the chain rule through the layer norm, with e = 2 r and h = gain e::
+
+        delta      = (h - mean_C(h) - z^ mean_C(h z^)) / s
+        dloss/dW   = sum_n delta (K x)^T / (C n)           dloss/db     = sum_n delta / (C n)
+        dloss/dgain = sum_n z^ e / (C n)                  dloss/dshift = sum_n e / (C n)
+
+    ``K x`` is never formed: W K and P - K are multiplied first, and K leaves the sum.
+
+    Args:
+        features_BnC: x.
+        layer: where the gradient is taken.
+        key_CC, value_CC: K, P.
+
+    Returns:
+        The gradient with respect to each member of ``layer``.
+    """
+    n, C = features_BnC.shape[1:]
+    to_hidden = (layer.weight_BCC @ key_CC).mT
+    # Subtracting the mean over the channels is linear, so it goes into the matrix.
+    to_hidden = to_hidden - to_hidden.mean(dim=-1, keepdim=True)
+    start = layer.bias_BC - layer.bias_BC.mean(dim=-1, keepdim=True)
+    to_target = (value_CC - key_CC).mT
+    gain_B1C = layer.gain_BC[:, None]
+    weight = torch.zeros_like(layer.weight_BCC)
+    bias, gain, shift = (torch.zeros_like(layer.bias_BC) for _ in range(3))
+    for x in _blocks(features_BnC):
+        centred = torch.baddbmm(start[:, None], x, to_hidden)
+        scale = torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + _EPSILON)
+        normal = centred * scale
+        error = 2.0 * (gain_B1C * normal + layer.shift_BC[:, None] - x @ to_target)
+        h = gain_B1C * error
+        along = (h * normal).mean(dim=-1, keepdim=True)
+        delta = scale * (h - h.mean(dim=-1, keepdim=True) - normal * along)
+        weight = weight + delta.mT @ x
+        bias = bias + delta.sum(dim=1)
+        gain = gain + (normal * error).sum(dim=1)
+        shift = shift + error.sum(dim=1)
+    count = C * n
+    return SceneLayer(weight @ key_CC.T / count, bias / count, gain / count, shift / count)
+
+
+def scene_apply(features_BnC: Tensor, layer: SceneLayer, query_CC: Tensor) -> Tensor:
+    """``gain * normalise(W Q x + b) + shift + Q x`` with Q the query projection.
+
+    Args:
+        features_BnC: x.
+        layer: of the scene.
+        query_CC: Q. The residual is ``Q x``, not x.
+
+    Returns:
+        (B, n, C).
+    """
+    C = features_BnC.shape[-1]
+    # Both products with x at once: (W Q) x + b above Q x.
+    both = torch.cat([layer.weight_BCC @ query_CC, query_CC.expand_as(layer.weight_BCC)], dim=1).mT
+    bias = torch.cat([layer.bias_BC, layer.shift_BC], dim=1)[:, None]
+    blocks = []
+    for x in _blocks(features_BnC):
+        hidden, query = torch.baddbmm(bias, x, both).chunk(2, dim=-1)
+        normal = F.layer_norm(hidden, (C,), eps=_EPSILON)
+        blocks.append(torch.addcmul(query, normal, layer.gain_BC[:, None]))
+    return torch.cat(blocks, dim=1)
+
+
+def _blocks(features_BnC: Tensor) -> tuple[Tensor, ...]:
+    cells = features_BnC.shape[1] if features_BnC.is_cuda else _CELLS_AT_ONCE
+    return torch.split(features_BnC, cells, dim=1)
