@@ -40,8 +40,9 @@ from occ_perception.viewer.pictures import prediction_picture, write_png
 NODE = "occupancy_node"
 _ANSWERS = f"/{NODE}/occupancy"
 _START_S = 180.0
-_ANSWER_S = 300.0
-_LINGER_S = 3.0
+# Without a new grid for this long, what is missing will not come any more.
+_LINGER_S = 15.0
+_LAST_REPORT_S = 1.5
 
 
 class DemoError(ValueError):
@@ -57,6 +58,7 @@ class Setting:
         model, weights, seed, device: see the node's parameters; seed counts where no weights are
             given.
         lockstep: wait for every answer instead of playing by time.
+        answer_timeout_s: how long, in lockstep.
         layout: name or path, "" = recognise.
         out: folder for pictures and logs.
     """
@@ -67,6 +69,7 @@ class Setting:
     seed: int
     device: str
     lockstep: bool
+    answer_timeout_s: float
     layout: str
     out: Path
 
@@ -117,7 +120,7 @@ def demonstrate(setting: Setting) -> bool:
         try:
             recorder = Recorder(node, recording, layout, NODE)
             _run(setting, node, children, parameters, recorder)
-            _spin(node, _LINGER_S)
+            _await_the_rest(setting, node, recorder, len(rings))
         finally:
             children.stop()
             node.destroy_node()
@@ -141,7 +144,7 @@ def _run(
     print("node is up; playing", flush=True)
     arguments = ["play", str(setting.bag), "--layout", setting.layout]
     if setting.lockstep:
-        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(_ANSWER_S)]
+        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
     player = children.start(
         "player", sys.executable, "-c", "from occ_perception.cli import main; main()", *arguments
     )
@@ -156,6 +159,16 @@ def _run(
     print()
     if player.returncode not in (0, 1):
         raise DemoError(f"the player failed:\n{children.log('player')}")
+
+
+def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, rings: int) -> None:
+    """Played by time, the network may still be busy when the bag has ended."""
+    heard, since = len(recorder.grids), time.monotonic()
+    while not setting.lockstep and heard < rings and time.monotonic() - since < _LINGER_S:
+        _spin(node, 0.2)
+        if len(recorder.grids) > heard:
+            heard, since = len(recorder.grids), time.monotonic()
+    _spin(node, _LAST_REPORT_S)
 
 
 def _spin(node: Node, seconds: float) -> None:
@@ -275,6 +288,9 @@ def main(
             help="Play by time, or wait for every answer. By time where there is a GPU.",
         ),
     ] = None,
+    answer_timeout: Annotated[
+        float, typer.Option(help="Seconds a ring may stay unanswered in lockstep.")
+    ] = 300.0,
     layout: Annotated[str, typer.Option(help="Topic layout; recognised if left out.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for pictures and logs.")] = Path("demo_out"),
 ) -> None:
@@ -288,7 +304,9 @@ def main(
         raise typer.Exit(2)
     has_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     lockstep = not has_gpu if realtime is None else not realtime
-    setting = Setting(bag, model, weights, random_weights, device, lockstep, layout, out)
+    setting = Setting(
+        bag, model, weights, random_weights, device, lockstep, answer_timeout, layout, out
+    )
     try:
         everything_answered = demonstrate(setting)
     except ValueError as error:
