@@ -21,7 +21,7 @@ from occ_perception.synthetic.town import StaticScene
 
 _DRY = (layout.SLABS, layout.COBBLES, layout.GRASS, layout.PAVED, layout.SQUARE, layout.LAWN)
 _ANYWHERE = (*_DRY, layout.FOOTPATH, layout.ASPHALT, layout.CAR_PARK)
-_SPACING = 45.0
+_SPACING = 60.0
 _CORRIDOR = 3.4
 
 # What is put once per stretch of the route, with the range of distances from the ego's path and
@@ -74,12 +74,14 @@ def _put_beside(
 ) -> None:
     """Put a figure at the nearest free place of a few drawn ones, along the route's direction."""
     lower, upper = figure.bounds()
-    nearest = 2.4 + 0.5 * float(upper[0] - lower[0]) ** 0.5 + float(upper[1])
-    draws = [_beside(rng, route, stretch, nearest, 15.0) for _ in range(40)]
+    # Large vehicles next to the ego would hide half of the view.
+    large = float(upper[0] - lower[0]) > 3.5
+    nearest = (4.2 if large else 2.8) + float(upper[1])
+    draws = [_beside(rng, route, stretch, nearest, 18.0) for _ in range(40)]
     draws.sort(key=lambda draw: float(np.linalg.norm(draw[0] - route.path.at(stretch)[:2])))
     for position, yaw, _ in draws:
         turned = yaw + (np.pi if rng.random() < 0.5 else 0.0) + float(rng.normal(0, 0.05))
-        if scene.put(figure, position, turned, _ANYWHERE):
+        if scene.put(figure, position, turned, _ANYWHERE if large else _DRY):
             return
 
 

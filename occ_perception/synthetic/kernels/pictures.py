@@ -131,7 +131,7 @@ def radiance(world, w, ox, oy, oz, dx, dy, dz, pixel, jitter):
             scale = 1.0 / math.sqrt(dx * dx + dy * dy + 1e-9)
             nx, ny, nz = -dx * scale, -dy * scale, 0.0
         contact = 1.0
-        if t < 45.0:
+        if t < 30.0:
             contact = _sky_above(world, x, y, z, nx, ny, nz, jitter)
         shine *= 0.75 * w[WET]
         r *= 1.0 - 0.45 * w[WET]
@@ -185,7 +185,7 @@ def radiance(world, w, ox, oy, oz, dx, dy, dz, pixel, jitter):
                 g = g + (sky_g - g) * fresnel
                 b = b + (sky_b - b) * fresnel
     clear = math.exp(-t * w[HAZE])
-    if clear < 0.995:
+    if clear < 0.985:
         sky_r, sky_g, sky_b = sky_colour(dx, dy, 0.0, w)
         r = sky_r + (r - sky_r) * clear
         g = sky_g + (g - sky_g) * clear

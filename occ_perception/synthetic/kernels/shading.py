@@ -130,10 +130,11 @@ def _asphalt(x, y, grain, lot):
             hashed(int(x * 25.0 + 9000.0), int(y * 25.0 + 9000.0), 0, 3) - 0.5
         )
     middle = fade(grain, 0.4)
-    value *= 1.0 + 0.25 * middle * (noise2(x * 3.1, y * 3.1, 13) - 0.5)
-    ridge = abs(noise2(x * 0.45, y * 0.45, 14) - 0.5)
-    if ridge < 0.006 and coarse > 0.45:
-        value *= 1.0 - 0.45 * fade(grain, 0.1)
+    if middle > 0.0:
+        value *= 1.0 + 0.25 * middle * (noise2(x * 3.1, y * 3.1, 13) - 0.5)
+    crack = fade(grain, 0.1)
+    if crack > 0.0 and coarse > 0.45 and abs(noise2(x * 0.45, y * 0.45, 14) - 0.5) < 0.006:
+        value *= 1.0 - 0.45 * crack
     if lot:
         value *= 1.12
     return value, value * 1.0, value * 1.02
@@ -148,7 +149,9 @@ def _slabs(x, y, grain, size, seed):
     if joint < 0.02:
         value *= 1.0 - 0.45 * fade(grain, 0.05)
     value *= 1.0 + 0.22 * (noise2(x * 0.5, y * 0.5, seed + 1) - 0.5)
-    value *= 1.0 + 0.2 * fade(grain, 0.15) * (noise2(x * 9.0, y * 9.0, seed + 2) - 0.5)
+    fine = fade(grain, 0.15)
+    if fine > 0.0:
+        value *= 1.0 + 0.2 * fine * (noise2(x * 9.0, y * 9.0, seed + 2) - 0.5)
     return value * 1.02, value, value * 0.95
 
 
@@ -191,8 +194,10 @@ def ground_colour(surface, x, y, grain, is_kerb_face, height):
     kerb = signed_distance(surface, KERB_LAYER, x, y)
     raised = kerb > 0.0
     # Edges between surfaces that the raster knows only to a cell are made ragged.
-    shift_x = 0.11 * (noise2(x * 5.0, y * 5.0, 33) - 0.5)
-    shift_y = 0.11 * (noise2(x * 5.0, y * 5.0, 34) - 0.5)
+    shift_x, shift_y = 0.0, 0.0
+    if raised and grain < 0.08:
+        shift_x = 0.11 * (noise2(x * 5.0, y * 5.0, 33) - 0.5)
+        shift_y = 0.11 * (noise2(x * 5.0, y * 5.0, 34) - 0.5)
     code = surface_code(surface, x + shift_x, y + shift_y, raised)
     if raised:
         if kerb < 0.16 and code != GRASS:

@@ -70,13 +70,19 @@ def signed_distance(surface, layer, x, y):
 
 
 @kernel()
-def is_raised(surface, blocks, x, y):
-    """Whether the ground here lies a kerb's height above the road."""
+def block_at(blocks, x, y):
+    """ALL_LOW, ALL_RAISED or MIXED: the ground of the block around a position."""
     u = (x + HALF_TOWN) * (1.0 / (SURFACE_CELL * BLOCK_CELLS))
     v = (y + HALF_TOWN) * (1.0 / (SURFACE_CELL * BLOCK_CELLS))
     if u < 0.0 or v < 0.0 or u >= BLOCKS or v >= BLOCKS:
-        return True
-    block = blocks[int(u), int(v)]
+        return ALL_RAISED
+    return np.int64(blocks[int(u), int(v)])
+
+
+@kernel()
+def is_raised(surface, blocks, x, y):
+    """Whether the ground here lies a kerb's height above the road."""
+    block = block_at(blocks, x, y)
     if block != MIXED:
         return block == ALL_RAISED
     return signed_distance(surface, KERB_LAYER, x, y) > 0.0
@@ -208,13 +214,17 @@ def meet_ground(world, ox, oy, oz, dx, dy, dz):
     guess = high - KERB_HEIGHT / dz if dz < STEEP else -1.0
     low = meet_relief(relief, heights, ox, oy, oz, dx, dy, dz, guess)
     # Between the two heights the ray passes over road; it may run into a kerb before it lands.
-    span = min(low, GROUND_RANGE) - high
-    steps = min(int(span * 10.0) + 1, 40)
-    for n in range(1, steps + 1):
-        t = high + span * n / steps
+    end = min(low, GROUND_RANGE)
+    fine = max((end - high) * 0.025, 0.1)
+    before = high
+    t = high
+    while t < end:
+        # A road all around lets the ray advance by half a block, else by a cell of the raster.
+        clear = block_at(blocks, ox + t * dx, oy + t * dy) == ALL_LOW
+        before = t
+        t = min(t + (0.5 * BLOCK_CELLS * SURFACE_CELL if clear else fine), end)
         if is_raised(surface, blocks, ox + t * dx, oy + t * dy):
-            before = high + span * (n - 1) / steps
-            for _ in range(5):
+            for _ in range(8 if clear else 5):
                 middle = 0.5 * (before + t)
                 if is_raised(surface, blocks, ox + middle * dx, oy + middle * dy):
                     t = middle

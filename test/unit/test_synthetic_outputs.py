@@ -1,0 +1,256 @@
+"""Drives on disk: devkit-format folders and bags, read back by the package's own readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic_scenes as scenes
+from typer.testing import CliRunner
+
+from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.reading import BagFrames
+from occ_perception.cli.town import app
+from occ_perception.geometry import transform_points
+from occ_perception.labels import LABEL_SETS
+from occ_perception.synthetic.devkit import VERSION, token_of, write_devkit_drive
+from occ_perception.synthetic.labels import OCC3D_GRID
+from occ_perception.synthetic.recording import record_drive
+from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
+
+OPTIONS = SensorOptions(size=(160, 90))
+
+
+def sensors(index: int = 0) -> DriveSensors:
+    return DriveSensors(scenes.drive(20_000, index), OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("devkit")
+    for index in (0, 1):
+        write_devkit_drive(sensors(index), root, frames=2)
+    return root
+
+
+def table(root: Path, name: str) -> list[dict]:
+    return json.loads((root / VERSION / f"{name}.json").read_text())
+
+
+def test_tables_refer_to_each_other_and_to_files_that_exist(folder: Path) -> None:
+    tokens = {
+        name: {row["token"] for row in table(folder, name)}
+        for name in ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor",
+                     "log", "instance", "category", "attribute", "visibility")
+    }  # fmt: skip
+    assert len(table(folder, "scene")) == 2
+    assert len(table(folder, "sample_data")) == 2 * 2 * 7
+    for row in table(folder, "sample_data"):
+        assert row["sample_token"] in tokens["sample"]
+        assert row["ego_pose_token"] in tokens["ego_pose"]
+        assert row["calibrated_sensor_token"] in tokens["calibrated_sensor"]
+        assert (folder / row["filename"]).is_file()
+        assert row["prev"] in tokens["sample_data"] | {""}
+    for row in table(folder, "sample"):
+        assert row["scene_token"] in tokens["scene"]
+        assert {row["prev"], row["next"]} - {""} <= tokens["sample"]
+    for row in table(folder, "sample_annotation"):
+        assert row["instance_token"] in tokens["instance"]
+        assert set(row["attribute_tokens"]) <= tokens["attribute"]
+        assert row["visibility_token"] in tokens["visibility"]
+    for row in table(folder, "lidarseg"):
+        data = next(d for d in table(folder, "sample_data") if d["token"] == row["token"])
+        points = np.fromfile(folder / data["filename"], "<f4").reshape(-1, 5)
+        classes = np.fromfile(folder / row["filename"], np.uint8)
+        assert len(points) == len(classes) > 15_000
+        assert set(np.unique(classes)) <= {2, 9, 10, 12, 14, 16, 17, 18, *range(21, 29), 30}
+    for row in table(folder, "map"):
+        assert (folder / row["filename"]).is_file()
+
+
+def test_label_files_hold_the_labels_at_lidar_time(folder: Path) -> None:
+    name = scenes.drive(20_000, 1).name
+    expected = sensors(1).labels(0.5)
+    token = token_of(name, 1)
+    occ3d = np.load(folder / "gts" / name / token / "labels.npz")
+    assert sorted(occ3d) == ["mask_camera", "mask_lidar", "semantics"]
+    assert np.array_equal(occ3d["semantics"], expected.semantics)
+    assert np.array_equal(occ3d["mask_camera"] > 0, expected.mask_camera)
+    assert np.array_equal(occ3d["mask_lidar"] > 0, expected.mask_lidar)
+    openocc = np.load(folder / "openocc_v2" / name / token / "labels.npz")
+    assert np.array_equal(openocc["flow"], expected.flow)
+    assert {str(openocc[key].dtype) for key in openocc} == {"int32", "uint8", "float32"}
+
+
+def test_label_files_have_the_format_of_the_published_ones(folder: Path, shared_dir: Path) -> None:
+    published = shared_dir / "data" / "occ3d-openocc-labels"
+    for ours, theirs in (("gts", "occ3d_labels"), ("openocc_v2", "openocc_flow_labels")):
+        path = next((folder / ours).glob("*/*/labels.npz"))
+        with np.load(path) as own, np.load(published / f"{theirs}.npz") as real:
+            assert sorted(own) == sorted(real)
+            for key in own:
+                assert (own[key].shape, own[key].dtype) == (real[key].shape, real[key].dtype), key
+
+
+def test_lidarseg_points_lie_in_voxels_of_their_class(folder: Path) -> None:
+    """Points through the written mounts, classes through the written general ids."""
+    names = {row["index"]: row["name"].split(".")[-1] for row in table(folder, "category")}
+    lidar = next(d for d in table(folder, "sample_data") if "LIDAR" in d["filename"])
+    points = np.fromfile(folder / lidar["filename"], "<f4").reshape(-1, 5)[:, :3]
+    general = np.fromfile(
+        folder / "lidarseg" / VERSION / f"{lidar['token']}_lidarseg.bin", np.uint8
+    )
+    mount = next(
+        m
+        for m in table(folder, "calibrated_sensor")
+        if m["token"] == lidar["calibrated_sensor_token"]
+    )
+    assert mount["rotation"] == [1.0, 0.0, 0.0, 0.0]
+    index = OCC3D_GRID.indices(points + np.array(mount["translation"]))
+    inside = OCC3D_GRID.contains(index)
+    labels = np.load(next((folder / "gts").glob(f"*/{lidar['sample_token']}/labels.npz")))
+    voxel = labels["semantics"][tuple(index[inside].T)]
+    classes = LABEL_SETS["occ3d"].class_names
+    road = np.array([names[g] == "driveable_surface" for g in general[inside]])
+    assert road.sum() > 1000
+    assert np.mean(voxel[road] == classes.index("driveable_surface")) > 0.92
+    assert np.mean(voxel != classes.index("free")) > 0.98
+
+
+def test_a_folder_converts_to_a_bag_like_real_data(folder: Path, tmp_path: Path) -> None:
+    name = scenes.drive(20_000, 1).name
+    report = convert_nuscenes(folder, VERSION, name, tmp_path / "bag", sweeps=False)
+    assert not report.problems
+    frames = list(BagFrames(tmp_path / "bag"))
+    expected = sensors(1).frame(0.5)
+    assert len(frames) == 2
+    for camera, stamp in expected.stamps_ns.items():
+        assert frames[1].stamps_ns[camera] == stamp
+        assert np.allclose(frames[1].world_T_ego[camera], expected.world_T_ego[camera], atol=1e-6)
+        assert np.allclose(frames[1].rig.camera(camera).K, expected.rig.camera(camera).K)
+        difference = frames[1].images[camera].astype(int) - expected.images[camera]
+        assert np.abs(difference).mean() < 6  # JPEG
+
+
+def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """A file-size limit stops the first run in the middle of a frame, as a full disk would."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "import test_synthetic_outputs as t\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "s = t.sensors(2); s.labels(0.0); s.frame(0.0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "t.write_devkit_drive(s, Path(sys.argv[1]), 1)\n"
+    )
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "File too large" in run.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left
+    assert not [path for path in left if "unfinished" in path.name]
+    assert not [path for path in left if path.name in ("drive.json", "scene.json", "labels.npz")]
+    write_devkit_drive(sensors(2), tmp_path, frames=1)
+    assert len(table(tmp_path, "sample")) == 1
+    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+    assert len(pictures) == 6
+    write_devkit_drive(sensors(2), tmp_path, frames=1)
+    assert {path: path.stat().st_mtime_ns for path in pictures} == pictures
+    with pytest.raises(ValueError, match="choose another folder"):
+        write_devkit_drive(sensors(2), tmp_path, frames=2)
+
+
+def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -> None:
+    from rosbags.highlevel import AnyReader
+
+    from occ_perception.bags.message_types import ros2_types
+    from occ_perception.codec import EncodedOccupancy, decode_occupancy
+
+    own = sensors(1)
+    record_drive(own, tmp_path / "bag", frames=2, storage="sqlite3")
+    frames = list(BagFrames(tmp_path / "bag"))
+    answers = []
+    with AnyReader([tmp_path / "bag"], default_typestore=ros2_types()) as reader:
+        for connection, _, raw in reader.messages():
+            if connection.topic.startswith("/ground_truth"):
+                answers.append((connection.topic, reader.deserialize(raw, connection.msgtype)))
+    by_topic = {topic: [m for t, m in answers if t == topic] for topic, _ in answers}
+    assert sorted(by_topic) == [
+        "/ground_truth/flow",
+        "/ground_truth/occupancy",
+        "/ground_truth_in_view/occupancy",
+    ]
+    for frame, full, in_view in zip(
+        frames,
+        by_topic["/ground_truth/occupancy"],
+        by_topic["/ground_truth_in_view/occupancy"],
+        strict=True,
+    ):
+        stamp = full.header.stamp.sec * 1_000_000_000 + full.header.stamp.nanosec
+        assert stamp == frame.stamp_ns
+        volumes = []
+        for message in (full, in_view):
+            encoded = EncodedOccupancy(
+                message.encoding,
+                message.labels,
+                message.indices,
+                message.run_lengths,
+                message.confidence,
+            )
+            volumes.append(decode_occupancy(encoded, OCC3D_GRID.dims, 17, 18))
+        seconds = (stamp - own.stamp_ns(0.0)) * 1e-9
+        labels = own.labels(seconds)
+        assert np.array_equal(volumes[0], labels.semantics)
+        assert np.array_equal(volumes[1] == 255, ~labels.mask_camera)
+        # The pose the bag gives for that picture is the one the labels are made in.
+        assert np.allclose(frame.world_T_reference_ego, own.drive.pose(seconds), atol=1e-4)
+
+
+def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
+    own = DriveSensors(scenes.drive(20_000, 1), SensorOptions(size=(64, 36)))
+    record_drive(own, tmp_path / "bag", frames=5, odometry_noise=0.03)
+    poses = [frame.world_T_reference_ego for frame in BagFrames(tmp_path / "bag")]
+    exact = [own.drive.pose(own.reference_time(t)) for t in np.arange(5) * 0.5]
+    driven = transform_points(np.linalg.inv(exact[0]), exact[-1][:3, 3])
+    believed = transform_points(np.linalg.inv(poses[0]), poses[-1][:3, 3])
+    error = np.linalg.norm(believed - driven) / np.linalg.norm(driven)
+    assert 1e-4 < error < 0.15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["drive", "--town", "15000"], "belongs to no split"),
+        (["drive", "--drive", "1000"], "does not exist"),
+        (["drive", "--frames", "50"], "give 1 to 41 frames"),
+        (["drive", "--size", "800x451"], "cannot be cut"),
+        (["drive", "--size", "big"], "must look like 800x450"),
+        (["drive", "--rate", "10"], "needs --bag"),
+        (["render", "--time", "99"], "a drive lasts 20 s"),
+        (["render", "--samples", "3"], "1, 2 or 4"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(arguments, reason, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ValueError)
+    assert reason in str(result.exception)
+    assert not (tmp_path / "out" / VERSION).exists()
+
+
+def test_render_writes_a_contact_sheet(tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    result = CliRunner().invoke(
+        app, ["render", "--town", "20000", "--size", "160x90", "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    import cv2
+
+    assert cv2.imread(str(out)).shape == (4 * 90 + 160, 480, 3)
