@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from occ_perception.cli import convert, models
+from occ_perception.cli import convert, models, town, weights
 from occ_perception.cli.info import info
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
@@ -87,6 +87,8 @@ app.command("info")(info)
 app.command("play")(play)
 app.command("run")(run)
 app.add_typer(models.app, name="models")
+app.add_typer(weights.app, name="weights")
+app.add_typer(town.app, name="town")
 
 
 def main() -> None:

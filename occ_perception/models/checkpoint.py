@@ -86,8 +86,60 @@ def load_checkpoint(net: OccupancyNet, card: ModelCard, path: str | Path) -> Key
         CheckpointError: the file cannot be read safely, or does not fit; the message lists
             everything that is wrong, and the network is unchanged.
     """
-    path = Path(path)
-    tensors = {unwrapped_key(key): tensor for key, tensor in read_tensors(path).items()}
+    tensors, report = _fitting_tensors(net, card, Path(path))
+    own = net.state_dict()
+    with torch.no_grad():
+        for our_key in report.loaded:
+            own[our_key].copy_(tensors[published_key(our_key, card.names)])
+    return report
+
+
+def convert_checkpoint(card: ModelCard, source: str | Path, target: str | Path) -> KeyReport:
+    """Write a checkpoint of ``card`` as safetensors: published names, no wrappers.
+
+    Args:
+        card: the model the file belongs to.
+        source: ``.pth`` or ``.safetensors`` file.
+        target: file to write; it appears complete or not at all.
+
+    Raises:
+        FileNotFoundError: there is no ``source``.
+        FileExistsError: ``target`` exists.
+        CheckpointError: as :func:`load_checkpoint`; nothing is written.
+        ValueError: ``target`` is not called ``.safetensors``.
+    """
+    from safetensors.torch import save_file
+
+    source, target = Path(source), Path(target)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: expected a name ending in .safetensors")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; nothing is overwritten")
+    tensors, report = _fitting_tensors(card.build(), card, source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.part")
+    # Copies, because tied tensors share memory, which the format cannot express.
+    copies = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+    save_file(copies, unfinished, metadata={"format": "pt", "model": card.name})
+    unfinished.replace(target)
+    return report
+
+
+def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
+    """What would become of every key of a file; loads nothing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read safely.
+    """
+    return match_keys(card.build(), card, _unprefixed(Path(path)))
+
+
+def _fitting_tensors(
+    net: OccupancyNet, card: ModelCard, path: Path
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """The file's tensors under published names, all of them accounted for."""
+    tensors = _unprefixed(path)
     report = match_keys(net, card, tensors)
     if report.problems:
         raise CheckpointError(
@@ -96,11 +148,11 @@ def load_checkpoint(net: OccupancyNet, card: ModelCard, path: str | Path) -> Key
             + f"\nIs it a checkpoint of {card.config_stem}?",
             report,
         )
-    own = net.state_dict()
-    with torch.no_grad():
-        for our_key in report.loaded:
-            own[our_key].copy_(tensors[published_key(our_key, card.names)])
-    return report
+    return tensors, report
+
+
+def _unprefixed(path: Path) -> dict[str, Tensor]:
+    return {unwrapped_key(key): tensor for key, tensor in read_tensors(path).items()}
 
 
 def match_keys(net: OccupancyNet, card: ModelCard, tensors: Mapping[str, Tensor]) -> KeyReport:

@@ -35,7 +35,7 @@ def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None) -> Te
     On a CPU an arg-max across planes costs seven times as much, and a copy of all scores.
     """
     # Networks give views with other axes outermost; memory order makes every plane one run.
-    spatial = sorted((2, 3, 4), key=lambda axis: -logits_BKXYZ.stride(axis))
+    spatial = sorted((2, 3, 4), key=lambda axis: logits_BKXYZ.stride()[axis], reverse=True)
     in_memory_order = logits_BKXYZ.permute(0, 1, *spatial)
     logits_BKP = in_memory_order.flatten(2)
     labels_BP = torch.zeros_like(logits_BKP[:, 0], dtype=torch.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from occ_perception.models.checkpoint import KeyReport, load_checkpoint
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.runtime.weight_files import file_checksum, find_weights, verify_kept
 
 # Hex digits of a checksum that are shown: enough to tell one's checkpoints apart.
 _SHOWN_DIGITS = 12
@@ -51,26 +51,28 @@ def load_model(
 
     Args:
         name: of the model card.
-        weights: checkpoint (.pth or .safetensors) with the published tensor names.
+        weights: checkpoint (.pth or .safetensors) with the published tensor names; the published
+            file kept on this machine if neither this nor a seed is given.
         random_seed: weights from a seed instead; predictions then mean nothing.
         device: where to run, e.g. ``cuda:0``; ``auto`` is a GPU where there is one.
 
     Raises:
         KeyError: there is no such model.
-        ValueError: not exactly one of ``weights`` and ``random_seed`` is given, the device is not
-            there, or the checkpoint does not fit (the message names every key).
+        ValueError: there are no weights, or two sources of them; the device is not there; the
+            checkpoint does not fit (the message names every key), or a kept file has changed.
         FileNotFoundError: there is no such checkpoint file.
     """
     card = get_card(name)
-    if weights is None and random_seed is None:
-        source = f"get {card.url} and pass it" if card.url else "none are published; pass your own"
-        raise ValueError(
-            f"no pretrained weights were given for {name}: {source} as weights (--weights FILE). "
-            "Without them weights would be random and the output meaningless, which a seed asks "
-            "for (--random-weights SEED)"
-        )
     if weights is not None and random_seed is not None:
         raise ValueError("give either weights or a seed for random weights, not both")
+    kept = find_weights(card) if weights is None and random_seed is None else None
+    if weights is None and random_seed is None and kept is None:
+        source = f"`occ weights fetch {name}` gets {card.url}" if card.url else "none are published"
+        raise ValueError(
+            f"no pretrained weights were given for {name}: {source}; your own go in as weights "
+            "(--weights FILE). Without any, weights would be random and the output meaningless, "
+            "which a seed asks for (--random-weights SEED)"
+        )
     target = checked_device(device)
     net = card.build()
     report = None
@@ -78,11 +80,14 @@ def load_model(
         fill_random_weights(net, card, suffix=f":{random_seed}")
         weights_id = f"random:{random_seed}"
     else:
-        path = Path(str(weights)).expanduser()
+        path = kept or Path(str(weights)).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"weights file {path} does not exist")
+        checksum = file_checksum(path)
+        if kept is not None:
+            verify_kept(card, path, checksum)
         report = load_checkpoint(net, card, path)
-        weights_id = file_checksum(path)[:_SHOWN_DIGITS]
+        weights_id = checksum[:_SHOWN_DIGITS]
     return LoadedModel(card, net.eval().to(target), target, weights_id, report)
 
 
@@ -101,12 +106,3 @@ def checked_device(device: torch.device | str) -> torch.device:
         reason = str(problem).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from problem
     return target
-
-
-def file_checksum(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

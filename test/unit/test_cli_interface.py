@@ -56,6 +56,30 @@ INTERFACE = {
         "--limit",
         "--npz",
     ],
+    "town drive": [
+        "--out -o",
+        "--town",
+        "--drive",
+        "--frames",
+        "--bag",
+        "--size",
+        "--rate",
+        "--odometry-noise",
+        "--jitter-rig",
+        "--jobs",
+    ],
+    "town render": [
+        "--out -o",
+        "--town",
+        "--drive",
+        "--time",
+        "--size",
+        "--samples",
+        "--jobs",
+    ],
+    "weights check": ["FILE", "--model -m", "--all"],
+    "weights convert": ["FILE", "--model -m", "--out -o"],
+    "weights fetch": ["NAME"],
 }
 HEAVY = ("torch", "rclpy", "rosbags", "cv2", "numpy", "PIL", "scipy")
 

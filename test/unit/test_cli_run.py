@@ -160,7 +160,10 @@ def test_every_and_limit_choose_frames(bag: Path, expected, tmp_path: Path) -> N
     assert not (out / "npz").exists()
 
 
-def test_without_weights_one_line_says_so(bag: Path, tmp_path: Path) -> None:
+def test_without_weights_one_line_says_so(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path / "no-weights"))
     result = occ("run", bag, "-m", "alocc_2d_mini", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert len(result.output.splitlines()) == 1

@@ -16,12 +16,18 @@ from occ_perception.runtime.weights import checked_device, load_model
 NAME = "alocc_2d_mini"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path / "no-weights"))
+
+
 def test_without_weights_the_error_names_the_published_file_and_the_way_out() -> None:
     with pytest.raises(ValueError, match="no pretrained weights were given") as caught:
         load_model(NAME)
     message = str(caught.value)
     assert str(get_card(NAME).url) in message
     assert "--random-weights SEED" in message and "meaningless" in message
+    assert f"occ weights fetch {NAME}" in message
     assert "\n" not in message
 
 

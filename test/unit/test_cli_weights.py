@@ -1,0 +1,115 @@
+"""``occ weights``: what becomes of a file's keys, and safetensors out of any wrapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from occ_perception.cli import app
+from occ_perception.models.checkpoint import load_checkpoint
+from occ_perception.models.published_names import published_key
+from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.zoo import get_card
+from occ_perception.runtime.weights import load_model
+
+NAME = "alocc_2d_mini"
+CARD = get_card(NAME)
+
+
+def occ(*arguments: object):
+    return CliRunner().invoke(app, ["weights", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    """What a published file holds, with weights of the recipe."""
+    net = CARD.build()
+    fill_random_weights(net, CARD, ":published")
+    own = {published_key(key, CARD.names): value for key, value in net.state_dict().items()}
+    return {**own, "view_transformer.dx": torch.tensor([0.4, 0.4, 6.4])}
+
+
+@pytest.fixture
+def file(tensors, tmp_path: Path) -> Path:
+    path = tmp_path / "epoch_24_ema.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}, "meta": {}}, path)
+    return path
+
+
+def test_a_file_that_fits_is_accounted_for(file: Path, tensors) -> None:
+    result = occ("check", file, "-m", NAME)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["loaded", str(len(tensors) - 1)]
+    assert "ignored: view_transformer.dx: grid constant, equal to the network's grid" in lines
+    assert lines[-1] == f"{file} fits {NAME}"
+    every = occ("check", file, "-m", NAME, "--all").output.splitlines()
+    loaded = [line for line in every if line.startswith("loaded: ")]
+    assert len(loaded) == len(tensors) - 1
+    assert "loaded: img_backbone.conv1.weight -> image.backbone.conv1.weight" in loaded
+
+
+def test_everything_that_does_not_fit_is_named_and_the_exit_code_is_1(tensors, tmp_path: Path):
+    wrong = dict(tensors)
+    del wrong["final_conv.conv.bias" if "final_conv.conv.bias" in wrong else "final_conv.bias"]
+    wrong["extra.weight"] = torch.zeros(3)
+    wrong["img_backbone.conv1.weight"] = torch.zeros(64, 3, 5, 5)
+    torch.save(wrong, tmp_path / "wrong.pth")
+    result = occ("check", tmp_path / "wrong.pth", "-m", NAME)
+    assert result.exit_code == 1
+    assert "missing: final_conv." in result.output
+    assert "unexpected: extra.weight" in result.output
+    assert "wrong shape: img_backbone.conv1.weight is (64, 3, 5, 5)" in result.output
+    refused = occ("convert", tmp_path / "wrong.pth", "-m", NAME, "-o", tmp_path / "x.safetensors")
+    assert refused.exit_code == 2 and "does not fit model" in refused.output
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_the_converted_file_is_the_same_network(file: Path, tensors, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "mini.safetensors"
+    result = occ("convert", file, "-m", NAME, "-o", out)
+    assert result.exit_code == 0, result.output
+    stored = load_file(out)
+    assert stored.keys() == tensors.keys()
+    assert all(torch.equal(stored[key], tensors[key]) for key in tensors)
+    with safe_open(out, framework="pt") as opened:
+        assert opened.metadata()["model"] == NAME
+    load_checkpoint(CARD.build(), CARD, out)
+    again = occ("convert", file, "-m", NAME, "-o", out)
+    assert again.exit_code == 2 and "nothing is overwritten" in again.output
+    odd = occ("convert", file, "-m", NAME, "-o", tmp_path / "mini.pth")
+    assert odd.exit_code == 2 and "ending in .safetensors" in odd.output
+
+
+def test_a_kept_file_is_used_without_being_named_and_refused_when_changed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path / "kept"))
+    kept = tmp_path / "kept" / f"{CARD.config_stem}.pth"
+    kept.parent.mkdir()
+    kept.write_bytes(file.read_bytes())
+    fetched = occ("fetch", NAME)  # there already: nobody is asked
+    assert fetched.exit_code == 0 and fetched.output.startswith(f"{kept}: was here, sha256 ")
+    model = load_model(NAME)
+    assert fetched.output.split()[-1].startswith(model.weights_id)
+    with kept.open("ab") as stream:
+        stream.write(b"!")
+    with pytest.raises(ValueError, match=r"recorded here.*fetch it again"):
+        load_model(NAME)
+
+
+def test_unreachable_hubs_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    result = occ("fetch", NAME)
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1
+    assert f"fetch {CARD.url} by hand and put it at {tmp_path / CARD.config_stem}.pth" in (
+        result.output
+    )
