@@ -89,8 +89,10 @@ setup(
     extras_require={
         "backbones": ["timm>=1.0"],
         "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
+        "rerun": ["rerun-sdk"],
         "ros": ROS_WHEELS,
         "synthetic": ["numba>=0.60"],
+        "viewer": ["numba>=0.60"],
         "workspace": WORKSPACE_BUILD,
     },
     entry_points={

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("workspace.txt", "torch.txt")
-EXTRAS = ("", "dev", "ros", "workspace", "backbones", "synthetic")
+EXTRAS = ("", "dev", "ros", "workspace", "backbones", "synthetic", "viewer")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
