@@ -17,15 +17,14 @@ from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.route import DURATION_S, EgoRoute
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.solids import Figure
-from occ_perception.synthetic.town import StaticScene
+from occ_perception.synthetic.town import StaticScene, in_junction
 
 _DRY = (layout.SLABS, layout.COBBLES, layout.GRASS, layout.PAVED, layout.SQUARE, layout.LAWN)
 _ANYWHERE = (*_DRY, layout.FOOTPATH, layout.ASPHALT, layout.CAR_PARK)
 _SPACING = 60.0
 _CORRIDOR = 3.4
 
-# What is put once per stretch of the route, with the range of distances from the ego's path and
-# how likely a stretch gets it.
+# What is put along each stretch of the route, and how likely a stretch gets it.
 _Maker = Callable[[np.random.Generator], Figure]
 _STRETCH: tuple[tuple[_Maker, float], ...] = (
     (vehicles.trailer, 0.75),
@@ -80,6 +79,8 @@ def _put_beside(
     draws = [_beside(rng, route, stretch, nearest, 18.0) for _ in range(40)]
     draws.sort(key=lambda draw: float(np.linalg.norm(draw[0] - route.path.at(stretch)[:2])))
     for position, yaw, _ in draws:
+        if large and in_junction(scene.ground, position):
+            continue
         turned = yaw + (np.pi if rng.random() < 0.5 else 0.0) + float(rng.normal(0, 0.05))
         if scene.put(figure, position, turned, _ANYWHERE if large else _DRY):
             return
@@ -94,7 +95,10 @@ def _put_work_zone(
         position, yaw, side = _beside(rng, route, stretch, 3.4, 11.0)
         along = np.array([np.cos(yaw), np.sin(yaw)])
         across = side * np.array([-along[1], along[0]])
-        if scene.taken.claim(scene.ground, position, yaw, (count + 2.4, 0.5), _ANYWHERE):
+        half = (count + 2.4, 0.5)
+        if in_junction(scene.ground, position):
+            continue
+        if scene.taken.claim(scene.ground, position, yaw, half, _ANYWHERE):
             break
     else:
         return

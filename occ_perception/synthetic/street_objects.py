@@ -119,17 +119,20 @@ def tree(rng: np.random.Generator, street: bool) -> Figure:
             )
         return parts.figure()
     count = int(rng.integers(3, 6))
+    highest = clear
     for n in range(count):
         angle = 2 * np.pi * (n + rng.random()) / count
         out = spread * rng.uniform(0.25, 0.5)
         size = spread * rng.uniform(0.55, 0.8)
         z = clear + size * 0.7 + rng.uniform(0.0, 0.5) * (height - clear - 1.2 * size)
+        highest = max(highest, float(z))
         centre = (out * np.cos(angle), out * np.sin(angle), float(z))
         parts.ball(
             centre, (size, size, size * rng.uniform(0.75, 0.95)), layout.LEAVES, varied(rng, colour)
         )
     size = spread * 0.7
-    parts.ball((0, 0, height - size * 0.8), (size, size, size * 0.8), layout.LEAVES, colour)
+    top = min(height - 0.8 * size, highest + 0.7 * size)
+    parts.ball((0, 0, top), (size, size, size * 0.8), layout.LEAVES, colour)
     return parts.figure()
 
 

@@ -272,15 +272,15 @@ def _put_parked(
             figure = vehicles.truck(rng)
         position = road.points(u + rng.uniform(-0.3, 0.3), side * (road.half - road.parking / 2))
         yaw = float(road.heading(u)) + (0.0 if direction > 0 else np.pi) + rng.normal(0, 0.02)
-        if not _near_junction(scene, position):
+        if not in_junction(scene.ground, position):
             scene.put(figure, position, yaw, (layout.ASPHALT,))
 
 
-def _near_junction(scene: StaticScene, position: Float64) -> bool:
+def in_junction(ground: Ground, position: Float64) -> bool:
     """Whether there is no kerb within reach on either side: the middle of a junction."""
     around = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     x, y = position[0] + 5.5 * np.cos(around), position[1] + 5.5 * np.sin(around)
-    raised = scene.ground.surface_code(x, y) >= layout.FIRST_RAISED
+    raised = ground.surface_code(x, y) >= layout.FIRST_RAISED
     return bool(raised.sum() < 5)
 
 

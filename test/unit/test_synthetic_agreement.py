@@ -30,8 +30,10 @@ from occ_perception.synthetic.labels import (
 from occ_perception.synthetic.lidar import BEAMS, ray_sweep, sense
 from occ_perception.synthetic.render import render_view
 from occ_perception.synthetic.rig import synthetic_rig
+from occ_perception.synthetic.seeds import GENERATOR_VERSION
 
 SIZE = (352, 198)
+LABELS_OF_VERSION_1 = "84c5b7a2510ba025c54c2d64894a251ceb7194a9a5cd2b47be2eaca006fff3a3"
 FREE = layout.FREE
 every_frame = pytest.mark.parametrize("frame", scenes.FRAMES, ids=str)
 
@@ -265,6 +267,14 @@ def digest(seed: int, index: int, t: float, threads: int) -> str:
     view = render_view(scene, drive.weather, rig.cameras[1], threads=threads)
     parts += [view.colour, view.classes, view.instances]
     return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
+
+
+def test_a_seed_keeps_its_labels_until_the_version_is_raised() -> None:
+    seed, index, t = scenes.FRAMES[0]
+    semantics, instances, _ = scenes.voxels((seed, index, t))
+    pose = np.round(scenes.drive(seed, index).pose(t), 6) + 0.0
+    made = hashlib.sha256(semantics.tobytes() + instances.tobytes() + pose.tobytes()).hexdigest()
+    assert {GENERATOR_VERSION: made} == {1: LABELS_OF_VERSION_1}
 
 
 def test_another_process_with_other_threads_makes_the_same_frame() -> None:
