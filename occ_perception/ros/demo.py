@@ -41,7 +41,7 @@ NODE = "occupancy_node"
 _ANSWERS = f"/{NODE}/occupancy"
 _START_S = 180.0
 # Without a new grid for this long, what is missing will not come any more.
-_LINGER_S = 15.0
+_LINGER_S = 60.0
 _LAST_REPORT_S = 1.5
 
 

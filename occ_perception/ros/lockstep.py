@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,16 +92,26 @@ class Lockstep:
         recording: the bag.
         topic: of the answers.
         layout: name or path of the bag's layout, "" = recognise.
+        remap: recorded topic -> topic it is published on.
 
     Raises:
         BagError: no layout fits the bag.
         LockstepError: it holds no ring.
     """
 
-    def __init__(self, node: Node, recording: Recording, topic: str, layout: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        recording: Recording,
+        topic: str,
+        layout: str,
+        remap: Mapping[str, str],
+    ) -> None:
         self._node = node
         self._topic = topic
-        self._rings = deque(rings_of_bag(recording, choose_layout(recording, layout or None)))
+        chosen = choose_layout(recording, layout or None)
+        self._pictures = [remap.get(camera.image, camera.image) for camera in chosen.cameras]
+        self._rings = deque(rings_of_bag(recording, chosen))
         if not self._rings:
             raise LockstepError("the bag holds no picture of the reference camera")
         self._subscription: Subscription[Any] | None = None
@@ -124,6 +135,23 @@ class Lockstep:
             if publishers:
                 self._subscribe(publishers[0].topic_type)
         return self._subscription is not None
+
+    def obstacle(self) -> str:
+        """What must happen before answers can be expected, "" if nothing."""
+        if not self.has_publisher():
+            return f"nobody publishes {self._topic}"
+        answering = {
+            (info.node_namespace, info.node_name)
+            for info in self._node.get_publishers_info_by_topic(self._topic)
+        }
+        for topic in self._pictures:
+            listening = {
+                (info.node_namespace, info.node_name)
+                for info in self._node.get_subscriptions_info_by_topic(topic)
+            }
+            if not answering & listening:
+                return f"whoever publishes {self._topic} does not listen to {topic}"
+        return ""
 
     def sent_before(self, log_ns: int | None) -> list[BagRing]:
         """Rings that are complete once everything before ``log_ns`` (None = the end) was sent."""

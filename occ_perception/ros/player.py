@@ -141,7 +141,7 @@ class BagPlayer:
         )
         self._next_tick = 0.0
         self._lockstep = (
-            Lockstep(node, recording, options.lockstep, options.layout)
+            Lockstep(node, recording, options.lockstep, options.layout, options.remap)
             if options.lockstep
             else None
         )
@@ -197,17 +197,16 @@ class BagPlayer:
             current = sum(p.get_subscription_count() for p in self._publishers.values())
             if current != count:
                 count, since = current, now
-            if count and now - since > _SETTLED_S and self._answers_are_possible():
+            if count and now - since > _SETTLED_S and not self._obstacle():
                 return
         if self.options.wait_s > 0:
+            problem = self._obstacle() or f"{count} subscribers"
             self._node.get_logger().warning(
-                f"{count} subscribers after {self.options.wait_s:g} s"
-                + ("" if self._answers_are_possible() else f", nobody on {self.options.lockstep}")
-                + "; playing all the same"
+                f"{problem} after {self.options.wait_s:g} s; playing all the same"
             )
 
-    def _answers_are_possible(self) -> bool:
-        return self._lockstep is None or self._lockstep.has_publisher()
+    def _obstacle(self) -> str:
+        return "" if self._lockstep is None else self._lockstep.obstacle()
 
     # -- playing ---------------------------------------------------------------------------------
 
