@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from occ_perception.cli import convert, models, town, weights
+from occ_perception.cli.bench import bench
 from occ_perception.cli.info import info
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
@@ -82,6 +83,7 @@ def _options(
     del debug  # PlainErrors reads it from the context
 
 
+app.command("bench")(bench)
 app.add_typer(convert.app, name="convert")
 app.command("info")(info)
 app.command("play")(play)

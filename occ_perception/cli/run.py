@@ -182,6 +182,7 @@ class Record:
     def summary(self, failure: BaseException | None) -> dict[str, Any]:
         """As summary.json holds it; latency leaves out the first frame, which warms up."""
         from occ_perception import __version__
+        from occ_perception.runtime.measuring import percentiles
 
         steady = self.timings_ms[1:] or self.timings_ms
         stages = steady[0] if steady else {}
@@ -199,16 +200,10 @@ class Record:
             "problems": [str(problem) for problem in self.problems],
             "history_breaks": [{"stamp_ns": s, "reason": reason} for s, reason in self.breaks],
             "first_frame_ms": round(self.timings_ms[0]["total"], 1) if self.timings_ms else None,
-            "latency_ms": {stage: _percentiles([t[stage] for t in steady]) for stage in stages},
+            "latency_ms": {
+                stage: percentiles([t[stage] for t in steady], digits=1) for stage in stages
+            },
         }
-
-
-def _percentiles(values: list[float]) -> dict[str, float]:
-    import numpy as np
-
-    p50, p90, p99 = np.percentile(values, (50, 90, 99))
-    named = {"p50": p50, "p90": p90, "p99": p99, "max": max(values)}
-    return {name: round(float(value), 1) for name, value in named.items()}
 
 
 def _print_summary(summary: dict[str, Any], record: Record, out: Path) -> None:

@@ -20,6 +20,7 @@ from occ_perception.models.labels_from_logits import class_map
 from occ_perception.models.state import TemporalState
 from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.calibration import Calibrator
+from occ_perception.runtime.graphs import Execution, prepared_step
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.schedule import (
     Decision,
@@ -67,6 +68,7 @@ class OccupancyStream:
         commit_spacing_s: wanted time between frames of the history; None is what the checkpoint
             was trained at, 0 commits every frame.
         limits: what a history survives.
+        execution: how the network is run; float32 unless given.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class OccupancyStream:
         frame_id: str = "base_link",
         commit_spacing_s: float | None = None,
         limits: HistoryLimits | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self._model = model
+        self._net = prepared_step(model.net, model.device, execution or Execution())
         self._device = model.device
         self._frame_id = frame_id
         spacing_s = self.card.history_spacing_s if commit_spacing_s is None else commit_spacing_s
@@ -142,7 +146,7 @@ class OccupancyStream:
         )
         clock.lap("preprocess")
         with torch.inference_mode():
-            outputs, next_state = self._model.net(inputs, self._memory.state)
+            outputs, next_state = self._net(inputs, self._memory.state)
             clock.lap("network")
             labels_XYZ = class_map(outputs.logits_BKXYZ, self.card)[0].cpu().numpy()
             flow_XYZ2 = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].cpu().numpy()

@@ -23,7 +23,7 @@ class LoadedModel:
 
     Attributes:
         card: what the model is.
-        net: in evaluation mode, on ``device``.
+        net: in evaluation mode, on ``device``, not to be trained.
         device: where it runs.
         weights_id: first digits of the file's sha256, or ``random:SEED``.
         report: which keys of the checkpoint went where; None for random weights.
@@ -88,7 +88,8 @@ def load_model(
             verify_kept(card, path, checksum)
         report = load_checkpoint(net, card, path)
         weights_id = checksum[:_SHOWN_DIGITS]
-    return LoadedModel(card, net.eval().to(target), target, weights_id, report)
+    net = net.eval().requires_grad_(False).to(target)
+    return LoadedModel(card, net, target, weights_id, report)
 
 
 def checked_device(device: torch.device | str) -> torch.device:

@@ -16,6 +16,17 @@ from occ_perception.cli import app
 # the change log.
 INTERFACE = {
     "": ["--debug"],
+    "bench": [
+        "MODEL",
+        "--device",
+        "--precision",
+        "--compile",
+        "--stages",
+        "--frames",
+        "--warm-up",
+        "--json",
+        "--compare",
+    ],
     "convert nuscenes": [
         "ROOT",
         "--version",

@@ -1,0 +1,117 @@
+"""``occ bench``: what a model costs on this machine."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Precision(str, Enum):
+    """Number formats, see occ_perception.runtime.graphs."""
+
+    FP32 = "fp32"
+    TF32 = "tf32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+def bench(
+    model: Annotated[str | None, typer.Argument(help="As `occ models list` prints it.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP32,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the network; takes minutes.")
+    ] = False,
+    stages: Annotated[bool, typer.Option("--stages", help="Time the network's parts.")] = False,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 50,
+    warm_up: Annotated[int, typer.Option(min=1, help="Frames before them.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two files instead of measuring."),
+    ] = None,
+) -> None:
+    """Measure steady-state streaming: decoded pictures in, labels out.
+
+    Pictures are drawn at the model's native size, weights are random: neither changes the cost.
+    """
+    if (model is None) == (compare is None):
+        raise ValueError("give either a model to measure, or --compare A.json B.json")
+    if compare is not None:
+        _compare(*compare)
+        return
+    from occ_perception.runtime.graphs import Execution
+    from occ_perception.runtime.measuring import measure_stream
+    from occ_perception.runtime.weights import load_model
+
+    loaded = load_model(str(model), random_seed=0, device=device)
+    execution = Execution(precision=precision.value, compiled=compiled)
+    measured = measure_stream(loaded, execution, frames, warm_up, stages)
+    _print(measured)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def _print(measured: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from occ_perception.runtime.measuring import conditions
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(conditions(measured), markup=False)
+    console.print(
+        f"{measured['frames']} frames of {measured['pictures']} after "
+        f"{measured['warm_up_frames']} of warm-up; timed: {measured['timed']}",
+        markup=False,
+    )
+    table = Table("ms", box=None, pad_edge=False)
+    for column in ("p50", "p90", "p99", "max", "GMAC"):
+        table.add_column(column, justify="right")
+    gmac = measured["gmac"]
+    for stage, values in measured["milliseconds"].items():
+        count = f"{gmac['total']:.1f}" if stage == "network" else ""
+        table.add_row(stage, *(f"{value:.2f}" for value in values.values()), count)
+        if stage == "network":
+            for part, times in measured["stages_ms"].items():
+                shown = (f"{value:.2f}" for value in times.values())
+                table.add_row(f"  {part}", *shown, f"{gmac.get(part, 0):.1f}")
+    console.print(table)
+    memory = ", ".join(f"{k.replace('_', ' ')} {v:.0f}" for k, v in measured["memory_mb"].items())
+    console.print(f"memory, MB: {memory}")
+    console.print(f"network: {measured['network_tflops']:.3f} TFLOP/s")
+
+
+def _compare(first: Path, second: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from occ_perception.runtime.measuring import compared, conditions
+
+    a, b = (_measurement(path) for path in (first, second))
+    console = Console(highlight=False, soft_wrap=True)
+    for name, measured in (("A", a), ("B", b)):
+        console.print(f"{name}: {conditions(measured)}", markup=False)
+    table = Table("", box=None, pad_edge=False)
+    for column in ("A", "B", "B / A"):
+        table.add_column(column, justify="right")
+    for what, before, after in compared(a, b):
+        ratio = f"{after / before:.2f}" if before else "-"
+        table.add_row(what, f"{before:.2f}", f"{after:.2f}", ratio)
+    console.print(table)
+
+
+def _measurement(path: Path) -> dict[str, Any]:
+    try:
+        measured = json.loads(path.read_text())
+        measured["milliseconds"], measured["network_tflops"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} was not written by `occ bench --json`") from error
+    return dict(measured)
