@@ -24,7 +24,6 @@ from occ_perception.bags.recording import BagError, BagProblem, Recording
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
 
-_SAME_MOMENT_NS = 20_000_000
 _PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -36,6 +35,7 @@ class Moment:
         prediction: occupancy to show.
         frame: the cameras at its stamp.
         truth: what the occupancy really was at its stamp.
+        is_truth: the occupancy to show is itself what is true, not what a model thinks.
         in_view_XYZ: (X, Y, Z) bool, the cells of the truth that a camera saw; None where nothing
             says so.
     """
@@ -44,6 +44,7 @@ class Moment:
     frame: CameraFrame | None = None
     truth: OccupancyPrediction | None = None
     in_view_XYZ: NDArray[np.bool_] | None = None
+    is_truth: bool = False
 
 
 class Footage:
@@ -57,7 +58,6 @@ class Footage:
         topic: the occupancy topic, where the source has several.
 
     Attributes:
-        shows_truth: the source itself holds nothing but ground truth.
         notes: what could not be joined and why.
 
     Raises:
@@ -77,7 +77,7 @@ class Footage:
         self._parts: list[BagFrames | BagPredictions | ArrayFolder] = []
         try:
             self._occupancy = self._open(source, topic)
-            self.shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
+            self._shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
                 self._occupancy.topic
             )
             self._frames = self._open_cameras(camera_bag, wanted=cameras is not None)
@@ -85,7 +85,7 @@ class Footage:
             self._in_view: BagPredictions | None = None
             if ground_truth is not None:
                 self._open_truth(Path(ground_truth))
-            elif not self.shows_truth:
+            elif not self._shows_truth:
                 self._find_truth(source, camera_bag)
         except BaseException:
             self.close()
@@ -113,9 +113,9 @@ class Footage:
         return [problem for part in self._parts for problem in part.problems]
 
     def __iter__(self) -> Iterator[Moment]:
-        frames = _Follower(self._frames or ())
-        truths = _Follower(self._truth or ())
-        seen = _Follower(self._in_view or ())
+        frames = Follower(self._frames or ())
+        truths = Follower(self._truth or ())
+        seen = Follower(self._in_view or ())
         for prediction in self._occupancy:
             stamp = prediction.stamp_ns
             in_view = seen.at(stamp)
@@ -124,10 +124,11 @@ class Footage:
                 frames.at(stamp),
                 truths.at(stamp),
                 None if in_view is None else in_view.labels != UNKNOWN_CLASS,
+                self._shows_truth,
             )
 
     def _open(self, path: Path, topic: str | None = None) -> BagPredictions | ArrayFolder:
-        part = ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
+        part = open_occupancy(path, topic)
         self._parts.append(part)
         return part
 
@@ -173,20 +174,35 @@ class Stamped(Protocol):
 Item = TypeVar("Item", bound=Stamped)
 
 
-class _Follower(Generic[Item]):
-    """Walks through stamped things beside something else that walks."""
+class Follower(Generic[Item]):
+    """Walks through stamped things beside something else that walks.
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    Args:
+        items: in the order of their stamps.
+        tolerance_ns: how far from a stamp a thing may lie that belongs to it.
+    """
+
+    def __init__(self, items: Iterable[Item], tolerance_ns: int = 20_000_000) -> None:
         self._items = iter(items)
+        self._tolerance = tolerance_ns
+        self._nearest: Item | None = next(self._items, None)
         self._next: Item | None = next(self._items, None)
 
     def at(self, stamp_ns: int) -> Item | None:
-        """The thing at that stamp; earlier ones are passed over."""
-        while self._next is not None and self._next.stamp_ns < stamp_ns - _SAME_MOMENT_NS:
-            self._next = next(self._items, None)
-        if self._next is None or self._next.stamp_ns > stamp_ns + _SAME_MOMENT_NS:
+        """The thing nearest to that stamp; what comes before it is passed over."""
+        while self._next is not None and self._nearest is not None:
+            if abs(self._next.stamp_ns - stamp_ns) > abs(self._nearest.stamp_ns - stamp_ns):
+                break
+            self._nearest, self._next = self._next, next(self._items, None)
+        if self._nearest is None or abs(self._nearest.stamp_ns - stamp_ns) > self._tolerance:
             return None
-        return self._next
+        return self._nearest
+
+
+def open_occupancy(source: str | Path, topic: str | None = None) -> BagPredictions | ArrayFolder:
+    """What :class:`Footage` shows, alone; arguments and errors as there."""
+    path, _ = _results_of_run(Path(source))
+    return ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
 
 
 def _results_of_run(source: Path) -> tuple[Path, Path | None]:

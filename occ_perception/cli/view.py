@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +25,13 @@ def view(
         typer.Argument(help="Bag with occupancy, results of `occ run`, or folder of .npz files."),
     ],
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="film.mp4, sheet.png, or a folder for pictures."),
-    ],
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="film.mp4, sheet.png, recording.rrd, or a folder for pictures."
+        ),
+    ] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Open the rerun viewer.")] = False,
+    open3d: Annotated[bool, typer.Option("--open3d", help="Open an Open3D window.")] = False,
     cameras: Annotated[
         Path | None, typer.Option(metavar="BAG", help="Bag with the pictures [the source].")
     ] = None,
@@ -47,19 +53,53 @@ def view(
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
     from occ_perception.bags.footage import Footage
 
+    write = _way_out(out, rerun, open3d, rate)
     with Footage(source, cameras, ground_truth, topic) as footage:
         for note in footage.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
-        moments = _with_progress(footage, every, limit)
-        caption = "ground truth" if footage.shows_truth else "prediction"
-        if out.suffix == ".png":
-            count = _write_sheet(out, moments)
-        else:
-            count = _write_pictures(out, moments, caption, rate)
+        count = write(_with_progress(footage, every, limit))
         _print_problems(footage)
     if not count:
         raise ValueError(f"{source} holds no readable occupancy")
-    typer.echo(f"{out}: {count} moments")
+    typer.echo(f"{count} moments" + (f" in {out}" if out is not None else ""))
+
+
+def _way_out(
+    out: Path | None, rerun: bool, open3d: bool, rate: float | None
+) -> Callable[[Iterator[Moment]], int]:
+    """What is done with the moments; decided before anything is read."""
+    if (out is not None) + rerun + open3d != 1:
+        raise ValueError("say where to: one of --out, --rerun and --open3d")
+    if open3d:
+        return _open_window
+    if out is None or out.suffix == ".rrd":
+        return partial(_log_to_rerun, out)
+    if out.suffix not in ("", ".mp4", ".png"):
+        raise ValueError(f"{out}: expected a name ending in .mp4, .png or .rrd, or a folder")
+    if out.suffix == ".png":
+        return partial(_write_sheet, out)
+    return partial(_write_pictures, out, rate)
+
+
+def _log_to_rerun(out: Path | None, moments: Iterator[Moment]) -> int:
+    from occ_perception.viewer.rerun_log import RerunLog
+
+    count = 0
+    with RerunLog(out) as log:
+        for moment in moments:
+            log.add(moment.prediction, moment.frame, moment.truth)
+            count += 1
+    return count
+
+
+def _open_window(moments: Iterator[Moment]) -> int:
+    from occ_perception.viewer.open3d_window import Open3DWindow
+
+    predictions = [moment.prediction for moment in moments]
+    if predictions:
+        typer.echo("N next, P previous, Q close")
+        Open3DWindow(predictions).run()
+    return len(predictions)
 
 
 def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
@@ -67,11 +107,12 @@ def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
 
     predictions = [moment.prediction for moment in moments]
     if predictions:
-        write_png(out, sheet_picture(predictions))
+        columns = max(3, math.ceil(math.sqrt(len(predictions))))
+        write_png(out, sheet_picture(predictions, columns))
     return len(predictions)
 
 
-def _write_pictures(out: Path, moments: Iterator[Moment], caption: str, rate: float | None) -> int:
+def _write_pictures(out: Path, rate: float | None, moments: Iterator[Moment]) -> int:
     """A film, or a folder of its pictures."""
     from occ_perception.viewer.films import Film, PictureFolder, PictureSink
     from occ_perception.viewer.pictures import film_picture
@@ -82,13 +123,12 @@ def _write_pictures(out: Path, moments: Iterator[Moment], caption: str, rate: fl
         first = list(islice(moments, 2))
         moments = chain(first, moments)
         sink = Film(out, rate or _recorded_rate(first))
-    elif out.suffix:
-        raise ValueError(f"{out}: expected a name ending in .mp4 or .png, or a folder")
     else:
         sink = PictureFolder(out)
     count = 0
     with sink:
         for moment in moments:
+            caption = "ground truth" if moment.is_truth else "prediction"
             sink.write(film_picture(moment.prediction, moment.frame, _compared(moment), caption))
             count += 1
     return count

@@ -51,8 +51,10 @@ _WHITE = (255, 255, 255)
 
 
 def history_words(prediction: OccupancyPrediction) -> tuple[str, Colour]:
-    """The state of the model's history, and the ink to say it in."""
+    """The state of the model's history, and the ink to say it in; no words where it has none."""
     count = prediction.history_length
+    if not count and not prediction.history_break:
+        return "", PALE_INK
     words = f"history of {count} frame{'' if count == 1 else 's'}"
     if not prediction.committed:
         words += ", this one not added"

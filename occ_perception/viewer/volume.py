@@ -37,7 +37,7 @@ class ViewPoint:
 
     eye: tuple[float, float, float]
     target: tuple[float, float, float]
-    view_angle: float = 55.0
+    view_angle: float = 58.0
 
     def __post_init__(self) -> None:
         sight = np.subtract(self.target, self.eye)
@@ -83,7 +83,7 @@ def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
     reach = float(max(np.subtract(grid.upper, grid.lower)[:2])) / 2
     middle = (np.array(grid.lower) + np.array(grid.upper)) / 2
     x, y, _ = (float(value) for value in ego_T_grid[:3, :3] @ middle + ego_T_grid[:3, 3])
-    return ViewPoint((x - 0.74 * reach, y, 0.46 * reach), (x + 0.14 * reach, y, 0.0))
+    return ViewPoint((x - 0.80 * reach, y, 0.48 * reach), (x + 0.20 * reach, y, 0.0))
 
 
 @dataclass(frozen=True, eq=False)

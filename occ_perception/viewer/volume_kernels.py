@@ -302,7 +302,7 @@ def _cell_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, pi
     label = stage.cells[cell]
     c = (stage.colours[label, 0], stage.colours[label, 1], stage.colours[label, 2])
     r, g, b = _lit(stage, c, p, n, open_share)
-    haze = 1.0 - np.exp(-((t / (3.2 * stage.floor[1])) ** 2))
+    haze = 1.0 - np.exp(-((t / (6.0 * stage.floor[1])) ** 2))
     h = _sky(stage, 0.0)
     keep = (1.0 - dark) * (1.0 - haze)
     index = ((i - 1) * (rows - 2) + j - 1) * (layers - 2) + k - 1

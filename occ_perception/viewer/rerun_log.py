@@ -1,0 +1,218 @@
+"""Occupancy, cameras, flow and the ego path on a timeline, for the rerun viewer (extra ``rerun``).
+
+Entities: ``world`` (fixed, z up) holds ``world/path`` and ``world/ego`` (the moving ego frame);
+below that ``prediction``, ``truth``, ``motion`` and ``cameras/NAME``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
+from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.viewer.cell_boxes import boxes_of_cells
+from occ_perception.viewer.panels import camera_rows
+from occ_perception.viewer.views import colours_of_ids, motion_arrows
+from occ_perception.viewer.volume_pictures import ARROW_SECONDS
+
+APPLICATION = "occ_perception"
+TIMELINE = "stamp"
+_JPEG_QUALITY = 80
+_ARROW_RADIUS = 0.12
+_PATH_RADIUS = 0.1
+_PATH_COLOUR = (28, 32, 38)
+_FRUSTUM_DEPTH = 1.0
+_VEHICLE = ((1.4, 0.0, 0.8), (2.35, 0.93, 0.75))
+_EYE, _TARGET = (-32.0, 0.0, 19.0), (8.0, 0.0, 0.0)
+
+
+class RerunLog:
+    """Sends moments to a rerun viewer or a recording.
+
+    Args:
+        save_to: .rrd file to write; a viewer is opened on this machine where not given.
+
+    Raises:
+        ModuleNotFoundError: rerun is not installed.
+    """
+
+    def __init__(self, save_to: str | Path | None = None) -> None:
+        self._rr = _rerun()
+        self._stream = self._rr.RecordingStream(APPLICATION)
+        self._path: list[NDArray[np.float64]] = []
+        self._sequence = ""
+        self._rig = ""
+        self._vocabulary: tuple[str, ...] = ()
+        if save_to is None:
+            self._stream.spawn()
+        else:
+            Path(save_to).parent.mkdir(parents=True, exist_ok=True)
+            self._stream.save(str(save_to))
+        self._log("world", self._rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+
+    def __enter__(self) -> RerunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send or write what is still on its way."""
+        self._stream.flush()
+        self._stream.disconnect()
+
+    def add(
+        self,
+        prediction: OccupancyPrediction,
+        frame: CameraFrame | None = None,
+        truth: OccupancyPrediction | None = None,
+    ) -> None:
+        """One moment; all of it at the prediction's stamp.
+
+        Without a frame the ego stays where it was.
+        """
+        self._stream.set_time(TIMELINE, timestamp=np.datetime64(prediction.stamp_ns, "ns"))
+        if prediction.class_names != self._vocabulary:
+            self._name_classes(prediction)
+        if frame is not None:
+            self._add_frame(frame)
+        self._add_cells("world/ego/prediction", prediction)
+        self._add_motion(prediction)
+        if truth is not None:
+            self._add_cells("world/ego/truth", truth)
+
+    def _log(self, entity: str, *archetypes: Any, static: bool = False) -> None:
+        self._stream.log(entity, *archetypes, static=static)
+
+    def _name_classes(self, prediction: OccupancyPrediction) -> None:
+        """Colours and names; predictions and truth of one log share them by name."""
+        self._vocabulary = prediction.class_names
+        colours = colours_of_ids(prediction.class_names)
+        rows = [
+            (label, name, tuple(int(value) for value in colours[label]))
+            for label, name in enumerate(prediction.class_names)
+        ]
+        self._log("world", self._rr.AnnotationContext(rows), static=True)
+
+    def _add_cells(self, entity: str, prediction: OccupancyPrediction) -> None:
+        boxes = boxes_of_cells(prediction)
+        ids = {name: label for label, name in enumerate(self._vocabulary)}
+        table = np.full(256, UNKNOWN_CLASS, np.uint16)
+        table[: len(prediction.class_names)] = [
+            ids.get(name, UNKNOWN_CLASS) for name in prediction.class_names
+        ]
+        pose = prediction.ego_T_grid
+        self._log(entity, self._rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+        self._log(
+            f"{entity}/cells",
+            self._rr.Boxes3D(
+                centers=boxes.centres.astype(np.float32),
+                half_sizes=boxes.half_sizes.astype(np.float32),
+                class_ids=table[boxes.labels],
+                fill_mode="solid",
+                show_labels=False,
+            ),
+        )
+
+    def _add_motion(self, prediction: OccupancyPrediction) -> None:
+        positions, velocities = motion_arrows(prediction)
+        vectors = np.column_stack([ARROW_SECONDS * velocities, np.zeros(len(velocities))])
+        speeds = np.hypot(*velocities.T)
+        arrows = self._rr.Arrows3D(
+            origins=positions,
+            vectors=vectors,
+            radii=_ARROW_RADIUS,
+            colors=_PATH_COLOUR,
+            labels=[f"{speed:.1f} m/s" for speed in speeds],
+            show_labels=False,
+        )
+        self._log("world/ego/motion", arrows)
+
+    def _add_frame(self, frame: CameraFrame) -> None:
+        if frame.sequence != self._sequence:
+            self._path.clear()
+            self._sequence = frame.sequence
+        if frame.rig.fingerprint() != self._rig:
+            self._rig = frame.rig.fingerprint()
+            self._add_rig(frame.rig)
+        pose = frame.world_T_reference_ego
+        self._path.append(pose[:3, 3])
+        self._log("world/ego", self._rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+        strip = self._rr.LineStrips3D(
+            [np.array(self._path)], radii=_PATH_RADIUS, colors=_PATH_COLOUR
+        )
+        self._log("world/path", strip)
+        for name, image in frame.images.items():
+            picture = self._rr.Image(image).compress(jpeg_quality=_JPEG_QUALITY)
+            self._log(f"world/ego/cameras/{name}", picture)
+
+    def _add_rig(self, rig: CameraRig) -> None:
+        for camera in rig.cameras:
+            pose = camera.ego_T_cam
+            self._log(
+                f"world/ego/cameras/{camera.name}",
+                self._rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]),
+                self._rr.Pinhole(
+                    image_from_camera=camera.K,
+                    width=camera.width,
+                    height=camera.height,
+                    camera_xyz=self._rr.ViewCoordinates.RDF,
+                    image_plane_distance=_FRUSTUM_DEPTH,
+                ),
+                static=True,
+            )
+        centre, half = _VEHICLE
+        vehicle = self._rr.Boxes3D(centers=[centre], half_sizes=[half], colors=_PATH_COLOUR)
+        self._log("world/ego/vehicle", vehicle, static=True)
+        self._stream.send_blueprint(_blueprint(rig))
+
+
+def _blueprint(rig: CameraRig) -> Any:
+    """The volume in front of the cameras as one sees them; the view follows the vehicle."""
+    import rerun.blueprint as blueprint
+
+    behind = blueprint.EyeControls3D(position=_EYE, look_target=_TARGET, eye_up=(0, 0, 1))
+    shared = ["$origin/vehicle", "world/path"]
+    volume = blueprint.Spatial3DView(
+        origin="world/ego",
+        contents=["$origin/prediction/**", "$origin/motion", "$origin/cameras/**", *shared],
+        name="prediction",
+        eye_controls=behind,
+    )
+    truth = blueprint.Spatial3DView(
+        origin="world/ego",
+        contents=["$origin/truth/**", *shared],
+        name="ground truth",
+        eye_controls=behind,
+    )
+    rows = camera_rows(rig)
+    cameras = [
+        blueprint.Spatial2DView(origin=f"world/ego/cameras/{name}", contents="$origin", name=name)
+        for row in rows
+        for name in row
+    ]
+    columns = max(len(row) for row in rows)
+    return blueprint.Blueprint(
+        blueprint.Vertical(
+            blueprint.Horizontal(volume, truth),
+            blueprint.Grid(*cameras, grid_columns=columns),
+            row_shares=[3, 2],
+        ),
+        collapse_panels=True,
+    )
+
+
+def _rerun() -> Any:
+    try:
+        import rerun
+    except ModuleNotFoundError as error:
+        if error.name != "rerun":
+            raise
+        raise ModuleNotFoundError(
+            "the rerun viewer is not installed; pip install 'occ_perception[rerun]'", name="rerun"
+        ) from error
+    return rerun
