@@ -1,4 +1,4 @@
-# make setup | test | test-slow | lint | demo BAG=... | clean
+# make setup | test | test-slow | lint | demo BAG=... | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
 SHELL := /bin/bash
@@ -8,7 +8,7 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow lint demo clean
+.PHONY: setup test test-slow lint demo gpu clean
 
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh
@@ -24,6 +24,10 @@ lint: setup
 
 demo: setup
 	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)
+
+# Any Python with torch and the like will do: no setup, no ROS.
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 clean:
 	rm -rf .venv build install log dist *.egg-info training/*.egg-info \

@@ -64,7 +64,7 @@ def prepared_step(net: nn.Module, device: torch.device, execution: Execution) ->
         run = torch.compile(run, dynamic=False)
 
     def step(inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
-        with _matrix_units(execution.precision == "tf32"):
+        with matrix_units(execution.precision == "tf32"):
             outputs, next_state = run(inputs, state)
         return outputs, next_state
 
@@ -72,8 +72,11 @@ def prepared_step(net: nn.Module, device: torch.device, execution: Execution) ->
 
 
 @contextmanager
-def _matrix_units(tf32: bool) -> Iterator[None]:
-    """Whether float32 products on a GPU may be rounded; torch's default differs by operation."""
+def matrix_units(tf32: bool) -> Iterator[None]:
+    """Lets a GPU round the factors of float32 products, or forbids it, while it is open.
+
+    Torch's own default is yes for convolutions and no for matrix products.
+    """
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
     products.allow_tf32 = convolutions.allow_tf32 = tf32
