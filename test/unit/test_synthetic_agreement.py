@@ -33,7 +33,7 @@ from occ_perception.synthetic.rig import synthetic_rig
 from occ_perception.synthetic.seeds import GENERATOR_VERSION
 
 SIZE = (352, 198)
-LABELS_OF_VERSION_1 = "84c5b7a2510ba025c54c2d64894a251ceb7194a9a5cd2b47be2eaca006fff3a3"
+LABELS_OF_VERSION_1 = "a50b8dcf68ce8a7e702822e5a9f92028f89d13cb645d7bf50d2120ed9419a5ad"
 FREE = layout.FREE
 every_frame = pytest.mark.parametrize("frame", scenes.FRAMES, ids=str)
 
@@ -67,9 +67,9 @@ def test_visible_surfaces_lie_in_voxels_of_their_class() -> None:
     assert len(voxel) > 500_000
     occupied = voxel != FREE
     outranked = occupied & (PRIORITY[voxel] > PRIORITY[pixel])
-    assert occupied.mean() >= 0.99
+    assert occupied.mean() >= 0.998
     assert (voxel == pixel).mean() >= 0.96
-    assert ((voxel == pixel) | outranked).mean() >= 0.975
+    assert ((voxel == pixel) | outranked).mean() >= 0.985
 
 
 @every_frame

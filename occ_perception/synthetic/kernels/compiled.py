@@ -19,12 +19,14 @@ import numba
 import numba.core.config
 
 
-def kernel(fast: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def kernel(fast: bool = False, inline: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function with numba, without the GIL, cached on disk.
 
     Args:
         fast: let the compiler reorder arithmetic. Only for what ends in pixel colours: labels,
             masks and ranges must be bit-equal on every machine.
+        inline: copy the code into its callers, for what runs once per ray and is called from few
+            places: a call passes every array of the world by value.
     """
 
     settings: Any = numba.core.config
@@ -36,9 +38,14 @@ def kernel(fast: bool = False) -> Callable[[Callable[..., Any]], Any]:
             # Kernels allocate nothing. Without numba's reference counting they run three times
             # as fast: it would count every array of the world at every call, atomically.
             njit: Any = numba.njit
-            return njit(cache=True, nogil=True, fastmath=fast, error_model="numpy", _nrt=False)(
-                function
-            )
+            return njit(
+                cache=True,
+                nogil=True,
+                fastmath=fast,
+                error_model="numpy",
+                _nrt=False,
+                forceinline=inline,
+            )(function)
         finally:
             settings.CACHE_DIR = previous
 

@@ -56,7 +56,7 @@ def class_of_hit(world, met, x, y):
     return SURFACE_CLASS[surface_code(world.surface, x, y, raised)]
 
 
-@kernel(fast=True)
+@kernel(fast=True, inline=True)
 def _sky_above(world, x, y, z, nx, ny, nz, jitter):
     """Part of the sky that is open above a point near the ground, from one short ray."""
     angle = 6.2831853 * jitter
@@ -85,7 +85,7 @@ def _scramble(value):
     return stretched - math.floor(stretched)
 
 
-@kernel(fast=True)
+@kernel(fast=True, inline=True)
 def radiance(world, w, ox, oy, oz, dx, dy, dz, pixel, jitter):
     """(r, g, b, distance, what was met) along a ray; ``pixel`` is the angle of one pixel."""
     t, met = trace(world, ox, oy, oz, dx, dy, dz, VIEW)

@@ -38,7 +38,7 @@ from occ_perception.synthetic.kernels.noise import noise3
 from occ_perception.synthetic.kernels.terrain import MISS, meet_ground
 
 
-@kernel()
+@kernel(inline=True)
 def _clip(value, rate, near, far):
     """Clip [near, far] by ``value + rate * t >= 0``."""
     if rate > 0.0:
@@ -50,7 +50,7 @@ def _clip(value, rate, near, far):
     return near, far
 
 
-@kernel()
+@kernel(inline=True)
 def meet_solid(shapes, kind, n, ox, oy, oz, dx, dy, dz):
     """(near, far) distances at which a ray is inside solid n; near > far where it misses."""
     px = ox - shapes[n, X]
@@ -144,7 +144,7 @@ def is_hole(shapes, tags, n, x, y, z):
     return along - math.floor(along) > 0.25
 
 
-@kernel()
+@kernel(inline=True)
 def first_surface(shapes, tags, n, ox, oy, oz, dx, dy, dz, near, far):
     """Distance at which the ray stops at solid n, holes considered; MISS if it passes."""
     material = tags[n, MATERIAL]
@@ -227,7 +227,7 @@ def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
     return best, found
 
 
-@kernel()
+@kernel(inline=True)
 def trace(world, ox, oy, oz, dx, dy, dz, limit):
     """(distance, what) of the first thing met: a solid's index, MET_GROUND, MET_KERB or nothing."""
     distance, met = meet_ground(world, ox, oy, oz, dx, dy, dz)

@@ -181,24 +181,26 @@ def meet_relief(relief, heights, ox, oy, oz, dx, dy, dz, guess):
         t = min(before + max(gap_before / (0.05 - dz), 4.0), end)
         gap, _ = _gap(relief, ox, oy, oz, dx, dy, dz, t)
         if gap <= 0.0:
-            for _ in range(6):
-                middle = before + (t - before) * gap_before / (gap_before - gap)
-                gap_middle, _ = _gap(relief, ox, oy, oz, dx, dy, dz, middle)
-                if gap_middle > 0.0:
-                    before = middle
-                    gap_before = gap_middle
-                else:
-                    t = middle
-                    gap = gap_middle
-                if abs(gap_middle) < 1e-4:
+            after = t
+            # Newton from the far end, kept between the two ends by halving.
+            for _ in range(12):
+                gap, rate = _gap(relief, ox, oy, oz, dx, dy, dz, t)
+                if abs(gap) < 1e-4:
                     break
+                if gap > 0.0:
+                    before = t
+                else:
+                    after = t
+                t -= gap / rate
+                if not before < t < after:
+                    t = 0.5 * (before + after)
             return t
         before = t
         gap_before = gap
     return MISS
 
 
-@kernel()
+@kernel(inline=True)
 def meet_ground(world, ox, oy, oz, dx, dy, dz):
     """(distance, what): the road, a raised surface (both MET_GROUND) or the face of a kerb."""
     surface = world.surface

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.layout import (
     BLUE,
     BOX,
     CLASS,
+    COS,
     CYLINDER,
     FACADE,
     FREE,
@@ -22,11 +25,14 @@ from occ_perception.synthetic.kernels.layout import (
     HY,
     HZ,
     INSTANCE,
+    KERB_HEIGHT,
+    KERB_LAYER,
     KIND,
     MATERIAL,
     MET_NOTHING,
     RED,
     ROOF,
+    SIN,
     SURFACE_CLASS,
     TAPER_X,
     TAPER_Y,
@@ -37,7 +43,12 @@ from occ_perception.synthetic.kernels.layout import (
 from occ_perception.synthetic.kernels.noise import hashed
 from occ_perception.synthetic.kernels.pictures import class_of_hit
 from occ_perception.synthetic.kernels.rays import footprint, to_local, trace
-from occ_perception.synthetic.kernels.terrain import ground_height, is_raised, surface_code
+from occ_perception.synthetic.kernels.terrain import (
+    ground_height,
+    is_raised,
+    signed_distance,
+    surface_code,
+)
 
 SHELL = 0.6
 """Buildings are hollow further inside than this, metres."""
@@ -49,16 +60,19 @@ BEYOND_HIT = 0.12
 def fill_ground(world, pose, lower, size, votes, labels):
     """Give the voxels that hold the ground's height the class of the ground.
 
-    Each column is sampled at four places; where several fall into one voxel the most frequent
-    class wins, on a tie the one with the higher id, which is the raised one. ``votes`` is scratch
-    of shape (Z, number of occupied classes), uint8.
+    Each column is sampled near its four corners, so that sloping ground leaves no gaps; where
+    several fall into one voxel the most frequent class wins, on a tie the one with the higher id,
+    which is the raised one. The face of a kerb may reach into the voxel below. ``votes`` is
+    scratch of shape (Z, number of occupied classes), uint8.
     """
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
             votes[:] = 0
+            foot = -1
+            face = np.uint8(FREE)
             for sample in range(4):
-                x = lower[0] + (i + 0.25 + 0.5 * (sample & 1)) * size[0]
-                y = lower[1] + (j + 0.25 + 0.5 * (sample >> 1)) * size[1]
+                x = lower[0] + (i + 0.1 + 0.8 * (sample & 1)) * size[0]
+                y = lower[1] + (j + 0.1 + 0.8 * (sample >> 1)) * size[1]
                 z = 0.0
                 wx, wy = 0.0, 0.0
                 for _ in range(2):
@@ -69,47 +83,53 @@ def fill_ground(world, pose, lower, size, votes, labels):
                 k = math.floor((z - lower[2]) / size[2])
                 if 0 <= k < labels.shape[2]:
                     raised = is_raised(world.surface, world.blocks, wx, wy)
-                    votes[k, SURFACE_CLASS[surface_code(world.surface, wx, wy, raised)]] += 1
+                    own = SURFACE_CLASS[surface_code(world.surface, wx, wy, raised)]
+                    votes[k, own] += 1
+                    if raised and signed_distance(world.surface, KERB_LAYER, wx, wy) < size[0]:
+                        foot = math.floor((z - KERB_HEIGHT - lower[2]) / size[2])
+                        face = own
             for k in range(labels.shape[2]):
                 best = 1
                 for c in range(FREE):
                     if votes[k, c] >= best:
                         best = votes[k, c]
                         labels[i, j, k] = c
+            if foot >= 0 and labels[i, j, foot] == FREE:
+                labels[i, j, foot] = face
 
 
 @kernel()
-def _touches(shapes, kind, material, n, x, y, z, reach):
-    """Whether a voxel of half edge ``reach`` centred here, in the solid's axes, touches solid n."""
+def _touches(shapes, kind, material, n, x, y, z, reach, across):
+    """Whether a voxel centred here, relative to solid n's centre, touches the solid.
+
+    ``reach`` is half the voxel's edge, ``across`` half its extent along the solid's own x and y.
+    """
     hx = shapes[n, HX]
     hy = shapes[n, HY]
     hz = shapes[n, HZ]
     if abs(z) > hz + reach:
         return False
+    low = min(max(z - reach, -hz), hz) + hz
+    high = max(min(z + reach, hz), -hz) + hz
     if kind == BOX:
-        low = min(max(z - reach, -hz), hz) + hz
-        high = max(min(z + reach, hz), -hz) + hz
         kx = shapes[n, TAPER_X] * hx / (2.0 * hz)
         ky = shapes[n, TAPER_Y] * hy / (2.0 * hz)
-        reach_x = hx - kx * (low if kx > 0.0 else high)
-        reach_y = hy - ky * (low if ky > 0.0 else high)
-        if abs(x) > reach_x + reach or abs(y) > reach_y + reach:
+        wide = hx - kx * (low if kx > 0.0 else high)
+        deep = hy - ky * (low if ky > 0.0 else high)
+        if abs(x) > wide + across or abs(y) > deep + across:
             return False
         if material in (FACADE, ROOF):
-            deep = reach_x - abs(x) > SHELL and reach_y - abs(y) > SHELL and hz - abs(z) > SHELL
-            return not deep
+            hollow = wide - abs(x) > SHELL and deep - abs(y) > SHELL and hz - abs(z) > SHELL
+            return not hollow
         return True
+    # The point of the voxel that is nearest to the axis or the centre.
+    u = max(abs(x) - across, 0.0) / hx
+    v = max(abs(y) - across, 0.0) / hy
     if kind == CYLINDER:
         k = shapes[n, TAPER_X] / (2.0 * hz)
-        low = min(max(z - reach, -hz), hz) + hz
-        high = max(min(z + reach, hz), -hz) + hz
         radius = 1.0 - k * (low if k > 0.0 else high)
-        u = x / (hx * radius + reach)
-        v = y / (hy * radius + reach)
-        return u * u + v * v <= 1.0
-    u = x / (hx + reach)
-    v = y / (hy + reach)
-    w = z / (hz + reach)
+        return u * u + v * v <= radius * radius
+    w = max(abs(z) - reach, 0.0) / hz
     return u * u + v * v + w * w <= 1.0
 
 
@@ -120,7 +140,7 @@ def _span(pose, px, py, pz, half, axis, reach, lower, size, labels):
     extent = (
         abs(pose[0, axis]) * half[0] + abs(pose[1, axis]) * half[1] + abs(pose[2, axis]) * half[2]
     )
-    extent += 1.8 * reach
+    extent += 1.1 * reach
     first = math.floor((centre - extent - lower[axis]) / size[axis])
     last = math.floor((centre + extent - lower[axis]) / size[axis])
     return max(first, 0), min(last + 1, labels.shape[axis])
@@ -143,6 +163,13 @@ def fill_solids(world, pose, lower, size, priority, labels, instances):
         pz = shapes[n, Z] - pose[2, 3]
         fx, fy = footprint(shapes, n)
         half = (fx, fy, shapes[n, HZ])
+        # Round solids have no direction of their own: the voxel's axes serve.
+        turned = kind == BOX or shapes[n, HX] != shapes[n, HY]
+        c = pose[0, 0] * shapes[n, COS] + pose[1, 0] * shapes[n, SIN]
+        s = pose[0, 0] * shapes[n, SIN] - pose[1, 0] * shapes[n, COS]
+        across = reach * (abs(c) + abs(s)) if turned else reach
+        centre_x = pose[0, 0] * px + pose[1, 0] * py + pose[2, 0] * pz
+        centre_y = pose[0, 1] * px + pose[1, 1] * py + pose[2, 1] * pz
         i0, i1 = _span(pose, px, py, pz, half, 0, reach, lower, size, labels)
         j0, j1 = _span(pose, px, py, pz, half, 1, reach, lower, size, labels)
         k0, k1 = _span(pose, px, py, pz, half, 2, reach, lower, size, labels)
@@ -161,7 +188,10 @@ def fill_solids(world, pose, lower, size, priority, labels, instances):
                         pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3],
                         pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3],
                     )
-                    if _touches(shapes, kind, material, n, lx, ly, lz, reach):
+                    if not turned:
+                        lx = x - centre_x
+                        ly = y - centre_y
+                    if _touches(shapes, kind, material, n, lx, ly, lz, reach, across):
                         labels[i, j, k] = own
                         instances[i, j, k] = world.tags[n, INSTANCE]
 
