@@ -30,13 +30,12 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
         ValueError: a type that PLY does not have, or columns of different length.
     """
     kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
-    strange = [name for name, kind in kinds.items() if kind not in _TYPES]
+    strange = [f"{name} is {kinds[name]}" for name in kinds if kinds[name] not in _TYPES]
+    if strange:
+        raise ValueError(f"{path}: {', '.join(strange)}; PLY has {', '.join(_TYPES)}")
     lengths = {len(column) for column in columns.values()}
-    if strange or len(lengths) > 1:
-        raise ValueError(
-            f"{path}: columns {', '.join(strange) or 'of lengths'} {sorted(lengths)} cannot be "
-            f"written, expected one length and types {', '.join(_TYPES)}"
-        )
+    if len(lengths) > 1:
+        raise ValueError(f"{path}: columns of lengths {sorted(lengths)}, expected one length")
     count = lengths.pop() if lengths else 0
     rows = np.empty(count, dtype=[(name, "<" + kind) for name, kind in kinds.items()])
     for name, column in columns.items():

@@ -61,9 +61,21 @@ class RerunLog:
         self.close()
 
     def close(self) -> None:
-        """Send or write what is still on its way."""
-        self._stream.flush()
-        self._stream.disconnect()
+        """Send or write what is still on its way.
+
+        Raises:
+            OSError: the viewer could not start, was closed, or the file could not be written.
+        """
+        try:
+            self._stream.flush()
+        except RuntimeError as error:
+            raise OSError(
+                f"rerun did not take everything: {error}. Where its viewer cannot open a window, "
+                "write a recording (--out drive.rrd) and look at it with "
+                "`rerun --web-viewer drive.rrd`"
+            ) from error
+        finally:
+            self._stream.disconnect()
 
     def add(
         self,

@@ -1,0 +1,165 @@
+"""What is written for other programs, read back by parsers that are not ours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from small_footage import CAMERAS, GRID, ROAD, guess_at, truth_at
+from small_streams import drive, surround_rig
+
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import VoxelGrid, matrix_from_pose, transform_points
+from occ_perception.labels import PALETTE
+from occ_perception.viewer.cell_boxes import boxes_of_cells, triangles_of_boxes
+from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
+
+
+def read_ply(path) -> dict[str, np.ndarray]:
+    """After the format's description: a header of lines, then rows of properties."""
+    head, _, body = path.read_bytes().partition(b"end_header\n")
+    lines = head.decode("ascii").splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    (count,) = (int(line.split()[2]) for line in lines if line.startswith("element vertex"))
+    types = {"float": "<f4", "uchar": "u1", "ushort": "<u2", "int": "<i4"}
+    dtype = [(line.split()[2], types[line.split()[1]]) for line in lines if "property" in line]
+    rows = np.frombuffer(body, dtype)
+    assert len(rows) == count
+    return {name: rows[name] for name, _ in dtype}
+
+
+def test_cells_come_back_as_coloured_points_in_ego(tmp_path):
+    pose = matrix_from_pose((0.9, 0, 1.8), (0, 0, -0.70711, 0.70711))
+    prediction = guess_at(10**9)
+    turned = OccupancyPrediction(**{**vars(prediction), "ego_T_grid": pose})
+    write_ply(tmp_path / "a" / "cells.ply", cell_columns(turned), "labels from 0: others barrier")
+    points = read_ply(tmp_path / "a" / "cells.ply")
+    cells = np.argwhere(prediction.labels != prediction.empty_class)
+    ids = prediction.labels[tuple(cells.T)]
+    places = transform_points(pose, GRID.centers(cells))
+    np.testing.assert_allclose(
+        np.column_stack([points[n] for n in "xyz"]), places, rtol=0, atol=1e-5
+    )
+    np.testing.assert_array_equal(points["label"], ids)
+    on_road = np.column_stack([points[n] for n in ("red", "green", "blue")])[ids == ROAD]
+    assert (on_road == PALETTE["driveable_surface"]).all()
+    np.testing.assert_array_equal(points["vx"], prediction.flow[..., 0][tuple(cells.T)])
+
+
+def test_lidar_points_come_back_and_nonsense_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    points, intensity = rng.normal(size=(20, 3)), rng.uniform(size=20)
+    write_ply(tmp_path / "lidar.ply", lidar_columns(points, intensity))
+    got = read_ply(tmp_path / "lidar.ply")
+    np.testing.assert_allclose(got["y"], points[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(got["intensity"], intensity, rtol=1e-6)
+    write_ply(tmp_path / "empty.ply", lidar_columns(np.empty((0, 3))))
+    assert len(read_ply(tmp_path / "empty.ply")["x"]) == 0
+    with pytest.raises(ValueError, match="t is i8; PLY has f4"):
+        write_ply(tmp_path / "bad.ply", {"t": np.zeros(3, np.int64)})
+    with pytest.raises(ValueError, match=r"of lengths \[2, 3\]"):
+        write_ply(tmp_path / "bad.ply", {"x": np.zeros(3, "f4"), "y": np.zeros(2, "f4")})
+
+
+def test_open3d_reads_our_points(tmp_path):
+    open3d = pytest.importorskip("open3d")
+    prediction = guess_at(10**9)
+    write_ply(tmp_path / "cells.ply", cell_columns(prediction))
+    cloud = open3d.t.io.read_point_cloud(str(tmp_path / "cells.ply"))
+    ids = prediction.labels[prediction.labels != prediction.empty_class]
+    np.testing.assert_array_equal(cloud.point["label"].numpy().ravel(), ids)
+    assert cloud.point["colors"].numpy().dtype == np.uint8
+
+
+SMALL = VoxelGrid((-1.0, 2.0, 0.0), (0.5, 0.4, 0.3), (5, 4, 4))
+
+
+@given(hnp.arrays(np.uint8, SMALL.dims, elements=st.sampled_from([0, 1, 2, 2, 255])))
+def test_boxes_cover_what_is_seen_once_and_nothing_else(labels):
+    p = OccupancyPrediction(0, "base_link", SMALL, np.eye(4), labels, ("car", "truck", "free"), 2)
+    boxes = boxes_of_cells(p)
+    covered = np.zeros(SMALL.dims, int)
+    centres = SMALL.centers(np.stack(np.indices(SMALL.dims), axis=-1))
+    for centre, half, label in zip(boxes.centres, boxes.half_sizes, boxes.labels, strict=True):
+        inside = (np.abs(centres - centre) < half).all(-1)
+        assert (labels[inside] == label).all()
+        covered += inside
+    occupied = labels < 2
+    assert covered.max(initial=0) <= 1
+    assert not covered[~occupied].any()
+    for at in np.argwhere(occupied & (covered == 0)):
+        for axis in range(3):  # enclosed: all six neighbours exist and are occupied
+            for step in (-1, 1):
+                beside = at.copy()
+                beside[axis] += step
+                assert SMALL.contains(beside)
+                assert occupied[tuple(beside)]
+
+
+def test_a_road_is_few_boxes():
+    p = truth_at(10**9)
+    assert len(boxes_of_cells(p).labels) < 12
+    assert (p.labels != p.empty_class).sum() > 1000
+
+
+def test_triangles_enclose_the_boxes_volume():
+    """The divergence theorem: signed volumes under outward triangles sum to the volume."""
+    boxes = boxes_of_cells(truth_at(10**9))
+    vertices, triangles, box = triangles_of_boxes(boxes)
+    a, b, c = (vertices[triangles[:, i]] for i in range(3))
+    signed = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
+    volume = np.bincount(box[triangles[:, 0]], signed)
+    np.testing.assert_allclose(volume, 8 * boxes.half_sizes.prod(axis=1), rtol=1e-9)
+
+
+def test_a_rerun_recording_holds_every_moment(tmp_path):
+    """Read back by rerun's own tools."""
+    pytest.importorskip("rerun")
+    from rerun.chunk import RrdReader
+
+    from occ_perception.viewer.rerun_log import RerunLog
+
+    frames = drive([10.0, 10.5, 11.0], surround_rig(CAMERAS))
+    path = tmp_path / "new" / "drive.rrd"
+    with RerunLog(path) as log:
+        for frame in frames:
+            log.add(guess_at(frame.stamp_ns), frame, truth_at(frame.stamp_ns))
+    rows: dict[str, int] = {}
+    stamps, ids = [], []
+    for chunk in RrdReader(path).stream().to_chunks():
+        rows[chunk.entity_path] = rows.get(chunk.entity_path, 0) + chunk.num_rows
+        if chunk.entity_path == "/world/ego/prediction/cells":
+            table = chunk.to_record_batch()
+            stamps += [stamp.value for stamp in table["stamp"]]
+            ids += table["Boxes3D:class_ids"].to_pylist()
+    assert stamps == [frame.stamp_ns for frame in frames]
+    for frame, got in zip(frames, ids, strict=True):
+        expected = boxes_of_cells(guess_at(frame.stamp_ns)).labels
+        np.testing.assert_array_equal(got, expected)
+    for entity in ("prediction/cells", "truth/cells", "motion", "cameras/CAM_BACK"):
+        assert rows[f"/world/ego/{entity}"] >= 3, entity
+    assert rows["/world/path"] == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("rerun", "from occ_perception.viewer.rerun_log import RerunLog; RerunLog('x.rrd')"),
+        (
+            "open3d",
+            "from occ_perception.viewer.open3d_window import Open3DWindow; Open3DWindow([])",
+        ),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(module, code):
+    code = f"import sys; sys.modules[{module!r}] = None\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert re.search(
+        rf"ModuleNotFoundError: .*pip install 'occ_perception\[{module}\]'", done.stderr
+    )
