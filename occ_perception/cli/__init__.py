@@ -17,9 +17,11 @@ from typer.core import TyperGroup
 
 from occ_perception.cli import convert, models, town, weights
 from occ_perception.cli.bench import bench
+from occ_perception.cli.export import export
 from occ_perception.cli.info import info
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
+from occ_perception.cli.view import view
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -85,9 +87,11 @@ def _options(
 
 app.command("bench")(bench)
 app.add_typer(convert.app, name="convert")
+app.command("export")(export)
 app.command("info")(info)
 app.command("play")(play)
 app.command("run")(run)
+app.command("view")(view)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.add_typer(town.app, name="town")

@@ -33,13 +33,11 @@ def view(
     rerun: Annotated[bool, typer.Option("--rerun", help="Open the rerun viewer.")] = False,
     open3d: Annotated[bool, typer.Option("--open3d", help="Open an Open3D window.")] = False,
     cameras: Annotated[
-        Path | None, typer.Option(metavar="BAG", help="Bag with the pictures [the source].")
+        Path | None, typer.Option(metavar="BAG", help="Bag with the pictures, if not SOURCE.")
     ] = None,
     ground_truth: Annotated[
         Path | None,
-        typer.Option(
-            metavar="BAG|DIR", help="What is true, to compare with [/ground_truth topics]."
-        ),
+        typer.Option(metavar="BAG|DIR", help="What is true, if not SOURCE's /ground_truth topics."),
     ] = None,
     topic: Annotated[
         str | None, typer.Option(help="Occupancy topic, where the bag has several.")
@@ -47,7 +45,8 @@ def view(
     every: Annotated[int, typer.Option(min=1, help="Show every n-th moment.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     rate: Annotated[
-        float | None, typer.Option(metavar="HZ", help="Pictures per second [as recorded].")
+        float | None,
+        typer.Option(metavar="HZ", help="Pictures per second, else as recorded."),
     ] = None,
 ) -> None:
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
