@@ -11,6 +11,7 @@ from occ_perception.models.checkpoint import KeyReport, load_checkpoint
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.runtime.folding import fold
 from occ_perception.runtime.weight_files import file_checksum, find_weights, verify_kept
 
 # Hex digits of a checksum that are shown: enough to tell one's checkpoints apart.
@@ -23,7 +24,7 @@ class LoadedModel:
 
     Attributes:
         card: what the model is.
-        net: in evaluation mode, on ``device``, not to be trained.
+        net: on ``device``, rewritten for running (see :mod:`occ_perception.runtime.folding`).
         device: where it runs.
         weights_id: first digits of the file's sha256, or ``random:SEED``.
         report: which keys of the checkpoint went where; None for random weights.
@@ -88,7 +89,9 @@ def load_model(
             verify_kept(card, path, checksum)
         report = load_checkpoint(net, card, path)
         weights_id = checksum[:_SHOWN_DIGITS]
-    net = net.eval().requires_grad_(False).to(target)
+    net = net.eval().requires_grad_(False)
+    fold(net, target)
+    net = net.to(target)
     return LoadedModel(card, net, target, weights_id, report)
 
 

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # A machine with a GPU has none of these.
 ABSENT = (
     *("rclpy", "occ_msgs", "launch", "rosbags", "mcap", "typer", "rich", "safetensors"),
-    *("huggingface_hub", "pytest", "hypothesis"),
+    "huggingface_hub",
 )
 BLOCKED = f"""
 import sys

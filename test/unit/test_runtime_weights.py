@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from occ_perception.models.published_names import published_key
+from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weights import checked_device, load_model
 
@@ -69,12 +70,15 @@ def test_random_weights_follow_the_seed() -> None:
 
 
 def test_a_file_gives_its_checksum_and_its_weights(tmp_path: Path) -> None:
-    drawn = load_model(NAME, random_seed=3)
+    card = get_card(NAME)
+    net = card.build()
+    fill_random_weights(net, card, ":3")
     path = tmp_path / "mine.safetensors"
-    tensors = {key: t.contiguous() for key, t in drawn.net.state_dict().items()}
-    save_file({published_key(key, drawn.card.names): t for key, t in tensors.items()}, path)
-    loaded = load_model(NAME, path)
+    save_file({published_key(k, card.names): t for k, t in net.state_dict().items()}, path)
+    loaded, drawn = load_model(NAME, path), load_model(NAME, random_seed=3)
     assert loaded.weights_id == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    assert loaded.report is not None and len(loaded.report.loaded) == len(tensors)
-    for key, tensor in loaded.net.state_dict().items():
-        assert torch.equal(tensor, tensors[key])
+    assert loaded.report is not None and len(loaded.report.loaded) == len(net.state_dict())
+    for (key, tensor), expected in zip(
+        loaded.net.state_dict().items(), drawn.net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, expected), key
