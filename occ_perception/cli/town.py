@@ -12,6 +12,9 @@ from occ_perception.cli.convert import Storage
 
 app = typer.Typer(help="Make drives through synthetic towns, with exact labels.")
 
+# As in synthetic.seeds, which `occ --help` must not import.
+DEMO_TOWN, DEMO_DRIVE = 30_000, 4
+
 _TOWN = typer.Option(help="Seed: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000.")
 _DRIVE = typer.Option(help="Which drive through the town, 0-999.")
 _SIZE = typer.Option(help="Picture size WxH; less high than 16:9 is cropped at the top.")
@@ -33,8 +36,8 @@ def _town() -> None:
 @app.command()
 def drive(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make or to add to.")],
-    town: Annotated[int, _TOWN] = 30000,
-    drive: Annotated[int, _DRIVE] = 0,
+    town: Annotated[int, _TOWN] = DEMO_TOWN,
+    drive: Annotated[int, _DRIVE] = DEMO_DRIVE,
     frames: Annotated[int, typer.Option(help="Camera rings; a drive lasts 20 s.", min=1)] = 40,
     bag: Annotated[
         Storage | None,
@@ -92,8 +95,8 @@ def drive(
 @app.command()
 def render(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
-    town: Annotated[int, _TOWN] = 30000,
-    drive: Annotated[int, _DRIVE] = 0,
+    town: Annotated[int, _TOWN] = DEMO_TOWN,
+    drive: Annotated[int, _DRIVE] = DEMO_DRIVE,
     time: Annotated[float, typer.Option(help="Seconds since the drive's start, 0-20.")] = 0.0,
     size: Annotated[str | None, _SIZE] = None,
     samples: Annotated[int, typer.Option(help="Rays per pixel, 1, 2 or 4.")] = 2,

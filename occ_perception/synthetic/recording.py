@@ -22,7 +22,7 @@ KEYFRAME_RATE = 2.0
 TRUTH_NAMESPACE = "/ground_truth"
 SEEN_TRUTH_NAMESPACE = "/ground_truth_in_view"
 ODOMETRY_RATE = 50.0
-_JPEG_QUALITY = 92
+_JPEG_QUALITY = 90
 
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes:

@@ -19,6 +19,9 @@ SPLITS: dict[str, range] = {
 }
 """Town seeds by split; no town occurs in two."""
 
+DEMO_TOWN, DEMO_DRIVE = 30_000, 4
+"""The demonstration: sun, a turn, people and work zones."""
+
 
 def split_of(town_seed: int) -> str:
     """Name of the split a town belongs to.

@@ -149,23 +149,25 @@ class DriveSensors:
         mask (X, Y, Z).
         """
         when = self.reference_time(t)
-        labels = self.labels(when)
+        scene = self.drive.scene(when)
+        semantics, _, flow = voxelise(scene)
+        seen = camera_mask(scene, self._native_rig, threads=self.options.threads)
         classes = LABEL_SETS["occ3d"]
         truth = OccupancyPrediction(
             stamp_ns=self.stamp_ns(when),
             frame_id="base_link",
-            grid=labels.grid,
+            grid=OCC3D_GRID,
             ego_T_grid=np.eye(4),
-            labels=labels.semantics,
+            labels=semantics,
             class_names=classes.class_names,
             empty_class=classes.empty_class,
-            flow=labels.flow,
+            flow=flow,
             model="ground truth",
             camera_stamps_ns={
                 camera: self.stamp_ns(self.exposure(camera, t)) for camera in self.rig.names
             },
         )
-        return truth, labels.mask_camera
+        return truth, seen
 
 
 def frame_times(frames: int, rate: float) -> list[float]:

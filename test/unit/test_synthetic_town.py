@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import synthetic_scenes as scenes
 
+from occ_perception.cli import town as cli
+from occ_perception.synthetic import seeds
 from occ_perception.synthetic.drive import Drive
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.rig import CAMERAS, STAGGER_NS, synthetic_rig
@@ -24,6 +26,7 @@ def test_splits_share_no_town() -> None:
     for first, second in itertools.combinations(SPLITS.values(), 2):
         assert not set(first) & set(second)
     assert split_of(30_000) == "demo"
+    assert (cli.DEMO_TOWN, cli.DEMO_DRIVE) == (seeds.DEMO_TOWN, seeds.DEMO_DRIVE)
 
 
 @pytest.mark.parametrize("seed", [-1, 10_500, 19_999, 30_001])
