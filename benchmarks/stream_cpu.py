@@ -1,160 +1,111 @@
-"""Seconds per frame and peak memory of a full-size model in a stream, on this machine's CPU.
+"""Seconds per frame and peak memory of full-size models in a stream, on this machine's CPU.
 
     python benchmarks/stream_cpu.py [--model NAME] [--frames 10] [--out benchmarks/results]
 
-Two convolutions are timed before and after it, so that results of different machines can be
-compared: what a frame costs in units of them says more than seconds. Timed per frame: everything
-that ``OccupancyStream.step`` does (pictures to labels); pictures are noise of the native size,
-weights are random; the first frame is warm-up and left out. Run it on a quiet machine.
+Two convolutions are timed before and after, so that results of different machines can be compared:
+what a frame costs in units of them says more than seconds. What is timed is said by
+``occ_perception.runtime.measuring``. Run it on a quiet machine; the load before and after is noted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
+import os
 import statistics
 import time
-from datetime import date
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
-from occ_perception.models.zoo import ModelCard
-from occ_perception.runtime.stream import OccupancyStream
+from occ_perception.runtime.graphs import Execution
+from occ_perception.runtime.measuring import conditions, measure_stream
 from occ_perception.runtime.weights import load_model
 
-WARM_UP = 1
+WARM_UP = 2
 
 
-def seconds_of_convolution(kind: str, repeats: int = 5) -> float:
-    """Median time of one of the two yardsticks."""
-    layer: nn.Module
-    if kind == "conv2d":
-        layer, shape = nn.Conv2d(256, 256, 3, padding=1), (6, 256, 64, 176)
-    else:
-        layer, shape = nn.Conv3d(32, 32, 3, padding=1), (1, 32, 16, 200, 200)
+def yardsticks() -> dict[str, dict[str, float]]:
+    """Median wall-clock and CPU seconds of the two convolutions."""
+    return {
+        "conv2d": _seconds(nn.Conv2d(256, 256, 3, padding=1), (6, 256, 64, 176)),
+        "conv3d": _seconds(nn.Conv3d(32, 32, 3, padding=1), (1, 32, 16, 200, 200)),
+    }
+
+
+def _seconds(layer: nn.Module, shape: tuple[int, ...], repeats: int = 5) -> dict[str, float]:
     tensor = torch.randn(shape)
-    times = []
     with torch.inference_mode():
         layer(tensor)
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            layer(tensor)
-            times.append(time.perf_counter() - begun)
+        return {
+            name: _median(clock, lambda: layer(tensor), repeats)
+            for name, clock in (("wall", time.perf_counter), ("cpu", time.process_time))
+        }
+
+
+def _median(clock: Callable[[], float], work: Callable[[], Any], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        begun = clock()
+        work()
+        times.append(clock() - begun)
     return statistics.median(times)
-
-
-def ring_of_cameras(card: ModelCard) -> CameraRig:
-    """Cameras that look around, with the focal length of nuScenes at the card's native size."""
-    height, width = card.preprocessing.native_size
-    K = np.array([[0.79 * width, 0, width / 2], [0, 0.79 * width, height / 2], [0, 0, 1]])
-    optical = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
-    cameras = []
-    for number, name in enumerate(card.cameras):
-        yaw = 2 * np.pi * number / len(card.cameras)
-        turn = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
-        ego_T_cam = np.eye(4)
-        ego_T_cam[:3, :3] = turn @ optical
-        ego_T_cam[:3, 3] = (1.0, 0.0, 1.5)
-        cameras.append(CameraCalibration(name, width, height, K, ego_T_cam))
-    return CameraRig(tuple(cameras), ego_T_lidar=np.eye(4))
-
-
-def frames_of_noise(card: ModelCard, count: int) -> list[CameraFrame]:
-    """A drive straight ahead at 8 m/s, two frames per second."""
-    rig = ring_of_cameras(card)
-    rng = np.random.default_rng(0)
-    frames = []
-    for number in range(count):
-        pose = np.eye(4)
-        pose[0, 3] = 4.0 * number
-        frames.append(
-            CameraFrame(
-                rig=rig,
-                images={
-                    c.name: rng.integers(0, 256, (c.height, c.width, 3), dtype=np.uint8)
-                    for c in rig.cameras
-                },
-                stamps_ns=dict.fromkeys(rig.names, number * 500_000_000),
-                world_T_ego=dict.fromkeys(rig.names, pose),
-                reference_camera=card.reference_camera,
-            )
-        )
-    return frames
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    p50, p90, p99 = np.percentile(values, (50, 90, 99))
-    return {
-        k: round(float(v), 3)
-        for k, v in zip(("p50", "p90", "p99", "max"), (p50, p90, p99, max(values)), strict=True)
-    }
 
 
 def measure(name: str, count: int) -> dict[str, Any]:
     """Everything the result file holds."""
-    before = {kind: seconds_of_convolution(kind) for kind in ("conv2d", "conv3d")}
-    model = load_model(name, random_seed=0)
-    stream = OccupancyStream(model)
-    timings: list[dict[str, float]] = []
-    cpu_seconds = []
-    for frame in frames_of_noise(model.card, WARM_UP + count):
-        begun = time.process_time()
-        prediction = stream.step(frame)
-        cpu_seconds.append(time.process_time() - begun)
-        timings.append(dict(prediction.timings_ms))
-    measured = timings[WARM_UP:]
-    yardsticks = {kind: (s + seconds_of_convolution(kind)) / 2 for kind, s in before.items()}
-    total_s = statistics.median(t["total"] for t in measured) / 1e3
+    load_before = os.getloadavg()[0]
+    before = yardsticks()
+    measured = measure_stream(load_model(name, random_seed=0), Execution(), count, WARM_UP, True)
+    after = yardsticks()
+    seconds = {
+        kind: {clock: round((s + after[kind][clock]) / 2, 3) for clock, s in clocks.items()}
+        for kind, clocks in before.items()
+    }
+    frame = {
+        "wall": measured["milliseconds"]["total"]["p50"] / 1e3,
+        "cpu": measured["cpu_seconds_per_frame"],
+    }
     return {
-        "date": date.today().isoformat(),
-        "model": name,
-        "frames": count,
-        "warm_up_frames": WARM_UP,
-        "device": f"cpu, {torch.get_num_threads()} threads, {platform.machine()}",
-        "torch": torch.__version__,
-        "precision": "float32",
-        "timed": "OccupancyStream.step: decoded pictures to labels",
-        "milliseconds": {s: percentiles([t[s] for t in measured]) for s in measured[0]},
-        "cpu_seconds_per_frame": round(statistics.median(cpu_seconds[WARM_UP:]), 2),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
-        "convolution_seconds": {kind: round(s, 3) for kind, s in yardsticks.items()},
-        "frame_per_convolution": {kind: round(total_s / s, 1) for kind, s in yardsticks.items()},
+        **measured,
+        "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        "convolution_seconds": seconds,
+        "frame_per_convolution": {
+            kind: {clock: round(frame[clock] / s, 1) for clock, s in clocks.items()}
+            for kind, clocks in seconds.items()
+        },
     }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as a page."""
-    conditions = [
-        f"- {key.replace('_', ' ')}: {value}"
-        for key, value in result.items()
-        if not isinstance(value, dict)
+    rows = [*result["milliseconds"].items()]
+    rows += [(f"network: {part}", values) for part, values in result["stages_ms"].items()]
+    memory = ", ".join(f"{k.replace('_', ' ')} {v:.0f}" for k, v in result["memory_mb"].items())
+    lines = [
+        "# Stream on a CPU\n",
+        f"- {conditions(result)}",
+        f"- timed: {result['timed']}; pictures of {result['pictures']}",
+        f"- {result['frames']} frames after {result['warm_up_frames']} of warm-up",
+        "- load average before and after: {}, {}".format(*result["load_average"]),
+        f"- CPU seconds per frame: {result['cpu_seconds_per_frame']:.2f}",
+        f"- GMAC: {result['gmac']['total']:.1f}",
+        f"- memory, MB: {memory}",
+        "\n| stage, ms | p50 | p90 | p99 | max |\n| --- | ---: | ---: | ---: | ---: |",
     ]
-    rows = [
-        f"| {stage} | " + " | ".join(f"{value:.0f}" for value in values.values()) + " |"
-        for stage, values in result["milliseconds"].items()
-    ]
-    yardsticks = [
-        f"| {kind} | {seconds:.3f} | {result['frame_per_convolution'][kind]:.1f} |"
-        for kind, seconds in result["convolution_seconds"].items()
-    ]
-    return "\n".join(
-        [
-            "# Stream on a CPU\n",
-            *conditions,
-            "\n| stage, ms | p50 | p90 | p99 | max |\n| --- | ---: | ---: | ---: | ---: |",
-            *rows,
-            "\n| yardstick | seconds | frame / yardstick |\n| --- | ---: | ---: |",
-            *yardsticks,
-            "",
-        ]
+    for stage, values in rows:
+        lines.append(f"| {stage} | " + " | ".join(f"{v:.0f}" for v in values.values()) + " |")
+    lines.append(
+        "\n| yardstick | clock | seconds | frame / yardstick |\n| --- | --- | ---: | ---: |"
     )
+    for kind, clocks in result["convolution_seconds"].items():
+        for clock, seconds in clocks.items():
+            ratio = result["frame_per_convolution"][kind][clock]
+            lines.append(f"| {kind} | {clock} | {seconds:.3f} | {ratio:.1f} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

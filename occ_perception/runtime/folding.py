@@ -7,14 +7,27 @@ parameters than a checkpoint: it can neither be trained nor be saved as one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_NETS = "occ_perception.nets."
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+
+# Modules that apply a norm to the output of a convolution of theirs, and to nothing else. Names
+# alone would not do: some modules use the weights of a convolution without calling it.
+_PAIRS = {
+    "aspp.ASPP": (("conv1", "bn1"),),
+    "aspp.AtrousBranch": (("atrous_conv", "bn"),),
+    "backbones.resnet.Bottleneck": (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+    "backbones.resnet.ResNet": (("conv1", "bn1"),),
+    "residual.ResidualBlock2d": (("conv1", "bn1"), ("conv2", "bn2")),
+    "voxel_encoder.ConvNorm3d": (("conv", "bn"),),
+}
 
 
 def fold(net: nn.Module, device: torch.device) -> None:
@@ -35,14 +48,11 @@ def fold(net: nn.Module, device: torch.device) -> None:
 def fold_norms(net: nn.Module) -> None:
     """Move batch norms into the convolutions before them.
 
-    Folded are neighbours in an ``nn.Sequential`` and pairs called ``conv*`` and ``bn*``, which is
-    how our modules call a convolution and the norm that follows it. A convolution that several
-    modules share keeps its weights, and modules of timm, where names mean other things, theirs.
+    Folded are neighbours in an ``nn.Sequential`` and the pairs of the modules known here. A
+    convolution that several modules share keeps its weights.
     """
     users = Counter(id(part) for _, part in net.named_modules(remove_duplicate=False))
     for parent in list(net.modules()):
-        if type(parent).__module__.startswith("timm."):
-            continue
         children = parent._modules
         for conv_name, norm_name in _pairs(parent):
             conv, norm = children[conv_name], children[norm_name]
@@ -96,12 +106,11 @@ class _Merged(nn.Module):
         return logits_BKYXZ
 
 
-def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    names = list(parent._modules)
+def _pairs(parent: nn.Module) -> Iterable[tuple[str, str]]:
     if isinstance(parent, nn.Sequential):
-        return list(pairwise(names))
-    follows = {name: f"bn{name.removeprefix('conv')}" for name in names if name.startswith("conv")}
-    return [(conv, norm) for conv, norm in follows.items() if norm in names]
+        return pairwise(parent._modules)
+    kind = type(parent)
+    return _PAIRS.get(f"{kind.__module__}.{kind.__name__}".removeprefix(_NETS), ())
 
 
 def _fold_pair(conv: Any, norm: Any) -> None:

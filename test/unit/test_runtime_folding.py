@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,11 @@ def two_frames(net: nn.Module, cameras: int):
     state = net.initial_state(1)
     with torch.inference_mode():
         for frame in range(2):
-            outputs, state = net(inputs(0, frame, frame, cameras), state)
+            step = inputs(0, frame, frame, cameras)
+            moved = torch.eye(4, dtype=torch.float64).repeat(1, cameras, 1, 1)
+            moved[..., 2, 3] = 0.3 * frame
+            control = replace(step.control, previous_cam_T_cam_BN44=moved)
+            outputs, state = net(replace(step, control=control), state)
     return outputs
 
 
@@ -93,6 +98,22 @@ def test_shared_convolutions_and_norms_with_more_in_them_are_left_alone() -> Non
     expected = net(x)
     fold_norms(net)
     assert type(net[0][1]) is nn.BatchNorm2d and type(net[2][1]) is NormAndActivation
+    assert torch.equal(net(x), expected)
+
+
+def test_weights_that_are_used_without_the_convolution_are_left_alone() -> None:
+    class Projection(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bn1(nn.functional.conv2d(x, self.conv1.weight))
+
+    net = drawn(Projection())
+    x = torch.randn(1, 4, 6, 6)
+    expected = net(x)
+    fold_norms(net)
     assert torch.equal(net(x), expected)
 
 
