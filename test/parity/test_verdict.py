@@ -94,3 +94,17 @@ def test_logits_are_compared_in_the_axis_order_of_the_file():
     expected = Samples(logits_KYXZ.flatten(1)[:, index].numpy(), index, (4, 6, 5, 3), rms=1.0)
     assert check_logits(logits_KYXZ.transpose(1, 2)[None], expected).passed
     assert not check_logits(logits_KYXZ[None], expected).passed
+
+
+def test_values_read_at_steep_places_may_follow_their_places():
+    expected = np.ones(10)
+    got = expected.copy()
+    got[3] += 5e-4
+    slack = np.zeros(10)
+    assert not compare("x", got, expected, 1.0).passed
+    slack[4] = 1e-3
+    assert not compare("x", got, expected, 1.0, slack=slack).passed
+    slack[3] = 1e-3
+    verdict = compare("x", got, expected, 1.0, slack=slack)
+    assert verdict.passed
+    assert "1 more within" in verdict.note
