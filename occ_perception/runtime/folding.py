@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from occ_perception.nets.backbones.resnet import ResNet
 
 _NETS = "occ_perception.nets."
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
@@ -37,22 +40,38 @@ def fold(net: nn.Module, device: torch.device) -> None:
         net: in evaluation mode, with its final weights.
         device: where it will run.
     """
+    exact = _compared_part(net)
     with torch.no_grad():
-        fold_norms(net)
+        fold_norms(net, untouched=exact)
         merge_head(net)
         if device.type == "cpu":
             # Vector units of CPUs read channels side by side; torch reorders every map otherwise.
-            put_channels_last(net)
+            put_channels_last(net, untouched=exact)
 
 
-def fold_norms(net: nn.Module) -> None:
+def _compared_part(net: nn.Module) -> set[nn.Module]:
+    """The modules whose rounding matters: those that make the map which a plane sweep compares.
+
+    The sweep sums differences over all channels and takes the softmax without a temperature,
+    which shows the rounding of that map a hundred times enlarged.
+    """
+    parts: dict[str, Any] = net._modules
+    if parts.get("stereo") is None:
+        return set()
+    backbone = parts["image"].backbone
+    if isinstance(backbone, ResNet):
+        return {backbone, backbone.conv1, backbone.bn1, *backbone.layer1.modules()}
+    return set(backbone.modules())
+
+
+def fold_norms(net: nn.Module, untouched: AbstractSet[nn.Module] = frozenset()) -> None:
     """Move batch norms into the convolutions before them.
 
     Folded are neighbours in an ``nn.Sequential`` and the pairs of the modules known here. A
-    convolution that several modules share keeps its weights.
+    convolution that several modules share keeps its weights, and so do modules in ``untouched``.
     """
     users = Counter(id(part) for _, part in net.named_modules(remove_duplicate=False))
-    for parent in list(net.modules()):
+    for parent in [module for module in net.modules() if module not in untouched]:
         children = parent._modules
         for conv_name, norm_name in _pairs(parent):
             conv, norm = children[conv_name], children[norm_name]
@@ -88,10 +107,10 @@ def merge_head(net: nn.Module) -> None:
     parts["head"] = _Merged(head)
 
 
-def put_channels_last(net: nn.Module) -> None:
+def put_channels_last(net: nn.Module, untouched: AbstractSet[nn.Module] = frozenset()) -> None:
     """Store the weights of 2-D convolutions channels last; their outputs then are so too."""
     for part in net.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and part not in untouched:
             part.weight.data = part.weight.contiguous(memory_format=torch.channels_last)
 
 
