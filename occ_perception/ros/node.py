@@ -39,6 +39,10 @@ def main(args: list[str] | None = None) -> int:
             node.destroy_node()
     except KeyboardInterrupt:  # while the model was loading
         pass
+    except Exception:
+        # A signal that ends rclpy while the node is being built lets the building fail.
+        if rclpy.ok():
+            raise
     finally:
         rclpy.try_shutdown()
     return 0

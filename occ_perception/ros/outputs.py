@@ -37,6 +37,11 @@ class Outputs:
         self._refused: Counter[str] = Counter()
         self._last_refusal = ""
 
+    @property
+    def are_open(self) -> bool:
+        """False once rclpy shuts down, which a signal does at any moment."""
+        return bool(self._node.context.ok())
+
     def publish(
         self, prediction: OccupancyPrediction, encoding: str, flow_min_speed: float
     ) -> None:
@@ -64,7 +69,7 @@ class Outputs:
         try:
             publisher.publish(message)
         except rclpy_implementation.RCLError as error:
-            if not self._node.context.ok():  # shutting down
+            if not self.are_open:
                 return
             with self._lock:
                 self._refused[name] += 1

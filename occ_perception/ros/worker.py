@@ -133,6 +133,8 @@ class Worker:
             self._fail(error.reason, str(error))
             return
         except Exception as error:
+            if not self._outputs.are_open:
+                return
             # Whatever one frame did to the network or the GPU, the next may be fine; the node
             # stays up and says what happened.
             self._fail(type(error).__name__, f"{error}\n{traceback.format_exc()}")

@@ -31,6 +31,10 @@ class RunningProcess:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 
@@ -52,6 +56,9 @@ class RunningProcess:
         if self.is_running:
             self._process.send_signal(signal.SIGINT)
         return self.wait(timeout_s)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """The hard way, for clean-up only; removes the shared memory that it leaves behind."""
