@@ -89,6 +89,7 @@ setup(
     extras_require={
         "backbones": ["timm>=1.0"],
         "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
+        "open3d": ["open3d"],
         "rerun": ["rerun-sdk"],
         "ros": ROS_WHEELS,
         "synthetic": ["numba>=0.60"],

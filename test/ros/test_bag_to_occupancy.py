@@ -75,6 +75,8 @@ def play_into_node(
     assert player.wait(1) == 0, player.output() + occupancy_node.output()
     report_count = len(listener.reports)
     spin_until(node, lambda: len(listener.reports) > report_count, 30, "a last report")
+    # The player waits for grids only; their clouds are larger and come later.
+    spin_until(node, lambda: len(clouds) >= len(listener.grids), 60, "the last cloud")
     assert occupancy_node.stop() == 0, occupancy_node.output()
     assert "Traceback" not in occupancy_node.output()
     return Outcome(listener, clouds, player.output())
