@@ -7,6 +7,7 @@ cells.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,25 @@ from torch import Tensor, nn
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import NetInputs, NetOutputs
 from occ_perception.models.state import TemporalState
-from occ_perception.nets.bev_encoder import BevEncoderConfig, HeightLiftConfig
-from occ_perception.nets.cameras import PixelRays, camera_code
-from occ_perception.nets.depth_net import DepthNetConfig
+from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
+from occ_perception.nets.cameras import camera_code
+from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.image_encoder import ImageEncoderConfig
+from occ_perception.nets.inter_object import InterObjectConfig
 from occ_perception.nets.lift import OcclusionTransfer, SoftLiftConfig
+from occ_perception.nets.measured_depth import measured_depth
 from occ_perception.nets.prototype_head import PrototypeHeadConfig
-from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
+from occ_perception.nets.rays import PixelRays
+from occ_perception.nets.stereo import PlaneSweep, PlaneSweepConfig, StereoState
+from occ_perception.nets.temporal.concat_history import ConcatHistory, ConcatHistoryConfig
+from occ_perception.nets.temporal.geometry_fusion import (
+    GeometryFusion,
+    GeometryFusionConfig,
+    GeometryFusionState,
+)
+from occ_perception.nets.temporal.gradient_fusion import GradientFusion, GradientFusionConfig
 from occ_perception.nets.view_geometry import ViewGeometry
+from occ_perception.nets.voxel_encoder import VoxelEncoderConfig, VoxelRefineConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +42,13 @@ class OccupancyNetConfig:
 
     Attributes:
         geometry: image size, depth bins, grid of the lifted volume, cameras.
-        image: pictures to stride-16 features.
+        image: pictures to features.
+        stereo: matching with the previous pictures.
         depth: features to depth distribution, occluded length and context.
+        geometry_fusion: fusion of depth with the past.
+        inter_object: extra samples for space that objects hide from each other.
         lift: context to volume.
+        pre: volume to volume, before it meets the past.
         temporal: fusion with the past.
         encoder: volume to volume, or map to map.
         height: map to volume, for bird's-eye-view networks.
@@ -41,10 +57,14 @@ class OccupancyNetConfig:
 
     geometry: ViewGeometry
     image: ImageEncoderConfig
+    stereo: PlaneSweepConfig | None = None
     depth: DepthNetConfig
+    geometry_fusion: GeometryFusionConfig | None = None
+    inter_object: InterObjectConfig | None = None
     lift: SoftLiftConfig
-    temporal: ConcatHistoryConfig | None = None
-    encoder: BevEncoderConfig
+    pre: BevRefineConfig | VoxelRefineConfig | None = None
+    temporal: ConcatHistoryConfig | GradientFusionConfig | None = None
+    encoder: BevEncoderConfig | VoxelEncoderConfig
     height: HeightLiftConfig | None = None
     head: PrototypeHeadConfig
 
@@ -76,9 +96,14 @@ class OccupancyNet(nn.Module):
         self.config = config
         geometry = config.geometry
         self.image = config.image.build()
+        self.stereo = config.stereo.build(geometry) if config.stereo else None
         self.depth = config.depth.build(geometry)
         self.occlusion = OcclusionTransfer()
+        fusion = config.geometry_fusion
+        self.geometry_fusion = fusion.build(geometry) if fusion else None
+        self.inter_object = config.inter_object.build() if config.inter_object else None
         self.lift = config.lift.build(geometry)
+        self.pre = config.pre.build() if config.pre else None
         self.temporal = config.temporal.build(geometry) if config.temporal else None
         self.encoder = config.encoder.build()
         self.height = config.height.build() if config.height else None
@@ -98,10 +123,11 @@ class OccupancyNet(nn.Module):
             dtype: of the remembered features.
         """
         device = torch.device(device) if device else self.head.query.weight.device
-        history = None
-        if self.temporal is not None:
-            history = self.temporal.initial_state(batch_size, device, dtype)
-        return TemporalState(history=history)
+        return TemporalState(
+            stereo=_initial(self.stereo, batch_size, device, dtype),
+            geometry=_initial(self.geometry_fusion, batch_size, device, dtype),
+            history=_initial(self.temporal, batch_size, device, dtype),
+        )
 
     def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
         """One step of B streams.
@@ -115,11 +141,19 @@ class OccupancyNet(nn.Module):
         """
         augmentation = inputs.bev_augmentation_B33
         features = self.image(inputs.images_BN3HW)
-        depth = self.depth(features, camera_code(inputs.cameras, augmentation))
+        matching, stereo = self._match(features.fine_BNChw, inputs, state.stereo)
+        code = camera_code(inputs.cameras, augmentation)
+        depth = self.depth(features.merged_BNChw, code, matching)
         weights_BNDhw = self.occlusion(depth.surface_BNDhw, depth.occluded_BNLhw)
+        weights_BNDhw, fused = self._fuse_geometry(depth, weights_BNDhw, inputs, state.geometry)
+        extra = None
+        if self.inter_object is not None:
+            extra = self.inter_object(depth.gated_BNChw, weights_BNDhw)
 
-        rays = PixelRays.of(inputs.cameras, augmentation, self.config.geometry)
-        volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw)
+        rays = PixelRays(inputs.cameras, augmentation, self.config.geometry)
+        volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, extra)
+        if self.pre is not None:
+            volume = self.pre(volume)
 
         history = None
         if self.temporal is not None:
@@ -135,4 +169,42 @@ class OccupancyNet(nn.Module):
             depth_BNDhw=depth.surface_BNDhw,
             context_BNChw=depth.context_BNChw,
         )
-        return outputs, TemporalState(history=history)
+        return outputs, TemporalState(stereo=stereo, geometry=fused, history=history)
+
+    def _match(
+        self, fine_BNChw: Tensor | None, inputs: NetInputs, state: StereoState | None
+    ) -> tuple[Tensor | None, StereoState | None]:
+        """Matching distribution with the pictures of the state, or with given ones."""
+        if self.stereo is None:
+            return None, None
+        if inputs.previous_images_BN3HW is not None:
+            with torch.no_grad():
+                state = StereoState(self.image.fine(inputs.previous_images_BN3HW))
+        matching, following = self.stereo(fine_BNChw, state, inputs.control, inputs.cameras)
+        return matching, following
+
+    def _fuse_geometry(
+        self,
+        depth: DepthPrediction,
+        weights_BNDhw: Tensor,
+        inputs: NetInputs,
+        state: GeometryFusionState | None,
+    ) -> tuple[Tensor, GeometryFusionState | None]:
+        """Lifting weights that remember the frustum of the frame before."""
+        if self.geometry_fusion is None:
+            return weights_BNDhw, None
+        measured = None
+        if self.geometry_fusion.config.measured_depth and inputs.depth is not None:
+            measured = measured_depth(inputs.depth.depth_BNHW, self.config.geometry)
+        return self.geometry_fusion(
+            depth.features_BNChw, weights_BNDhw, state, inputs.control, inputs.cameras, measured
+        )
+
+
+def _initial(
+    part: PlaneSweep | GeometryFusion | ConcatHistory | GradientFusion | None,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Any:
+    return None if part is None else part.initial_state(batch_size, device, dtype)

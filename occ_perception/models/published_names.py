@@ -8,6 +8,8 @@ from __future__ import annotations
 
 NameRules = tuple[tuple[str, str], ...]
 
+_SCENE = "scene_his_func_after_vox_his.scene_his_"
+
 OCCSTUDIO_NAMES: NameRules = (
     ("image.backbone.", "img_backbone."),
     ("image.neck.lateral16.", "img_neck.lateral_convs.0.conv."),
@@ -23,10 +25,32 @@ OCCSTUDIO_NAMES: NameRules = (
     ("depth.depth_branch.", "depth_net.depth_conv."),
     ("depth.depth_logits.", "depth_net.depth_conv.4."),
     ("depth.length_branch.", "depth_net.occ_conv."),
+    ("depth.matching.", "depth_net.cost_volumn_net."),
+    ("geometry_fusion.logits.", "depth_net.depth_head2."),
+    ("geometry_fusion.blend.gate.layers.", "depth_net.depth_his_fusion_post_layer.gate_net."),
+    ("geometry_fusion.output_gate.layers.", "depth_net.gate_net."),
+    ("inter_object.factors.conv.", "depth_net.depth2occ_inter_weight_net."),
+    ("inter_object.offsets.conv.", "depth_net.depth2occ_inter_bias_net."),
+    ("pre.stack.stages.", "pre_process.layers."),
     ("temporal.project.conv.", "history_keyframe_time_conv.0."),
     ("temporal.project.norm.", "history_keyframe_time_conv.1."),
-    ("temporal.fuse.", "history_keyframe_cat_conv."),
+    ("temporal.fuse.conv.", "history_keyframe_cat_conv.0."),
+    ("temporal.fuse.norm.", "history_keyframe_cat_conv.1."),
+    ("temporal.motion.predict.", "his_stream_offset_net.history_stream_offset_net."),
+    ("temporal.history.time_code.", "time_emb_net."),
+    ("temporal.history.project.conv.", "history_keyframe_time_conv.0."),
+    ("temporal.history.project.norm.", "history_keyframe_time_conv.1."),
+    ("temporal.history.fuse.conv.", "history_keyframe_cat_conv.0."),
+    ("temporal.history.fuse.norm.", "history_keyframe_cat_conv.1."),
+    ("temporal.scene.query.", _SCENE + "q."),
+    ("temporal.scene.key.", _SCENE + "k."),
+    ("temporal.scene.value.", _SCENE + "v."),
+    ("temporal.scene.weight", _SCENE + "learnable_weight"),
+    ("temporal.scene.bias", _SCENE + "learnable_bias"),
+    ("temporal.scene.norm_", _SCENE + "norm_"),
     ("encoder.backbone.stages.", "img_bev_encoder_backbone.layers."),
+    ("encoder.neck.conv.weight", "img_bev_encoder_neck.conv.conv.weight"),
+    ("encoder.neck.bn.", "img_bev_encoder_neck.conv.bn."),
     ("encoder.neck.", "img_bev_encoder_neck."),
     ("height.conv.", "final_conv."),
     ("head.query.", "alocc_head.query_feat."),

@@ -13,17 +13,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from occ_perception.nets.stereo import StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistoryState
+from occ_perception.nets.temporal.geometry_fusion import GeometryFusionState
+from occ_perception.nets.temporal.gradient_fusion import GradientFusionState
 
 
 class TemporalState(NamedTuple):
     """Everything a network carries from frame to frame.
 
     Attributes:
+        stereo: of the matching with the previous pictures.
+        geometry: of the depth fusion in the frustum.
         history: of the volume or map fusion.
     """
 
-    history: ConcatHistoryState | None = None
+    stereo: StereoState | None = None
+    geometry: GeometryFusionState | None = None
+    history: ConcatHistoryState | GradientFusionState | None = None
 
 
 def state_to(state: TemporalState, device: torch.device | str) -> TemporalState:
@@ -47,7 +54,7 @@ def state_bytes(state: TemporalState) -> int:
 
 
 def state_tensors(state: TemporalState) -> dict[str, Tensor]:
-    """Flat ``{"history.slots_BTCYX": tensor, ...}`` for saving; absent parts leave no entry."""
+    """Flat ``{"history.slots_BTYXC": tensor, ...}`` for saving; absent parts leave no entry."""
     flat: dict[str, Tensor] = {}
 
     def visit(value: Any, name: str) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.models import alocc
+from occ_perception.models import alocc, gdfusion
 from occ_perception.models.occupancy_net import OccupancyNet, OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.view_geometry import ViewGeometry
@@ -25,10 +28,14 @@ NUSCENES_CAMERAS = (
     "CAM_BACK",
     "CAM_BACK_RIGHT",
 )
-_HUGGINGFACE = "https://huggingface.co/Dobbin/OccStudio/resolve/main/"
-_REFERENCE_LICENCE = "Apache-2.0 (reference project)"
-_WITH_MASK = "trained with camera mask"
-_WITHOUT_MASK = "trained without camera mask"
+WAYMO_CAMERAS = (
+    "CAM_FRONT",
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT_RIGHT",
+    "CAM_SIDE_LEFT",
+    "CAM_SIDE_RIGHT",
+)
+_KEYFRAME_SPACING_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +80,13 @@ class ModelCard:
         label_set: key of :data:`occ_perception.labels.LABEL_SETS`.
         excluded_class: class id that never wins, None for none.
         published: reported figures as published, None where none are known.
-        protocol: how the reported figures were obtained.
+        protocol: how the model was trained and measured, None where that is not known.
         url: where the checkpoint is published, None where it is not.
         sha256: of that file, None until known.
         licence: of the checkpoint.
         backbone: image backbone.
         modality: ``C`` cameras only, ``C+D`` cameras and measured depth.
+        note: what else a user of the checkpoint should know.
         names: rules from our parameter names to the file's.
     """
 
@@ -96,12 +104,13 @@ class ModelCard:
     label_set: str
     excluded_class: int | None = None
     published: Mapping[str, Any] | None
-    protocol: str
+    protocol: str | None
     url: str | None
     sha256: str | None = None
-    licence: str = _REFERENCE_LICENCE
-    backbone: str = "R-50"
-    modality: str = "C"
+    licence: str
+    backbone: str
+    modality: str
+    note: str = ""
     names: NameRules = OCCSTUDIO_NAMES
 
     @property
@@ -133,62 +142,70 @@ def get_card(name: str) -> ModelCard:
         raise KeyError(f"no model {name!r}; there are {', '.join(sorted(MODELS))}") from None
 
 
-def _card(
-    name: str, title: str, config_stem: str, recipe: Callable[[], OccupancyNetConfig], **facts: Any
-) -> ModelCard:
+def _card(name: str, recipe: Callable[[], OccupancyNetConfig], **extra: Any) -> ModelCard:
     """A card whose sizes are those of its recipe, so that the two cannot disagree."""
     config = recipe()
+    facts = _FACTS[name]
     history = config.temporal
+    preprocessing = Preprocessing(
+        input_size=config.geometry.input_size, **extra.pop("preprocessing", {})
+    )
+    spacing = extra.pop("history_spacing_s", _KEYFRAME_SPACING_S)
     return ModelCard(
         name=name,
-        title=title,
-        config_stem=config_stem,
+        title=facts["title"],
+        config_stem=facts["config"],
         recipe=recipe,
-        preprocessing=Preprocessing(input_size=config.geometry.input_size),
+        preprocessing=preprocessing,
         grid=config.output_grid,
-        history_spacing_s=0.5 if history else 0.0,
+        history_spacing_s=spacing if history else 0.0,
         history_frames=history.frames if history else 0,
-        url=f"{_HUGGINGFACE}{config_stem}.pth",
-        **facts,
+        label_set=facts["annotation"].lower(),
+        published=facts["published"],
+        protocol=facts["protocol"],
+        url=facts["weights"],
+        licence=facts["licence"],
+        backbone=facts["backbone"],
+        modality=facts["modality"],
+        note=facts.get("note", ""),
+        **extra,
     )
 
 
+_FACTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text())
+
+# The grid of these models lies in the lidar frame, and "others" is never answered.
+_LIDAR_GRID: dict[str, Any] = {"grid_frame": "lidar", "excluded_class": 0}
+_GF: dict[str, Any] = {"names": gdfusion.GDFUSION_NAMES}
+_WAYMO: dict[str, Any] = {
+    "cameras": WAYMO_CAMERAS,
+    "history_spacing_s": 0.1,
+    "preprocessing": {"native_size": (1280, 1920)},
+}
+
 _CARDS = (
+    _card("alocc_2d_mini", alocc.alocc_2d_mini),
+    _card("alocc_2d_mini_nomask", alocc.alocc_2d_mini),
+    _card("alocc_2d_mini_surroundocc", alocc.alocc_2d_mini_surroundocc, **_LIDAR_GRID),
+    _card("alocc_2d", alocc.alocc_2d),
+    _card("alocc_2d_nomask", alocc.alocc_2d),
+    _card("alocc_3d", alocc.alocc_3d),
+    _card("alocc_3d_nomask", alocc.alocc_3d),
+    _card("alocc_3d_surroundocc", alocc.alocc_3d_surroundocc, **_LIDAR_GRID),
+    _card("alocc_3d_waymo", alocc.alocc_3d_waymo, **_WAYMO),
+    _card("alocc_2d_gf", gdfusion.alocc_2d_gf, **_GF),
+    _card("alocc_2d_gf_openoccupancy", gdfusion.alocc_2d_gf_openoccupancy, **_GF, **_LIDAR_GRID),
     _card(
-        "alocc_2d_mini",
-        "ALOcc-2D-mini",
-        "alocc_2d_mini_r50_256x704_bevdet_preatrain_16f",
-        alocc.alocc_2d_mini,
-        label_set="occ3d",
-        published={"mIoU": 41.4, "mIoU_D": 35.4, "IoU": 70.0, "FPS": 30.5, "memory_MB": 1605.0},
-        protocol=_WITH_MASK,
+        "alocc_2d_gf_depth_openoccupancy",
+        gdfusion.alocc_2d_gf_depth_openoccupancy,
+        **_GF,
+        **_LIDAR_GRID,
     ),
-    _card(
-        "alocc_2d_mini_nomask",
-        "ALOcc-2D-mini",
-        "alocc_2d_mini_r50_256x704_bevdet_preatrain_16f_wo_mask",
-        alocc.alocc_2d_mini,
-        label_set="occ3d",
-        published={
-            "mIoU": 33.4,
-            "RayIoU": 39.3,
-            "RayIoU_1m_2m_4m": (32.9, 40.1, 44.8),
-            "FPS": 30.5,
-            "memory_MB": 1605.0,
-        },
-        protocol=_WITHOUT_MASK,
-    ),
-    _card(
-        "alocc_2d_mini_surroundocc",
-        "ALOcc-2D-mini",
-        "alocc_2d_mini_r50_256x704_bevdet_preatrain_surroundocc",
-        alocc.alocc_2d_mini_surroundocc,
-        grid_frame="lidar",
-        label_set="surroundocc",
-        excluded_class=0,
-        published={"mIoU": 21.5, "mIoU_D": 19.5, "IoU": 31.5, "FPS": 5.8, "memory_MB": 2869.0},
-        protocol=_WITH_MASK,
-    ),
+    _card("alocc_3d_gf", gdfusion.alocc_3d_gf, **_GF),
+    _card("alocc_3d_gf_nomask", gdfusion.alocc_3d_gf, **_GF),
+    _card("alocc_3d_gf_depth", gdfusion.alocc_3d_gf_depth, **_GF),
+    _card("alocc_3d_gf_surroundocc", gdfusion.alocc_3d_gf_surroundocc, **_GF, **_LIDAR_GRID),
+    _card("alocc_3d_gf_waymo", gdfusion.alocc_3d_gf_waymo, **_GF, **_WAYMO),
 )
 
 MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}

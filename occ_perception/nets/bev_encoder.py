@@ -77,6 +77,32 @@ class BevNeck(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BevRefineConfig:
+    """One residual block on the lifted map.
+
+    Attributes:
+        channels: width, in and out.
+    """
+
+    channels: int
+
+    def build(self) -> BevRefine:
+        """The module."""
+        return BevRefine(self)
+
+
+class BevRefine(nn.Module):
+    """Cleans the lifted map up before it meets the past, (B, C, Y, X) both ways."""
+
+    def __init__(self, config: BevRefineConfig) -> None:
+        super().__init__()
+        self.stack = ResidualStack2d(config.channels, (config.channels,), (1,), (1,))
+
+    def forward(self, features_BCYX: Tensor) -> Tensor:
+        return self.stack(features_BCYX)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeightLiftConfig:
     """Height from channels.
 

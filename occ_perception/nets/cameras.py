@@ -1,6 +1,6 @@
-"""Calibration of one ring as tensors, and how a pixel with a depth becomes a place in the grid.
+"""Calibration of one ring as tensors.
 
-Legend: B batch, N cameras, S samples along a ray, h, w feature pixels.
+Legend: B batch, N cameras, h, w feature pixels.
 """
 
 from __future__ import annotations
@@ -59,50 +59,3 @@ def feature_pixels(geometry: ViewGeometry, device: torch.device | None = None) -
     v = torch.linspace(0, height - 1, h, device=device)
     u = torch.linspace(0, width - 1, w, device=device)
     return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)
-
-
-@dataclass(frozen=True)
-class PixelRays:
-    """Where pixels of each camera lie in the grid: ``cell(u, v, d) = d * H [u, v, 1] + origin``.
-
-    Attributes:
-        H_BN33: pixel to ray direction, in cells per metre of depth.
-        origin_BN3: camera centre, in cells.
-    """
-
-    H_BN33: Tensor
-    origin_BN3: Tensor
-
-    @classmethod
-    def of(
-        cls, cameras: CameraTensors, bev_augmentation_B33: Tensor, geometry: ViewGeometry
-    ) -> PixelRays:
-        """Compose ``(Bda (R K^-1 A^-1 ([u, v] - a) d + t) - lower) / step`` once per camera.
-
-        This is the frustum of Lift-Splat (arXiv 2008.05711) without its table of points. The
-        3x3 products are made in float64: their rounding would move every point of a ray.
-        """
-        bda = bev_augmentation_B33.double()[:, None]
-        pose = cameras.grid_T_cam_BN44.double()
-        undo_K = torch.linalg.inv_ex(cameras.K_BN33.double()).inverse
-        undo_A = torch.linalg.inv_ex(cameras.image_rotation_BN33.double()).inverse
-        shift_back = torch.zeros_like(undo_A)
-        shift_back[..., 0, 0] = shift_back[..., 1, 1] = shift_back[..., 2, 2] = 1.0
-        shift_back[..., :2, 2] = -cameras.image_translation_BN3.double()[..., :2]
-
-        H = bda @ pose[..., :3, :3] @ undo_K @ undo_A @ shift_back
-        origin = (bda @ pose[..., :3, 3:])[..., 0]
-        rows, starts = [], []
-        for axis, (low, step) in enumerate(
-            zip(geometry.grid.lower, geometry.grid.voxel_size, strict=True)
-        ):
-            rows.append(H[..., axis, :] / step)
-            starts.append((origin[..., axis] - low) / step)
-        return cls(torch.stack(rows, dim=-2).float(), torch.stack(starts, dim=-1).float())
-
-    def cells(self, pixels_hw2: Tensor, depths_S: Tensor) -> Tensor:
-        """Cells (B, N, S, h, w, 3) met by the given pixels at the given depths."""
-        homogeneous = torch.cat([pixels_hw2, torch.ones_like(pixels_hw2[..., :1])], dim=-1)
-        rays = torch.einsum("bnij,hwj->bnhwi", self.H_BN33, homogeneous)
-        along = depths_S[:, None, None, None] * rays[:, :, None]
-        return along + self.origin_BN3[:, :, None, None, None]

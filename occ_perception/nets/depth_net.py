@@ -28,16 +28,34 @@ class DepthPrediction(NamedTuple):
         occluded_BNLhw: chance that the object still fills the k-th bin behind its surface, None
             for networks without occlusion transfer.
         context_BNChw: the feature to be lifted.
+        features_BNChw: what the depth head reads, for a second head.
+        gated_BNChw: the features that depth was predicted from, for parts that read them too.
     """
 
     surface_BNDhw: Tensor
     occluded_BNLhw: Tensor | None
     context_BNChw: Tensor
+    features_BNChw: Tensor
+    gated_BNChw: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingEncoderConfig:
+    """Brings the matching distribution from stride 4 to stride 16."""
+
+    def build(self, bins: int) -> nn.Module:
+        """Two stride-2 convolutions with norms and, as published, no activation."""
+        return nn.Sequential(
+            nn.Conv2d(bins, bins, 3, stride=2, padding=1),
+            nn.BatchNorm2d(bins),
+            nn.Conv2d(bins, bins, 3, stride=2, padding=1),
+            nn.BatchNorm2d(bins),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DepthNetConfig:
-    """Widths of the depth net.
+    """Widths and inputs of the depth net.
 
     Attributes:
         context_channels: width of the lifted feature.
@@ -45,6 +63,7 @@ class DepthNetConfig:
         width: of the trunk.
         aspp_channels: of each pyramid branch.
         occluded_bins: length of the occlusion transfer in bins, None for none.
+        matching: how a matching distribution comes in, None where there is none.
     """
 
     context_channels: int
@@ -52,6 +71,7 @@ class DepthNetConfig:
     width: int = 256
     aspp_channels: int = 96
     occluded_bins: int | None = 22
+    matching: MatchingEncoderConfig | None = None
 
     def build(self, geometry: ViewGeometry) -> DepthNet:
         """The module for a frustum."""
@@ -62,12 +82,13 @@ class DepthNet(nn.Module):
     """Camera-aware depth estimation (BEVDepth, arXiv 2206.10092) with an occluded-length branch.
 
     The camera code (27 raw numbers, batch-normalised) gates the image feature once for depth and
-    once for context; the occluded length is ALOcc's intra-object occlusion (arXiv 2411.07725).
+    once for context. A matching distribution enters beside the depth feature (BEVStereo,
+    arXiv 2209.10248). The occluded length is ALOcc's intra-object occlusion (arXiv 2411.07725).
     """
 
     def __init__(self, config: DepthNetConfig, geometry: ViewGeometry) -> None:
         super().__init__()
-        width = config.width
+        width, bins = config.width, geometry.depth.count
         self.reduce = nn.Sequential(
             nn.Conv2d(config.in_channels, width, 3, padding=1),
             nn.BatchNorm2d(width),
@@ -77,33 +98,54 @@ class DepthNet(nn.Module):
         self.context_gate = CameraGate(width)
         self.context_head = nn.Conv2d(width, config.context_channels, 1)
         self.depth_gate = CameraGate(width)
+
+        self.matching: nn.Module | None = None
+        in_width, shortcut = width, None
+        if config.matching is not None:
+            self.matching = config.matching.build(bins)
+            in_width = width + bins
+            shortcut = nn.Conv2d(in_width, width, 1)  # one module, shared by both branches
         self.depth_branch = nn.Sequential(
-            *(ResidualBlock2d(width, width) for _ in range(3)), ASPP(width, config.aspp_channels)
+            *_branch(in_width, width, shortcut), ASPP(width, config.aspp_channels)
         )
-        self.depth_logits = nn.Conv2d(width, geometry.depth.count, 1)
+        self.depth_logits = nn.Conv2d(width, bins, 1)
         self.length_branch: nn.Module | None = None
         if config.occluded_bins is not None:
             self.length_branch = nn.Sequential(
-                *(ResidualBlock2d(width, width) for _ in range(3)),
-                nn.Conv2d(width, config.occluded_bins, 1),
+                *_branch(in_width, width, shortcut), nn.Conv2d(width, config.occluded_bins, 1)
             )
 
-    def forward(self, features_BNChw: Tensor, code_BN27: Tensor) -> DepthPrediction:
+    def forward(
+        self,
+        features_BNChw: Tensor,
+        code_BN27: Tensor,
+        matching_BNDhw: Tensor | None = None,
+    ) -> DepthPrediction:
         cameras = features_BNChw.shape[:2]
         reduced = self.reduce(features_BNChw.flatten(0, 1))
         code = self.camera_norm(code_BN27.flatten(0, 1))
 
         context = self.context_head(self.context_gate(reduced, code))
-        for_depth = self.depth_gate(reduced, code)
-        logits = self.depth_logits(self.depth_branch(for_depth))
+        gated = seen = self.depth_gate(reduced, code)
+        if self.matching is not None and matching_BNDhw is not None:
+            seen = torch.cat([gated, self.matching(matching_BNDhw.flatten(0, 1))], dim=1)
+        features = self.depth_branch(seen)
+        logits = self.depth_logits(features)
         occluded = None
         if self.length_branch is not None:
-            occluded = self.length_branch(for_depth).sigmoid().unflatten(0, cameras)
+            occluded = self.length_branch(seen).sigmoid().unflatten(0, cameras)
         return DepthPrediction(
             surface_BNDhw=logits.softmax(dim=1).unflatten(0, cameras),
             occluded_BNLhw=occluded,
             context_BNChw=context.unflatten(0, cameras),
+            features_BNChw=features.unflatten(0, cameras),
+            gated_BNChw=gated.unflatten(0, cameras),
         )
+
+
+def _branch(in_width: int, width: int, shortcut: nn.Module | None) -> list[nn.Module]:
+    first = ResidualBlock2d(in_width, width, shortcut=shortcut)
+    return [first, ResidualBlock2d(width, width), ResidualBlock2d(width, width)]
 
 
 class CameraGate(nn.Module):

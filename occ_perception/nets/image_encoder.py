@@ -1,4 +1,4 @@
-"""From camera pictures to one stride-16 feature map per camera.
+"""From camera pictures to one stride-16 feature map per camera, and a finer one for matching.
 
 Legend: B batch, N cameras, H, W input pixels, C channels, h, w = H/16, W/16.
 """
@@ -6,6 +6,7 @@ Legend: B batch, N cameras, H, W input pixels, C channels, h, w = H/16, W/16.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,12 +15,25 @@ from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
 
 
+class ImageFeatures(NamedTuple):
+    """What the pictures of one step look like.
+
+    Attributes:
+        merged_BNChw: stride 16, from the neck.
+        fine_BNChw: the backbone's stride-4 map, None unless it was asked for.
+    """
+
+    merged_BNChw: Tensor
+    fine_BNChw: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoderConfig:
     """Backbone and the neck that merges its two coarsest maps.
 
     Attributes:
-        backbone: what computes the maps; its last two strides must be 16 and 32.
+        backbone: what computes the maps; its strides must end in 16 and 32, and start with 4
+            where a part matches pictures across time.
         channels: width of the merged map.
     """
 
@@ -32,7 +46,7 @@ class ImageEncoderConfig:
 
 
 class ImageEncoder(nn.Module):
-    """Images (B, N, 3, H, W) to features (B, N, C, h, w)."""
+    """Images (B, N, 3, H, W) to features."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
@@ -45,10 +59,16 @@ class ImageEncoder(nn.Module):
         c16, c32 = self.backbone.out_channels[-2:]
         self.neck = ImageNeck(c16, c32, config.channels)
 
-    def forward(self, images_BN3HW: Tensor) -> Tensor:
+    def forward(self, images_BN3HW: Tensor) -> ImageFeatures:
+        cameras = images_BN3HW.shape[:2]
         maps = self.backbone(images_BN3HW.flatten(0, 1))
         merged = self.neck(maps[-2], maps[-1])
-        return merged.unflatten(0, images_BN3HW.shape[:2])
+        fine = maps[0].unflatten(0, cameras) if len(maps) > 2 else None
+        return ImageFeatures(merged.unflatten(0, cameras), fine)
+
+    def fine(self, images_BN3HW: Tensor) -> Tensor:
+        """The stride-4 map alone."""
+        return self.backbone.fine(images_BN3HW.flatten(0, 1)).unflatten(0, images_BN3HW.shape[:2])
 
 
 class ImageNeck(nn.Module):

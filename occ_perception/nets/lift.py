@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from occ_perception.nets.cameras import PixelRays, feature_pixels
+from occ_perception.nets.cameras import feature_pixels
+from occ_perception.nets.inter_object import ExtraSamples
+from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import occlusion_transfer, soft_splat
 
@@ -54,8 +57,19 @@ class SoftLift(nn.Module):
         self.register_buffer("pixels_hw2", feature_pixels(geometry), persistent=False)
         self.register_buffer("depths_D", geometry.depth.edges(), persistent=False)
 
-    def forward(self, rays: PixelRays, weights_BNDhw: Tensor, context_BNChw: Tensor) -> Tensor:
+    def forward(
+        self,
+        rays: PixelRays,
+        weights_BNDhw: Tensor,
+        context_BNChw: Tensor,
+        extra: ExtraSamples | None = None,
+    ) -> Tensor:
         """Volume (B, C, Y, X, Z), or map (B, C, Y, X) where the grid is one cell high."""
-        cells = rays.cells(self.pixels_hw2, self.depths_D)
+        cells = rays.cells(self.pixels_hw2, self.depths_D[:, None, None])
+        if extra is not None:
+            pixels = self.pixels_hw2 + extra.offset_BNEhw2
+            beside = rays.cells(pixels, self.depths_D[extra.depth_bin_BNEhw])
+            cells = torch.cat([cells, beside], dim=2)
+            weights_BNDhw = torch.cat([weights_BNDhw, extra.weight_BNEhw], dim=2)
         volume = soft_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
         return volume[..., 0] if self.geometry.flat else volume

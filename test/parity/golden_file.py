@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.inputs import CameraTensors, NetInputs, StepControl
+from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, ModelCard
@@ -156,9 +156,38 @@ class GoldenFile:
                 start_B=tensor("start_of_sequence", torch.bool),
                 previous_T_current_B44=tensor("curr_to_prev_ego_rt", torch.float64),
                 position_B=torch.tensor([self._position(frame)], device=device),
+                previous_cam_T_cam_BN44=self._camera_motion(frame).to(device),
             ),
             bev_augmentation_B33=tensor("bda"),
+            depth=self._depth_hint(frame, device) if self.meta["gt_depth"] else None,
         )
+
+    def _depth_hint(self, frame: int, device: torch.device) -> DepthHint:
+        """Measured depth of a frame by recipe, checked against the file."""
+        height, width = self.meta["input_size"]
+        nearest, farthest, _ = self.meta["depth"]
+        depth = np.stack(
+            [
+                synthetic_depth(self.meta["seed"], frame, camera, height, width, nearest, farthest)
+                for camera in range(self.meta["n_cams"])
+            ]
+        )
+        expected = self.arrays[f"f{frame}/in/gt_depth_sum"]
+        got = [depth.sum(dtype=np.float64), np.count_nonzero(depth)]
+        if not np.allclose(got, expected, rtol=1e-4):
+            raise ValueError(
+                f"{self.path.name} frame {frame}: measured depth made by the recipe has sum and "
+                f"count {got}, the file says {expected.tolist()}"
+            )
+        return DepthHint(torch.from_numpy(depth)[None].to(device))
+
+    def _camera_motion(self, frame: int) -> Tensor:
+        """Each camera now to the same camera one frame ago, (1, N, 4, 4) float64."""
+        S, E, previous_S, previous_E = (
+            self.arrays[f"f{frame}/in/{name}"].astype(np.float64)
+            for name in ("sensor2egos", "ego2globals", "sensor2egos_prev", "ego2globals_prev")
+        )
+        return torch.from_numpy(np.linalg.inv(previous_E @ previous_S) @ E @ S)[None]
 
     def _position(self, frame: int) -> int:
         starts = [n for n in range(frame + 1) if self.arrays[f"f{n}/in/start_of_sequence"]]
@@ -183,6 +212,16 @@ def synthetic_image(
     lasting = _noise([seed, 1, sequence, camera], height, width)
     changing = _noise([seed, 2, frame, camera], height, width)
     return (0.8 * lasting + 0.4 * changing).astype(np.float32)
+
+
+def synthetic_depth(
+    seed: int, frame: int, camera: int, height: int, width: int, nearest: float, farthest: float
+) -> np.ndarray:
+    """Sparse depth (H, W) in metres on a smooth surface, 0 where nothing was measured."""
+    rng = np.random.default_rng([seed, 3, frame, camera])
+    surface = _bilinear(6, height) @ rng.uniform(0, 1, (1, 6, 12))[0] @ _bilinear(12, width).T
+    depth = nearest + (farthest * 1.05 - nearest) * surface
+    return np.where(rng.uniform(0, 1, (height, width)) < 0.004, depth, 0).astype(np.float32)
 
 
 def _noise(seed: list[int], height: int, width: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def test_each_kind_of_tensor_is_drawn_from_its_published_name():
     draw = 0.1 * generator("final_conv.bias").standard_normal(512)
     assert_drawn(state["height.conv.bias"], draw)
     draw = generator("history_keyframe_cat_conv.1.running_var").uniform(0.5, 1.5, 40)
-    assert_drawn(state["temporal.fuse.1.running_var"], draw)
+    assert_drawn(state["temporal.fuse.norm.running_var"], draw)
     draw = 0.1 * generator("depth_net.bn.running_mean").standard_normal(27)
     assert_drawn(state["depth.camera_norm.running_mean"], draw)
     assert state["image.backbone.bn1.num_batches_tracked"] == 0

@@ -25,7 +25,7 @@ def state(batch=2):
 def test_flat_form_round_trips_bit_for_bit():
     original = state()
     flat = state_tensors(original)
-    assert set(flat) == {"history.slots_BTCYX", "history.augmentation_B33"}
+    assert set(flat) == {"history.slots_BTYXC", "history.augmentation_B33"}
     back = state_from_tensors(state(), flat)
     assert isinstance(back.history, ConcatHistoryState)
     for a, b in zip(back.history, original.history, strict=True):
@@ -45,11 +45,11 @@ def test_a_clone_shares_no_memory_and_drops_the_graph():
         )
     )
     copy = clone_state(original)
-    copy.history.slots_BTCYX.zero_()
-    assert original.history.slots_BTCYX.sum() == 8
-    assert not copy.history.slots_BTCYX.requires_grad
-    assert not detach_state(original).history.slots_BTCYX.requires_grad
-    assert state_to(original, "cpu").history.slots_BTCYX.requires_grad
+    copy.history.slots_BTYXC.zero_()
+    assert original.history.slots_BTYXC.sum() == 8
+    assert not copy.history.slots_BTYXC.requires_grad
+    assert not detach_state(original).history.slots_BTYXC.requires_grad
+    assert state_to(original, "cpu").history.slots_BTYXC.requires_grad
 
 
 def test_bytes_count_what_the_shapes_say():

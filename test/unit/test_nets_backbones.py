@@ -41,7 +41,7 @@ def test_any_timm_backbone_fits_the_image_encoder(name):
     size = (224, 224) if name.startswith("swin") else (64, 96)
     encoder = ImageEncoderConfig(backbone=TimmBackboneConfig(name=name), channels=24).build().eval()
     with torch.no_grad():
-        features = encoder(torch.randn(1, 2, 3, *size))
+        features = encoder(torch.randn(1, 2, 3, *size)).merged_BNChw
     assert features.shape == (1, 2, 24, size[0] // 16, size[1] // 16)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from occ_perception.geometry import VoxelGrid, matrix_from_pose
-from occ_perception.nets.cameras import CameraTensors, PixelRays, camera_code, feature_pixels
+from occ_perception.nets.cameras import CameraTensors, camera_code, feature_pixels
+from occ_perception.nets.rays import PixelRays, invert_intrinsics, project, unproject
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 GEOMETRY = ViewGeometry(
@@ -39,8 +40,8 @@ def rig():
 
 def test_rays_equal_the_published_chain_point_by_point():
     cameras, bda = rig()
-    rays = PixelRays.of(cameras, bda, GEOMETRY)
-    cells = rays.cells(feature_pixels(GEOMETRY), GEOMETRY.depth.edges())
+    rays = PixelRays(cameras, bda, GEOMETRY)
+    cells = rays.cells(feature_pixels(GEOMETRY), GEOMETRY.depth.edges()[:, None, None])
     assert cells.shape == (1, 2, 12, 4, 10, 3)
     for n, k, row, column in [(0, 0, 0, 0), (0, 11, 3, 9), (1, 5, 2, 7), (1, 1, 1, 4)]:
         d = 1.0 + 0.5 * k
@@ -69,8 +70,8 @@ def test_principal_point_looks_along_the_optical_axis():
         torch.eye(3).expand(1, 2, 3, 3),
         torch.zeros(1, 2, 3),
     )
-    rays = PixelRays.of(upright, torch.eye(3)[None], GEOMETRY)
-    cell = rays.cells(torch.tensor([[[310.0, 180.0]]]), torch.tensor([2.0]))[0, 0, 0, 0, 0]
+    rays = PixelRays(upright, torch.eye(3)[None], GEOMETRY)
+    cell = rays.cells(torch.tensor([[[310.0, 180.0]]]), torch.tensor([[[2.0]]]))[0, 0, 0, 0, 0]
     metres = cell * torch.tensor(GEOMETRY.grid.voxel_size) + torch.tensor(GEOMETRY.grid.lower)
     # The first camera looks along +x from (1.5, 0.1, 1.4).
     torch.testing.assert_close(metres, torch.tensor([3.5, 0.1, 1.4]), atol=1e-4, rtol=0)
@@ -94,3 +95,30 @@ def test_camera_code_is_in_the_order_checkpoints_expect():
     expected += list(T[0]) + list(T[1]) + list(T[2])
     assert len(expected) == 27
     assert torch.equal(code, torch.stack(expected))
+
+
+def test_pixels_with_depths_of_their_own_lie_on_the_same_rays():
+    cameras, bda = rig()
+    rays = PixelRays(cameras, bda, GEOMETRY)
+    lattice, depths = feature_pixels(GEOMETRY), GEOMETRY.depth.edges()
+    every = rays.cells(lattice, depths[:, None, None])
+    chosen = torch.randint(12, (1, 2, 3, 4, 10))
+    some = rays.cells(lattice.expand(1, 2, 3, 4, 10, 2), depths[chosen])
+    torch.testing.assert_close(some, every.gather(2, chosen[..., None].expand(some.shape)))
+
+
+def test_projecting_what_was_unprojected_gives_the_pixel_back():
+    cameras, _ = rig()
+    K, A = cameras.K_BN33[0], cameras.image_rotation_BN33[0]
+    a = cameras.image_translation_BN3[0]
+    u, v = torch.rand(2, 3, 4, 5) * 160, torch.rand(2, 3, 4, 5) * 64
+    depth = 1 + 20 * torch.rand(2, 3, 4, 5)
+    points = unproject((u, v, depth), K, A, a, torch.eye(4).expand(2, 4, 4))
+    torch.testing.assert_close(points[2], depth)
+    for got, expected in zip(project(points, K, A, a), (u, v), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_inverse_of_intrinsics_with_skew():
+    K = torch.tensor([[1250.0, 3.0, 820], [0, 1240, 460], [0, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(invert_intrinsics(K), K.inverse())

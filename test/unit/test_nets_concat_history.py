@@ -25,7 +25,7 @@ def geometry(flat):
 def module(flat):
     torch.manual_seed(1)
     net = ConcatHistoryConfig(channels=C, frames=T).build(geometry(flat)).double().eval()
-    for norm in (net.project.norm, net.fuse[1]):
+    for norm in (net.project.norm, net.fuse.norm):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 1.5)
     return net
@@ -62,7 +62,7 @@ class LiteralHistory:
                 )
             )
         self.H, self.ages, self.A = slots[:T], ages[:T], A
-        return self.net.fuse(torch.cat(outputs, dim=1))
+        return F.relu(self.net.fuse.norm(self.net.fuse.conv(torch.cat(outputs, dim=1))))
 
     def warp(self, h, M):
         X, Y, Z = self.dims
@@ -151,7 +151,7 @@ def test_two_streams_with_one_restarting_equal_two_single_runs():
         for b in range(2):
             torch.testing.assert_close(y[b : b + 1], singles[b][0][frame])
     for b in range(2):
-        torch.testing.assert_close(state.slots_BTCYX[b : b + 1], singles[b][1].slots_BTCYX)
+        torch.testing.assert_close(state.slots_BTYXC[b : b + 1], singles[b][1].slots_BTYXC)
 
 
 @torch.no_grad()
@@ -160,13 +160,13 @@ def test_a_start_reads_nothing_of_the_old_state():
     start = control([True], [torch.eye(4, dtype=DTYPE)], [0])
     clean = net.initial_state(1, None, DTYPE)
     dirty = ConcatHistoryState(
-        torch.full_like(clean.slots_BTCYX, float("nan")), torch.full((1, 3, 3), float("nan"))
+        torch.full_like(clean.slots_BTYXC, float("nan")), torch.full((1, 3, 3), float("nan"))
     )
     aug = flip(1, 1)[None]
     y_clean, next_clean = net(features(0, True), clean, start, aug)
     y_dirty, next_dirty = net(features(0, True), dirty, start, aug)
     assert torch.equal(y_clean, y_dirty)
-    assert torch.equal(next_clean.slots_BTCYX, next_dirty.slots_BTCYX)
+    assert torch.equal(next_clean.slots_BTYXC, next_dirty.slots_BTYXC)
 
 
 @torch.no_grad()
@@ -198,7 +198,7 @@ def test_ages_grow_to_the_number_of_frames_since_the_start():
 def test_gradients_flow_through_the_current_frame_only():
     net = module(flat=True)
     state = net.initial_state(1, None, DTYPE)
-    slots = state.slots_BTCYX.normal_().requires_grad_()
+    slots = state.slots_BTYXC.normal_().requires_grad_()
     x = features(0, True).requires_grad_()
     step = control([False], [drive(0.1, 0.5)], [1])
     y, after = net(x, ConcatHistoryState(slots, state.augmentation_B33), step, flip(1, 1)[None])
@@ -206,4 +206,4 @@ def test_gradients_flow_through_the_current_frame_only():
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert slots.grad is None
-    assert not after.slots_BTCYX.requires_grad
+    assert not after.slots_BTYXC.requires_grad

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from occ_perception.ops.backend import cell_motion, moved_cells, sample_cells
+from occ_perception.ops.backend import cell_motion, linear_corners, moved_cells, sample_rows
 
 LOWER, STEP = (-4.0, -3.0, -1.0), (0.5, 0.4, 0.8)
+
+
+def sample_cells(features, cells):
+    """Features (B, C, Y, X[, Z]) at places (B, Y, X[, Z], 2 or 3)."""
+    corners = linear_corners(cells.flatten(1, -2), tuple(features.shape[2:]))
+    return sample_rows(features.flatten(2).mT, corners).mT.view(features.shape)
 
 
 def motion_matrix(yaw=0.0, pitch=0.0, shift=(0.0, 0.0, 0.0)):
@@ -85,4 +91,4 @@ def test_pitch_moves_a_map_because_its_plane_lies_above_the_axis():
     pitch = torch.from_numpy(motion_matrix(pitch=0.1))[None]
     cells = moved_cells(cell_motion(pitch, LOWER, STEP, flat=True), (3, 3, 1), flat=True)
     x0 = LOWER[0] * math.cos(0.1) + 1.0 * math.sin(0.1)
-    assert cells[0, 0, 0, 0].item() == pytest.approx((x0 - LOWER[0]) / STEP[0], abs=1e-5)
+    assert cells[0, 0, 0, 1].item() == pytest.approx((x0 - LOWER[0]) / STEP[0], abs=1e-5)

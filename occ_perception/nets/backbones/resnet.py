@@ -58,6 +58,10 @@ class ResNet(nn.Module):
                 outputs.append(features)
         return tuple(outputs)
 
+    def fine(self, images: Tensor) -> Tensor:
+        """The stride-4 map alone."""
+        return self.layer1(self.stem(images))
+
     def stem(self, images: Tensor) -> Tensor:
         """First convolution and pooling, stride 4."""
         features = F.relu(self.bn1(self.conv1(images)), inplace=True)

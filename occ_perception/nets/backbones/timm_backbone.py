@@ -63,6 +63,10 @@ class TimmBackbone(nn.Module):
             for m, c in zip(maps, self.out_channels, strict=True)
         )
 
+    def fine(self, images: Tensor) -> Tensor:
+        """The finest of the requested maps alone."""
+        return self.forward(images)[0]
+
 
 def _strides(model: Any) -> dict[int, int]:
     """Output stride -> index of the last feature map that has it."""

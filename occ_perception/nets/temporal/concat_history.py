@@ -5,6 +5,7 @@ Legend: B batch, T remembered frames, C channels, X, Y, Z cells (maps have no Z 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,21 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.temporal.cell_rows import (
+    features_of,
+    normalise_rows,
+    pointwise,
+    project_rows,
+    rows_of,
+)
 from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import moved_cells, sample_cells
+from occ_perception.ops.backend import Corners, linear_corners, moved_cells, sample_rows
 
 
 class ConcatHistoryState(NamedTuple):
     """What the next frame needs of the past.
 
     Attributes:
-        slots_BTCYX: features of the last T frames, newest first, each in the grid of the frame
-            that the state was committed at; (B, T, C, Y, X, Z) for volumes.
+        slots_BTYXC: features of the last T frames, newest first, each in the grid of the frame
+            that the state was committed at; (B, T, Y, X, Z, C) for volumes.
         augmentation_B33: grid augmentation of that frame.
     """
 
-    slots_BTCYX: Tensor
+    slots_BTYXC: Tensor
     augmentation_B33: Tensor
 
 
@@ -51,15 +59,19 @@ class ConcatHistoryConfig:
 
 
 class ConcatHistory(nn.Module):
-    """Sixteen past maps beside the current one (SOLOFusion, arXiv 2210.02443).
+    """Sixteen past maps or volumes beside the current one (SOLOFusion, arXiv 2210.02443).
 
     With F_0 the current feature and F_k the k-th past one warped into the current grid::
 
         U_k = relu(bn(time_conv([F_k, 0.5 * age_k])))         k = 0..T, shared weights
         y   = relu(bn(cat_conv([U_0 .. U_T])))
 
-    The *warped* maps are what is stored: a map of age n has been resampled n times. At a start
+    The *warped* features are what is stored: one of age n has been resampled n times. At a start
     every slot holds the current feature, so that ``age_k = min(k, frames since the start)``.
+
+    At inference one slot after the other is warped, projected and added up; the concatenation
+    never exists. In training all slots are projected at once, because the batch statistics of
+    U are taken over all of them.
     """
 
     def __init__(self, config: ConcatHistoryConfig, geometry: ViewGeometry) -> None:
@@ -67,10 +79,9 @@ class ConcatHistory(nn.Module):
         C, T = config.channels, config.frames
         self.config = config
         self.geometry = geometry
-        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if geometry.flat else (nn.Conv3d, nn.BatchNorm3d)
-        self.warp = WarpSlots()
-        self.project = ProjectSlots(conv(C + 1, C, 1), norm(C))
-        self.fuse = nn.Sequential(conv((T + 1) * C, C, 1), norm(C), nn.ReLU(inplace=True))
+        self.warp = WarpSlot()
+        self.project = ProjectSlots(*pointwise(geometry.flat, C + 1, C))
+        self.fuse = FuseSlots(*pointwise(geometry.flat, (T + 1) * C, C))
 
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
@@ -78,9 +89,9 @@ class ConcatHistory(nn.Module):
         """Empty slots; their content is not read before a start fills them."""
         X, Y, Z = self.geometry.grid.dims
         cells = (Y, X) if self.geometry.flat else (Y, X, Z)
-        shape = (batch_size, self.config.frames, self.config.channels, *cells)
+        shape = (batch_size, self.config.frames, *cells, self.config.channels)
         return ConcatHistoryState(
-            slots_BTCYX=torch.zeros(shape, device=device, dtype=dtype),
+            slots_BTYXC=torch.zeros(shape, device=device, dtype=dtype),
             augmentation_B33=torch.eye(3, device=device).expand(batch_size, 3, 3).contiguous(),
         )
 
@@ -91,16 +102,46 @@ class ConcatHistory(nn.Module):
         step: StepControl,
         bev_augmentation_B33: Tensor,
     ) -> tuple[Tensor, ConcatHistoryState]:
-        T = self.config.frames
+        current = rows_of(features_BCYX)
         motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
-        precise = torch.promote_types(features_BCYX.dtype, torch.float32)
+        precise = torch.promote_types(current.dtype, torch.float32)
         cells = moved_cells(motion, self.geometry.grid.dims, self.geometry.flat, precise)
-        past = choose(step.start_B, features_BCYX.detach()[:, None], state.slots_BTCYX.detach())
-        slots = torch.cat([features_BCYX[:, None], self.warp(past, cells)], dim=1)
+        corners = linear_corners(cells.flatten(1, -2), tuple(current.shape[1:-1]))
 
-        seconds = self.config.seconds_per_frame * self._ages(step).to(slots.dtype)
-        fused = self.fuse(self.project(slots, seconds).flatten(1, 2))
-        return fused, ConcatHistoryState(slots[:, :T].detach(), bev_augmentation_B33.clone())
+        next_slots = torch.empty_like(state.slots_BTYXC)
+        slots = self._slots(current, state.slots_BTYXC, next_slots, corners, step.start_B)
+        groups: Iterable[Tensor] = (slot[:, None] for slot in slots)
+        if self.training:
+            groups = [torch.stack(list(slots), dim=1)]
+        seconds_BT = self.config.seconds_per_frame * self._ages(step).to(current.dtype)
+        total: Tensor | None = None
+        first = 0
+        for group in groups:
+            last = first + group.shape[1]
+            projected = self.project(group, seconds_BT[:, first:last])
+            total = self.fuse.add(total, projected, first)
+            first = last
+        state = ConcatHistoryState(next_slots, bev_augmentation_B33.clone())
+        return features_of(self.fuse(total)), state
+
+    def _slots(
+        self,
+        current: Tensor,
+        past: Tensor,
+        following: Tensor,
+        corners: Corners,
+        start_B: Tensor,
+    ) -> Iterator[Tensor]:
+        """The current feature and each warped past one; fills ``following`` with what stays."""
+        source_at_start = current.detach()
+        following[:, 0] = source_at_start
+        yield current
+        T = self.config.frames
+        for k in range(T):
+            warped = self.warp(choose(start_B, source_at_start, past[:, k].detach()), corners)
+            if k + 1 < T:  # the oldest is seen once more and then forgotten
+                following[:, k + 1] = warped
+            yield warped
 
     def _ages(self, step: StepControl) -> Tensor:
         """(B, T + 1) age in frames: 0 for the current one, none older than the sequence."""
@@ -109,14 +150,21 @@ class ConcatHistory(nn.Module):
         return torch.minimum(slots, since_start[:, None])
 
 
+class WarpSlot(nn.Module):
+    """Samples one slot (B, Y, X, C) at the places where the current cells were."""
+
+    def forward(self, slot: Tensor, corners: Corners) -> Tensor:
+        return sample_rows(slot.flatten(1, -2), corners).view(slot.shape)
+
+
 class ProjectSlots(nn.Module):
-    """``relu(norm(conv([slot, seconds])))`` of every slot (B, T, C, ...), seconds (B, T).
+    """``relu(norm(conv([slot, seconds])))`` of slots (B, k, Y, X, C), seconds (B, k).
 
     The time channel is constant over a slot, so it enters as a bias per slot and output channel
     instead of as a plane.
     """
 
-    def __init__(self, conv: nn.Conv2d | nn.Conv3d, norm: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm
@@ -124,16 +172,28 @@ class ProjectSlots(nn.Module):
     def forward(self, slots: Tensor, seconds: Tensor) -> Tensor:
         C = self.conv.out_channels
         weight, time_weight = self.conv.weight[:, :C], self.conv.weight[:, C].flatten()
-        time_bias = (seconds.flatten()[:, None] * time_weight).view(-1, C, *[1] * (slots.dim() - 3))
-        convolve = F.conv2d if slots.dim() == 5 else F.conv3d
-        projected = convolve(slots.flatten(0, 1), weight, self.conv.bias) + time_bias
-        return F.relu(self.norm(projected), inplace=True).unflatten(0, slots.shape[:2])
+        time_bias = seconds[..., None] * time_weight
+        time_bias = time_bias.view(*seconds.shape, *[1] * (slots.dim() - 3), C)
+        projected = project_rows(weight, self.conv.bias, slots) + time_bias
+        return F.relu(normalise_rows(self.norm, projected), inplace=True)
 
 
-class WarpSlots(nn.Module):
-    """Samples all slots (B, T, C, ...) at the places where the current cells were."""
+class FuseSlots(nn.Module):
+    """``relu(norm(conv(concatenated slots)))``, the convolution as a sum over slots."""
 
-    def forward(self, slots: Tensor, cells: Tensor) -> Tensor:
-        T = slots.shape[1]
-        shared = cells[:, None].expand(-1, T, *cells.shape[1:])
-        return sample_cells(slots.flatten(0, 1), shared.flatten(0, 1)).unflatten(0, slots.shape[:2])
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+
+    def add(self, total: Tensor | None, slots: Tensor, first: int) -> Tensor:
+        """Adds the share of slots (B, k, Y, X, C), the first of which has number ``first``."""
+        B, k, *cells, C = slots.shape
+        weight = self.conv.weight.flatten(1)[:, first * C : (first + k) * C]
+        rows = slots.movedim(1, -2).reshape(-1, k * C)
+        if total is None:
+            return F.linear(rows, weight, self.conv.bias).view(B, *cells, C)
+        return torch.addmm(total.view(-1, C), rows, weight.T).view(B, *cells, C)
+
+    def forward(self, total: Tensor) -> Tensor:
+        return F.relu(normalise_rows(self.norm, total), inplace=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from occ_perception.nets.cameras import CameraTensors, feature_pixels
 from occ_perception.nets.measured_depth import MeasuredDepth
+from occ_perception.nets.rays import project, unproject
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import FEATURE_STRIDE, ViewGeometry
 
@@ -39,9 +40,12 @@ class GeometryFusionConfig:
 
     Attributes:
         in_channels: width of the features that depth is predicted from.
+        measured_depth: whether depth measured from outside enters here. Elsewhere it takes the
+            place of the predicted surface.
     """
 
     in_channels: int = 256
+    measured_depth: bool = False
 
     def build(self, geometry: ViewGeometry) -> GeometryFusion:
         """The module for a frustum."""
@@ -73,9 +77,10 @@ class GeometryFusion(nn.Module):
     def __init__(self, config: GeometryFusionConfig, geometry: ViewGeometry) -> None:
         super().__init__()
         bins = geometry.depth.count
+        self.config = config
         self.geometry = geometry
         self.logits = nn.Conv2d(config.in_channels, bins, 1)
-        self.history_gate = PixelGate(bins)
+        self.blend = BlendPast(bins)
         self.output_gate = PixelGate(bins)
         self.register_buffer("pixels_hw2", feature_pixels(geometry), persistent=False)
         self.register_buffer("depths_D", geometry.depth.edges(), persistent=False)
@@ -113,17 +118,11 @@ class GeometryFusion(nn.Module):
         """
         logits = self.logits(features_BNChw.flatten(0, 1)).unflatten(0, base_BNDhw.shape[:2])
         warped = self._warp(state, step, cameras)
-        gate = self.history_gate(warped, logits)
-        carried = (warped != 0) & ~step.start_B.view(-1, 1, 1, 1, 1)
-
-        def remember(now: Tensor) -> Tensor:
-            return torch.where(carried, torch.lerp(now, warped, gate), now)
-
-        fused = stored = remember(logits)
-        replaced = base_BNDhw
+        seen, replaced = logits, base_BNDhw
         if measured is not None:
+            seen = torch.where(measured.known_BN1hw, measured.surface_BNDhw, logits)
             replaced = torch.where(measured.known_BN1hw, measured.surface_BNDhw, base_BNDhw)
-            stored = remember(torch.where(measured.known_BN1hw, measured.surface_BNDhw, logits))
+        fused, stored = self.blend(warped, logits, seen, step.start_B)
         surface = fused.softmax(dim=2)
         share = self.output_gate(surface, base_BNDhw)
         following = GeometryFusionState(
@@ -137,41 +136,61 @@ class GeometryFusion(nn.Module):
     def _warp(
         self, state: GeometryFusionState, step: StepControl, cameras: CameraTensors
     ) -> Tensor:
-        """The remembered logits at the points of the current frustum, zero where there are none.
-
-        A pixel p = [u, v, 1] at depth d lies at ``d M p + K t`` in the previous camera's pixels
-        times depth, with ``M = K R K^-1 A^-1 [1, -a]``; its previous image affine follows.
-        """
+        """The remembered logits at the points of the current frustum, zero where there are none."""
         assert step.previous_cam_T_cam_BN44 is not None
-        motion = step.previous_cam_T_cam_BN44.double()
-        K = cameras.K_BN33.double()
-        A, a = cameras.image_rotation_BN33.double(), cameras.image_translation_BN3.double()
-        undo = torch.linalg.inv_ex(A).inverse
-        undo = torch.cat([undo[..., :2], undo[..., 2:] - undo[..., :2] @ a[..., :2, None]], dim=-1)
-        M = K @ motion[..., :3, :3] @ torch.linalg.inv_ex(K).inverse @ undo
-        origin = K @ motion[..., :3, 3:]
-
-        precise = torch.promote_types(state.logits_BNDhw.dtype, torch.float32)
+        K = cameras.K_BN33.flatten(0, 1)
+        pixels = (
+            self.pixels_hw2[..., 0].to(K.dtype)[None, None],
+            self.pixels_hw2[..., 1].to(K.dtype)[None, None],
+            self.depths_D.to(K.dtype)[None, :, None, None],
+        )
+        points = unproject(
+            pixels,
+            K,
+            cameras.image_rotation_BN33.flatten(0, 1),
+            cameras.image_translation_BN3.flatten(0, 1),
+            step.previous_cam_T_cam_BN44.to(K.dtype).flatten(0, 1),
+        )
+        u, v = project(
+            points,
+            K,
+            state.image_rotation_BN33.flatten(0, 1),
+            state.image_translation_BN3.flatten(0, 1),
+        )
+        depth = points[2]
         height, width = self.geometry.feature_size
-        pixels_hw3 = F.pad(self.pixels_hw2.to(precise), (0, 1), value=1.0)
-        depths_D = self.depths_D.to(precise)
-        along = torch.einsum("bnij,hwj->bnihw", M.to(precise), pixels_hw3)[:, :, :, None]
-        point = depths_D[:, None, None] * along + origin.to(precise)[..., None, None]
-        x, y, z = point.unbind(2)
-        u, v = _affine(state, x / z, y / z)
-        first, last = depths_D[0], depths_D[-1]
+        first, last = self.depths_D[0], self.depths_D[-1]
         place = torch.stack(
             [
-                u * (2.0 / (FEATURE_STRIDE * width - 1)) - 1.0,
-                v * (2.0 / (FEATURE_STRIDE * height - 1)) - 1.0,
-                (z - first) * (2.0 / (last - first)) - 1.0,
+                u / (FEATURE_STRIDE * width - 1.0) * 2.0 - 1.0,
+                v / (FEATURE_STRIDE * height - 1.0) * 2.0 - 1.0,
+                (depth - first) / (last - first) * 2.0 - 1.0,
             ],
             dim=-1,
         )
-        place = torch.where((z < _NEAREST_DEPTH)[..., None], -2.0, place)
-        volume = state.logits_BNDhw.flatten(0, 1)[:, None].to(precise)
-        sampled = F.grid_sample(volume, place.flatten(0, 1), align_corners=True)
+        place = torch.where((depth < _NEAREST_DEPTH)[..., None], -2.0, place)
+        volume = state.logits_BNDhw.flatten(0, 1)[:, None].to(place.dtype)
+        sampled = F.grid_sample(volume, place, align_corners=True)
         return sampled.view(state.logits_BNDhw.shape).to(state.logits_BNDhw.dtype)
+
+
+class BlendPast(nn.Module):
+    """``a past + (1 - a) now`` where the past has something, ``now`` elsewhere and at a start."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.gate = PixelGate(bins)
+
+    def forward(
+        self, past: Tensor, logits: Tensor, seen: Tensor, start_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Blends with the predicted logits, and by the same shares with what was seen."""
+        gate = self.gate(past, logits)
+        carried = (past != 0) & ~start_B.view(-1, 1, 1, 1, 1)
+        fused = torch.where(carried, torch.lerp(logits, past, gate), logits)
+        if seen is logits:
+            return fused, fused
+        return fused, torch.where(carried, torch.lerp(seen, past, gate), seen)
 
 
 class PixelGate(nn.Module):
@@ -186,12 +205,3 @@ class PixelGate(nn.Module):
     def forward(self, first_BNDhw: Tensor, second_BNDhw: Tensor) -> Tensor:
         both = torch.cat([first_BNDhw, second_BNDhw], dim=2)
         return self.layers(both.flatten(0, 1)).unflatten(0, both.shape[:2])
-
-
-def _affine(state: GeometryFusionState, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Native pixels (B, N, D, h, w) of the previous frame to its input pixels."""
-    A = state.image_rotation_BN33[..., None, None, None]
-    a = state.image_translation_BN3[..., None, None, None]
-    u = A[:, :, 0, 0] * x + A[:, :, 0, 1] * y + a[:, :, 0]
-    v = A[:, :, 1, 0] * x + A[:, :, 1, 1] * y + a[:, :, 1]
-    return u, v

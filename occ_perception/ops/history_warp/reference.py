@@ -1,13 +1,12 @@
-"""History warp in plain torch.
+"""History warp in plain torch: where every cell of the grid was one frame ago.
 
-Legend: B batch, C channels, X, Y, Z cells; a trailing 2 or 3 holds (x, y) or (x, y, z) in cells.
-Bird's-eye-view maps are (B, C, Y, X), volumes (B, C, Y, X, Z).
+Legend: B batch, X, Y, Z cells. Tables of features run (Y, X) or (Y, X, Z), and so do the trailing
+2 or 3 coordinates of positions: (y, x) or (y, x, z), in cells.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Maps without height are treated as lying this high above the grid's origin, in metres: the
@@ -62,45 +61,18 @@ def moved_cells(
         dtype: of the result; half precision cannot tell neighbouring cells apart.
 
     Returns:
-        (B, Y, X, 2) of (x, y), or (B, Y, X, Z, 3) of (x, y, z).
+        (B, Y, X, 2), or (B, Y, X, Z, 3).
     """
-    motion = motion_B44.to(dtype)
+    motion = motion_B44.to(dtype)[:, [1, 0] if flat else [1, 0, 2]]
     X, Y, Z = dims
-    axes = 2 if flat else 3
 
     def steps(count: int) -> Tensor:
         return torch.arange(count, dtype=dtype, device=motion.device)[:, None]
 
-    along_X = steps(X) * motion[:, None, :axes, 0]
-    along_Y = steps(Y) * motion[:, None, :axes, 1]
+    along_X = steps(X) * motion[:, None, :, 0]
+    along_Y = steps(Y) * motion[:, None, :, 1]
     if flat:
-        origin = motion[:, :axes, 3] + _BEV_PLANE_HEIGHT * motion[:, :axes, 2]
+        origin = motion[:, :, 3] + _BEV_PLANE_HEIGHT * motion[:, :, 2]
         return along_Y[:, :, None] + along_X[:, None] + origin[:, None, None]
-    along_Z = steps(Z) * motion[:, None, :axes, 2] + motion[:, None, :axes, 3]
+    along_Z = steps(Z) * motion[:, None, :, 2] + motion[:, None, :, 3]
     return (along_Y[:, :, None] + along_X[:, None])[:, :, :, None] + along_Z[:, None, None]
-
-
-def sample_cells(features: Tensor, cells: Tensor) -> Tensor:
-    """Interpolate linearly between cells; neighbours outside the grid count as zero.
-
-    Args:
-        features: (B, C, Y, X) or (B, C, Y, X, Z); cell i is met exactly at coordinate i.
-        cells: (B, Y, X, 2) or (B, Y, X, Z, 3) as from :func:`moved_cells`.
-
-    Returns:
-        The shape of ``features`` at the places of ``cells``.
-    """
-    Y, X = features.shape[2:4]
-    # grid_sample names the last axis of a volume first; ours are (Y, X, Z) in memory.
-    axes = [(0, X), (1, Y)] if features.dim() == 4 else [(2, features.shape[4]), (0, X), (1, Y)]
-    normalised = torch.stack(
-        [cells[..., axis] * (2.0 / (size - 1)) - 1.0 for axis, size in axes], dim=-1
-    )
-    sampled = F.grid_sample(
-        features.to(cells.dtype),
-        normalised,
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=True,
-    )
-    return sampled.to(features.dtype)

@@ -1,0 +1,1 @@
+"""Linear sampling: values between grid nodes, for tables with the channels last."""
