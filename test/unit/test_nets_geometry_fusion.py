@@ -102,7 +102,7 @@ class Literal:
             fused, keep = logits, replaced
             if not start:
                 warped = self.warp(camera, frame)
-                gate = self.gate(self.net.history_gate, warped, logits)
+                gate = self.gate(self.net.blend.gate, warped, logits)
                 fused = np.where(warped != 0, gate * warped + (1 - gate) * logits, logits)
                 keep = np.where(warped != 0, gate * warped + (1 - gate) * replaced, replaced)
             stored[camera] = keep

@@ -143,6 +143,7 @@ def test_a_killed_download_goes_on_where_it_was(folder: Path) -> None:
             command, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
     assert second.returncode == 0, second.stderr
-    assert arrived >= 10 << 20 and f"bytes={arrived}-" in hub.ranges
+    assert 0 < arrived < len(content)
+    assert f"bytes={arrived}-" in hub.ranges
     assert (folder / NAME).read_bytes() == content
     assert second.stdout.startswith(f"{folder / NAME}: fetched, sha256 ")
