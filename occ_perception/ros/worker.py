@@ -147,8 +147,8 @@ class Worker:
                 "waiting": 1e3 * (started - job.closed_at),
                 "assembly": 1e3 * (assembled - started),
                 **{
-                    f"network_{k}" if k == "total" else k: v
-                    for k, v in prediction.timings_ms.items()
+                    "step" if stage == "total" else stage: duration
+                    for stage, duration in prediction.timings_ms.items()
                 },
                 "publishing": 1e3 * (finished - stepped),
             }

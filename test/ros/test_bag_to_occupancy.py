@@ -55,7 +55,12 @@ class Outcome:
 
 
 def play_into_node(
-    launch: Launch, node: Node, bag: Path, command: list[str | Path], model: str
+    launch: Launch,
+    node: Node,
+    bag: Path,
+    command: list[str | Path],
+    model: str,
+    pose_source: str,
 ) -> Outcome:
     listener = Listener(node)
     clouds: list[PointCloud2] = []
@@ -63,7 +68,8 @@ def play_into_node(
     occupancy_node = launch(
         [*command, "--ros-args", "-p", f"model:={model}", "-p", f"random_weights_seed:={SEED}",
          "-p", "device:=cpu", "-p", "layout:=occ_perception", "-p", "sync.deadline_ms:=2000.0",
-         "-p", "pose.wait_ms:=2000.0"]
+         "-p", "pose.wait_ms:=2000.0",
+         "-p", f"pose.source:={pose_source}"]
     )  # fmt: skip
     spin_until(
         node, lambda: node.count_publishers("/occupancy_node/occupancy"), 120, "the node starts"
@@ -133,12 +139,13 @@ def check_points(outcome: Outcome, offline: list[OccupancyPrediction]) -> None:
 def test_drawn_frames_through_a_small_network(
     tmp_path: Path, node: Node, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The node takes the pose from tf, the offline stream from odometry: the bag has both."""
     pictures = drawn_scene(tmp_path / "folder", keyframes=4, with_sweeps=False, size=(320, 180))
     bag = tmp_path / "bag"
     convert_nuscenes(tmp_path / "folder", VERSION, "scene-0001", bag, sweeps=False)
     model = "alocc_2d_mini_small"
     monkeypatch.setitem(MODELS, model, replace(small_card(), name=model))
-    outcome = play_into_node(launch, node, bag, [sys.executable, SMALL_MODEL_NODE], model)
+    outcome = play_into_node(launch, node, bag, [sys.executable, SMALL_MODEL_NODE], model, "tf")
     offline = predict_offline(bag, model)
     assert len(offline) == 4
     check(outcome, offline, pictures)
@@ -152,7 +159,9 @@ def test_real_frames_through_the_published_network(
     bag = tmp_path / "bag"
     convert_nuscenes(tmp_path / "folder", VERSION, "scene-0103", bag, sweeps=False)
     model = "alocc_2d_mini"
-    outcome = play_into_node(launch, node, bag, python_module("occ_perception.ros.node"), model)
+    outcome = play_into_node(
+        launch, node, bag, python_module("occ_perception.ros.node"), model, "odometry"
+    )
     offline = predict_offline(bag, model)
     assert len(offline) == 4
     check(outcome, offline, pictures)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +265,18 @@ def test_a_late_subscriber_gets_the_next_grid(drive: Drive) -> None:
     stamp = drive.car.ring(drive.next_start())
     late.wait_for_grid(stamp)
     late_node.destroy_node()
+
+
+def test_every_value_of_the_diagnostics_is_documented(drive: Drive) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "node.md").read_text()
+    section = page[page.index("## Diagnostics") : page.index("## Playing bags")]
+    for status in drive.listener.reports[-1].status:
+        task = status.name.split(": ")[1].split(" CAM")[0]
+        assert f"`{task}" in section
+        for pair in status.values:
+            key = re.sub(r"_(p50|p90|p99|max)$", "", pair.key)
+            key = re.sub(r"^(rings_failed|published)_.*", r"\1_(", key)
+            assert key in section, pair.key
 
 
 def test_the_log_has_no_traceback(drive: Drive) -> None:
