@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from occ_perception.nets.backbones.resnet import ResNet
 
 _NETS = "occ_perception.nets."
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
@@ -34,44 +31,32 @@ _PAIRS = {
 
 
 def fold(net: nn.Module, device: torch.device) -> None:
-    """Rewrite a network in place.
+    """Rewrite a network in place; networks with stereo matching stay as they are.
 
     Args:
         net: in evaluation mode, with its final weights.
         device: where it will run.
     """
-    exact = _compared_part(net)
+    if net._modules.get("stereo") is not None:
+        # A plane sweep enlarges the rounding of the maps it compares a hundredfold (a sum over
+        # all channels, a softmax without a temperature), beyond what parity allows.
+        return
     with torch.no_grad():
-        fold_norms(net, untouched=exact)
+        fold_norms(net)
         merge_head(net)
         if device.type == "cpu":
             # Vector units of CPUs read channels side by side; torch reorders every map otherwise.
-            put_channels_last(net, untouched=exact)
+            put_channels_last(net)
 
 
-def _compared_part(net: nn.Module) -> set[nn.Module]:
-    """The modules whose rounding matters: those that make the map which a plane sweep compares.
-
-    The sweep sums differences over all channels and takes the softmax without a temperature,
-    which shows the rounding of that map a hundred times enlarged.
-    """
-    parts: dict[str, Any] = net._modules
-    if parts.get("stereo") is None:
-        return set()
-    backbone = parts["image"].backbone
-    if isinstance(backbone, ResNet):
-        return {backbone, backbone.conv1, backbone.bn1, *backbone.layer1.modules()}
-    return set(backbone.modules())
-
-
-def fold_norms(net: nn.Module, untouched: AbstractSet[nn.Module] = frozenset()) -> None:
+def fold_norms(net: nn.Module) -> None:
     """Move batch norms into the convolutions before them.
 
     Folded are neighbours in an ``nn.Sequential`` and the pairs of the modules known here. A
-    convolution that several modules share keeps its weights, and so do modules in ``untouched``.
+    convolution that several modules share keeps its weights.
     """
     users = Counter(id(part) for _, part in net.named_modules(remove_duplicate=False))
-    for parent in [module for module in net.modules() if module not in untouched]:
+    for parent in list(net.modules()):
         children = parent._modules
         for conv_name, norm_name in _pairs(parent):
             conv, norm = children[conv_name], children[norm_name]
@@ -107,10 +92,10 @@ def merge_head(net: nn.Module) -> None:
     parts["head"] = _Merged(head)
 
 
-def put_channels_last(net: nn.Module, untouched: AbstractSet[nn.Module] = frozenset()) -> None:
+def put_channels_last(net: nn.Module) -> None:
     """Store the weights of 2-D convolutions channels last; their outputs then are so too."""
     for part in net.modules():
-        if isinstance(part, nn.Conv2d) and part not in untouched:
+        if isinstance(part, nn.Conv2d):
             part.weight.data = part.weight.contiguous(memory_format=torch.channels_last)
 
 
