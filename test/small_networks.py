@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.inputs import CameraTensors, NetInputs, StepControl
+from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard
 
@@ -28,8 +28,10 @@ def small_network(card: ModelCard):
     return net
 
 
-def inputs(scene: int, frame: int, position: int, cameras: int = 6) -> NetInputs:
-    """One slot's input; position 0 starts a sequence."""
+def inputs(
+    scene: int, frame: int, position: int, cameras: int = 6, depth: bool = False
+) -> NetInputs:
+    """One slot's input; position 0 starts a sequence; with sparse measured depth on request."""
     generator = torch.Generator().manual_seed(1000 * scene + frame)
     pose = torch.eye(4).repeat(1, cameras, 1, 1)
     for camera in range(cameras):
@@ -40,8 +42,11 @@ def inputs(scene: int, frame: int, position: int, cameras: int = 6) -> NetInputs
         motion[:3, :3] = _yaw(0.05 * (scene + 1)).double()
         motion[:3, 3] = torch.tensor([0.8, 0.1 * scene, 0.02])
     K = torch.tensor([[60.0, 0, 48], [0, 60, 40], [0, 0, 1]])
+    optical_motion = torch.linalg.inv(pose.double()) @ motion @ pose.double()
+    images = torch.randn(1, cameras, 3, *INPUT_SIZE, generator=generator)
+    measured = torch.rand(1, cameras, *INPUT_SIZE, generator=generator)
     return NetInputs(
-        images_BN3HW=torch.randn(1, cameras, 3, *INPUT_SIZE, generator=generator),
+        images_BN3HW=images,
         cameras=CameraTensors(
             grid_T_cam_BN44=pose,
             K_BN33=K.repeat(1, cameras, 1, 1),
@@ -52,8 +57,10 @@ def inputs(scene: int, frame: int, position: int, cameras: int = 6) -> NetInputs
             start_B=torch.tensor([position == 0]),
             previous_T_current_B44=motion[None],
             position_B=torch.tensor([position]),
+            previous_cam_T_cam_BN44=optical_motion,
         ),
         bev_augmentation_B33=torch.eye(3)[None],
+        depth=DepthHint(torch.where(measured < 0.01, 2 + 2000 * measured, 0.0)) if depth else None,
     )
 
 

@@ -10,6 +10,7 @@ from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.depth_net import DepthNetConfig, MatchingEncoderConfig
+from occ_perception.nets.flow_head import FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
 from occ_perception.nets.lift import SoftLiftConfig
@@ -24,6 +25,7 @@ _VOXEL_GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), voxel_size=(0.4, 0.4, 0.4), 
 _COARSE_DEPTH = DepthBins(1.0, 45.0, 1.0)
 _FINE_DEPTH = DepthBins(1.0, 45.0, 0.5)
 _OCC3D_PROTOTYPES = 19
+_OPENOCC_PROTOTYPES = 18
 _WAYMO_PROTOTYPES = 17
 
 
@@ -95,6 +97,21 @@ def alocc_3d_waymo() -> OccupancyNetConfig:
     geometry = ViewGeometry((640, 960), DepthBins(1.0, 58.0, 0.5), _VOXEL_GRID, num_cameras=5)
     config = _voxel(geometry, ConcatHistoryConfig(channels=64), context=64, channels=64)
     return replace(config, head=PrototypeHeadConfig(classes=_WAYMO_PROTOTYPES, channels=64))
+
+
+def alocc_flow_2d() -> OccupancyNetConfig:
+    """ALOcc-2D with a flow head, for the classes of OpenOcc."""
+    return _with_flow(alocc_2d())
+
+
+def alocc_flow_3d() -> OccupancyNetConfig:
+    """ALOcc-3D with a flow head, for the classes of OpenOcc."""
+    return _with_flow(alocc_3d())
+
+
+def _with_flow(config: OccupancyNetConfig) -> OccupancyNetConfig:
+    head = replace(config.head, classes=_OPENOCC_PROTOTYPES)
+    return replace(config, head=head, flow=FlowHeadConfig(channels=head.channels))
 
 
 def _voxel(

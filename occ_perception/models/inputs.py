@@ -23,7 +23,9 @@ class DepthHint:
 
     Attributes:
         depth_BNHW: metres at input resolution, 0 = none.
-        rate: how much of the measurement replaces the prediction where there is one, 1 = all.
+        rate: how much of the measurement replaces the predicted distribution where there is one,
+            1 = all. (Networks that fuse depth over time take the measurement there instead, and
+            mix it into the prediction while training only.)
     """
 
     depth_BNHW: Tensor
@@ -58,7 +60,8 @@ class NetOutputs:
 
     Attributes:
         logits_BKXYZ: class logits, public axis order.
-        flow_BXYZ2: (vx, vy) m/s, None for models without flow.
+        flow_BXYZ2: (vx, vy) m/s along the axes of the grid, None for models without flow.
+        flow_bins_BK2XYZ: logits over the velocity bins of (vx, vy), while training only.
         depth_BNDhw: depth distribution before denoising.
         context_BNChw: context features (image supervision reads them).
     """
@@ -67,3 +70,4 @@ class NetOutputs:
     depth_BNDhw: Tensor | None = None
     context_BNChw: Tensor | None = None
     flow_BXYZ2: Tensor | None = None
+    flow_bins_BK2XYZ: Tensor | None = None

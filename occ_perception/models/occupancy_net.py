@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.inputs import NetInputs, NetOutputs
+from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.cameras import camera_code
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
+from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
 from occ_perception.nets.lift import OcclusionTransfer, SoftLiftConfig
@@ -53,6 +54,7 @@ class OccupancyNetConfig:
         encoder: volume to volume, or map to map.
         height: map to volume, for bird's-eye-view networks.
         head: volume to class logits.
+        flow: volume to velocities.
     """
 
     geometry: ViewGeometry
@@ -67,6 +69,7 @@ class OccupancyNetConfig:
     encoder: BevEncoderConfig | VoxelEncoderConfig
     height: HeightLiftConfig | None = None
     head: PrototypeHeadConfig
+    flow: FlowHeadConfig | None = None
 
     @property
     def output_grid(self) -> VoxelGrid:
@@ -108,6 +111,7 @@ class OccupancyNet(nn.Module):
         self.encoder = config.encoder.build()
         self.height = config.height.build() if config.height else None
         self.head = config.head.build()
+        self.flow = config.flow.build(geometry) if config.flow else None
 
     def initial_state(
         self,
@@ -127,6 +131,7 @@ class OccupancyNet(nn.Module):
             stereo=_initial(self.stereo, batch_size, device, dtype),
             geometry=_initial(self.geometry_fusion, batch_size, device, dtype),
             history=_initial(self.temporal, batch_size, device, dtype),
+            flow=_initial(self.flow, batch_size, device, dtype),
         )
 
     def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
@@ -144,7 +149,8 @@ class OccupancyNet(nn.Module):
         matching, stereo = self._match(features.fine_BNChw, inputs, state.stereo)
         code = camera_code(inputs.cameras, augmentation)
         depth = self.depth(features.merged_BNChw, code, matching)
-        weights_BNDhw = self.occlusion(depth.surface_BNDhw, depth.occluded_BNLhw)
+        surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
+        weights_BNDhw = self.occlusion(surface_BNDhw, depth.occluded_BNLhw)
         weights_BNDhw, fused = self._fuse_geometry(depth, weights_BNDhw, inputs, state.geometry)
         extra = None
         if self.inter_object is not None:
@@ -163,13 +169,27 @@ class OccupancyNet(nn.Module):
         if self.height is not None:
             volume = self.height(volume)
         logits_BKYXZ = self.head(volume)
+        flow, seen = None, None
+        if self.flow is not None:
+            flow, seen = self.flow(volume, state.flow, inputs.control, augmentation)
 
         outputs = NetOutputs(
             logits_BKXYZ=logits_BKYXZ.transpose(2, 3),
             depth_BNDhw=depth.surface_BNDhw,
             context_BNChw=depth.context_BNChw,
+            **_public_flow(flow),
         )
-        return outputs, TemporalState(stereo=stereo, geometry=fused, history=history)
+        following = TemporalState(stereo=stereo, geometry=fused, history=history, flow=seen)
+        return outputs, following
+
+    def _with_measurements(self, surface_BNDhw: Tensor, hint: DepthHint | None) -> Tensor:
+        """Predicted surface, replaced or mixed where depth was measured."""
+        taken_elsewhere = self.geometry_fusion is not None and not self.training
+        if hint is None or taken_elsewhere:
+            return surface_BNDhw
+        measured = measured_depth(hint.depth_BNHW, self.config.geometry)
+        rate = hint.rate * measured.known_BN1hw
+        return rate * measured.surface_BNDhw + (1.0 - rate) * surface_BNDhw
 
     def _match(
         self, fine_BNChw: Tensor | None, inputs: NetInputs, state: StereoState | None
@@ -201,8 +221,19 @@ class OccupancyNet(nn.Module):
         )
 
 
+def _public_flow(flow: Flow | None) -> dict[str, Tensor | None]:
+    """Velocities with public axes: (X, Y, Z), and the component along x first."""
+    if flow is None:
+        return {}
+    bins = flow.bins_BK2YXZ
+    return {
+        "flow_BXYZ2": flow.velocity_BYXZ2.transpose(1, 2).flip(-1),
+        "flow_bins_BK2XYZ": None if bins is None else bins.transpose(3, 4).flip(2),
+    }
+
+
 def _initial(
-    part: PlaneSweep | GeometryFusion | ConcatHistory | GradientFusion | None,
+    part: PlaneSweep | GeometryFusion | ConcatHistory | GradientFusion | FlowHead | None,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,

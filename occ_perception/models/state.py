@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from occ_perception.nets.flow_head import FlowState
 from occ_perception.nets.stereo import StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistoryState
 from occ_perception.nets.temporal.geometry_fusion import GeometryFusionState
@@ -26,11 +27,13 @@ class TemporalState(NamedTuple):
         stereo: of the matching with the previous pictures.
         geometry: of the depth fusion in the frustum.
         history: of the volume or map fusion.
+        flow: of the flow head.
     """
 
     stereo: StereoState | None = None
     geometry: GeometryFusionState | None = None
     history: ConcatHistoryState | GradientFusionState | None = None
+    flow: FlowState | None = None
 
 
 def state_to(state: TemporalState, device: torch.device | str) -> TemporalState:

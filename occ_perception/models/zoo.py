@@ -191,8 +191,11 @@ _CARDS = (
     _card("alocc_2d_nomask", alocc.alocc_2d),
     _card("alocc_3d", alocc.alocc_3d),
     _card("alocc_3d_nomask", alocc.alocc_3d),
+    _card("alocc_3d_depth", alocc.alocc_3d),
     _card("alocc_3d_surroundocc", alocc.alocc_3d_surroundocc, **_LIDAR_GRID),
     _card("alocc_3d_waymo", alocc.alocc_3d_waymo, **_WAYMO),
+    _card("alocc_flow_2d", alocc.alocc_flow_2d),
+    _card("alocc_flow_3d", alocc.alocc_flow_3d),
     _card("alocc_2d_gf", gdfusion.alocc_2d_gf, **_GF),
     _card("alocc_2d_gf_openoccupancy", gdfusion.alocc_2d_gf_openoccupancy, **_GF, **_LIDAR_GRID),
     _card(

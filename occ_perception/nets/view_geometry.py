@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,3 +60,12 @@ class ViewGeometry:
     def flat(self) -> bool:
         """Whether the lifted volume is a bird's-eye-view map."""
         return self.grid.dims[2] == 1
+
+    def flattened(self) -> ViewGeometry:
+        """The same seen from above: a grid of one layer."""
+        (x, y, z), (dx, dy, dz), (X, Y, Z) = (
+            self.grid.lower,
+            self.grid.voxel_size,
+            self.grid.dims,
+        )
+        return replace(self, grid=VoxelGrid((x, y, z), (dx, dy, dz * Z), (X, Y, 1)))

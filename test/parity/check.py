@@ -15,11 +15,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from golden_file import GoldenFile, Samples, UnknownConfigError
-from taps import LIFTS, tapped
+from taps import FLOWS, LIFTS, tapped
 from torch import Tensor, nn
-from verdict import Verdict, compare, compare_labels
+from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels
 
 from occ_perception.models.labels_from_logits import class_map
+
+ZEROS_IN_MATCHING = "exact zeros in the flow's matching"
 
 
 def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, Verdict]]:
@@ -33,9 +35,14 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
         for name in golden.names(frame):
             samples, slack = golden.samples(frame, name), caught.get(f"{name}|slack")
             flips = () if name in LIFTS else discontinuities
+            if name in FLOWS:
+                flips = (*discontinuities, ZEROS_IN_MATCHING)
             yield frame, check_samples(name, caught.get(name), samples, flips, slack)
         logits = golden.logit_samples(frame)
         yield frame, check_logits(outputs.logits_BKXYZ, logits, discontinuities)
+        flow = golden.flow_samples(frame)
+        if flow is not None:
+            yield from ((frame, verdict) for verdict in check_flow(outputs.flow_BXYZ2, *flow))
         labels = class_map(outputs.logits_BKXYZ, golden.card)[0].cpu().numpy()
         yield frame, compare_labels(labels, golden.labels(frame))
 
@@ -74,6 +81,26 @@ def check_logits(
     index = torch.from_numpy(expected.index).to(logits_KYXZ.device)
     values = logits_KYXZ.flatten(1)[:, index].float().cpu().numpy()
     return compare("logits", values, expected.values, expected.rms, discontinuities)
+
+
+def check_flow(flow_BXYZ2: Tensor | None, raw: Samples, final: np.ndarray) -> list[Verdict]:
+    """Judge velocities at the sampled voxels: the head's, (Y, X, Z) and along y first, and those
+    that leave the network, (X, Y, Z) and along x first, which the file holds in half precision."""
+    if flow_BXYZ2 is None:
+        count = raw.values.size
+        return [Verdict("flow", np.inf, np.inf, count, count, False, "the network has no flow")]
+    public = flow_BXYZ2[0].float().cpu().numpy()
+    inside = public.transpose(1, 0, 2, 3)[..., ::-1]
+    if inside.shape != raw.shape:
+        note = f"shape {inside.shape}, expected {raw.shape}"
+        return [Verdict("flow", np.inf, np.inf, raw.values.size, raw.values.size, False, note)]
+    got, leaving = inside.reshape(-1, 2)[raw.index], public.reshape(-1, 2)[raw.index]
+    flips = (ZEROS_IN_MATCHING,)
+    half = 2.0**-11 * np.abs(final.astype(np.float64))  # what rounding to half may have changed
+    return [
+        compare("flow", got, raw.values, raw.rms, flips, FLOW_TOLERANCE),
+        compare("flow_final", leaving, final, raw.rms, flips, FLOW_TOLERANCE, slack=half),
+    ]
 
 
 def discontinuities_of(net: nn.Module) -> tuple[str, ...]:

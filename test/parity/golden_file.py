@@ -112,6 +112,23 @@ class GoldenFile:
             rms=float(np.sqrt(np.mean(values.astype(np.float64) ** 2))),
         )
 
+    def flow_samples(self, frame: int) -> tuple[Samples, np.ndarray] | None:
+        """Raw head flow (n, 2) at sampled voxels, axes (Y, X, Z, component), and the final flow
+        (n, 2) at the same flat positions of (X, Y, Z); None for models without flow."""
+        key = f"f{frame}/flow"
+        if f"{key}|v" not in self.arrays:
+            return None
+        values = self.arrays[f"{key}|v"]
+        start, step, count, numel = (int(n) for n in self.arrays[f"{key}|i"])
+        every = int(self.arrays.get(f"{key}|every", 1))
+        raw = Samples(
+            values=values,
+            index=((start + step * np.arange(count)) % numel)[::every],
+            shape=tuple(int(n) for n in self.arrays[f"{key}|shape"]),
+            rms=float(np.sqrt(np.mean(values.astype(np.float64) ** 2))),
+        )
+        return raw, self.arrays[f"{key}_final"]
+
     def labels(self, frame: int) -> np.ndarray:
         """Class map (X, Y, Z) uint8."""
         return self.arrays[f"f{frame}/labels"]

@@ -166,9 +166,14 @@ TAPS = (
     Tap("img_bev_encoder_backbone.3", "encoder.backbone", _item(3)),
     Tap("img_bev_encoder_neck", "encoder.neck"),
     Tap("final_conv", "height.conv"),
+    Tap("flow_bev_history", "flow.history"),
+    Tap("alocc_head.cost_volum_net", "flow.encode"),
+    Tap("alocc_head.flow_post_conv", "flow.join"),
+    Tap("head_flow", "flow", lambda call: call[1][0].velocity_BYXZ2),
     Tap("head_logits", "head"),
 )
 LIFTS = frozenset(tap.name for tap in TAPS if tap.lifts)
+FLOWS = frozenset(tap.name for tap in TAPS if tap.module.partition(".")[0] == "flow")
 
 
 @contextmanager

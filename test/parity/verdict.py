@@ -8,6 +8,8 @@ import numpy as np
 
 TOLERANCE = 1e-4
 """Largest deviation relative to the tensor's rms."""
+FLOW_TOLERANCE = 1e-3
+"""The same for velocities."""
 AGREEMENT = 0.999
 """Share of samples after the lift, and of labels, that must agree."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,12 +12,32 @@ from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.models.zoo import MODELS
 
-NAMES = sorted({card.recipe: name for name, card in MODELS.items()}.values())  # one per recipe
+USUAL = (
+    "alocc_2d_mini",
+    "alocc_2d",
+    "alocc_3d_depth",
+    "alocc_flow_3d",
+    "alocc_2d_gf",
+    "alocc_3d_gf",
+)
+REST = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name, card in sorted(MODELS.items())
+    if not name.endswith("_nomask") and name not in USUAL
+]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*USUAL, *REST])
 def net(request):
-    return small_network(MODELS[request.param])
+    card = MODELS[request.param]
+    built = small_network(card)
+    built.measures_depth = card.modality == "C+D"
+    return built
+
+
+def step_of(net, scene, frame, position):
+    """Input of one slot for this network."""
+    return inputs(scene, frame, position, net.config.geometry.num_cameras, depth=net.measures_depth)
 
 
 def run(net, steps, state=None):
@@ -26,7 +46,7 @@ def run(net, steps, state=None):
     outputs = []
     with torch.no_grad():
         for step in steps:
-            out, state = net(inputs(*step), state)
+            out, state = net(step_of(net, *step), state)
             outputs.append(out.logits_BKXYZ)
     return outputs, state
 
@@ -56,7 +76,7 @@ def test_a_batch_with_one_restarting_stream_equals_two_single_runs(net):
     state = net.initial_state(2)
     with torch.no_grad():
         for t in range(3):
-            out, state = net(batched(inputs(*steps[0][t]), inputs(*steps[1][t])), state)
+            out, state = net(batched(*(step_of(net, *stream[t]) for stream in steps)), state)
             for b in range(2):
                 assert close(out.logits_BKXYZ[b : b + 1], singles[b][t])
 
@@ -77,22 +97,17 @@ def test_a_step_that_is_not_kept_leaves_the_state_alone(net):
 
 
 def test_order_of_cameras_does_not_matter(net):
-    order = [3, 1, 5, 0, 4, 2]
-    plain = inputs(0, 0, 0)
+    order = [3, 1, 0, 4, 2, 5][: net.config.geometry.num_cameras]  # of five cameras, too
+    plain = step_of(net, 0, 0, 0)
+    cameras = {
+        field.name: getattr(plain.cameras, field.name)[:, order] for field in fields(CameraTensors)
+    }
+    depth = plain.depth and replace(plain.depth, depth_BNHW=plain.depth.depth_BNHW[:, order])
     shuffled = replace(
         plain,
         images_BN3HW=plain.images_BN3HW[:, order],
-        cameras=CameraTensors(
-            *(
-                getattr(plain.cameras, n)[:, order]
-                for n in (
-                    "grid_T_cam_BN44",
-                    "K_BN33",
-                    "image_rotation_BN33",
-                    "image_translation_BN3",
-                )
-            )
-        ),
+        cameras=CameraTensors(**cameras),
+        depth=depth,
     )
     with torch.no_grad():
         a, _ = net(plain, net.initial_state(1))
@@ -100,13 +115,27 @@ def test_order_of_cameras_does_not_matter(net):
     assert close(b.logits_BKXYZ, a.logits_BKXYZ)
 
 
+def test_flow_has_public_axes(net):
+    if net.flow is None:
+        pytest.skip("the network predicts no flow")
+    with torch.no_grad():
+        out, _ = net(step_of(net, 0, 0, 0), net.initial_state(1))
+    X, Y, Z = net.config.output_grid.dims
+    assert out.flow_BXYZ2.shape == (1, X, Y, Z, 2)
+    assert out.flow_BXYZ2.abs().max() <= 22.0
+    assert out.flow_bins_BK2XYZ is None
+
+
 def test_one_forward_serves_training_too(net):
     net.train()
     try:
         state = net.initial_state(2)
-        out, state = net(batched(inputs(0, 0, 0), inputs(1, 0, 0)), state)
-        out, state = net(batched(inputs(0, 1, 1), inputs(1, 1, 1)), state)
-        out.logits_BKXYZ.square().mean().backward()
+        out, state = net(batched(step_of(net, 0, 0, 0), step_of(net, 1, 0, 0)), state)
+        out, state = net(batched(step_of(net, 0, 1, 1), step_of(net, 1, 1, 1)), state)
+        loss = out.logits_BKXYZ.square().mean()
+        if out.flow_BXYZ2 is not None:
+            loss = loss + out.flow_BXYZ2.square().mean()
+        loss.backward()
     finally:
         net.eval()
     assert not any(t.requires_grad for t in state_tensors(state).values())

@@ -1,0 +1,225 @@
+"""Flow head: how fast, and where to, the content of every cell moves.
+
+Legend: B batch, C channels, X, Y, Z cells of the volume, h, w half as many along y and x,
+K flow bins, D = 121 displacements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from occ_perception.nets.temporal.cell_rows import empty_rows, features_of, rows_of
+from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
+from occ_perception.nets.view_geometry import ViewGeometry
+from occ_perception.ops.backend import linear_corners, moved_cells, sample_rows
+
+# The velocity bins of one component: -22 to 21.5 m/s.
+_SLOWEST_BIN, _BIN_WIDTH, _BINS = -22.0, 0.5, 88
+# Rows of the volume whose bins exist at once: 176 numbers per cell are a lot of memory.
+_ROWS_AT_ONCE = 8
+
+
+class FlowState(NamedTuple):
+    """What the next frame is compared with.
+
+    Attributes:
+        map_BYXC: features seen from above, in the grid of the frame they were computed in.
+        augmentation_B33: grid augmentation of that frame.
+    """
+
+    map_BYXC: Tensor
+    augmentation_B33: Tensor
+
+
+class Flow(NamedTuple):
+    """Predicted motion.
+
+    Attributes:
+        velocity_BYXZ2: m/s; component 0 along y of the grid, component 1 along x.
+        bins_BK2YXZ: logits over the velocity bins while training, None at inference.
+    """
+
+    velocity_BYXZ2: Tensor
+    bins_BK2YXZ: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowHeadConfig:
+    """What is compared with what.
+
+    Attributes:
+        channels: width of the volume.
+        first_cell, last_cell: heights whose mean is compared across time; objects that move are
+            there.
+        reach: largest displacement, in steps of two half-resolution cells.
+        temperature: of the matching distribution.
+        outside_cost: matching cost of a displacement that leaves the previous grid.
+    """
+
+    channels: int
+    first_cell: int = 3
+    last_cell: int = 8
+    reach: int = 5
+    temperature: float = 0.1
+    outside_cost: float = 5.0
+
+    def build(self, geometry: ViewGeometry) -> FlowHead:
+        """The module for a grid."""
+        return FlowHead(self, geometry)
+
+
+class FlowHead(nn.Module):
+    """Velocity from a cost volume between this frame and the last, seen from above.
+
+    ALOcc (arXiv 2411.07725), cost-volume-based flow: features averaged over the heights of
+    vehicles are compared with those of the previous frame under 121 displacements; the matching
+    distribution joins the volume, and every cell picks a velocity as the expectation over fixed
+    bins (classification and regression in one).
+    """
+
+    def __init__(self, config: FlowHeadConfig, geometry: ViewGeometry) -> None:
+        super().__init__()
+        C, matching = config.channels, config.channels // 2
+        self.config = config
+        self.geometry = geometry
+        self.history = WarpedMap(geometry)
+        self.match = MapMatching(config)
+        self.encode = nn.Sequential(
+            nn.Conv2d((2 * config.reach + 1) ** 2, matching, 3, padding=1),
+            nn.BatchNorm2d(matching),
+        )
+        self.join = JoinMatching(matching, C)
+        self.predict = nn.Sequential(
+            nn.Conv3d(C, 2 * C, 1), nn.ReLU(inplace=True), nn.Conv3d(2 * C, 2 * _BINS, 1)
+        )
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | None, dtype: torch.dtype
+    ) -> FlowState:
+        """An empty map; it is not read before a start fills it."""
+        dims, channels = self.geometry.grid.dims, self.config.channels
+        return FlowState(
+            empty_rows(batch_size, dims, channels, device, dtype, flat=True),
+            torch.eye(3, device=device).expand(batch_size, 3, 3).contiguous(),
+        )
+
+    def forward(
+        self,
+        volume_BCYXZ: Tensor,
+        state: FlowState,
+        step: StepControl,
+        bev_augmentation_B33: Tensor,
+    ) -> tuple[Flow, FlowState]:
+        with torch.no_grad():
+            above = volume_BCYXZ[..., self.config.first_cell : self.config.last_cell + 1].mean(-1)
+            now = rows_of(above)
+            then = self.history(now, state, step, bev_augmentation_B33)
+            matching_BDhw = self.match(above, then)
+        encoded = F.interpolate(
+            self.encode(matching_BDhw),
+            size=volume_BCYXZ.shape[2:4],
+            mode="bilinear",
+            align_corners=True,
+        )
+        flow = self._velocity(self.join(encoded, volume_BCYXZ))
+        return flow, FlowState(now, bev_augmentation_B33.clone())
+
+    def _velocity(self, features_BCYXZ: Tensor) -> Flow:
+        if self.training:
+            bins = self.predict(features_BCYXZ).unflatten(1, (_BINS, 2))
+            return Flow(expected_velocity(bins), bins)
+        parts = [
+            expected_velocity(self.predict(rows).unflatten(1, (_BINS, 2)))
+            for rows in features_BCYXZ.split(_ROWS_AT_ONCE, dim=2)
+        ]
+        return Flow(torch.cat(parts, dim=1), None)
+
+
+def expected_velocity(bins_BK2YXZ: Tensor) -> Tensor:
+    """``sum_k softmax(bins)_k * centre_k`` per component, (B, Y, X, Z, 2)."""
+    number = torch.arange(_BINS, device=bins_BK2YXZ.device, dtype=bins_BK2YXZ.dtype)
+    centres = _SLOWEST_BIN + _BIN_WIDTH * number
+    return torch.einsum("k,bkcyxz->byxzc", centres, bins_BK2YXZ.softmax(dim=1))
+
+
+class WarpedMap(nn.Module):
+    """The previous map at the places where the current cells were, (B, C, Y, X)."""
+
+    def __init__(self, geometry: ViewGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry.flattened()
+
+    def forward(
+        self,
+        now_BYXC: Tensor,
+        state: FlowState,
+        step: StepControl,
+        bev_augmentation_B33: Tensor,
+    ) -> Tensor:
+        then = choose(step.start_B, now_BYXC, state.map_BYXC)
+        motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
+        precise = torch.promote_types(then.dtype, torch.float32)
+        cells = moved_cells(motion, self.geometry.grid.dims, flat=True, dtype=precise)
+        corners = linear_corners(cells.flatten(1, 2), tuple(then.shape[1:3]))
+        return features_of(sample_rows(then.flatten(1, 2), corners).view(then.shape))
+
+
+class MapMatching(nn.Module):
+    """Distribution over displacements, ``softmax_d(cos(now, then moved by d) / temperature)``.
+
+    At half resolution; displacement ``(ky, kx)`` moves by two half-resolution cells per step and
+    is entry ``ky * 11 + kx``. Where the moved map's channels add up to exactly zero nothing was
+    there, and the cost rises by ``outside_cost``.
+    """
+
+    def __init__(self, config: FlowHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, now_BCYX: Tensor, then_BCYX: Tensor) -> Tensor:
+        """(B, D, h, w)."""
+        h, w = now_BCYX.shape[2] // 2, now_BCYX.shape[3] // 2
+        now, then = (
+            F.interpolate(features, size=(h, w), mode="bilinear", align_corners=True)
+            for features in (now_BCYX, then_BCYX)
+        )
+        border = 2 * self.config.reach
+        now = F.normalize(now, dim=1)
+        nothing = F.pad(then.sum(dim=1), [border] * 4) == 0.0
+        then = F.pad(F.normalize(then, dim=1), [border] * 4)
+        scores = []
+        for y in range(0, 2 * border + 1, 2):
+            for x in range(0, 2 * border + 1, 2):
+                window = (..., slice(y, y + h), slice(x, x + w))
+                similarity = (now * then[window]).sum(dim=1) / self.config.temperature
+                scores.append(similarity - self.config.outside_cost * nothing[window])
+        return torch.stack(scores, dim=1).softmax(dim=1)
+
+
+class JoinMatching(nn.Module):
+    """``relu(conv3x3x3([matching repeated over z, volume]))`` without repeating anything.
+
+    Away from floor and ceiling the repeated part sees the same three layers at every height: its
+    convolution is a 2-D one with the kernel summed over z. The two outer layers miss one.
+    """
+
+    def __init__(self, matching_channels: int, channels: int) -> None:
+        super().__init__()
+        self.matching_channels = matching_channels
+        self.conv = nn.Conv3d(matching_channels + channels, channels, 3, padding=1)
+
+    def forward(self, matching_BCYX: Tensor, volume_BCYXZ: Tensor) -> Tensor:
+        widths = [self.matching_channels, volume_BCYXZ.shape[1]]
+        for_matching, for_volume = self.conv.weight.split(widths, dim=1)
+        joined = F.conv3d(volume_BCYXZ, for_volume, self.conv.bias, padding=1)
+        kernels = [for_matching[..., 1:], for_matching, for_matching[..., :2]]
+        layers = torch.cat([kernel.sum(dim=-1) for kernel in kernels])
+        floor, inner, ceiling = F.conv2d(matching_BCYX, layers, padding=1).chunk(3, dim=1)
+        Z = volume_BCYXZ.shape[-1]
+        repeated = torch.stack([floor, *[inner] * (Z - 2), ceiling], dim=-1)
+        return F.relu(joined + repeated, inplace=True)
