@@ -1,0 +1,111 @@
+"""The flow head against the published steps written out: unfold, repeat, concatenate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.nets.flow_head import (
+    FlowHeadConfig,
+    FlowState,
+    JoinMatching,
+    MapMatching,
+    expected_velocity,
+)
+from occ_perception.nets.temporal.step import StepControl
+from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
+
+GEOMETRY = ViewGeometry(
+    (64, 64), DepthBins(1.0, 4.0, 1.0), VoxelGrid((-6.0, -4.0, -1.0), (1, 1, 0.4), (12, 8, 16)), 1
+)
+CONFIG = FlowHeadConfig(channels=4)
+
+
+def step(start, forward=0.0):
+    motion = torch.eye(4, dtype=torch.float64)
+    motion[0, 3] = forward
+    return StepControl(torch.tensor([start]), motion[None], torch.tensor([0 if start else 1]))
+
+
+def head():
+    torch.manual_seed(0)
+    return CONFIG.build(GEOMETRY).eval()
+
+
+def test_matching_equals_unfolding_the_previous_map():
+    torch.manual_seed(1)
+    now, then = torch.randn(2, 4, 12, 16), torch.randn(2, 4, 12, 16)
+    then[:, :, :3] = 0.0  # nothing was there
+    small = [
+        F.interpolate(m, size=(6, 8), mode="bilinear", align_corners=True) for m in (now, then)
+    ]
+    windows = F.unfold(small[1], 11, dilation=2, padding=10).view(2, 4, 121, 6, 8)
+    cost = -(F.normalize(small[0], dim=1)[:, :, None] * F.normalize(windows, dim=1)).sum(1) / 0.1
+    cost = cost + 5.0 * (windows.sum(dim=1) == 0)
+    got = MapMatching(CONFIG)(now, then)
+    torch.testing.assert_close(got, (-cost).softmax(dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_joining_equals_convolving_the_repeated_map():
+    torch.manual_seed(2)
+    join = JoinMatching(3, 4)
+    matching, volume = torch.randn(2, 3, 5, 6), torch.randn(2, 4, 5, 6, 7)
+    repeated = matching[..., None].expand(-1, -1, -1, -1, 7)
+    with torch.no_grad():
+        expected = F.relu(join.conv(torch.cat([repeated, volume], dim=1)))
+        torch.testing.assert_close(join(matching, volume), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("number", "velocity"), [(0, -22.0), (44, 0.0), (87, 21.5)])
+def test_a_certain_bin_is_its_velocity(number, velocity):
+    bins = torch.full((1, 88, 2, 1, 1, 1), -100.0)
+    bins[0, number, 0] = 100.0
+    bins[0, 44, 1] = 100.0
+    assert expected_velocity(bins).flatten().tolist() == pytest.approx([velocity, 0.0], abs=1e-4)
+
+
+@torch.no_grad()
+def test_the_previous_map_is_the_mean_over_heights_three_to_eight_shifted_by_the_motion():
+    net = head()
+    volume = torch.randn(1, 4, 8, 12, 16)
+    aug = torch.eye(3)[None]
+    _, state = net(volume, net.initial_state(1, None, torch.float32), step(True), aug)
+    mean = volume[..., 3:9].mean(dim=-1)
+    torch.testing.assert_close(state.map_BYXC.movedim(-1, 1), mean)
+    warped = net.history(state.map_BYXC, state, step(False, forward=1.0), aug)
+    torch.testing.assert_close(warped[..., :-1], mean[..., 1:], atol=1e-5, rtol=1e-5)
+    assert warped[..., -1].abs().max() < 1e-5  # the new column was never seen
+
+
+@torch.no_grad()
+def test_a_start_reads_no_state_and_the_map_is_stored_unwarped():
+    net = head()
+    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    clean = net.initial_state(1, None, torch.float32)
+    junk = FlowState(torch.full_like(clean.map_BYXC, torch.nan), torch.full((1, 3, 3), torch.nan))
+    fresh, _ = net(volume, clean, step(True), aug)
+    again, state = net(volume, junk, step(True), aug)
+    assert torch.equal(fresh.velocity_BYXZ2, again.velocity_BYXZ2)
+    moved, after = net(volume, state, step(False, forward=2.0), aug)
+    assert not torch.equal(moved.velocity_BYXZ2, fresh.velocity_BYXZ2)
+    assert torch.equal(after.map_BYXC, state.map_BYXC)
+
+
+def test_rows_one_after_the_other_equal_all_at_once_as_in_training():
+    net = head()
+    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    state = net.initial_state(1, None, torch.float32)
+    with torch.no_grad():
+        at_inference, _ = net(volume, state, step(True), aug)
+        features = net.join(torch.zeros(1, 2, 8, 12), volume)
+        in_rows = net._velocity(features)
+        net.train()
+        net.encode.eval()
+        in_training, _ = net(volume, state, step(True), aug)
+        at_once = net._velocity(features)
+    torch.testing.assert_close(at_inference.velocity_BYXZ2, in_training.velocity_BYXZ2)
+    torch.testing.assert_close(in_rows.velocity_BYXZ2, at_once.velocity_BYXZ2)
+    assert in_training.bins_BK2YXZ.shape == (1, 88, 2, 8, 12, 16)
+    assert at_inference.bins_BK2YXZ is None
