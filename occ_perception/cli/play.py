@@ -22,6 +22,13 @@ def play(
     ] = None,
     clock: Annotated[float, typer.Option(help="Publish /clock at this rate, Hz; 0 = not.")] = 0.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for subscribers.")] = 10.0,
+    wait_for: Annotated[
+        str,
+        typer.Option(
+            metavar="TOPIC",
+            help="Begin when whoever publishes TOPIC listens to the bag's pictures.",
+        ),
+    ] = "",
     lockstep: Annotated[
         str,
         typer.Option(
@@ -33,7 +40,7 @@ def play(
         float, typer.Option(help="Seconds a ring may stay unanswered in lockstep.")
     ] = 60.0,
     layout: Annotated[
-        str, typer.Option(help="Topic layout of the bag in lockstep; recognised by default.")
+        str, typer.Option(help="Topic layout of the bag for the two above; recognised if left out.")
     ] = "",
 ) -> None:
     """Replay a bag over DDS, without the ros2 command line tools."""
@@ -54,6 +61,7 @@ def play(
         remap=_remaps(remap or []),
         clock_hz=clock,
         wait_s=wait,
+        wait_for=wait_for,
         lockstep=lockstep,
         answer_timeout_s=answer_timeout,
         layout=layout,

@@ -143,6 +143,8 @@ def _run(
         _spin(node, 0.2)
     print("node is up; playing", flush=True)
     arguments = ["play", str(setting.bag), "--layout", setting.layout]
+    # The recorder listens at once; without this a node on a busy machine would miss the beginning.
+    arguments += ["--wait-for", _ANSWERS, "--wait", str(_START_S)]
     if setting.lockstep:
         arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
     player = children.start(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,28 @@ def rings_of_bag(recording: Recording, layout: TopicLayout) -> list[BagRing]:
     ]
 
 
+def picture_topics(layout: TopicLayout, remap: Mapping[str, str]) -> list[str]:
+    """The topics that a bag's pictures are played on."""
+    return [remap.get(camera.image, camera.image) for camera in layout.cameras]
+
+
+def obstacle_to_answers(node: Node, topic: str, pictures: Sequence[str]) -> str:
+    """Why nobody who publishes ``topic`` could have the pictures yet, "" if somebody could."""
+    answering = {
+        (info.node_namespace, info.node_name) for info in node.get_publishers_info_by_topic(topic)
+    }
+    if not answering:
+        return f"nobody publishes {topic}"
+    for picture in pictures:
+        listening = {
+            (info.node_namespace, info.node_name)
+            for info in node.get_subscriptions_info_by_topic(picture)
+        }
+        if not answering & listening:
+            return f"whoever publishes {topic} does not listen to {picture}"
+    return ""
+
+
 class Lockstep:
     """Hands out the rings that have been sent completely and waits for their answers.
 
@@ -110,7 +132,7 @@ class Lockstep:
         self._node = node
         self._topic = topic
         chosen = choose_layout(recording, layout or None)
-        self._pictures = [remap.get(camera.image, camera.image) for camera in chosen.cameras]
+        self._pictures = picture_topics(chosen, remap)
         self._rings = deque(rings_of_bag(recording, chosen))
         if not self._rings:
             raise LockstepError("the bag holds no picture of the reference camera")
@@ -138,20 +160,8 @@ class Lockstep:
 
     def obstacle(self) -> str:
         """What must happen before answers can be expected, "" if nothing."""
-        if not self.has_publisher():
-            return f"nobody publishes {self._topic}"
-        answering = {
-            (info.node_namespace, info.node_name)
-            for info in self._node.get_publishers_info_by_topic(self._topic)
-        }
-        for topic in self._pictures:
-            listening = {
-                (info.node_namespace, info.node_name)
-                for info in self._node.get_subscriptions_info_by_topic(topic)
-            }
-            if not answering & listening:
-                return f"whoever publishes {self._topic} does not listen to {topic}"
-        return ""
+        self.has_publisher()
+        return obstacle_to_answers(self._node, self._topic, self._pictures)
 
     def sent_before(self, log_ns: int | None) -> list[BagRing]:
         """Rings that are complete once everything before ``log_ns`` (None = the end) was sent."""

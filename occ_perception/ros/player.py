@@ -26,8 +26,9 @@ from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
+from occ_perception.bags.calibrating import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
-from occ_perception.ros.lockstep import Lockstep
+from occ_perception.ros.lockstep import Lockstep, obstacle_to_answers, picture_topics
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.stamps import time_message
 
@@ -54,9 +55,11 @@ class PlayOptions:
         remap: recorded topic -> topic to publish on.
         clock_hz: publish /clock this often; 0 = not at all.
         wait_s: how long to wait for subscribers before playing without (all of) them.
-        lockstep: topic of the answers; "" = play by time alone.
+        wait_for: begin when whoever publishes this topic listens to the bag's pictures; "" = when
+            the number of subscribers has settled.
+        lockstep: topic of the answers, which is waited for too; "" = play by time alone.
         answer_timeout_s: how long a ring may stay unanswered in lockstep.
-        layout: topic layout of the bag in lockstep, "" = recognise it.
+        layout: topic layout of the bag for the two above, "" = recognise it.
     """
 
     rate: float = 1.0
@@ -67,6 +70,7 @@ class PlayOptions:
     remap: Mapping[str, str] = field(default_factory=dict)
     clock_hz: float = 0.0
     wait_s: float = 10.0
+    wait_for: str = ""
     lockstep: str = ""
     answer_timeout_s: float = 60.0
     layout: str = ""
@@ -140,6 +144,11 @@ class BagPlayer:
             else None
         )
         self._next_tick = 0.0
+        self._pictures = (
+            picture_topics(choose_layout(recording, options.layout or None), options.remap)
+            if options.wait_for
+            else []
+        )
         self._lockstep = (
             Lockstep(node, recording, options.lockstep, options.layout, options.remap)
             if options.lockstep
@@ -206,7 +215,11 @@ class BagPlayer:
             )
 
     def _obstacle(self) -> str:
-        return "" if self._lockstep is None else self._lockstep.obstacle()
+        if self._lockstep is not None and (obstacle := self._lockstep.obstacle()):
+            return obstacle
+        if self.options.wait_for:
+            return obstacle_to_answers(self._node, self.options.wait_for, self._pictures)
+        return ""
 
     # -- playing ---------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ INTERFACE = {
         "--remap",
         "--clock",
         "--wait",
+        "--wait-for",
         "--lockstep",
         "--answer-timeout",
         "--layout",
