@@ -63,7 +63,7 @@ setup(
     maintainer_email="maintainers@example.org",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["bags/msg/*.msg", "**/*.yaml"]},
+    package_data={NAME: ["bags/msg/*.msg", "models/weights/*.safetensors", "**/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

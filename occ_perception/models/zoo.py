@@ -15,7 +15,7 @@ import yaml
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.models import alocc, gdfusion
+from occ_perception.models import alocc, gdfusion, town
 from occ_perception.models.occupancy_net import OccupancyNet, OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.view_geometry import ViewGeometry
@@ -83,6 +83,7 @@ class ModelCard:
         protocol: how the model was trained and measured, None where that is not known.
         url: where the checkpoint is published, None where it is not.
         sha256: of that file, None until known.
+        packaged: file of this package that holds the weights, None where they are published.
         licence: of the checkpoint.
         backbone: image backbone.
         modality: ``C`` cameras only, ``C+D`` cameras and measured depth.
@@ -107,6 +108,7 @@ class ModelCard:
     protocol: str | None
     url: str | None
     sha256: str | None = None
+    packaged: Path | None = None
     licence: str
     backbone: str
     modality: str
@@ -209,6 +211,11 @@ _CARDS = (
     _card("alocc_3d_gf_depth", gdfusion.alocc_3d_gf_depth, **_GF),
     _card("alocc_3d_gf_surroundocc", gdfusion.alocc_3d_gf_surroundocc, **_GF, **_LIDAR_GRID),
     _card("alocc_3d_gf_waymo", gdfusion.alocc_3d_gf_waymo, **_GF, **_WAYMO),
+    _card(
+        "alocc_town",
+        town.alocc_town,
+        packaged=Path(__file__).parent / "weights" / "alocc_town.safetensors",
+    ),
 )
 
 MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}

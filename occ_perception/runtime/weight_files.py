@@ -61,10 +61,10 @@ def fetch_weights(card: ModelCard, endpoint: str | None = None) -> Path:
 
 
 def find_weights(card: ModelCard) -> Path | None:
-    """The kept checkpoint of a model if it is here; nothing is downloaded or read."""
-    if card.url is None:
+    """The packaged or kept checkpoint of a model if it is here; nothing is downloaded or read."""
+    if card.packaged is None and card.url is None:
         return None
-    path = weights_path(card)
+    path = card.packaged or weights_path(card)
     return path if path.is_file() else None
 
 

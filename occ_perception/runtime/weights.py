@@ -68,7 +68,8 @@ def load_model(
         raise ValueError("give either weights or a seed for random weights, not both")
     kept = find_weights(card) if weights is None and random_seed is None else None
     if weights is None and random_seed is None and kept is None:
-        source = f"`occ weights fetch {name}` gets {card.url}" if card.url else "none are published"
+        fetch = f"`occ weights fetch {name}` gets {card.url}"
+        source = fetch if card.url else f"none are published. {card.note}".rstrip(". ")
         raise ValueError(
             f"no pretrained weights were given for {name}: {source}; your own go in as weights "
             "(--weights FILE). Without any, weights would be random and the output meaningless, "
@@ -85,7 +86,7 @@ def load_model(
         if not path.is_file():
             raise FileNotFoundError(f"weights file {path} does not exist")
         checksum = file_checksum(path)
-        if kept is not None:
+        if kept is not None and card.packaged is None:
             verify_kept(card, path, checksum)
         report = load_checkpoint(net, card, path)
         weights_id = checksum[:_SHOWN_DIGITS]
