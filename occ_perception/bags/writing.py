@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ _METADATA_VERSION: Literal[8] = 8
 _STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 _FOREVER = QosTime(9223372036, 854775807)
+_CUBE = 1  # visualization_msgs/Marker.type
 
 
 def _qos(depth: int, durability: QosDurability = QosDurability.VOLATILE) -> Qos:
@@ -72,6 +74,23 @@ def camera_info_topic(camera: str) -> str:
 def optical_frame(camera: str) -> str:
     """Name of a camera's optical frame, after REP 103."""
     return f"{camera.lower()}_optical"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledBox:
+    """A box around something.
+
+    Attributes:
+        name: its class.
+        track: number of the thing, the same in every message.
+        frame_T_box: (4, 4) pose of its centre, x along its length, z up.
+        size: length, width, height, metres.
+    """
+
+    name: str
+    track: int
+    frame_T_box: ArrayLike
+    size: ArrayLike
 
 
 class BagWriter:
@@ -216,10 +235,17 @@ class BagWriter:
         self._write("/tf_static" if static else "/tf", stamp_ns, message, static)
 
     def write_points(
-        self, topic: str, stamp_ns: int, frame_id: str, points: NDArray[np.float32]
+        self,
+        topic: str,
+        stamp_ns: int,
+        frame_id: str,
+        points: NDArray[np.float32],
+        names: Sequence[str] = ("x", "y", "z", "intensity", "ring"),
     ) -> None:
-        """A lidar sweep (N, 5): x, y, z in metres, intensity, ring; as sensor_msgs/PointCloud2."""
-        names = ("x", "y", "z", "intensity", "ring")
+        """A lidar sweep (N, columns) with x, y, z in metres as sensor_msgs/PointCloud2.
+
+        ``names`` are the columns' names; each becomes a float32 field.
+        """
         cloud = np.ascontiguousarray(points, dtype="<f4")
         fields = [
             self._new("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
@@ -238,6 +264,51 @@ class BagWriter:
             is_dense=True,
         )
         self._write(topic, stamp_ns, message)
+
+    def write_boxes(
+        self, topic: str, stamp_ns: int, frame_id: str, boxes: Iterable[LabelledBox]
+    ) -> None:
+        """Boxes as visualization_msgs/MarkerArray cubes, which RViz shows as they are."""
+        kind = "visualization_msgs/msg/Marker"
+        header = self._header(stamp_ns, frame_id)
+        nothing = self._new("builtin_interfaces/msg/Duration", sec=0, nanosec=0)
+        colour = self._new("std_msgs/msg/ColorRGBA", r=1.0, g=0.6, b=0.0, a=0.4)
+        empty = self._new(
+            "sensor_msgs/msg/CompressedImage",
+            header=header,
+            format="",
+            data=np.empty(0, np.uint8),
+        )
+        markers = [
+            self._new(
+                kind,
+                header=header,
+                ns=box.name,
+                id=box.track,
+                type=_CUBE,
+                action=0,
+                pose=self._pose(box.frame_T_box),
+                scale=self._vector(box.size),
+                color=colour,
+                lifetime=nothing,
+                frame_locked=False,
+                points=[],
+                colors=[],
+                texture_resource="",
+                texture=empty,
+                uv_coordinates=[],
+                text="",
+                mesh_resource="",
+                mesh_file=self._new(
+                    "visualization_msgs/msg/MeshFile", filename="", data=np.empty(0, np.uint8)
+                ),
+                mesh_use_embedded_materials=False,
+            )
+            for box in boxes
+        ]
+        self._write(
+            topic, stamp_ns, self._new("visualization_msgs/msg/MarkerArray", markers=markers)
+        )
 
     def write_occupancy(
         self,

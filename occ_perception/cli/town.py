@@ -50,6 +50,9 @@ def drive(
     odometry_noise: Annotated[
         float, typer.Option(help="Relative error of a bag's odometry, e.g. 0.01.", min=0.0)
     ] = 0.0,
+    lidar: Annotated[
+        float, typer.Option(help="Lidar sweeps per second of a bag, 0 for none.", min=0.0)
+    ] = 0.0,
     jitter_rig: Annotated[
         bool, typer.Option("--jitter-rig", help="Mount the cameras a little off, by drive.")
     ] = False,
@@ -70,6 +73,8 @@ def drive(
 
     if bag is None and rate is not Rate.KEYFRAMES:
         raise ValueError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
+    if bag is None and lidar:
+        raise ValueError("a nuScenes-format folder has a sweep per keyframe: --lidar needs --bag")
     pixels = _size(size or ("1600x900" if bag is None else "800x450"))
     options = SensorOptions(size=pixels, jitter_rig=jitter_rig, threads=jobs)
     sensors = DriveSensors(Drive(Town(town), drive), options)
@@ -82,7 +87,7 @@ def drive(
         if bag is not None:
             kind: Literal["mcap", "sqlite3"] = "mcap" if bag is Storage.MCAP else "sqlite3"
             record_drive(
-                sensors, out, frames, float(rate.value), kind, odometry_noise, progress=advance
+                sensors, out, frames, float(rate.value), kind, odometry_noise, lidar, advance
             )
         else:
             write_devkit_drive(sensors, out, frames, progress=advance)

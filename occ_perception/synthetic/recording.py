@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.sensors import DriveSensors, frame_times
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KEYFRAME_RATE = 2.0
 TRUTH_NAMESPACE = "/ground_truth"
 SEEN_TRUTH_NAMESPACE = "/ground_truth_in_view"
+LIDAR_TOPIC = "/lidar_top"
+LIDAR_FRAME = "lidar_top"
+BOXES_TOPIC = f"{TRUTH_NAMESPACE}/boxes"
 ODOMETRY_RATE = 50.0
 _JPEG_QUALITY = 90
 
@@ -44,6 +47,7 @@ def record_drive(
     rate: float = KEYFRAME_RATE,
     storage: Literal["mcap", "sqlite3"] = "mcap",
     odometry_noise: float = 0.0,
+    lidar_rate: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a drive as a recording.
@@ -53,6 +57,10 @@ def record_drive(
     ``/ground_truth_in_view`` with everything that no camera sees unknown. It refers to the
     reference camera's stamp, like the node's answers.
 
+    With a lidar the sweeps are on ``/lidar_top`` (their field ``label`` is the Occ3D class of each
+    point; all points of a sweep are measured at its stamp) and the boxes of everything that has
+    an instance are on ``/ground_truth/boxes``.
+
     Args:
         sensors: the drive's sensors.
         path: folder to make.
@@ -60,6 +68,7 @@ def record_drive(
         rate: of camera rings, Hz; a multiple of 2.
         storage: container format.
         odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
+        lidar_rate: sweeps per second, 0 for none.
         progress: called with (rings done, rings in all).
 
     Raises:
@@ -74,11 +83,13 @@ def record_drive(
     times = frame_times(frames, rate)
     rig = sensors.rig
     mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
-    mounts.append(("base_link", "lidar_top", sensors.ego_T_lidar))
+    mounts.append(("base_link", LIDAR_FRAME, sensors.ego_T_lidar))
     with BagWriter(path, storage) as bag:
         first = sensors.stamp_ns(times[0] - 0.1)
         bag.write_transforms(first, mounts, static=True)
         _write_odometry(bag, sensors, times, odometry_noise)
+        if lidar_rate > 0.0:
+            _write_lidar(bag, sensors, times[-1], lidar_rate)
         for n, t in enumerate(times):
             frame = sensors.frame(t)
             for camera in rig.cameras:
@@ -94,6 +105,31 @@ def record_drive(
                 )
             if progress is not None:
                 progress(n + 1, frames)
+
+
+def _write_lidar(bag: BagWriter, sensors: DriveSensors, end: float, rate: float) -> None:
+    """Sweeps with the class of each point, and the boxes of that moment."""
+    from occ_perception.bags.writing import LabelledBox
+
+    names = LABEL_SETS["occ3d"].class_names
+    for n in range(int(end * rate + 1e-9) + 1):
+        t = n / rate
+        stamp = sensors.stamp_ns(t)
+        lidar = sensors.points(t)
+        columns = np.column_stack([lidar.points, lidar.classes.astype(np.float32)])
+        fields = ("x", "y", "z", "intensity", "ring", "label")
+        bag.write_points(LIDAR_TOPIC, stamp, LIDAR_FRAME, columns, fields)
+        boxes = []
+        for body in sensors.drive.scene(t).bodies:
+            x, y, z, yaw = body.pose
+            lower, upper = np.array(body.lower), np.array(body.upper)
+            world_T_box = np.eye(4)
+            world_T_box[:3, :3] = Rotation.from_euler("z", yaw).as_matrix()
+            world_T_box[:3, 3] = (x, y, z) + world_T_box[:3, :3] @ ((lower + upper) / 2)
+            boxes.append(
+                LabelledBox(names[body.class_id], body.instance, world_T_box, upper - lower)
+            )
+        bag.write_boxes(BOXES_TOPIC, stamp, bag.world_frame, boxes)
 
 
 def _write_odometry(

@@ -86,6 +86,7 @@ INTERFACE = {
         "--size",
         "--rate",
         "--odometry-noise",
+        "--lidar",
         "--jitter-rig",
         "--jobs",
     ],
