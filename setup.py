@@ -87,6 +87,7 @@ setup(
         "typing_extensions",
     ],
     extras_require={
+        "cpu": ["numba>=0.60"],
         "backbones": ["timm>=1.0"],
         "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
         "open3d": ["open3d"],

@@ -4,6 +4,13 @@ Networks import operations from here and nowhere else. Every operation is define
 reference; a faster twin has the same signature and is tested against it.
 """
 
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from occ_perception.ops.deformable_conv.reference import deformable_conv
 from occ_perception.ops.displacement_gradient.reference import displacement_gradient
 from occ_perception.ops.history_warp.reference import cell_motion, moved_cells
 from occ_perception.ops.linear_sampling.reference import Corners, linear_corners, sample_rows
@@ -14,12 +21,13 @@ from occ_perception.ops.scene_update.reference import (
     scene_gradient,
 )
 from occ_perception.ops.soft_splat.reference import soft_splat
-from occ_perception.ops.stereo_cost.reference import stereo_cost
+from occ_perception.ops.stereo_cost import reference as _stereo_reference
 
 __all__ = [
     "Corners",
     "SceneLayer",
     "cell_motion",
+    "deformable_conv",
     "displacement_gradient",
     "linear_corners",
     "moved_cells",
@@ -30,3 +38,25 @@ __all__ = [
     "soft_splat",
     "stereo_cost",
 ]
+
+
+def stereo_cost(
+    current_nChw: Tensor, previous_nChw: Tensor, position_nhwD2: Tensor, outside_cost: float
+) -> Tensor:
+    """See :func:`occ_perception.ops.stereo_cost.reference.stereo_cost`."""
+    arguments = (current_nChw, previous_nChw, position_nhwD2, outside_cost)
+    if all(_is_plain(tensor) for tensor in arguments[:3]) and _has_numba():
+        from occ_perception.ops.stereo_cost import compiled
+
+        return compiled.stereo_cost(*arguments)
+    return _stereo_reference.stereo_cost(*arguments)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether compiled loops can read it: in main memory, single precision, no tracing subclass."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+@cache
+def _has_numba() -> bool:
+    return find_spec("numba") is not None
