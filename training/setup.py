@@ -23,6 +23,10 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
     ],
     zip_safe=False,
-    install_requires=[f"occ_perception=={VERSION}"],
+    install_requires=[
+        f"occ_perception=={VERSION}",
+        "lightning>=2.4",
+        "tensorboard",
+    ],
     entry_points={"console_scripts": ["occ-train = occ_training.cli:main"]},
 )

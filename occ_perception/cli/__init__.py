@@ -27,20 +27,26 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class PlainErrors(TyperGroup):
-    """Turns errors that a user can mend into one line and exit code 2."""
+    """Turns errors that a user can mend into one line and exit code 2.
+
+    Attributes:
+        packages: folders of the packages whose messages are written for users.
+    """
+
+    packages: tuple[str, ...] = (_PACKAGE,)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if ctx.params.get("debug") or not _is_for_the_user(error):
+            if ctx.params.get("debug") or not _is_for_the_user(error, self.packages):
                 raise
             typer.secho(f"error: {_message(error)}", fg=typer.colors.RED, err=True)
             raise typer.Exit(2) from error
 
 
-def _is_for_the_user(error: Exception) -> bool:
+def _is_for_the_user(error: Exception, packages: tuple[str, ...]) -> bool:
     """Whether the message was written for a user: a raise statement of ours, or a missing file.
 
     A ValueError out of a library is a defect of ours, and its traceback is wanted.
@@ -53,7 +59,7 @@ def _is_for_the_user(error: Exception) -> bool:
         (step.tb_frame, step.tb_lasti) for step in _steps(error.__traceback__)
     )
     raised_here = dis.opname[frame.f_code.co_code[instruction]] == "RAISE_VARARGS"
-    return raised_here and frame.f_code.co_filename.startswith(_PACKAGE)
+    return raised_here and frame.f_code.co_filename.startswith(packages)
 
 
 def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:

@@ -50,9 +50,11 @@ def required_by(package: str, extras: tuple[str, ...]) -> Iterator[Requirement]:
 @pytest.fixture(scope="module")
 def direct() -> list[Requirement]:
     try:
-        return list(required_by("occ_perception", EXTRAS))
+        ours = required_by("occ_perception", EXTRAS)
+        training = required_by("occ_training", ("",))
+        return [*ours, *(r for r in training if r.name != "occ_perception")]
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("occ_perception is not installed in this environment")
+        pytest.skip("the packages are not installed in this environment")
 
 
 @pytest.mark.parametrize("python", PYTHONS)

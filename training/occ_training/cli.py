@@ -1,16 +1,35 @@
-"""The console script `occ-train`."""
+"""The console script ``occ-train``.
+
+Command modules import heavy things (torch, lightning, rosbags) inside their functions, so that
+``occ-train --help`` answers at once.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 import occ_perception
 import occ_training
+from occ_perception.cli import PlainErrors
+
+
+class PlainTrainingErrors(PlainErrors):
+    """Also turns this package's own messages into one line."""
+
+    packages = (*PlainErrors.packages, str(Path(occ_training.__file__).parent))
+
 
 app = typer.Typer(
+    name="occ-train",
+    help="Trains and evaluates occ_perception networks.",
+    cls=PlainTrainingErrors,
     no_args_is_help=True,
     add_completion=False,
-    help="Trains and evaluates occ_perception networks. This version has no training commands yet.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -21,13 +40,17 @@ def _print_versions(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _options(
-    version: bool = typer.Option(
-        False, "--version", callback=_print_versions, is_eager=True, help="Print versions and exit."
-    ),
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_versions, is_eager=True, help="Print versions and exit."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
-    """Trains and evaluates occ_perception networks. This version has no training commands yet."""
+    del version, debug  # read by _print_versions, and by PlainErrors from the context
 
 
 def main() -> None:
