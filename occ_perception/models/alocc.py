@@ -7,7 +7,9 @@ from typing import Any
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.occupancy_net import OccupancyNetConfig
+from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
+from occ_perception.nets.backbones.swin import SwinConfig
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.depth_net import DepthNetConfig, MatchingEncoderConfig
 from occ_perception.nets.flow_head import FlowHeadConfig
@@ -99,6 +101,19 @@ def alocc_3d_waymo() -> OccupancyNetConfig:
     return replace(config, head=PrototypeHeadConfig(classes=_WAYMO_PROTOTYPES, channels=64))
 
 
+def alocc_3d_internimage_t() -> OccupancyNetConfig:
+    """Voxel network on InternImage-T instead of ResNet-50."""
+    backbone = InternImageConfig(out_strides=(4, 16, 32))
+    return _with_backbone(alocc_3d(), backbone, matching_channels=64)
+
+
+def alocc_3d_swin_b() -> OccupancyNetConfig:
+    """Wider voxel network on Swin-B, on pictures of twice the height and width."""
+    geometry = ViewGeometry((512, 1408), _FINE_DEPTH, _VOXEL_GRID, num_cameras=6)
+    config = _voxel(geometry, ConcatHistoryConfig(channels=64), context=64, channels=64)
+    return _with_backbone(config, SwinConfig(out_strides=(4, 16, 32)), matching_channels=128)
+
+
 def alocc_flow_2d() -> OccupancyNetConfig:
     """ALOcc-2D with a flow head, for the classes of OpenOcc."""
     return _with_flow(alocc_2d())
@@ -107,6 +122,18 @@ def alocc_flow_2d() -> OccupancyNetConfig:
 def alocc_flow_3d() -> OccupancyNetConfig:
     """ALOcc-3D with a flow head, for the classes of OpenOcc."""
     return _with_flow(alocc_3d())
+
+
+def _with_backbone(
+    config: OccupancyNetConfig,
+    backbone: InternImageConfig | SwinConfig,
+    matching_channels: int,
+) -> OccupancyNetConfig:
+    return replace(
+        config,
+        image=ImageEncoderConfig(backbone=backbone),
+        stereo=PlaneSweepConfig(channels=matching_channels),
+    )
 
 
 def _with_flow(config: OccupancyNetConfig) -> OccupancyNetConfig:

@@ -194,6 +194,8 @@ _CARDS = (
     _card("alocc_3d", alocc.alocc_3d),
     _card("alocc_3d_nomask", alocc.alocc_3d),
     _card("alocc_3d_depth", alocc.alocc_3d),
+    _card("alocc_3d_depth_internimage_t", alocc.alocc_3d_internimage_t),
+    _card("alocc_3d_depth_swin_b", alocc.alocc_3d_swin_b),
     _card("alocc_3d_surroundocc", alocc.alocc_3d_surroundocc, **_LIDAR_GRID),
     _card("alocc_3d_waymo", alocc.alocc_3d_waymo, **_WAYMO),
     _card("alocc_flow_2d", alocc.alocc_flow_2d),

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
+from occ_perception.nets.backbones.swin import SwinConfig
 from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
 
 
@@ -37,7 +39,7 @@ class ImageEncoderConfig:
         channels: width of the merged map.
     """
 
-    backbone: ResNetConfig | TimmBackboneConfig
+    backbone: ResNetConfig | InternImageConfig | SwinConfig | TimmBackboneConfig
     channels: int = 256
 
     def build(self) -> ImageEncoder:

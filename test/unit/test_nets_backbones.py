@@ -1,4 +1,4 @@
-"""Our ResNet is the ResNet, and any timm model can stand in for it."""
+"""Our backbones are what they are called, and any timm model can stand in for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 import timm
 import torch
 
+from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
+from occ_perception.nets.backbones.swin import PatchMerging, SwinConfig, WindowAttention, Windows
 from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 
@@ -53,3 +55,82 @@ def test_timm_backbone_without_the_stride_is_refused_by_name():
 def test_image_encoder_refuses_a_backbone_with_the_wrong_strides():
     with pytest.raises(ValueError, match="strides 16 and 32"):
         ImageEncoderConfig(backbone=ResNetConfig(out_strides=(8, 16))).build()
+
+
+SMALL = {
+    "swin": SwinConfig(channels=32, depths=(1, 1, 2, 1), out_strides=(4, 16, 32)),
+    "internimage": InternImageConfig(channels=32, depths=(1, 1, 2, 1), out_strides=(4, 16, 32)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_transformer_backbones_give_what_the_encoder_and_the_matching_need(name):
+    torch.manual_seed(0)
+    net = SMALL[name].build().eval()
+    images = torch.randn(2, 3, 96, 160)
+    with torch.no_grad():
+        maps, fine = net(images), net.fine(images)
+    assert [tuple(m.shape) for m in maps] == [(2, 32, 24, 40), (2, 128, 6, 10), (2, 256, 3, 5)]
+    assert net.out_channels == (32, 128, 256)
+    assert torch.equal(maps[0], fine)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_weight_of_a_transformer_backbone_matters(name):
+    # With three maps asked for: the published nets use no map of stride 8, and need no norm for it.
+    torch.manual_seed(0)
+    net = SMALL[name].build()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    sum(m.square().sum() for m in net(torch.randn(1, 3, 64, 64))).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_windows_attend_to_themselves_and_to_what_fills_them_up():
+    torch.manual_seed(0)
+    net = Windows(64)
+    torch.nn.init.normal_(net.w_msa.relative_position_bias_table)
+    tokens = torch.randn(1, 20, 33, 64)
+    far = tokens.clone()
+    far[:, 16:] += 1.0  # rows of the windows below
+    with torch.no_grad():
+        before, after = net(tokens), net(far)
+        # The last window holds 4 rows and 1 column of the map; the rest is zeros that take part.
+        corner = torch.zeros(1, 16, 16, 64)
+        corner[:, :4, :1] = tokens[:, 16:, 32:]
+        alone = net.w_msa(corner.view(1, 256, 64)).view(1, 16, 16, 64)
+    assert torch.equal(before[:, :16], after[:, :16])
+    assert not torch.equal(before[:, 16:], after[:, 16:])
+    torch.testing.assert_close(before[:, 16:, 32:], alone[:, :4, :1])
+
+
+def test_window_attention_written_out():
+    torch.manual_seed(0)
+    net = WindowAttention(64)
+    torch.nn.init.normal_(net.relative_position_bias_table)
+    tokens = torch.randn(1, 256, 64)
+    with torch.no_grad():
+        got = net(tokens)
+        query, key, value = net.qkv(tokens)[0].view(256, 3, 2, 32).unbind(1)
+        rows = []
+        for i in (0, 17, 255):
+            heads = []
+            for head in range(2):
+                logits = key[:, head] @ query[i, head] / 32**0.5
+                for j in range(256):
+                    down, right = i // 16 - j // 16, i % 16 - j % 16
+                    logits[j] += net.relative_position_bias_table[
+                        (down + 15) * 31 + right + 15, head
+                    ]
+                heads.append(logits.softmax(0) @ value[:, head])
+            rows.append(net.proj(torch.cat(heads)))
+    torch.testing.assert_close(got[0, [0, 17, 255]], torch.stack(rows), rtol=1e-4, atol=1e-5)
+
+
+def test_merging_keeps_the_four_pixels_of_a_channel_together():
+    net = PatchMerging(2)
+    seen = []
+    net.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    tokens = torch.tensor([[[[1.0, 10.0], [2.0, 20.0]], [[3.0, 30.0], [4.0, 40.0]]]])
+    net(tokens)
+    assert seen[0].flatten().tolist() == [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]

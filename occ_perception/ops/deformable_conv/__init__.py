@@ -1,0 +1,1 @@
+"""Deformable convolution of the fourth kind: a weighted sum of displaced neighbours per group."""
