@@ -1,0 +1,1 @@
+"""Data sets: the index, the frames, label files, pictures with augmentation."""
