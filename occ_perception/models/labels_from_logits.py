@@ -5,6 +5,9 @@ Legend: B batch, K classes with the leading dummy class, X, Y, Z cells; P cells 
 
 from __future__ import annotations
 
+import math
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -14,22 +17,41 @@ from occ_perception.models.zoo import ModelCard
 _CELLS_AT_ONCE = 1 << 16
 
 
+class _Score(Protocol):
+    """From logits to what is compared between classes, float32."""
+
+    def __call__(self, logits: Tensor, out: Tensor | None = None) -> Tensor: ...
+
+
 def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
     """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous.
 
-    The dummy class is dropped first. The arg-max is taken after a float32 sigmoid, as published:
-    logits above about 17 saturate to exactly 1 and the lowest id wins such ties.
+    The dummy class is dropped first. Where the card's scores are ``sigmoid``, the arg-max is taken
+    after a float32 sigmoid, as published: logits above about 17 saturate to exactly 1 and the
+    lowest id wins such ties. A ``softmax`` keeps the order of the logits and is left out.
     """
     logits_BKXYZ = logits_BKXYZ[:, 1:].detach()
+    score = _SCORES[card.class_scores]
     if logits_BKXYZ.device.type == "cpu":
-        return _class_map_by_planes(logits_BKXYZ, card.excluded_class)
-    scores = logits_BKXYZ.float().sigmoid()
+        return _class_map_by_planes(logits_BKXYZ, card.excluded_class, score)
+    scores = score(logits_BKXYZ)
     if card.excluded_class is not None:
-        scores[:, card.excluded_class] = -1.0
+        scores[:, card.excluded_class] = -math.inf
     return scores.argmax(dim=1).to(torch.uint8)
 
 
-def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None) -> Tensor:
+def _saturating(logits: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.sigmoid(logits.float(), out=out)
+
+
+def _unchanged(logits: Tensor, out: Tensor | None = None) -> Tensor:
+    return logits.to(torch.float32, copy=True) if out is None else out.copy_(logits)
+
+
+_SCORES: dict[str, _Score] = {"sigmoid": _saturating, "softmax": _unchanged}
+
+
+def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None, score: _Score) -> Tensor:
     """One class after the other against the best so far.
 
     On a CPU an arg-max across planes costs seven times as much, and a copy of all scores.
@@ -43,20 +65,20 @@ def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None) -> Te
     for labels_P, logits_KP in zip(labels_BP, logits_BKP, strict=True):
         for first in range(0, labels_P.numel(), _CELLS_AT_ONCE):
             part = slice(first, first + _CELLS_AT_ONCE)
-            _label_cells(logits_KP[:, part], classes, labels_P[part])
+            _label_cells(logits_KP[:, part], classes, score, labels_P[part])
     back = [1 + spatial.index(axis) for axis in (2, 3, 4)]
     labels = labels_BP.unflatten(1, in_memory_order.shape[2:]).permute(0, *back)
     return labels.contiguous()
 
 
-def _label_cells(logits_KP: Tensor, classes: list[int], labels_P: Tensor) -> None:
+def _label_cells(logits_KP: Tensor, classes: list[int], score: _Score, labels_P: Tensor) -> None:
     """Write the class of every cell into ``labels_P``, which holds zeros."""
-    best_P = torch.full_like(labels_P, -1.0, dtype=torch.float32)
+    best_P = torch.full_like(labels_P, -math.inf, dtype=torch.float32)
     score_P = torch.empty_like(best_P)
     better_P = torch.empty_like(labels_P, dtype=torch.bool)
     candidate_P = better_P.view(torch.uint8)
     for k in classes:
-        torch.sigmoid(logits_KP[k].float(), out=score_P)
+        score(logits_KP[k], out=score_P)
         torch.gt(score_P, best_P, out=better_P)
         torch.maximum(best_P, score_P, out=best_P)
         # Classes come in ascending order, so the last better one is also the highest id.

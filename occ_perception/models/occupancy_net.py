@@ -21,8 +21,9 @@ from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
-from occ_perception.nets.lift import OcclusionTransfer, SoftLiftConfig
+from occ_perception.nets.lift import HardLiftConfig, OcclusionTransfer, SoftLiftConfig
 from occ_perception.nets.measured_depth import measured_depth
+from occ_perception.nets.mlp_head import MlpHeadConfig
 from occ_perception.nets.prototype_head import PrototypeHeadConfig
 from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.stereo import PlaneSweep, PlaneSweepConfig, StereoState
@@ -63,12 +64,12 @@ class OccupancyNetConfig:
     depth: DepthNetConfig
     geometry_fusion: GeometryFusionConfig | None = None
     inter_object: InterObjectConfig | None = None
-    lift: SoftLiftConfig
+    lift: SoftLiftConfig | HardLiftConfig
     pre: BevRefineConfig | VoxelRefineConfig | None = None
     temporal: ConcatHistoryConfig | GradientFusionConfig | None = None
     encoder: BevEncoderConfig | VoxelEncoderConfig
     height: HeightLiftConfig | None = None
-    head: PrototypeHeadConfig
+    head: PrototypeHeadConfig | MlpHeadConfig
     flow: FlowHeadConfig | None = None
 
     @property
@@ -126,7 +127,7 @@ class OccupancyNet(nn.Module):
             device: the parameters' device unless given.
             dtype: of the remembered features.
         """
-        device = torch.device(device) if device else self.head.query.weight.device
+        device = torch.device(device) if device else next(self.parameters()).device
         return TemporalState(
             stereo=_initial(self.stereo, batch_size, device, dtype),
             geometry=_initial(self.geometry_fusion, batch_size, device, dtype),
@@ -152,12 +153,12 @@ class OccupancyNet(nn.Module):
         surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
         weights_BNDhw = self.occlusion(surface_BNDhw, depth.occluded_BNLhw)
         weights_BNDhw, fused = self._fuse_geometry(depth, weights_BNDhw, inputs, state.geometry)
-        extra = None
+        extra = []
         if self.inter_object is not None:
-            extra = self.inter_object(depth.gated_BNChw, weights_BNDhw)
+            extra.append(self.inter_object(depth.gated_BNChw, weights_BNDhw))
 
         rays = PixelRays(inputs.cameras, augmentation, self.config.geometry)
-        volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, extra)
+        volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, *extra)
         if self.pre is not None:
             volume = self.pre(volume)
 

@@ -15,7 +15,7 @@ import yaml
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.models import alocc, gdfusion, town
+from occ_perception.models import alocc, bevdet, gdfusion, town
 from occ_perception.models.occupancy_net import OccupancyNet, OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.view_geometry import ViewGeometry
@@ -76,8 +76,10 @@ class ModelCard:
         grid: cells of the output.
         grid_frame: ``ego`` or ``lidar``.
         history_spacing_s: seconds between committed frames in training; 0 without history.
-        history_frames: number of past frames that matter; 0 without history.
+        history_frames: number of past frames that matter; 0 without history. Matching with the
+            previous pictures is a history of one frame.
         label_set: key of :data:`occ_perception.labels.LABEL_SETS`.
+        class_scores: ``sigmoid`` or ``softmax``, what classes are compared by.
         excluded_class: class id that never wins, None for none.
         published: reported figures as published, None where none are known.
         protocol: how the model was trained and measured, None where that is not known.
@@ -103,6 +105,7 @@ class ModelCard:
     history_spacing_s: float
     history_frames: int
     label_set: str
+    class_scores: str = "sigmoid"
     excluded_class: int | None = None
     published: Mapping[str, Any] | None
     protocol: str | None
@@ -119,6 +122,11 @@ class ModelCard:
     def labels(self) -> LabelSet:
         """Class names and the id of free space."""
         return LABEL_SETS[self.label_set]
+
+    @property
+    def measures_depth(self) -> bool:
+        """Whether the network is given depth that a lidar measured."""
+        return "D" in self.modality
 
     def build(self, geometry: ViewGeometry | None = None) -> OccupancyNet:
         """The network on the CPU in evaluation mode, its weights not yet meaningful.
@@ -148,7 +156,8 @@ def _card(name: str, recipe: Callable[[], OccupancyNetConfig], **extra: Any) -> 
     """A card whose sizes are those of its recipe, so that the two cannot disagree."""
     config = recipe()
     facts = _FACTS[name]
-    history = config.temporal
+    matched = 1 if config.stereo else 0
+    history_frames = config.temporal.frames if config.temporal else matched
     preprocessing = Preprocessing(
         input_size=config.geometry.input_size, **extra.pop("preprocessing", {})
     )
@@ -160,9 +169,10 @@ def _card(name: str, recipe: Callable[[], OccupancyNetConfig], **extra: Any) -> 
         recipe=recipe,
         preprocessing=preprocessing,
         grid=config.output_grid,
-        history_spacing_s=spacing if history else 0.0,
-        history_frames=history.frames if history else 0,
+        history_spacing_s=spacing if history_frames else 0.0,
+        history_frames=history_frames,
         label_set=facts["annotation"].lower(),
+        class_scores=config.head.class_scores,
         published=facts["published"],
         protocol=facts["protocol"],
         url=facts["weights"],
@@ -213,6 +223,9 @@ _CARDS = (
     _card("alocc_3d_gf_depth", gdfusion.alocc_3d_gf_depth, **_GF),
     _card("alocc_3d_gf_surroundocc", gdfusion.alocc_3d_gf_surroundocc, **_GF, **_LIDAR_GRID),
     _card("alocc_3d_gf_waymo", gdfusion.alocc_3d_gf_waymo, **_GF, **_WAYMO),
+    _card("bevdetocc_sf", bevdet.bevdetocc_sf, names=bevdet.BEVDETOCC_NAMES),
+    _card("bevdetocc_sf_nomask", bevdet.bevdetocc_sf, names=bevdet.BEVDETOCC_NAMES),
+    _card("bevdetocc_gf", bevdet.bevdetocc_gf, names=bevdet.BEVDETOCC_GF_NAMES),
     _card(
         "alocc_town",
         town.alocc_town,

@@ -15,7 +15,7 @@ from occ_perception.nets.cameras import feature_pixels
 from occ_perception.nets.inter_object import ExtraSamples
 from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import occlusion_transfer, soft_splat
+from occ_perception.ops.backend import hard_splat, occlusion_transfer, soft_splat
 
 
 class OcclusionTransfer(nn.Module):
@@ -73,3 +73,30 @@ class SoftLift(nn.Module):
             weights_BNDhw = torch.cat([weights_BNDhw, extra.weight_BNEhw], dim=2)
         volume = soft_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
         return volume[..., 0] if self.geometry.flat else volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardLiftConfig:
+    """Lift-Splat with hard assignment."""
+
+    def build(self, geometry: ViewGeometry) -> HardLift:
+        """The module for a frustum and a grid."""
+        return HardLift(geometry)
+
+
+class HardLift(nn.Module):
+    """Lift-Splat (arXiv 2008.05711): every point of the frustum belongs to one cell."""
+
+    pixels_hw2: Tensor
+    depths_D: Tensor
+
+    def __init__(self, geometry: ViewGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.register_buffer("pixels_hw2", feature_pixels(geometry), persistent=False)
+        self.register_buffer("depths_D", geometry.depth.edges(), persistent=False)
+
+    def forward(self, rays: PixelRays, weights_BNDhw: Tensor, context_BNChw: Tensor) -> Tensor:
+        """Volume (B, C, Y, X, Z)."""
+        cells = rays.cells(self.pixels_hw2, self.depths_D[:, None, None])
+        return hard_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)

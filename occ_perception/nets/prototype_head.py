@@ -6,6 +6,7 @@ Legend: B batch, C channels, K classes with the leading dummy class, X, Y, Z cel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,10 @@ class PrototypeHeadConfig:
         channels: width of the volume.
         image_channels: width of the lifted context where the same prototypes also supervise the
             images while training, None where they do not.
+        class_scores: what classes are compared by.
     """
+
+    class_scores: ClassVar[str] = "sigmoid"
 
     classes: int
     channels: int

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from occ_perception.ops.deformable_conv.reference import deformable_conv
 from occ_perception.ops.displacement_gradient.reference import displacement_gradient
+from occ_perception.ops.hard_splat.reference import hard_splat
 from occ_perception.ops.history_warp.reference import cell_motion, moved_cells
 from occ_perception.ops.linear_sampling.reference import Corners, linear_corners, sample_rows
 from occ_perception.ops.occlusion_transfer.reference import occlusion_transfer
@@ -29,6 +30,7 @@ __all__ = [
     "cell_motion",
     "deformable_conv",
     "displacement_gradient",
+    "hard_splat",
     "linear_corners",
     "moved_cells",
     "occlusion_transfer",

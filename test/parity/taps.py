@@ -171,6 +171,7 @@ TAPS = (
     Tap("alocc_head.flow_post_conv", "flow.join"),
     Tap("head_flow", "flow", lambda call: call[1][0].velocity_BYXZ2),
     Tap("head_logits", "head"),
+    Tap("occupancy_head.output_voxels.0", "head"),
 )
 LIFTS = frozenset(tap.name for tap in TAPS if tap.lifts)
 FLOWS = frozenset(tap.name for tap in TAPS if tap.module.partition(".")[0] == "flow")

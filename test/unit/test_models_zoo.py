@@ -76,7 +76,9 @@ def test_card_agrees_with_its_recipe(card):
     assert card.reference_camera in card.cameras
     # The published heads have one dummy class in front of the annotation's classes.
     assert config.head.classes == card.labels.num_classes + 1
-    assert (card.history_frames > 0) == (config.temporal is not None)
+    remembers = config.temporal is not None or config.stereo is not None
+    assert (card.history_frames > 0) == remembers
+    assert (card.history_spacing_s > 0) == remembers
 
 
 def test_unknown_model_is_refused_with_the_names_there_are():

@@ -1,7 +1,7 @@
 """Soft filling in plain torch.
 
 Legend: B batch, N cameras, S samples along a pixel's ray, h, w feature pixels, C channels,
-X, Y, Z cells; P = B * N * h * w pixels.
+X, Y, Z cells; P pixels of one slot, P = N * h * w.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from occ_perception.ops.cell_sums.reference import cell_sums
 
 
 def soft_splat(
@@ -24,9 +25,6 @@ def soft_splat(
     are dropped and the rest is not renormalised. A grid one cell high therefore gets the tent
     ``1 - |q_z|`` around its floor.
 
-    It is a product of a sparse (cells x pixels) matrix with the (pixels x channels) features:
-    only scalars exist per sample and corner.
-
     Args:
         cells_BNShw3: sample positions (x, y, z) in cells.
         weights_BNShw: how much of the pixel's feature each sample carries.
@@ -36,30 +34,16 @@ def soft_splat(
     Returns:
         (B, C, Y, X, Z); cells that nothing reached are exactly zero.
     """
-    B, _, C = features_BNChw.shape[:3]
-    X, Y, Z = dims
-    pixels_PC = features_BNChw.flatten(3).transpose(2, 3).reshape(-1, C)
     cells_SBP3 = cells_BNShw3.movedim(2, 0).flatten(2, 4)
     weights_SBP = weights_BNShw.movedim(2, 0).flatten(2, 4)
-    target, share = _corners(cells_SBP3, weights_SBP, dims)
-
-    # Sorting by target cell turns the scatter into one contiguous run of pixels per cell.
-    target, order = target.flatten().sort()
-    cells = torch.arange(B * Y * X * Z, dtype=target.dtype, device=target.device)
-    volume = F.embedding_bag(
-        order % len(pixels_PC),
-        pixels_PC,
-        torch.searchsorted(target, cells),
-        mode="sum",
-        per_sample_weights=share.flatten()[order],
-    )
-    return volume.view(B, Y, X, Z, C).movedim(-1, 1)
+    target, share = corner_shares(cells_SBP3, weights_SBP, dims)
+    return cell_sums(target, share, features_BNChw, dims)
 
 
-def _corners(
+def corner_shares(
     cells_SBP3: Tensor, weights_SBP: Tensor, dims: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Flat target cell and weight of every corner of every sample, each (corners, S, B, P / B).
+    """Flat target cell and weight of every corner of every sample, each (corners, S, B, P).
 
     Corners outside the grid get weight zero and the nearest cell: the number of corners then
     depends on the shapes alone.

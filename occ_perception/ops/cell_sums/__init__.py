@@ -1,0 +1,1 @@
+"""Sums of pixel features over the samples that fall into each cell."""

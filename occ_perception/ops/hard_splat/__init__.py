@@ -1,0 +1,1 @@
+"""Hard assignment: every sample of a ray goes to one cell."""
