@@ -15,10 +15,12 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from golden_file import GoldenFile, Samples, UnknownConfigError
+from rounding import OwnNumbers, precise_twin, within_rounding
 from taps import FLOWS, LIFTS, tapped
 from torch import Tensor, nn
 from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels
 
+from occ_perception.models.inputs import NetOutputs
 from occ_perception.models.labels_from_logits import class_map
 
 ZEROS_IN_MATCHING = "exact zeros in the flow's matching"
@@ -28,23 +30,44 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
     """Verdicts of all frames, as they are reached: (frame, verdict)."""
     net = golden.build().to(device)
     discontinuities = discontinuities_of(net)
+    twin = precise_twin(golden, net)
     state = net.initial_state(batch_size=1)
+    twin_state = state
     for frame in golden.frames:
+        inputs = golden.inputs(frame, device)
         with torch.no_grad(), tapped(net) as caught:
-            outputs, state = net(golden.inputs(frame, device), state)
-        for name in golden.names(frame):
-            samples, slack = golden.samples(frame, name), caught.get(f"{name}|slack")
-            flips = () if name in LIFTS else discontinuities
-            if name in FLOWS:
-                flips = (*discontinuities, ZEROS_IN_MATCHING)
-            yield frame, check_samples(name, caught.get(name), samples, flips, slack)
-        logits = golden.logit_samples(frame)
-        yield frame, check_logits(outputs.logits_BKXYZ, logits, discontinuities)
-        flow = golden.flow_samples(frame)
-        if flow is not None:
-            yield from ((frame, verdict) for verdict in check_flow(outputs.flow_BXYZ2, *flow))
-        labels = class_map(outputs.logits_BKXYZ, golden.card)[0].cpu().numpy()
-        yield frame, compare_labels(labels, golden.labels(frame))
+            outputs, state = net(inputs, state)
+        verdicts = list(frame_verdicts(golden, frame, caught, outputs, discontinuities))
+        if twin is not None:
+            with torch.no_grad(), tapped(twin.to(device)) as precise:
+                precise_outputs, twin_state = twin(inputs, twin_state)
+            expected = OwnNumbers(golden, precise, precise_outputs)
+            own = frame_verdicts(expected, frame, caught, outputs, discontinuities)
+            verdicts = [within_rounding(*pair) for pair in zip(verdicts, own, strict=True)]
+        yield from ((frame, verdict) for verdict in verdicts)
+
+
+def frame_verdicts(
+    golden: GoldenFile | OwnNumbers,
+    frame: int,
+    caught: dict[str, Tensor],
+    outputs: NetOutputs,
+    discontinuities: tuple[str, ...],
+) -> Iterator[Verdict]:
+    """Everything that a file says about a frame, against what a network made of it."""
+    for name in golden.names(frame):
+        samples, slack = golden.samples(frame, name), caught.get(f"{name}|slack")
+        flips = () if name in LIFTS else discontinuities
+        if name in FLOWS:
+            flips = (*discontinuities, ZEROS_IN_MATCHING)
+        yield check_samples(name, caught.get(name), samples, flips, slack)
+    logits = golden.logit_samples(frame)
+    yield check_logits(outputs.logits_BKXYZ, logits, discontinuities)
+    flow = golden.flow_samples(frame)
+    if flow is not None:
+        yield from check_flow(outputs.flow_BXYZ2, *flow)
+    labels = class_map(outputs.logits_BKXYZ, golden.card)[0].cpu().numpy()
+    yield compare_labels(labels, golden.labels(frame))
 
 
 def check_samples(
