@@ -19,7 +19,7 @@ from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import linear_corners, moved_cells, sample_rows
 
 # The velocity bins of one component: -22 to 21.5 m/s.
-_SLOWEST_BIN, _BIN_WIDTH, _BINS = -22.0, 0.5, 88
+SLOWEST_BIN, BIN_WIDTH, BINS = -22.0, 0.5, 88
 # Rows of the volume whose bins exist at once: 176 numbers per cell are a lot of memory.
 _ROWS_AT_ONCE = 8
 
@@ -95,7 +95,7 @@ class FlowHead(nn.Module):
         )
         self.join = JoinMatching(matching, C)
         self.predict = nn.Sequential(
-            nn.Conv3d(C, 2 * C, 1), nn.ReLU(inplace=True), nn.Conv3d(2 * C, 2 * _BINS, 1)
+            nn.Conv3d(C, 2 * C, 1), nn.ReLU(inplace=True), nn.Conv3d(2 * C, 2 * BINS, 1)
         )
 
     def initial_state(
@@ -131,10 +131,10 @@ class FlowHead(nn.Module):
 
     def _velocity(self, features_BCYXZ: Tensor) -> Flow:
         if self.training:
-            bins = self.predict(features_BCYXZ).unflatten(1, (_BINS, 2))
+            bins = self.predict(features_BCYXZ).unflatten(1, (BINS, 2))
             return Flow(expected_velocity(bins), bins)
         parts = [
-            expected_velocity(self.predict(rows).unflatten(1, (_BINS, 2)))
+            expected_velocity(self.predict(rows).unflatten(1, (BINS, 2)))
             for rows in features_BCYXZ.split(_ROWS_AT_ONCE, dim=2)
         ]
         return Flow(torch.cat(parts, dim=1), None)
@@ -142,8 +142,8 @@ class FlowHead(nn.Module):
 
 def expected_velocity(bins_BK2YXZ: Tensor) -> Tensor:
     """``sum_k softmax(bins)_k * centre_k`` per component, (B, Y, X, Z, 2)."""
-    number = torch.arange(_BINS, device=bins_BK2YXZ.device, dtype=bins_BK2YXZ.dtype)
-    centres = _SLOWEST_BIN + _BIN_WIDTH * number
+    number = torch.arange(BINS, device=bins_BK2YXZ.device, dtype=bins_BK2YXZ.dtype)
+    centres = SLOWEST_BIN + BIN_WIDTH * number
     return torch.einsum("k,bkcyxz->byxzc", centres, bins_BK2YXZ.softmax(dim=1))
 
 
