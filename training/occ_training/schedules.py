@@ -1,0 +1,79 @@
+"""What changes while a network is trained, as functions of the step number.
+
+A step is counted from 0: ``step`` steps have been taken before it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Linear warm-up, then constant with optional drops; factors on the optimiser's rate.
+
+    Attributes:
+        warm_up_steps: length of the warm-up.
+        warm_up_from: factor at step 0.
+        drops: steps from which on the rate is multiplied by ``drop_factor`` once more.
+        drop_factor: see there.
+    """
+
+    warm_up_steps: int = 200
+    warm_up_from: float = 0.001
+    drops: tuple[int, ...] = ()
+    drop_factor: float = 0.2
+
+    def factor(self, step: int) -> float:
+        """Factor on the base rate in this step."""
+        dropped = self.drop_factor ** sum(step >= drop for drop in self.drops)
+        if step >= self.warm_up_steps:
+            return dropped
+        missing = 1.0 - step / self.warm_up_steps
+        return dropped * (1.0 - missing * (1.0 - self.warm_up_from))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fading:
+    """How much of a ground truth is mixed into what the network predicts itself.
+
+    1 up to ``begin``, then ``(1 + cos(pi (step - begin) / (end - begin))) / 2``, 0 after ``end``:
+    the denoising of ALOcc (arXiv 2411.07725).
+
+    Attributes:
+        begin, end: steps.
+    """
+
+    begin: int = 0
+    end: int
+
+    def rate(self, step: int) -> float:
+        """Share of the ground truth in this step."""
+        if step <= self.begin:
+            return 1.0
+        if step > self.end:
+            return 0.0
+        return (1.0 + math.cos(math.pi * (step - self.begin) / (self.end - self.begin))) / 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging:
+    """Exponential moving average of weights; its decay grows with the number of updates.
+
+    ``decay = most * (1 - exp(-updates / ramp))``, as in YOLOX (arXiv 2107.08430).
+
+    Attributes:
+        most: limit of the decay.
+        ramp: updates over which it is approached.
+        updates_at_start: counted before the first one.
+    """
+
+    most: float = 0.999
+    ramp: float = 2000.0
+    updates_at_start: int = 10560
+
+    def decay(self, updates: int) -> float:
+        """Share of the average that stays, at the update of this number (the first is 1)."""
+        count = self.updates_at_start + updates
+        return self.most * (1.0 - math.exp(-count / self.ramp))
