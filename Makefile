@@ -1,4 +1,4 @@
-# make setup | test | test-slow | lint | demo BAG=... | gpu | clean
+# make setup | test | test-slow | lint | demo [BAG=...] | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
 SHELL := /bin/bash

@@ -56,6 +56,8 @@ class Footage:
         ground_truth: bag or folder of .npz files; by default whichever of the above has topics
             below ``/ground_truth``.
         topic: the occupancy topic, where the source has several.
+        layout: name or path of the topic layout of the bag with the pictures; recognised by
+            default.
 
     Attributes:
         notes: what could not be joined and why.
@@ -70,10 +72,12 @@ class Footage:
         cameras: str | Path | None = None,
         ground_truth: str | Path | None = None,
         topic: str | None = None,
+        layout: str | None = None,
     ) -> None:
         source, ran_on = _results_of_run(Path(source))
         camera_bag = Path(cameras) if cameras is not None else ran_on or source
         self.notes: list[str] = []
+        self._layout = layout
         self._parts: list[BagFrames | BagPredictions | ArrayFolder] = []
         try:
             self._occupancy = self._open(source, topic)
@@ -136,7 +140,7 @@ class Footage:
         if not wanted and (_is_array_folder(path) or not _has_pictures(path)):
             return None
         try:
-            frames = BagFrames(path)
+            frames = BagFrames(path, self._layout)
         except BagError as error:
             if wanted:
                 raise

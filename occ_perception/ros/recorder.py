@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from occ_msgs.msg import SemanticOccupancy
+from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
 from occ_perception.bags.recording import Recording
+from occ_perception.frames import OccupancyPrediction
 from occ_perception.ros.lockstep import header_stamp_of_bytes
 from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.player import playing_qos
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.message_fields import stamp_ns
@@ -21,7 +25,7 @@ _QUEUED = 100
 
 
 class Recorder:
-    """Grids, diagnostics, and the arrival of every picture that a bag sends.
+    """Grids, flow, diagnostics, and the arrival of every picture that a bag sends.
 
     Args:
         node: subscribes.
@@ -34,6 +38,7 @@ class Recorder:
         self, node: Node, recording: Recording, layout: TopicLayout, occupancy_node: str
     ) -> None:
         self.grids: dict[int, SemanticOccupancy] = {}
+        self.flows: dict[int, OccupancyFlow] = {}
         self._name = occupancy_node
         self._grid_arrived: dict[int, float] = {}
         self._picture_arrived: dict[tuple[str, int], float] = {}
@@ -41,6 +46,7 @@ class Recorder:
         node.create_subscription(
             SemanticOccupancy, f"/{occupancy_node}/occupancy", self._on_grid, _QUEUED
         )
+        node.create_subscription(OccupancyFlow, f"/{occupancy_node}/flow", self._on_flow, _QUEUED)
         node.create_subscription(
             DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10)
         )
@@ -54,6 +60,14 @@ class Recorder:
                 playing_qos(recording, camera.image),
                 raw=True,
             )
+
+    def predictions(self) -> Iterator[OccupancyPrediction]:
+        """The grids in the order of their stamps, with flow where the node sent it."""
+        for stamp, message in sorted(self.grids.items()):
+            prediction = prediction_from_message(message)
+            if stamp in self.flows:
+                prediction = replace(prediction, flow=flow_from_message(self.flows[stamp])[0])
+            yield prediction
 
     def latencies_ms(self) -> list[float]:
         """From the arrival of a ring's last picture to the arrival of its grid.
@@ -80,6 +94,9 @@ class Recorder:
         stamp = stamp_ns(message.header.stamp)
         self.grids[stamp] = message
         self._grid_arrived[stamp] = time.monotonic()
+
+    def _on_flow(self, message: OccupancyFlow) -> None:
+        self.flows[stamp_ns(message.header.stamp)] = message
 
     def _on_picture(self, camera: str, raw: Any) -> None:
         self._picture_arrived[camera, header_stamp_of_bytes(raw)] = time.monotonic()

@@ -72,6 +72,10 @@ def python_module(module: str, *arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def python_file(path: Path, *arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, path, *arguments]
+
+
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     give_up = time.monotonic() + timeout_s
     while not condition():

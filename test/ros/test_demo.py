@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import cv2
@@ -13,13 +15,17 @@ pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
 from car import jpeg, picture, small_rig
 from conftest import Launch
 from nuscenes_folder import VERSION, drawn_scene
-from processes import RunningProcess, python_module
+from processes import RunningProcess, python_file, python_module
+from small_model_demo import SMALL_TOWN_MODEL
 
 from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.writing import BagWriter
+from occ_perception.ros.demo import make_drive
 
 pytestmark = pytest.mark.ros
 
+SMALL_MODEL_DEMO = Path(__file__).with_name("small_model_demo.py")
 SECOND = 10**9
 START = 1_600_000_000 * SECOND
 
@@ -53,9 +59,9 @@ def test_all_rings_answered_ends_well_and_leaves_pictures(
     ):
         assert line in run.output()
     assert "p50" in run.output()
-    pictures = sorted(out.glob("*.png"))
-    assert len(pictures) == 2
-    assert cv2.imread(str(pictures[0])).std() > 10
+    assert len(film_pictures(out / "film.mp4")) == 2
+    assert "no ground truth" in run.output()
+    assert "No scores" in (out / "report.html").read_text()
     assert "Traceback" not in (out / "node.log").read_text()
 
 
@@ -85,9 +91,74 @@ def test_a_ring_without_answer_ends_with_an_error(
     )
 
 
-def test_without_a_bag_it_says_how_to_make_one(
-    launch: Launch, child_environment: dict[str, str]
+def test_a_drive_through_the_town_is_scored_against_its_truth(
+    tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
-    run = demo(launch, child_environment)
+    """The whole of it, on a small drive with a small network; the drive is made once."""
+    out = tmp_path / "out"
+    command = python_file(
+        SMALL_MODEL_DEMO, "--model", SMALL_TOWN_MODEL, "--frames", "3", "--size", "160x90",
+        "--device", "cpu", "--out", out,
+    )  # fmt: skip
+    run = launch(command, environment=environment_without_tf)
+    assert run.wait(300) == 0, run.output()
+    for line in ("The network is untrained", "rings in     3", "frames out   3", "drops        0"):
+        assert line in run.output()
+    (mean_iou,) = re.findall(r"^mIoU (\d+\.\d) %$", run.output(), re.M)
+    assert mean_iou == f"{100 * mean_iou_of(out / 'recorded', out / 'town_3x160x90'):.1f}"
+    assert re.search(r"^geometry IoU \d+\.\d %", run.output(), re.M)
+    assert re.search(r"^flow error   \d+\.\d\d m/s", run.output(), re.M)
+    assert run.output().splitlines()[-1].split()[-1] == str(out / "report.html")
+
+    page = (out / "report.html").read_text()
+    for words in ("untrained", f"{mean_iou} %", "driveable_surface", "film.mp4", "p99"):
+        assert words in page
+    assert "http" not in page  # self-contained
+    pictures = film_pictures(out / "film.mp4")
+    assert len(pictures) == 3
+    assert pictures[0].shape == (900, 1600, 3)
+    assert np.abs(pictures[0].astype(int) - pictures[2]).max() > 50
+
+    drive = out / "town_3x160x90" / "metadata.yaml"
+    made = drive.stat().st_mtime_ns
+    assert make_drive(out, 3, "160x90") == drive.parent
+    assert drive.stat().st_mtime_ns == made
+
+
+def mean_iou_of(recorded: Path, drive: Path) -> float:
+    """Straight from the definition, over what both bags hold."""
+    with contextlib.closing(BagPredictions(recorded)) as answers:
+        predicted = np.stack([answer.labels for answer in answers])
+    with contextlib.closing(BagPredictions(drive, "/ground_truth_in_view/occupancy")) as truths:
+        true = np.stack([truth.labels for truth in truths])
+    seen = true != 255
+    ratios = [
+        np.sum(seen & (true == c) & (predicted == c)) / np.sum(either)
+        for c in range(17)
+        if (either := seen & ((true == c) | (predicted == c))).any()
+    ]
+    return float(np.mean(ratios))
+
+
+def film_pictures(path: Path) -> list[np.ndarray]:
+    film, pictures = cv2.VideoCapture(str(path)), []
+    while (read := film.read())[0]:
+        pictures.append(read[1])
+    return pictures
+
+
+def test_a_drive_that_cannot_be_made_is_an_error(
+    tmp_path: Path, launch: Launch, child_environment: dict[str, str]
+) -> None:
+    run = demo(launch, child_environment, "--frames", "99", "--out", tmp_path / "out")
     assert run.wait(60) == 2
-    assert "occ convert nuscenes" in run.output()
+    assert "give 1 to 41 frames" in run.output()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_unknown_model_is_an_error(
+    tmp_path: Path, launch: Launch, child_environment: dict[str, str]
+) -> None:
+    run = demo(launch, child_environment, "--model", "alocc_4d", "--out", tmp_path / "out")
+    assert run.wait(60) == 2
+    assert "no model 'alocc_4d'" in run.output()

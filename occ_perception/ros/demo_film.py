@@ -1,0 +1,81 @@
+"""The film of the demonstration, and what its moments score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from occ_perception.bags.footage import Footage, Moment
+from occ_perception.ros.demo_playing import Setting
+from occ_perception.ros.demo_scores import Scores, Scoring
+from occ_perception.viewer.comparison import Comparison, compare
+from occ_perception.viewer.films import Film
+from occ_perception.viewer.pictures import film_picture
+
+_USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Filmed:
+    """What came of the recorded answers.
+
+    Attributes:
+        film: the file.
+        codec: it is written in.
+        still: (H, W, 3) uint8 RGB, the picture in the middle of the film.
+        scores: None where the bag has no truth that fits.
+        note: why there are no scores, "" where there are.
+        model: name and weights as the node gave them.
+    """
+
+    film: Path
+    codec: str
+    still: NDArray[np.uint8]
+    scores: Scores | None
+    note: str
+    model: str
+
+
+def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
+    """Film the recorded answers beside pictures and truth of the bag, and score them.
+
+    Args:
+        setting: of the demonstration.
+        recorded: bag with the node's answers.
+        grids: how many it holds.
+        rate_hz: pictures per second of the film; 0 where the bag's rate is not known.
+    """
+    scoring, note = Scoring(), ""
+    path = setting.out / "film.mp4"
+    film = Film(path, min(rate_hz, _HIGHEST_RATE) or _USUAL_RATE)
+    still = np.zeros((1, 1, 3), np.uint8)
+    model = ""
+    layout = setting.layout or None
+    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film:
+        for number, moment in enumerate(track(footage, "film", grids, transient=True)):
+            comparison = None
+            if moment.truth is None:
+                note = note or "the bag holds no ground truth for the answers' stamps"
+            else:
+                try:
+                    comparison = _scored(moment, scoring)
+                except ValueError as error:
+                    note = str(error)
+            picture = film_picture(moment.prediction, moment.frame, comparison)
+            film.write(picture)
+            model = moment.prediction.model
+            if number == grids // 2:
+                still = picture
+    scores = scoring.result()
+    return Filmed(path, film.codec, still, scores, "" if scores else note, model)
+
+
+def _scored(moment: Moment, scoring: Scoring) -> Comparison:
+    assert moment.truth is not None
+    comparison = compare(moment.prediction, moment.truth, moment.in_view_XYZ)
+    scoring.add(moment.prediction, moment.truth, moment.in_view_XYZ)
+    return comparison

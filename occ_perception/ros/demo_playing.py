@@ -1,0 +1,253 @@
+"""What runs in the demonstration: node and player as processes, a recorder that listens."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import yaml
+from rclpy.node import Node
+
+from occ_perception.bags.calibrating import calibrate, choose_layout
+from occ_perception.bags.recording import Recording
+from occ_perception.bags.writing import BagWriter
+from occ_perception.ros.lockstep import BagRing, rings_of_bag
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.recorder import Recorder
+from occ_perception.sensing.calibration import save_rig
+from occ_perception.sensing.layouts import TopicLayout
+
+NODE = "occupancy_node"
+NODE_COMMAND = (sys.executable, "-m", "occ_perception.ros.node")
+OCC_COMMAND = (sys.executable, "-c", "from occ_perception.cli import main; main()")
+
+_ANSWERS = f"/{NODE}/occupancy"
+_START_S = 180.0
+# Without a new grid for this long, what is missing will not come any more.
+_LINGER_S = 60.0
+_LAST_REPORT_S = 1.5
+
+
+class DemoError(ValueError):
+    """The demonstration cannot run; the text says why."""
+
+
+@dataclass
+class Setting:
+    """What is demonstrated, and with what.
+
+    Attributes:
+        bag: rosbag2 to play.
+        model: name of the network.
+        weights: its checkpoint, "" = random weights.
+        seed: of random weights.
+        device: see the node's parameter.
+        lockstep: wait for every answer instead of playing by time.
+        answer_timeout_s: how long, in lockstep.
+        layout: name or path, "" = recognise.
+        out: folder for everything that is written.
+    """
+
+    bag: Path
+    model: str
+    weights: str
+    seed: int
+    device: str
+    lockstep: bool
+    answer_timeout_s: float
+    layout: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a listener saw.
+
+    Attributes:
+        recorded: bag with the node's answers; None where there was none.
+        grids: how many.
+        rings: of the bag that was played.
+        unanswered: those of them without an answer.
+        latencies_ms: per grid, see :meth:`Recorder.latencies_ms`.
+        drops: reason -> how many rings the node says it dropped for it, "?" = it did not say.
+    """
+
+    recorded: Path | None
+    grids: int
+    rings: list[BagRing]
+    unanswered: list[BagRing]
+    latencies_ms: list[float]
+    drops: dict[str, str]
+
+
+@dataclass
+class Children:
+    """The processes under demonstration; all are ended with SIGINT."""
+
+    out: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process whose output goes to ``<name>.log``."""
+        with (self.out / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.running.append(process)
+        return process
+
+    def log(self, name: str) -> str:
+        """The last lines that a process wrote."""
+        lines = (self.out / f"{name}.log").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-15:])
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for process in self.running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self.running:
+            process.wait(60)
+
+
+def play_through_node(setting: Setting) -> Played:
+    """Run node and player on a bag, and write down what the node answers.
+
+    Raises:
+        DemoError, BagError, YamlError: the bag cannot be used, or a process did not start.
+    """
+    _prepare_environment()
+    with Recording(setting.bag) as recording:
+        layout = choose_layout(recording, setting.layout or None)
+        rings = rings_of_bag(recording, layout)
+        parameters = _node_parameters(setting, recording, layout)
+        rclpy.init()
+        children = Children(setting.out)
+        node = rclpy.create_node("occ_demo")
+        try:
+            recorder = Recorder(node, recording, layout, NODE)
+            _run(setting, node, children, parameters, recorder)
+            _await_the_rest(setting, node, recorder, len(rings))
+        finally:
+            children.stop()
+            node.destroy_node()
+            rclpy.try_shutdown()
+    if layout.stamp_source == "header":
+        unanswered = [ring for ring in rings if ring.stamp_ns not in recorder.grids]
+    else:
+        unanswered = rings[len(recorder.grids) :]
+    return Played(
+        recorded=_write_down(recorder, setting.out / "recorded"),
+        grids=len(recorder.grids),
+        rings=rings,
+        unanswered=unanswered,
+        latencies_ms=recorder.latencies_ms(),
+        drops={
+            "overwritten while busy": recorder.figure("inference", "rings_overwritten"),
+            "incomplete": recorder.figure("synchronization", "incomplete"),
+            "failed": recorder.figure("inference", "rings_failed"),
+        },
+    )
+
+
+def _run(
+    setting: Setting, node: Node, children: Children, parameters: Path, recorder: Recorder
+) -> None:
+    occupancy_node = children.start(
+        "node", *NODE_COMMAND, "--ros-args", "--params-file", str(parameters)
+    )
+    give_up = time.monotonic() + _START_S
+    while not node.count_publishers(_ANSWERS):
+        if occupancy_node.poll() is not None or time.monotonic() > give_up:
+            raise DemoError(f"the node did not start:\n{children.log('node')}")
+        _spin(node, 0.2)
+    print("node is up; playing", flush=True)
+    arguments = ["play", str(setting.bag), "--layout", setting.layout]
+    # The recorder listens at once; without this a node on a busy machine would miss the beginning.
+    arguments += ["--wait-for", _ANSWERS, "--wait", str(_START_S)]
+    if setting.lockstep:
+        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
+    player = children.start("player", *OCC_COMMAND, *arguments)
+    heard = 0
+    while player.poll() is None:
+        _spin(node, 0.2)
+        if occupancy_node.poll() is not None:
+            raise DemoError(f"the node ended while playing:\n{children.log('node')}")
+        if len(recorder.grids) > heard:
+            heard = len(recorder.grids)
+            print(f"\r{heard} grids", end="", flush=True)
+    print()
+    if player.returncode not in (0, 1):
+        raise DemoError(f"the player failed:\n{children.log('player')}")
+
+
+def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, rings: int) -> None:
+    """Played by time, the network may still be busy when the bag has ended."""
+    heard, since = len(recorder.grids), time.monotonic()
+    while not setting.lockstep and heard < rings and time.monotonic() - since < _LINGER_S:
+        _spin(node, 0.2)
+        if len(recorder.grids) > heard:
+            heard, since = len(recorder.grids), time.monotonic()
+    _spin(node, _LAST_REPORT_S)
+
+
+def _spin(node: Node, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        rclpy.spin_once(node, timeout_sec=left)
+
+
+def _prepare_environment() -> None:
+    """A ROS domain of our own, on this machine only, with room for large messages."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    profile = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
+    if profile.is_file():
+        os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
+
+
+def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout) -> Path:
+    """The node's params file for this bag."""
+    parameters: dict[str, Any] = {
+        "model": setting.model,
+        "device": setting.device,
+        "layout": setting.layout or layout.name,
+        "image_topics": [f"{camera.name}={camera.image}" for camera in layout.cameras],
+        "pose.topic": layout.pose.topic,
+    }
+    if setting.weights:
+        parameters["weights"] = setting.weights
+    else:
+        parameters["random_weights_seed"] = setting.seed
+    if message_class_of("tf2_msgs/msg/TFMessage") is None:
+        if layout.pose.kind == "tf":
+            raise DemoError(
+                "the ego pose of this bag is in /tf, and tf2_msgs is not installed (there is no "
+                "wheel of it); use a machine with a ROS 2 installation, or `occ run`"
+            )
+        rig = setting.out / "rig.yaml"
+        save_rig(rig, calibrate(recording, layout).rig, f"calibration of {setting.bag}")
+        parameters["rig"] = str(rig.resolve())
+        print(f"tf2_msgs is not installed: camera mounts were read from the bag into {rig}")
+    path = setting.out / "node_parameters.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False))
+    return path
+
+
+def _write_down(recorder: Recorder, path: Path) -> Path | None:
+    """The answers as a bag, instead of those of an earlier run."""
+    if path.exists():
+        shutil.rmtree(path)
+    if not recorder.grids:
+        return None
+    with BagWriter(path) as bag:
+        for prediction in recorder.predictions():
+            bag.write_occupancy(prediction)
+    return path

@@ -1,0 +1,215 @@
+"""What reports in the demonstration: lines on the terminal, and a page beside the film."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import html
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rclpy.utilities import get_rmw_implementation_identifier
+
+import occ_perception
+from occ_perception.labels import PALETTE
+from occ_perception.ros.demo_film import Filmed
+from occ_perception.ros.demo_playing import Played, Setting
+from occ_perception.ros.demo_scores import ClassScore, Scores
+
+UNTRAINED = (
+    "The network is untrained: its weights are random. Classes in its output mean nothing; what is "
+    "shown is the way of the data from pictures to occupancy."
+)
+
+_WIDTH = 13
+_SHOWN_RINGS = 10
+_STILL_QUALITY = 85
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2026; max-width: 1100px;
+       margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+video, img { width: 100%; border: 1px solid #d6dae0; }
+table { border-collapse: collapse; } td, th { padding: .15rem .9rem .15rem 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid #eceef1; }
+.figures { display: flex; gap: 2.5rem; margin: 1rem 0; } .figures b { font-size: 1.7rem; }
+.figures span { display: block; color: #5c6570; } .note { color: #5c6570; }
+.warning { background: #fff3d6; padding: .6rem .9rem; }
+i { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
+"""
+
+
+def print_report(played: Played, filmed: Filmed | None) -> None:
+    """The figures on the terminal, the mIoU on a line of its own."""
+    for name, value in _run_rows(played):
+        print(f"{name:<{_WIDTH}}{value}")
+    if played.latencies_ms:
+        hint = "last picture of a ring received -> its grid received, both over DDS"
+        print(" " * _WIDTH + hint)
+    for line in _unanswered(played):
+        print(f"{'no answer':<{_WIDTH}}{line}")
+    if filmed is None:
+        return
+    if filmed.scores is None:
+        print(f"{'scores':<{_WIDTH}}none: {filmed.note}")
+        return
+    for name, value, meaning in _score_rows(filmed.scores):
+        print(f"{name} {value}" if name == "mIoU" else f"{name:<{_WIDTH}}{value}  ({meaning})")
+
+
+def write_page(setting: Setting, played: Played, filmed: Filmed | None) -> Path:
+    """One page with film, scores, latency, drops and versions; everything but the film is in it."""
+    page = setting.out / "report.html"
+    text = "\n".join(_page(setting, played, filmed))
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[str]:
+    model = filmed.model if filmed is not None else setting.model
+    yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    yield f"<title>{html.escape(model)}</title><style>{_STYLE}</style></head><body>"
+    yield f"<h1>{html.escape(model)}</h1>"
+    yield f'<p class="note">on {html.escape(str(setting.bag))}</p>'
+    if not setting.weights:
+        yield f'<p class="warning">{UNTRAINED} (Seed {setting.seed}.)</p>'
+    if filmed is not None:
+        yield from _film(filmed)
+    yield "<h2>Run</h2>"
+    yield from _table([], _run_rows(played))
+    if played.latencies_ms:
+        yield (
+            '<p class="note">Latency: from the last picture of a ring to its grid, both as a '
+            "listener received them over DDS.</p>"
+        )
+    for line in _unanswered(played):
+        yield f'<p class="note">No answer: {html.escape(line)}</p>'
+    if filmed is not None and filmed.scores is not None:
+        yield from _class_table(filmed.scores)
+    yield "<h2>Made with</h2>"
+    yield from _table([], _versions(setting, filmed))
+    yield "</body></html>"
+
+
+def _film(filmed: Filmed) -> Iterable[str]:
+    if filmed.scores is None:
+        yield f'<p class="note">No scores: {html.escape(filmed.note)}.</p>'
+    else:
+        yield '<div class="figures">'
+        for name, value, meaning in _score_rows(filmed.scores):
+            yield f"<div>{name}<br><b>{value}</b><span>{meaning}</span></div>"
+        yield "</div>"
+    _, jpeg = cv2.imencode(
+        ".jpg", filmed.still[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _STILL_QUALITY]
+    )
+    still = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    name = html.escape(filmed.film.name)
+    # Browsers play VP9; where the film is in another codec, the still must do.
+    if filmed.codec == "vp09":
+        yield f'<video controls loop muted autoplay src="{name}" poster="{still}"></video>'
+    else:
+        yield f'<a href="{name}"><img src="{still}" alt="a picture of the film"></a>'
+
+
+def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
+    """Name, value and meaning."""
+    where = "cells that a camera sees" if scores.in_view else "all cells whose truth is known"
+    rows = [
+        ("mIoU", _percent(scores.mean_iou), f"{where}, {scores.frames} frames"),
+        ("geometry IoU", _percent(scores.geometry_iou), "occupied or free, class ignored"),
+    ]
+    if not math.isnan(scores.velocity_error):
+        error = f"{scores.velocity_error:.2f} m/s"
+        rows.append(("flow error", error, "mean over moving classes, along lidar rays"))
+    return rows
+
+
+def _class_table(scores: Scores) -> Iterable[str]:
+    yield "<h2>Classes</h2>"
+    yield from _table(
+        ["class", "IoU", "true cells", "predicted cells", "flow error, m/s"],
+        (
+            (
+                _swatch(entry),
+                _percent(entry.iou),
+                f"{entry.true_cells:,}",
+                f"{entry.predicted_cells:,}",
+                "" if math.isnan(entry.velocity_error) else f"{entry.velocity_error:.2f}",
+            )
+            for entry in scores.classes
+        ),
+        escape=False,
+    )
+    yield (
+        '<p class="note">Cells are summed over all frames; free space is not a class of the mean. '
+        "Flow error: mean length of the difference of true and predicted velocity where rays from "
+        "the vehicle's roof meet something that can move.</p>"
+    )
+
+
+def _swatch(entry: ClassScore) -> str:
+    red, green, blue = PALETTE.get(entry.name, (255, 0, 255))
+    return f'<i style="background: rgb({red},{green},{blue})"></i>{html.escape(entry.name)}'
+
+
+def _run_rows(played: Played) -> list[tuple[str, str]]:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in played.drops.items())
+    rows = [
+        ("rings in", str(len(played.rings))),
+        ("frames out", str(played.grids)),
+        ("drops", f"{len(played.unanswered)}  ({reasons})"),
+    ]
+    if played.latencies_ms:
+        p50, p90, p99 = np.percentile(played.latencies_ms, (50, 90, 99))
+        highest = max(played.latencies_ms)
+        rows.append(
+            ("latency ms", f"p50 {p50:.0f}  p90 {p90:.0f}  p99 {p99:.0f}  max {highest:.0f}")
+        )
+    else:
+        rows.append(("latency", "not measured: the bag's pictures carry no stamps"))
+    return rows
+
+
+def _unanswered(played: Played) -> Iterable[str]:
+    for ring in played.unanswered[:_SHOWN_RINGS]:
+        missing = f" (no {', '.join(ring.missing)} in the bag)" if ring.missing else ""
+        yield f"ring at {(ring.stamp_ns or ring.first_log_ns) / 1e9:.3f} s{missing}"
+
+
+def _versions(setting: Setting, filmed: Filmed | None) -> list[tuple[str, str]]:
+    how = "in lockstep: the next ring after the answer" if setting.lockstep else "by time"
+    distribution = os.environ.get("ROS_DISTRO", "wheels")
+    return [
+        ("occ_perception", occ_perception.__version__),
+        ("weights", setting.weights or f"random, seed {setting.seed}"),
+        ("played", how),
+        ("device", f"{setting.device}, {platform.machine()}, {os.cpu_count()} CPUs"),
+        ("Python", sys.version.split()[0]),
+        ("torch", torch.__version__),
+        ("numpy", np.__version__),
+        ("rosbags", version("rosbags")),
+        ("ROS 2", f"{distribution}, {get_rmw_implementation_identifier()}"),
+        ("film", f"{filmed.film.name}, {filmed.codec}" if filmed is not None else "none"),
+        ("made", datetime.datetime.now().astimezone().isoformat(timespec="seconds")),
+    ]
+
+
+def _table(head: list[str], rows: Iterable[tuple[str, ...]], escape: bool = True) -> Iterable[str]:
+    yield "<table>"
+    if head:
+        yield "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
+    for row in rows:
+        cells = (html.escape(cell) if escape else cell for cell in row)
+        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    yield "</table>"
+
+
+def _percent(fraction: float) -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f} %"

@@ -1,0 +1,161 @@
+"""What scores in the demonstration: recorded occupancy against the truth that the bag carries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import invert_transform, transform_points
+from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
+from occ_perception.metrics import FlowScore, VoxelIoU
+
+# Flow is compared where a lidar on the roof would see something that can move.
+_LIDAR_EGO = (0.95, 0.0, 1.84)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Scores of one class.
+
+    Attributes:
+        name: of the class.
+        iou: intersection over union, NaN where the class is in neither volume.
+        true_cells, predicted_cells: counted cells, summed over all frames.
+        velocity_error: mean length of the flow's error, m/s; NaN where there is none to compare.
+    """
+
+    name: str
+    iou: float
+    true_cells: int
+    predicted_cells: int
+    velocity_error: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a recording of answers scores.
+
+    Attributes:
+        frames: how many were compared.
+        in_view: whether only cells that a camera sees were counted, or all whose truth is known.
+        mean_iou: mIoU over all classes but free space, a fraction of 1.
+        geometry_iou: the ratio of "occupied" against "free".
+        velocity_error: mean of the moving classes' errors, m/s; NaN without flow.
+        classes: every class but free space.
+    """
+
+    frames: int
+    in_view: bool
+    mean_iou: float
+    geometry_iou: float
+    velocity_error: float
+    classes: tuple[ClassScore, ...]
+
+
+class Scoring:
+    """Adds up what moments score.
+
+    Classes are compared by name. Voxel scores follow :class:`~occ_perception.metrics.VoxelIoU`,
+    velocity errors ``AVE_GT_RAY`` of :class:`~occ_perception.metrics.FlowScore` with rays from
+    where the vehicle's lidar stands at that moment.
+    """
+
+    def __init__(self) -> None:
+        self._voxels: VoxelIoU | None = None
+        self._flow: FlowScore | None = None
+        self._in_view = True
+
+    def add(
+        self,
+        prediction: OccupancyPrediction,
+        truth: OccupancyPrediction,
+        in_view_XYZ: NDArray[np.bool_] | None,
+    ) -> None:
+        """Count one moment; both are on one grid.
+
+        Args:
+            prediction: what the node answered.
+            truth: what it should have answered.
+            in_view_XYZ: cells to count; None counts all whose truth is known.
+
+        Raises:
+            ValueError: a vocabulary that the other does not know.
+        """
+        label_set = _label_set_of(truth)
+        if self._voxels is None:
+            self._voxels = VoxelIoU(label_set)
+        labels = _renamed(prediction, label_set)
+        known = truth.labels != UNKNOWN_CLASS
+        counted = known if in_view_XYZ is None else known & in_view_XYZ
+        self._voxels.update(labels[None], truth.labels[None], counted[None])
+        self._in_view &= in_view_XYZ is not None
+        if prediction.flow is not None and truth.flow is not None:
+            if self._flow is None:
+                self._flow = FlowScore(label_set, truth.grid)
+            origin = transform_points(invert_transform(truth.ego_T_grid), np.array([_LIDAR_EGO]))
+            self._flow.update(
+                labels[None],
+                truth.labels[None],
+                [origin],
+                np.asarray(prediction.flow, np.float32)[None],
+                truth.flow[None],
+            )
+
+    def result(self) -> Scores | None:
+        """The sums so far; None where nothing was counted."""
+        if self._voxels is None:
+            return None
+        voxels = {name: float(value) for name, value in self._voxels.compute().items()}
+        flow: dict[str, float] = {}
+        if self._flow is not None:
+            flow = {name: float(value) for name, value in self._flow.compute().items()}
+        label_set, confusion = self._voxels.label_set, self._voxels.confusion
+        classes = tuple(
+            ClassScore(
+                name,
+                voxels[f"IoU[{name}]"],
+                int(confusion[class_id].sum()),
+                int(confusion[:, class_id].sum()),
+                flow.get(f"AVE_GT_RAY[{name}]", math.nan),
+            )
+            for class_id, name in enumerate(label_set.class_names)
+            if class_id != label_set.empty_class
+        )
+        return Scores(
+            frames=int(voxels["frames"]),
+            in_view=self._in_view,
+            mean_iou=voxels["mIoU"],
+            geometry_iou=voxels["IoU"],
+            velocity_error=flow.get("mAVE_GT_RAY", math.nan),
+            classes=classes,
+        )
+
+
+def _label_set_of(truth: OccupancyPrediction) -> LabelSet:
+    for label_set in LABEL_SETS.values():
+        if label_set.class_names == truth.class_names:
+            return label_set
+    raise ValueError(
+        f"the ground truth's classes {', '.join(truth.class_names)} are those of none of "
+        f"{', '.join(LABEL_SETS)}"
+    )
+
+
+def _renamed(prediction: OccupancyPrediction, label_set: LabelSet) -> NDArray[np.uint8]:
+    """The prediction's labels with the ids of another vocabulary."""
+    ids = {name: class_id for class_id, name in enumerate(label_set.class_names)}
+    ids[prediction.class_names[prediction.empty_class]] = label_set.empty_class
+    strange = [name for name in prediction.class_names if name not in ids]
+    if strange:
+        raise ValueError(
+            f"the ground truth ({label_set.name}) has no class {', '.join(strange)}, which "
+            f"{prediction.model or 'the prediction'} knows"
+        )
+    table = np.full(256, UNKNOWN_CLASS, np.uint8)
+    table[: len(prediction.class_names)] = [ids[name] for name in prediction.class_names]
+    labels: NDArray[np.uint8] = table[prediction.labels]
+    return labels

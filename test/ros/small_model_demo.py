@@ -1,0 +1,42 @@
+"""The demonstration with a small network beside those of the zoo; the rest is the real one.
+
+It is the town's own on small pictures, so that it has the grid of the truth, and flow.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from small_model_node import MODELS
+
+from occ_perception.models.zoo import get_card
+from occ_perception.ros import demo, demo_playing
+from occ_perception.ros.node import main as run_node
+
+SMALL_TOWN_MODEL = "alocc_town_small"
+INPUT_SIZE = (64, 176)
+
+
+def small_town_card():
+    card = get_card("alocc_town")
+    config = card.recipe()
+    small = config.with_geometry(replace(config.geometry, input_size=INPUT_SIZE))
+    return replace(
+        card,
+        name=SMALL_TOWN_MODEL,
+        recipe=lambda: small,
+        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
+        packaged=None,
+    )
+
+
+MODELS[SMALL_TOWN_MODEL] = small_town_card()
+
+if __name__ == "__main__":
+    if "--ros-args" in sys.argv:
+        sys.exit(run_node())
+    demo_playing.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
+    typer.run(demo.main)
