@@ -44,6 +44,8 @@ class NetInputs:
         previous_images_BN3HW: given in training, where augmentation makes the state's stereo
             feature unusable; None while streaming.
         depth: measured depth, None where there is none.
+        history: False while training has not yet switched on the fusion of volumes and depth with
+            the past: these see a start in every frame. Matching and flow keep their state.
     """
 
     images_BN3HW: Tensor
@@ -52,6 +54,7 @@ class NetInputs:
     bev_augmentation_B33: Tensor
     previous_images_BN3HW: Tensor | None = None
     depth: DepthHint | None = None
+    history: bool = True
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs
+from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs, StepControl
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.cameras import camera_code
@@ -146,13 +146,16 @@ class OccupancyNet(nn.Module):
             Raw outputs, and the state after this step.
         """
         augmentation = inputs.bev_augmentation_B33
+        control = inputs.control if inputs.history else _without_history(inputs.control)
         features = self.image(inputs.images_BN3HW)
         matching, stereo = self._match(features.fine_BNChw, inputs, state.stereo)
         code = camera_code(inputs.cameras, augmentation)
         depth = self.depth(features.merged_BNChw, code, matching)
         surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
         weights_BNDhw = self.occlusion(surface_BNDhw, depth.occluded_BNLhw)
-        weights_BNDhw, fused = self._fuse_geometry(depth, weights_BNDhw, inputs, state.geometry)
+        weights_BNDhw, fused = self._fuse_geometry(
+            depth, weights_BNDhw, inputs, control, state.geometry
+        )
         extra = []
         if self.inter_object is not None:
             extra.append(self.inter_object(depth.gated_BNChw, weights_BNDhw))
@@ -164,7 +167,7 @@ class OccupancyNet(nn.Module):
 
         history = None
         if self.temporal is not None:
-            volume, history = self.temporal(volume, state.history, inputs.control, augmentation)
+            volume, history = self.temporal(volume, state.history, control, augmentation)
 
         volume = self.encoder(volume)
         if self.height is not None:
@@ -198,10 +201,13 @@ class OccupancyNet(nn.Module):
         """Matching distribution with the pictures of the state, or with given ones."""
         if self.stereo is None:
             return None, None
+        control = inputs.control
         if inputs.previous_images_BN3HW is not None:
             with torch.no_grad():
                 state = StereoState(self.image.fine(inputs.previous_images_BN3HW))
-        matching, following = self.stereo(fine_BNChw, state, inputs.control, inputs.cameras)
+            # A group of frames may start inside a recording, where there is a frame before.
+            control = replace(control, start_B=torch.zeros_like(control.start_B))
+        matching, following = self.stereo(fine_BNChw, state, control, inputs.cameras)
         return matching, following
 
     def _fuse_geometry(
@@ -209,6 +215,7 @@ class OccupancyNet(nn.Module):
         depth: DepthPrediction,
         weights_BNDhw: Tensor,
         inputs: NetInputs,
+        control: StepControl,
         state: GeometryFusionState | None,
     ) -> tuple[Tensor, GeometryFusionState | None]:
         """Lifting weights that remember the frustum of the frame before."""
@@ -218,8 +225,17 @@ class OccupancyNet(nn.Module):
         if self.geometry_fusion.config.measured_depth and inputs.depth is not None:
             measured = measured_depth(inputs.depth.depth_BNHW, self.config.geometry)
         return self.geometry_fusion(
-            depth.features_BNChw, weights_BNDhw, state, inputs.control, inputs.cameras, measured
+            depth.features_BNChw, weights_BNDhw, state, control, inputs.cameras, measured
         )
+
+
+def _without_history(control: StepControl) -> StepControl:
+    """The same step as the first of every slot."""
+    return replace(
+        control,
+        start_B=torch.ones_like(control.start_B),
+        position_B=torch.zeros_like(control.position_B),
+    )
 
 
 def _public_flow(flow: Flow | None) -> dict[str, Tensor | None]:
