@@ -10,11 +10,18 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from occ_perception.ops.adaptive_mixing.reference import LinearMap, adaptive_mixing
+from occ_perception.ops.deformable_attention.reference import deformable_attention, sample_bins
 from occ_perception.ops.deformable_conv.reference import deformable_conv
 from occ_perception.ops.displacement_gradient.reference import displacement_gradient
 from occ_perception.ops.hard_splat.reference import hard_splat
 from occ_perception.ops.history_warp.reference import cell_motion, moved_cells
-from occ_perception.ops.linear_sampling.reference import Corners, linear_corners, sample_rows
+from occ_perception.ops.linear_sampling.reference import (
+    Corners,
+    linear_corners,
+    row_parts,
+    sample_rows,
+)
 from occ_perception.ops.occlusion_transfer.reference import occlusion_transfer
 from occ_perception.ops.scene_update.reference import (
     SceneLayer,
@@ -23,18 +30,27 @@ from occ_perception.ops.scene_update.reference import (
 )
 from occ_perception.ops.soft_splat.reference import soft_splat
 from occ_perception.ops.stereo_cost import reference as _stereo_reference
+from occ_perception.ops.view_sampling.reference import Views, first_views, sample_views
 
 __all__ = [
     "Corners",
+    "LinearMap",
     "SceneLayer",
+    "Views",
+    "adaptive_mixing",
     "cell_motion",
+    "deformable_attention",
     "deformable_conv",
     "displacement_gradient",
+    "first_views",
     "hard_splat",
     "linear_corners",
     "moved_cells",
     "occlusion_transfer",
+    "row_parts",
+    "sample_bins",
     "sample_rows",
+    "sample_views",
     "scene_apply",
     "scene_gradient",
     "soft_splat",

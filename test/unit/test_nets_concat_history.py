@@ -12,6 +12,7 @@ from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig, ConcatHistoryState
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
+from occ_perception.ops.linear_sampling import reference as linear_sampling
 
 DTYPE = torch.float64
 C, T = 3, 4
@@ -113,10 +114,15 @@ def control(starts, motions, positions):
     return StepControl(torch.tensor(starts), torch.stack(motions), torch.tensor(positions))
 
 
+@pytest.mark.parametrize("with_gradients", [True, False])
 @pytest.mark.parametrize("flat", [True, False])
-@torch.no_grad()
-def test_two_sequences_equal_the_literal_recurrence(flat):
-    net = module(flat)
+def test_two_sequences_equal_the_literal_recurrence(flat, with_gradients, monkeypatch):
+    monkeypatch.setattr(linear_sampling, "_ROWS_AT_ONCE", 10)  # less than there are cells
+    with torch.set_grad_enabled(with_gradients):
+        _equals_the_literal_recurrence(module(flat), flat)
+
+
+def _equals_the_literal_recurrence(net, flat):
     literal = LiteralHistory(net, flat)
     state = net.initial_state(1, None, DTYPE)
     position = 0

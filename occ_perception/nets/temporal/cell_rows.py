@@ -30,6 +30,12 @@ def normalise_rows(norm: nn.BatchNorm2d | nn.BatchNorm3d, rows: Tensor) -> Tenso
     return norm(shaped).view(rows.shape)
 
 
+def norm_as_affine(norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel that the norm amounts to in evaluation mode."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def project_rows(weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
     """1x1 convolution whose kernel (C', C, 1, 1[, 1]) may have trailing ones."""
     return F.linear(rows, weight.flatten(1), bias)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from occ_perception.nets.temporal.cell_rows import (
     features_of,
+    norm_as_affine,
     normalise_rows,
     pointwise,
     project_rows,
@@ -22,7 +24,13 @@ from occ_perception.nets.temporal.cell_rows import (
 )
 from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import Corners, linear_corners, moved_cells, sample_rows
+from occ_perception.ops.backend import (
+    Corners,
+    linear_corners,
+    moved_cells,
+    row_parts,
+    sample_rows,
+)
 
 
 class ConcatHistoryState(NamedTuple):
@@ -108,21 +116,27 @@ class ConcatHistory(nn.Module):
         cells = moved_cells(motion, self.geometry.grid.dims, self.geometry.flat, precise)
         corners = linear_corners(cells.flatten(1, -2), tuple(current.shape[1:-1]))
 
-        next_slots = torch.empty_like(state.slots_BTYXC)
-        slots = self._slots(current, state.slots_BTYXC, next_slots, corners, step.start_B)
-        groups: Iterable[Tensor] = (slot[:, None] for slot in slots)
-        if self.training:
-            groups = [torch.stack(list(slots), dim=1)]
         seconds_BT = self.config.seconds_per_frame * self._ages(step).to(current.dtype)
-        total: Tensor | None = None
-        first = 0
-        for group in groups:
-            last = first + group.shape[1]
-            projected = self.project(group, seconds_BT[:, first:last])
-            total = self.fuse.add(total, projected, first)
-            first = last
-        state = ConcatHistoryState(next_slots, bev_augmentation_B33.clone())
+        following = torch.empty_like(state.slots_BTYXC)
+        slots = self._slots(current, state.slots_BTYXC, following, corners, step.start_B)
+        if self.training:  # the batch statistics are those of all slots
+            projected = self.project(torch.stack(list(slots), dim=1), seconds_BT)
+            total = self.fuse.add(None, projected, 0)
+        else:
+            total = self._one_after_the_other(slots, seconds_BT)
+        state = ConcatHistoryState(following, bev_augmentation_B33.clone())
         return features_of(self.fuse(total)), state
+
+    def _one_after_the_other(self, slots: Iterable[Tensor], seconds_BT: Tensor) -> Tensor:
+        total: Tensor | None = None
+        scratch: Tensor | None = None
+        for k, slot in enumerate(slots):
+            if not torch.is_grad_enabled() and scratch is None:
+                scratch = torch.empty_like(slot[:, None])
+            projected = self.project(slot[:, None], seconds_BT[:, k : k + 1], scratch)
+            total = self.fuse.add(total, projected, k)
+        assert total is not None
+        return total
 
     def _slots(
         self,
@@ -138,10 +152,14 @@ class ConcatHistory(nn.Module):
         yield current
         T = self.config.frames
         for k in range(T):
-            warped = self.warp(choose(start_B, source_at_start, past[:, k].detach()), corners)
-            if k + 1 < T:  # the oldest is seen once more and then forgotten
-                following[:, k + 1] = warped
-            yield warped
+            slot = choose(start_B, source_at_start, past[:, k].detach())
+            if k + 1 == T:  # the oldest is seen once more and then forgotten
+                yield self.warp(slot, corners)
+            elif torch.is_grad_enabled():  # layers keep what they saw; it must not be written into
+                following[:, k + 1] = warped = self.warp(slot, corners)
+                yield warped
+            else:
+                yield self.warp(slot, corners, following[:, k + 1])
 
     def _ages(self, step: StepControl) -> Tensor:
         """(B, T + 1) age in frames: 0 for the current one, none older than the sequence."""
@@ -153,15 +171,18 @@ class ConcatHistory(nn.Module):
 class WarpSlot(nn.Module):
     """Samples one slot (B, Y, X, C) at the places where the current cells were."""
 
-    def forward(self, slot: Tensor, corners: Corners) -> Tensor:
-        return sample_rows(slot.flatten(1, -2), corners).view(slot.shape)
+    def forward(self, slot: Tensor, corners: Corners, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            return sample_rows(slot.flatten(1, -2), corners).view(slot.shape)
+        sample_rows(slot.flatten(1, -2), corners, out.flatten(1, -2))
+        return out
 
 
 class ProjectSlots(nn.Module):
     """``relu(norm(conv([slot, seconds])))`` of slots (B, k, Y, X, C), seconds (B, k).
 
     The time channel is constant over a slot, so it enters as a bias per slot and output channel
-    instead of as a plane.
+    instead of as a plane. Without gradients the result can be written into a given tensor.
     """
 
     def __init__(self, conv: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
@@ -169,13 +190,22 @@ class ProjectSlots(nn.Module):
         self.conv = conv
         self.norm = norm
 
-    def forward(self, slots: Tensor, seconds: Tensor) -> Tensor:
+    def forward(self, slots: Tensor, seconds: Tensor, out: Tensor | None = None) -> Tensor:
         C = self.conv.out_channels
         weight, time_weight = self.conv.weight[:, :C], self.conv.weight[:, C].flatten()
-        time_bias = seconds[..., None] * time_weight
-        time_bias = time_bias.view(*seconds.shape, *[1] * (slots.dim() - 3), C)
-        projected = project_rows(weight, self.conv.bias, slots) + time_bias
-        return F.relu(normalise_rows(self.norm, projected), inplace=True)
+        bias_BkC = seconds[..., None] * time_weight + self.conv.bias
+        if out is None:
+            bias = bias_BkC.view(*seconds.shape, *[1] * (slots.dim() - 3), C)
+            projected = project_rows(weight, None, slots) + bias
+            return F.relu(normalise_rows(self.norm, projected), inplace=True)
+        scale, shift = norm_as_affine(self.norm)
+        scaled = (scale[:, None] * weight.flatten(1)).T
+        for b, k in product(*map(range, seconds.shape)):
+            source, target = slots[b, k].view(-1, C), out[b, k].view(-1, C)
+            for part in row_parts(len(source), source.device):
+                torch.mm(source[part], scaled, out=target[part])
+                target[part].add_(scale * bias_BkC[b, k] + shift).relu_()
+        return out
 
 
 class FuseSlots(nn.Module):
@@ -187,13 +217,19 @@ class FuseSlots(nn.Module):
         self.norm = norm
 
     def add(self, total: Tensor | None, slots: Tensor, first: int) -> Tensor:
-        """Adds the share of slots (B, k, Y, X, C), the first of which has number ``first``."""
+        """Adds the share of slots (B, k, Y, X, C), the first of which has number ``first``.
+
+        Without gradients the sum is made in place.
+        """
         B, k, *cells, C = slots.shape
         weight = self.conv.weight.flatten(1)[:, first * C : (first + k) * C]
         rows = slots.movedim(1, -2).reshape(-1, k * C)
         if total is None:
             return F.linear(rows, weight, self.conv.bias).view(B, *cells, C)
-        return torch.addmm(total.view(-1, C), rows, weight.T).view(B, *cells, C)
+        if torch.is_grad_enabled():
+            return torch.addmm(total.view(-1, C), rows, weight.T).view(B, *cells, C)
+        total.view(-1, C).addmm_(rows, weight.T)
+        return total
 
     def forward(self, total: Tensor) -> Tensor:
         return F.relu(normalise_rows(self.norm, total), inplace=True)

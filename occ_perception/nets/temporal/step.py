@@ -31,7 +31,13 @@ class StepControl:
 
 
 def choose(start_B: Tensor, fresh: Tensor, carried: Tensor) -> Tensor:
-    """``fresh`` for slots that start, ``carried`` for the others; shapes broadcast after B."""
+    """``fresh`` for slots that start, ``carried`` for the others; shapes broadcast after B.
+
+    The result may be one of the two: it is not to be written into.
+    """
+    on_host = type(start_B) is Tensor and start_B.device.type == "cpu"
+    if on_host and fresh.shape == carried.shape and len(start_B) == 1:
+        return fresh if start_B.item() else carried  # spares a copy of what may be a volume
     rank = max(fresh.dim(), carried.dim())
     return torch.where(start_B.view(-1, *[1] * (rank - 1)), fresh, carried)
 

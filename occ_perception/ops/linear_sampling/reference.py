@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ROWS_AT_ONCE = 65536
+
 
 class Corners(NamedTuple):
     """Where sampled places get their values from.
@@ -62,13 +64,36 @@ def linear_corners(position_BPA: Tensor, sizes: tuple[int, ...]) -> Corners:
     return Corners(torch.stack(indices, dim=-1), torch.stack(weights, dim=-1))
 
 
-def sample_rows(table_BNC: Tensor, corners: Corners) -> Tensor:
+def sample_rows(table_BNC: Tensor, corners: Corners, out_BPC: Tensor | None = None) -> Tensor:
     """Interpolated rows (B, P, C) of a table whose axes are flattened to N.
 
     A weighted bag of 4 or 8 rows per place, with the channels contiguous.
+
+    Args:
+        table_BNC: the table.
+        corners: of the places.
+        out_BPC: where to write, without gradients; a new tensor unless given.
     """
     B, _, C = table_BNC.shape
     share = corners.share.to(table_BNC.dtype)
     rows = table_BNC.reshape(-1, C)
-    sampled = F.embedding_bag(corners.row, rows, mode="sum", per_sample_weights=share)
-    return sampled.view(B, -1, C)
+    if out_BPC is None:
+        return _bags(corners.row, rows, share).view(B, -1, C)
+    P = out_BPC.shape[1]
+    for slot, out in enumerate(out_BPC):
+        for part in row_parts(P, out.device):
+            places = slice(slot * P + part.start, slot * P + part.stop)
+            out[part] = _bags(corners.row[places], rows, share[places])
+    return out_BPC
+
+
+def row_parts(count: int, device: torch.device) -> list[slice]:
+    """Slices that cover ``count`` rows: on a CPU small enough that what is computed of them in
+    between stays in the cache, elsewhere all rows at once.
+    """
+    at_once = _ROWS_AT_ONCE if device.type == "cpu" else max(count, 1)
+    return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+
+
+def _bags(row: Tensor, rows: Tensor, share: Tensor) -> Tensor:
+    return F.embedding_bag(row, rows, mode="sum", per_sample_weights=share)
