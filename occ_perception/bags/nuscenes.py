@@ -141,7 +141,7 @@ def read_scene(
     """The readings of a scene in the order of time; arguments and errors as in
     :func:`convert_nuscenes`.
     """
-    tables = _Tables(Path(root), version)
+    tables = NuScenesTables(Path(root), version)
     samples = tables.samples(scene)
     sensors = {record["token"]: record for record in tables.read("sensor")}
     mounts = {record["token"]: record for record in tables.read("calibrated_sensor")}
@@ -164,15 +164,23 @@ def read_scene(
             channel=channel(data),
             stamp_ns=int(data["timestamp"]) * 1000,
             file=Path(root) / data["filename"],
-            ego_T_sensor=_pose(mount),
-            world_T_ego=_pose(pose),
+            ego_T_sensor=pose_of(mount),
+            world_T_ego=pose_of(pose),
             K=K if K.size else None,
             size=(int(data["width"] or 0), int(data["height"] or 0)),
         )
 
 
-class _Tables:
-    """The JSON tables of one version."""
+class NuScenesTables:
+    """The JSON tables of one version.
+
+    Args:
+        root: folder of the data set.
+        version: name of the tables folder.
+
+    Raises:
+        NuScenesError: there are no such tables; the message says which versions there are.
+    """
 
     def __init__(self, root: Path, version: str) -> None:
         self._folder = root / version
@@ -213,7 +221,8 @@ class _Tables:
             raise NuScenesError(f"table {file} is damaged: {error!r}") from error
 
 
-def _pose(record: Record) -> Float64:
+def pose_of(record: Record) -> Float64:
+    """(4, 4) transform of a record with a translation and a rotation (w, x, y, z)."""
     w, x, y, z = record["rotation"]
     return matrix_from_pose(record["translation"], (x, y, z, w))
 

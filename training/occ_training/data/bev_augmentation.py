@@ -1,0 +1,94 @@
+"""Turning and mirroring of the grid while training, and what it does to labels.
+
+The networks lift features to ``bda @ p`` for a point p of the grid's frame (BEVDet, arXiv
+2112.11790); labels and velocities are moved the same way. Legend: X, Y, Z cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.labels import UNKNOWN_CLASS
+from occ_training.data.label_files import FrameLabels
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BevAugmentation:
+    """Ranges that each frame's augmentation is drawn from.
+
+    Attributes:
+        rotation_deg: (lowest, highest) turn to the left, degrees.
+        scale: (lowest, highest) factor; labels do not follow it, so it is 1 in every recipe.
+        flip_x, flip_y: probability of mirroring x, and y.
+    """
+
+    rotation_deg: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip_x: float = 0.5
+    flip_y: float = 0.5
+
+    def draw(self, rng: np.random.Generator) -> Float64:
+        """(3, 3) matrix ``mirror @ scale @ turn``, drawn in the order turn, scale, x, y."""
+        angle = np.deg2rad(rng.uniform(*self.rotation_deg))
+        scale = rng.uniform(*self.scale)
+        mirror_x = rng.uniform() < self.flip_x
+        mirror_y = rng.uniform() < self.flip_y
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        mirror = np.diag([-1.0 if mirror_x else 1.0, -1.0 if mirror_y else 1.0, 1.0])
+        return mirror @ (scale * turn)
+
+
+def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> FrameLabels:
+    """Labels as they stand in the augmented grid.
+
+    A cell takes what was at its centre, nearest cell; 255 (unseen, no flow) where that lies
+    outside. A mirrored grid is an exact permutation of its cells.
+
+    Args:
+        labels: of the plain grid.
+        bda_33: (3, 3) turn and mirror about z; x and y may mix, z is kept.
+        grid: cells; its middle need not be the origin.
+    """
+    if np.array_equal(bda_33, np.eye(3)):
+        return labels
+    i_XY, j_XY, inside_XY = _source_cells(bda_33, grid)
+
+    def move(volume: NDArray[np.generic] | None, outside: object) -> NDArray[np.generic] | None:
+        if volume is None:
+            return None
+        moved = volume[i_XY, j_XY]
+        moved[~inside_XY] = outside
+        return moved
+
+    flow = move(labels.flow_XYZ2, 0.0)
+    if flow is not None:
+        flow = (flow @ np.asarray(bda_33[:2, :2].T, dtype=np.float32)).astype(np.float32)
+    return FrameLabels(
+        semantics_XYZ=move(labels.semantics_XYZ, UNKNOWN_CLASS),
+        camera_mask_XYZ=move(labels.camera_mask_XYZ, False),
+        lidar_mask_XYZ=move(labels.lidar_mask_XYZ, False),
+        flow_XYZ2=flow,
+    )
+
+
+def _source_cells(
+    bda_33: Float64, grid: VoxelGrid
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Column (i, j) of the plain grid at the centre of each augmented column, and whether any."""
+    X, Y, _ = grid.dims
+    columns = np.stack(np.meshgrid(np.arange(X), np.arange(Y), indexing="ij"), axis=-1)
+    centers_XY2 = np.asarray(grid.lower[:2]) + (columns + 0.5) * np.asarray(grid.voxel_size[:2])
+    source_XY2 = centers_XY2 @ np.linalg.inv(bda_33[:2, :2]).T
+    cells_XY2 = (source_XY2 - np.asarray(grid.lower[:2])) / np.asarray(grid.voxel_size[:2])
+    # Centres of mirrored cells are centres up to rounding; a floor alone would be as good.
+    index_XY2 = np.floor(cells_XY2).astype(np.int64)
+    inside_XY = np.all((index_XY2 >= 0) & (index_XY2 < (X, Y)), axis=-1)
+    index_XY2[~inside_XY] = 0
+    return index_XY2[..., 0], index_XY2[..., 1], inside_XY

@@ -1,0 +1,303 @@
+"""Files of the public annotation sets as label volumes with the ids of predictions.
+
+What each format says about free space, and in which order it lists cells, is in
+docs/conventions.md. Sources: Occ3D (arXiv 2304.14365), SurroundOcc (arXiv 2303.09551),
+OpenOccupancy (arXiv 2303.03991), OpenOcc v2.1 (occupancy and flow challenge of CVPR 2024), nuScenes
+lidarseg.
+
+Legend: X, Y, Z cells, P points.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
+from occ_training.data.records import DatasetError, LabelLayout
+
+OCC3D_GRID = VoxelGrid.from_ranges((-40, 40, 0.4), (-40, 40, 0.4), (-1, 5.4, 0.4))
+SURROUNDOCC_GRID = VoxelGrid.from_ranges((-50, 50, 0.5), (-50, 50, 0.5), (-5, 3, 0.5))
+OPENOCCUPANCY_GRID = VoxelGrid.from_ranges((-51.2, 51.2, 0.2), (-51.2, 51.2, 0.2), (-5, 3, 0.2))
+
+LAYOUTS: dict[str, LabelLayout] = {
+    "occ3d": LabelLayout("occ3d", "occ3d", OCC3D_GRID),
+    "openocc": LabelLayout("openocc", "openocc", OCC3D_GRID),
+    "openocc_ray_mask": LabelLayout("ray_mask", "openocc", OCC3D_GRID),
+    "surroundocc": LabelLayout("surroundocc", "surroundocc", SURROUNDOCC_GRID, "lidar"),
+    "openoccupancy": LabelLayout("openoccupancy", "openoccupancy", OPENOCCUPANCY_GRID, "lidar"),
+    "waymo": LabelLayout("waymo", "waymo", OCC3D_GRID),
+}
+"""The published annotation sets by the key that data sets list them under."""
+
+WAYMO_FREE_IN_FILE = 23
+LIDARSEG_CLASSES = 32
+
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class DataFileError(DatasetError):
+    """A file of a data set that is missing or damaged; the message begins with its path."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameLabels:
+    """What a label file says about one frame.
+
+    Attributes:
+        semantics_XYZ: uint8 class ids of the label set, 255 = unlabelled.
+        camera_mask_XYZ, lidar_mask_XYZ: bool, cells that cameras or the lidar see; None where the
+            set does not say.
+        flow_XYZ2: float32 (vx, vy) in m/s along the grid's axes, None where the set has none.
+    """
+
+    semantics_XYZ: NDArray[np.uint8]
+    camera_mask_XYZ: NDArray[np.bool_] | None = None
+    lidar_mask_XYZ: NDArray[np.bool_] | None = None
+    flow_XYZ2: NDArray[np.float32] | None = None
+
+
+def read_labels(path: Path, layout: LabelLayout) -> FrameLabels:
+    """Read a label file.
+
+    Args:
+        path: the file.
+        layout: its format, cells and class ids.
+
+    Raises:
+        DataFileError: missing or damaged, of another shape, or with ids that are no classes.
+        DatasetError: no reader of that name.
+    """
+    reader = READERS.get(layout.reader)
+    if reader is None:
+        raise DatasetError(f"no label reader {layout.reader!r}; there are {', '.join(READERS)}")
+    try:
+        return reader(path, layout)
+    except DataFileError:
+        raise
+    except _DAMAGE as error:
+        raise DataFileError(f"{path}: {_reason(error)}") from error
+
+
+def read_ray_mask(path: Path, layout: LabelLayout) -> NDArray[np.bool_]:
+    """Cells that rays of the OpenOcc benchmark cross, (X, Y, Z) bool; errors as read_labels."""
+    try:
+        with np.load(path) as arrays:
+            return _mask(path, arrays["ray_mask2"], layout)
+    except DataFileError:
+        raise
+    except _DAMAGE as error:
+        raise DataFileError(f"{path}: {_reason(error)}") from error
+
+
+def read_points(path: Path, columns: tuple[str, ...]) -> NDArray[np.float32]:
+    """Lidar points (P, columns) from little-endian float32 rows.
+
+    Raises:
+        DataFileError: missing, empty, or no whole number of rows.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataFileError(f"{path}: {_reason(error)}") from error
+    if not data or len(data) % (4 * len(columns)):
+        raise DataFileError(
+            f"{path}: {len(data)} bytes are no whole number of points of {len(columns)} float32 "
+            f"({', '.join(columns)})"
+        )
+    return np.frombuffer(data, dtype="<f4").reshape(-1, len(columns))
+
+
+def read_point_classes(path: Path, ids: str, label_set: LabelSet) -> NDArray[np.uint8]:
+    """Class ids (P,) of points in the terms of a label set, 255 where it has no such class.
+
+    Args:
+        path: raw uint8, ``.npy``, or ``.npz`` with one array.
+        ids: what the file holds: ``lidarseg`` or the name of a label set.
+        label_set: what is wanted. Classes are matched by name.
+
+    Raises:
+        DataFileError: missing or damaged, or with ids the set does not have.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                classes = arrays["lidar_seg" if "lidar_seg" in arrays else arrays.files[0]]
+        elif path.suffix == ".npy":
+            classes = np.load(path)
+        else:
+            classes = np.fromfile(path, dtype=np.uint8)
+    except (*_DAMAGE, IndexError) as error:
+        raise DataFileError(f"{path}: {_reason(error)}") from error
+    table = point_class_table(ids, label_set)
+    flat = classes.ravel()
+    known = flat.size == 0 or (int(flat.min()) >= 0 and int(flat.max()) < len(table))
+    if not known or (table[flat] == _NO_SUCH_ID).any():
+        raise DataFileError(f"{path}: class ids up to {flat.max()} are not those of {ids}")
+    return table[flat].astype(np.uint8)
+
+
+# -- point classes -------------------------------------------------------------------------------
+
+# Occ3D class of each general class of nuScenes lidarseg, as the published training data has it.
+# Class 0 is "noise" there: animals, debris, things that fit nowhere, the ego vehicle.
+_LIDARSEG_MEMBERS = {
+    0: (0, 1, 5, 7, 8, 10, 11, 13, 19, 20, 29, 31),
+    1: (9,),
+    2: (14,),
+    3: (15, 16),
+    4: (17,),
+    5: (18,),
+    6: (21,),
+    7: (2, 3, 4, 6),
+    8: (12,),
+    9: (22,),
+    10: (23,),
+    11: (24,),
+    12: (25,),
+    13: (26,),
+    14: (27,),
+    15: (28,),
+    16: (30,),
+}
+_NO_SUCH_ID = -1
+
+
+def lidarseg_to_occ3d() -> NDArray[np.uint8]:
+    """(32,) Occ3D class id of each nuScenes lidarseg general class."""
+    table = np.full(LIDARSEG_CLASSES, UNKNOWN_CLASS, dtype=np.uint8)
+    for target, members in _LIDARSEG_MEMBERS.items():
+        table[list(members)] = target
+    return table
+
+
+def point_class_table(ids: str, label_set: LabelSet) -> NDArray[np.int16]:
+    """(256,) class of the label set for each id of a file, 255 for none, -1 for ids not in use."""
+    table = np.full(256, _NO_SUCH_ID, dtype=np.int16)
+    table[UNKNOWN_CLASS] = UNKNOWN_CLASS
+    occ3d = LABEL_SETS["occ3d"].class_names
+    if ids == "lidarseg":
+        names = [occ3d[k] for k in lidarseg_to_occ3d()]
+    elif ids in LABEL_SETS:
+        names = list(LABEL_SETS[ids].class_names)
+    else:
+        raise DatasetError(f"no point classes {ids!r}; there are lidarseg, {', '.join(LABEL_SETS)}")
+    targets = {name: k for k, name in enumerate(label_set.class_names)}
+    targets.pop(label_set.class_names[label_set.empty_class])  # no point lies in free space
+    table[: len(names)] = [targets.get(name, UNKNOWN_CLASS) for name in names]
+    return table
+
+
+# -- volumes -------------------------------------------------------------------------------------
+
+
+def _occ3d(path: Path, layout: LabelLayout) -> FrameLabels:
+    with np.load(path) as arrays:
+        masks = {
+            name: _mask(path, arrays[name], layout) if name in arrays else None
+            for name in ("mask_camera", "mask_lidar")
+        }
+        return FrameLabels(
+            _semantics(path, arrays["semantics"], layout),
+            camera_mask_XYZ=masks["mask_camera"],
+            lidar_mask_XYZ=masks["mask_lidar"],
+            flow_XYZ2=_flow(path, arrays["flow"], layout) if "flow" in arrays else None,
+        )
+
+
+def _openocc(path: Path, layout: LabelLayout) -> FrameLabels:
+    with np.load(path) as arrays:
+        semantics = _semantics(path, arrays["semantics"], layout)
+        return FrameLabels(semantics, flow_XYZ2=_flow(path, arrays["flow"], layout))
+
+
+def _waymo(path: Path, layout: LabelLayout) -> FrameLabels:
+    with np.load(path) as arrays:
+        semantics = np.array(arrays["voxel_label"])
+        seen = _mask(path, arrays["infov"], layout)
+        seen = seen & _mask(path, arrays["final_voxel_state"], layout)
+    empty = LABEL_SETS[layout.classes].empty_class
+    if (semantics == empty).any():
+        raise DataFileError(f"{path}: id {empty} does not occur in Waymo files, free space is 23")
+    semantics[semantics == WAYMO_FREE_IN_FILE] = empty
+    return FrameLabels(_semantics(path, semantics, layout), camera_mask_XYZ=seen)
+
+
+def _surroundocc(path: Path, layout: LabelLayout) -> FrameLabels:
+    return _scattered(path, layout, columns=(0, 1, 2))
+
+
+def _openoccupancy(path: Path, layout: LabelLayout) -> FrameLabels:
+    return _scattered(path, layout, columns=(2, 1, 0))
+
+
+def _scattered(path: Path, layout: LabelLayout, columns: tuple[int, int, int]) -> FrameLabels:
+    """Rows of cell and class; what is not listed, or listed as 0, is free."""
+    rows = np.load(path)
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise DataFileError(f"{path}: rows of shape {rows.shape}, expected (n, 4)")
+    cells = rows[:, columns].astype(np.int64)
+    dims = layout.grid.dims
+    outside = ((cells < 0) | (cells >= dims)).any(axis=1)
+    if outside.any():
+        raise DataFileError(
+            f"{path}: {int(outside.sum())} of {len(cells)} cells lie outside of {dims}, "
+            f"e.g. {cells[outside][0].tolist()}; is it a {layout.reader} file?"
+        )
+    volume = np.zeros(dims, dtype=np.int64)
+    volume[tuple(cells.T)] = rows[:, 3]
+    volume[volume == 0] = LABEL_SETS[layout.classes].empty_class
+    return FrameLabels(_semantics(path, volume, layout))
+
+
+READERS: dict[str, Callable[[Path, LabelLayout], FrameLabels]] = {
+    "occ3d": _occ3d,
+    "openocc": _openocc,
+    "surroundocc": _surroundocc,
+    "openoccupancy": _openoccupancy,
+    "waymo": _waymo,
+}
+"""Readers by the name that a data set's header gives. ``occ3d`` also reads files with flow."""
+
+
+def _semantics(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.uint8]:
+    _check_shape(path, "labels", volume.shape, layout.grid.dims)
+    label_set = LABEL_SETS[layout.classes]
+    wrong = ((volume < 0) | (volume >= label_set.num_classes)) & (volume != UNKNOWN_CLASS)
+    if wrong.any():
+        raise DataFileError(
+            f"{path}: ids {np.unique(volume[wrong])[:8].tolist()} are no classes of "
+            f"{label_set.name}, which has 0 to {label_set.num_classes - 1} and 255"
+        )
+    return np.ascontiguousarray(volume, dtype=np.uint8)
+
+
+def _mask(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.bool_]:
+    _check_shape(path, "mask", volume.shape, layout.grid.dims)
+    return np.ascontiguousarray(volume != 0)
+
+
+def _flow(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.float32]:
+    _check_shape(path, "flow", volume.shape, (*layout.grid.dims, 2))
+    return np.ascontiguousarray(volume, dtype=np.float32)
+
+
+def _check_shape(path: Path, what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise DataFileError(f"{path}: {what} of shape {shape}, expected {expected}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, KeyError):
+        return f"is no file of that format: {error.args[0]}"
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__

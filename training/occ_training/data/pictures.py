@@ -1,0 +1,147 @@
+"""Pictures of a frame as network input: plain as at run time, or augmented while training.
+
+Resize, crop, mirror, turn, and the map of pixels that goes with them (BEVDet, arXiv 2112.11790).
+Legend: H, W network input size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from occ_perception.models.zoo import Preprocessing
+from occ_perception.runtime.preprocess import CropPlan, Preprocessor, Size, crop_picture
+from occ_perception.sensing.images import CompressedPicture, ImageError, decode_image
+from occ_training.data.label_files import DataFileError
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAugmentation:
+    """Ranges that the augmentation of each picture is drawn from.
+
+    Attributes:
+        scale: (lowest, highest), added to the factor that makes the native picture as wide as the
+            input.
+        crop_below: (lowest, highest) share of the resized height left out below the crop.
+        flip: probability of mirroring left and right.
+        rotation_deg: (lowest, highest) turn against the clock, degrees.
+    """
+
+    scale: tuple[float, float] = (-0.06, 0.11)
+    crop_below: tuple[float, float] = (0.0, 0.0)
+    flip: float = 0.5
+    rotation_deg: tuple[float, float] = (-5.4, 5.4)
+
+    def draw(
+        self, rng: np.random.Generator, picture: Size, preprocessing: Preprocessing
+    ) -> PicturePlan:
+        """The plan of one camera, drawn in the order scale, crop, mirror, turn.
+
+        Args:
+            rng: source of the draws.
+            picture: (width, height) of the file; it may be smaller than the native picture.
+            preprocessing: sizes of native picture and input.
+        """
+        rows, columns = preprocessing.input_size
+        native_columns = preprocessing.native_size[1]
+        factor = (columns / native_columns + rng.uniform(*self.scale)) * native_columns / picture[0]
+        resized = (int(picture[0] * factor), int(picture[1] * factor))
+        top = int((1 - rng.uniform(*self.crop_below)) * resized[1]) - rows
+        left = int(rng.uniform(0, max(0, resized[0] - columns)))
+        mirror = bool(rng.uniform() < self.flip)
+        crop = CropPlan(picture, resized, (left, top, left + columns, top + rows))
+        return PicturePlan(crop, factor, mirror, float(rng.uniform(*self.rotation_deg)))
+
+
+@dataclass(frozen=True)
+class PicturePlan:
+    """How one camera's pictures become network input.
+
+    Attributes:
+        crop: sizes and box.
+        factor: of the resizing, before sizes are truncated to whole pixels.
+        mirror: left and right change places, after cropping.
+        rotation_deg: turn about the middle against the clock, after mirroring; corners that come
+            from outside are black.
+    """
+
+    crop: CropPlan
+    factor: float
+    mirror: bool = False
+    rotation_deg: float = 0.0
+
+    @classmethod
+    def plain(cls, picture: Size, preprocessing: Preprocessing) -> PicturePlan:
+        """The plan of evaluation and of the running node."""
+        input_size = preprocessing.input_size
+        return cls(CropPlan.fit(picture, input_size), input_size[1] / picture[0])
+
+    def apply(self, picture: NDArray[np.uint8], interpolation: str) -> NDArray[np.uint8]:
+        """RGB (height, width, 3) to RGB (H, W, 3), both uint8."""
+        pixels = crop_picture(picture, self.crop, interpolation)
+        if not (self.mirror or self.rotation_deg):
+            return pixels
+        image = Image.fromarray(pixels)
+        if self.mirror:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(image.rotate(self.rotation_deg))
+
+    def pixel_map(self, native_columns: int) -> tuple[Float64, Float64]:
+        """Pixels of the native picture to input pixels: (3, 3) matrix, (3,) offset.
+
+        Depth passes through as third component. Mirroring and turning are about (W / 2, H / 2),
+        half a pixel off the middle of the pixel grid, as the published models were trained.
+        """
+        left, top, right, bottom = self.crop.box
+        size = np.array([right - left, bottom - top], dtype=np.float64)
+        matrix, offset = np.eye(3), np.zeros(3)
+        matrix[:2, :2] *= self.factor * self.crop.picture[0] / native_columns
+        offset[:2] = (-left, -top)
+        if self.mirror:
+            flip = np.diag([-1.0, 1.0])
+            matrix[:2, :2] = flip @ matrix[:2, :2]
+            offset[:2] = flip @ offset[:2] + (size[0], 0.0)
+        if self.rotation_deg:
+            angle = np.deg2rad(self.rotation_deg)
+            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+            middle = size / 2
+            matrix[:2, :2] = turn @ matrix[:2, :2]
+            offset[:2] = turn @ offset[:2] + middle - turn @ middle
+        return matrix, offset
+
+
+def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
+    """Decode a file with the package's one decoder; RGB (height, width, 3) uint8.
+
+    Raises:
+        DataFileError: missing or damaged, or not of the calibrated size.
+    """
+    try:
+        picture = decode_image(CompressedPicture(path.suffix, path.read_bytes()))
+    except (OSError, ImageError) as error:
+        raise DataFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if picture.shape[:2] != (size[1], size[0]):
+        raise DataFileError(
+            f"{path}: is {picture.shape[1]}x{picture.shape[0]} pixels, its intrinsics are for "
+            f"{size[0]}x{size[1]}"
+        )
+    return picture
+
+
+def normalise(crops_NHW3: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    """RGB bytes (N, H, W, 3) to network input (N, 3, H, W), with the running node's own bits."""
+    return _normaliser(preprocessing).normalise(torch.from_numpy(crops_NHW3))
+
+
+@cache
+def _normaliser(preprocessing: Preprocessing) -> Preprocessor:
+    return Preprocessor(preprocessing, torch.device("cpu"), threads=1)
