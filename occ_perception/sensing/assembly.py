@@ -95,7 +95,7 @@ class FrameAssembler:
         reused = tuple(name for name in self.rig.names if name not in ring.payloads)
         last = self._reusable(ring, reused)
         world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in present}
-        pictures = self._decoders.map(lambda name: self._picture(name, ring), present)
+        pictures = self._decoders.map(lambda name: self.picture(name, ring), present)
         images = dict(zip(present, pictures, strict=True))
         stamps = {name: ring.stamps_ns[name] for name in present}
         if last is not None:
@@ -140,7 +140,12 @@ class FrameAssembler:
                 )
         return self._last
 
-    def _picture(self, name: str, ring: Ring) -> RgbImage:
+    def picture(self, name: str, ring: Ring) -> RgbImage:
+        """One picture of a ring, decoded, of the calibrated size, rectified.
+
+        Raises:
+            FrameError: it cannot be decoded, or has another size.
+        """
         try:
             image = decode_image(ring.payloads[name], self._encodings.get(name))
         except ImageError as error:

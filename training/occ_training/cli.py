@@ -14,6 +14,7 @@ import typer
 import occ_perception
 import occ_training
 from occ_perception.cli import PlainErrors
+from occ_training.convert import convert
 
 
 class PlainTrainingErrors(PlainErrors):
@@ -51,6 +52,9 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     del version, debug  # read by _print_versions, and by PlainErrors from the context
+
+
+app.command()(convert)
 
 
 def main() -> None:

@@ -1,0 +1,387 @@
+"""One recording becomes one part of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.bags.calibrating import calibrate, choose_layout
+from occ_perception.bags.lidar import POINTS_TYPE
+from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
+from occ_perception.bags.reading import RingReading
+from occ_perception.bags.recording import BagError, Recording
+from occ_perception.frames import CameraRig
+from occ_perception.geometry import invert_transform, transform_points
+from occ_perception.labels import LABEL_SETS
+from occ_perception.sensing.layouts import TopicLayout
+from occ_training.convert_labels import (
+    SAME_MOMENT_NS,
+    GroundTruthTopics,
+    LabelFolder,
+    LabelSource,
+    LidarMadeLabels,
+    NoLabels,
+    WantedFrame,
+    nearest,
+    read_point_classes,
+)
+from occ_training.convert_rings import Draft, RingKeeper, reference_stamps, spaced
+from occ_training.data.records import (
+    DatasetHeader,
+    DatasetIndex,
+    FrameRecord,
+    LidarRecord,
+)
+from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps, lidar_topic
+
+Float64 = NDArray[np.float64]
+
+LABELS_OF_LIDAR_TIME_NS = 50_000_000
+_SAME_SWEEP_NS = 5_000_000
+_NEAREST_SWEEP_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How bags are converted; part of the recipe that a finished part is checked against.
+
+    Attributes:
+        labels: ``auto``, ``ground-truth``, ``lidar``, ``none``, or a folder of label files.
+        label_kind: of the files in that folder: ``occ3d``, ``openocc`` or ``waymo``.
+        samples: table of tokens and times for that folder.
+        layout, rig: as for ``occ run``; None = recognised, as recorded.
+        spacing_s: between frames, 0 takes every ring. Frames follow labels where those have stamps.
+        lidar_topic: of sensor_msgs/PointCloud2; None = the only one.
+        boxes: topic or JSON-lines file of boxes, ``none``; None = a usual topic if it is there.
+        point_classes: JSON file, values of the points' class field -> names.
+        sweep_period_s: lidar sweeps nearer to each other than this are passed over.
+        keep_incomplete: keep rings that lack cameras, not only complete ones.
+    """
+
+    labels: str = "auto"
+    label_kind: str = "occ3d"
+    samples: str | None = None
+    layout: str | None = None
+    rig: str | None = None
+    spacing_s: float = 0.5
+    lidar_topic: str | None = None
+    boxes: str | None = None
+    point_classes: str | None = None
+    sweep_period_s: float = 0.09
+    keep_incomplete: bool = False
+
+
+@dataclass
+class BagReport:
+    """What became of a bag.
+
+    Attributes:
+        bag: its path.
+        name: of its part of the data set.
+        frames: number in the data set.
+        labels: where their labels come from.
+        pictures: ``as recorded`` or how they were made otherwise.
+        rings: complete and incomplete rings that the bag has.
+        notes: what the calibration relies on besides the bag.
+        problems: reason -> texts of what was skipped.
+        resumed: it had been converted before.
+    """
+
+    bag: str
+    name: str
+    frames: int = 0
+    labels: str = ""
+    pictures: str = ""
+    rings: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class BagJob:
+    """One bag to convert, in any process.
+
+    Attributes:
+        bag: rosbag2 folder or file.
+        name: of its part of the data set, which its sequences are called by.
+        out: folder of the data set.
+        options: how.
+    """
+
+    bag: str
+    name: str
+    out: str
+    options: ConvertOptions
+
+
+def part_file(out: Path, name: str) -> Path:
+    """The index of one bag's part; it exists when the part is complete."""
+    return out / "parts" / f"{name}.jsonl"
+
+
+def convert_bag(job: BagJob) -> BagReport:
+    """Convert a bag, or take over the complete part of an earlier run.
+
+    Files go to a hidden folder first, which takes its place when all are written; the part's index
+    comes last. An interrupted bag begins anew, finished ones are kept.
+
+    Raises:
+        BagError: nothing of the bag can be used, or the folder holds it with other options.
+        YamlError: a layout or rig file is wrong.
+    """
+    out = Path(job.out)
+    recipe = {"bag": _fingerprint(Path(job.bag)), "options": asdict(job.options)}
+    finished = part_file(out, job.name)
+    if finished.exists():
+        return _taken_over(finished, job, recipe)
+    for leftover in (out / "frames" / job.name, *out.glob(f".{job.name}.unfinished-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = out / f".{job.name}.unfinished-{os.getpid()}"
+    work.mkdir(parents=True)
+    try:
+        with Recording(job.bag) as recording:
+            report, header, frames = _Conversion(recording, job, work).run()
+        source = {"recipe": recipe, "report": asdict(report)}
+        (out / "frames").mkdir(exist_ok=True)
+        work.rename(out / "frames" / job.name)
+        DatasetIndex(out, replace(header, source=source), tuple(frames)).save(finished)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _taken_over(finished: Path, job: BagJob, recipe: Mapping[str, Any]) -> BagReport:
+    source = DatasetIndex.load(finished).header.source
+    if source["recipe"] != recipe:
+        raise BagError(
+            f"{finished.parent.parent} holds {job.name} made from {source['recipe']}, asked for "
+            f"is {dict(recipe)}; choose another folder, or delete {finished}"
+        )
+    return replace(BagReport(**source["report"]), resumed=True)
+
+
+def _fingerprint(bag: Path) -> dict[str, Any]:
+    """What tells whether a bag is the one that was converted: its files, their sizes and times."""
+    files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return {"path": str(bag.resolve()), "files": digest[:16]}
+
+
+class _Conversion:
+    """One bag on its way: rings, then labels, then the lidar's points."""
+
+    def __init__(self, recording: Recording, job: BagJob, work: Path) -> None:
+        self._recording = recording
+        self._job = job
+        self._options = job.options
+        self._work = work
+        self._layout = choose_layout(recording, job.options.layout)
+        calibrated = calibrate(recording, self._layout, job.options.rig)
+        self._rig = calibrated.rig
+        self._report = BagReport(job.bag, job.name, notes=list(calibrated.notes))
+        self._labels = _label_source(recording, self._layout, self._rig, job.options)
+        self._report.labels = self._labels.description
+
+    def run(self) -> tuple[BagReport, DatasetHeader, list[FrameRecord]]:
+        drafts = self._rings()
+        self._check_some(drafts, "no ring could be used")
+        drafts = self._with_labels(drafts)
+        self._check_some(drafts, "no frame has labels")
+        frames = self._with_lidar(drafts)
+        report = self._report
+        report.frames = len(frames)
+        for problem in self._recording.problems:
+            report.problems.setdefault(problem.reason, []).append(str(problem))
+        header = DatasetHeader(
+            name=self._job.name,
+            cameras=self._layout.camera_names,
+            label_sets=self._labels.layouts,
+            ego_frame=self._layout.pose.ego_frame,
+            root="..",
+        )
+        return report, header, frames
+
+    def _check_some(self, drafts: Sequence[Draft], what: str) -> None:
+        if not drafts:
+            reasons = "; ".join(str(problem) for problem in self._recording.problems[:5])
+            raise BagError(f"{self._recording.path}: {what}: {reasons or 'it has no such moment'}")
+
+    def _rings(self) -> list[Draft]:
+        stamps = _label_stamps(self._recording, self._layout, self._options, self._labels)
+        keeper = RingKeeper(
+            self._rig, self._layout, self._options.keep_incomplete, stamps, self._work, self._place
+        )
+        reading = RingReading(self._recording, self._layout, keeper, self._job.name)
+        drafts = [
+            draft
+            for message in self._recording.messages(reading.topics)
+            for draft in reading.take(message)
+        ]
+        drafts += reading.finish()
+        counters = reading.rings.counters
+        self._report.rings = {"complete": counters.complete, "incomplete": counters.incomplete}
+        self._report.pictures = keeper.pictures
+        return [draft for draft in drafts if draft is not None]
+
+    def _with_labels(self, drafts: list[Draft]) -> list[Draft]:
+        """The frames that have labels; the others' pictures are deleted."""
+        folder = self._work / "labels"
+        folder.mkdir()
+        wanted = [WantedFrame(draft.record.token, draft.wanted) for draft in drafts]
+        files = {done.token: done.files for done in self._labels.write(wanted, folder)}
+        kept = []
+        for draft in drafts:
+            token = draft.record.token
+            if token not in files:
+                self._recording.note(
+                    "no_labels", f"frame {token} has no labels", draft.wanted.stamp_ns
+                )
+                for camera in draft.record.cameras.values():
+                    (self._work / Path(camera.image).relative_to(self._place)).unlink()
+                continue
+            labels = {key: str(self._place / "labels" / name) for key, name in files[token].items()}
+            kept.append(replace(draft, record=replace(draft.record, labels=labels)))
+        return kept
+
+    @property
+    def _place(self) -> Path:
+        """Where the files will be, relative to the data set."""
+        return Path("frames") / self._job.name
+
+    def _with_lidar(self, drafts: list[Draft]) -> list[FrameRecord]:
+        """The frames with the lidar's pose and points where there are some at their time.
+
+        Labels of lidar time need its pose at least.
+        """
+        at_lidar_time = any(layout.time == "lidar" for layout in self._labels.layouts.values())
+        farthest = _SAME_SWEEP_NS if at_lidar_time else _NEAREST_SWEEP_NS
+        sweeps = self._sweeps_near(drafts, farthest)
+        frames = []
+        for draft in drafts:
+            lidar = None
+            if draft.label_ns in sweeps:
+                lidar = self._write_points(draft.record.token, sweeps[draft.label_ns])
+            elif at_lidar_time:
+                mount = self._rig.ego_T_lidar
+                lidar = LidarRecord(
+                    None,
+                    ("x", "y", "z"),
+                    draft.label_ns,
+                    np.eye(4) if mount is None else mount,
+                    draft.world_T_label_ego,
+                )
+            frames.append(replace(draft.record, lidar=lidar))
+        return frames
+
+    def _sweeps_near(self, drafts: list[Draft], farthest_ns: int) -> dict[int, Sweep]:
+        """Label stamp -> the sweep nearest to it."""
+        if not any(topic.kind == POINTS_TYPE for topic in self._recording.topics.values()):
+            return {}
+        try:
+            topic = lidar_topic(self._recording, self._options.lidar_topic)
+        except BagError as error:
+            self._recording.note("lidar", f"no points are kept: {error}")
+            return {}
+        classes = LABEL_SETS["occ3d"].empty_class
+        table = self._options.point_classes
+        class_ids = None if table is None else read_point_classes(Path(table))
+        stamps = WorldSweeps(self._recording, self._layout, topic, None, classes).stamps_ns()
+        wanted: dict[int, list[int]] = {}
+        for draft in drafts:
+            at = nearest(stamps, draft.label_ns)
+            if at is not None and abs(stamps[at] - draft.label_ns) <= farthest_ns:
+                wanted.setdefault(stamps[at], []).append(draft.label_ns)
+        only = frozenset(wanted)
+        chosen = WorldSweeps(self._recording, self._layout, topic, class_ids, classes, 0, only)
+        return {label: sweep for sweep in chosen for label in wanted[sweep.stamp_ns]}
+
+    def _write_points(self, token: str, sweep: Sweep) -> LidarRecord:
+        """Points in the lidar frame at the sweep's stamp, the vehicle's motion undone."""
+        folder = self._work / "lidar"
+        folder.mkdir(exist_ok=True)
+        lidar_T_world = invert_transform(sweep.world_T_ego @ sweep.ego_T_lidar)
+        points = transform_points(lidar_T_world, sweep.points)
+        (folder / f"{token}.bin").write_bytes(points.astype("<f4").tobytes())
+        semantics = None
+        if (sweep.classes != NO_CLASS).any():
+            (folder / f"{token}.classes").write_bytes(sweep.classes.tobytes())
+            semantics = str(self._place / "lidar" / f"{token}.classes")
+        return LidarRecord(
+            str(self._place / "lidar" / f"{token}.bin"),
+            ("x", "y", "z"),
+            sweep.stamp_ns,
+            sweep.ego_T_lidar,
+            sweep.world_T_ego,
+            semantics,
+            "occ3d",
+        )
+
+
+def _label_source(
+    recording: Recording, layout: TopicLayout, rig: CameraRig, options: ConvertOptions
+) -> LabelSource:
+    kind = options.labels
+    if kind == "auto":
+        kind = _best_source(recording)
+    if kind == "none":
+        return NoLabels()
+    if kind == "ground-truth":
+        return GroundTruthTopics(recording, rig)
+    if kind == "lidar":
+        return LidarMadeLabels(
+            recording,
+            layout,
+            rig,
+            options.lidar_topic,
+            options.boxes,
+            Path(options.point_classes) if options.point_classes else None,
+            options.sweep_period_s,
+        )
+    samples = Path(options.samples) if options.samples else None
+    return LabelFolder(recording, Path(kind), options.label_kind, samples)
+
+
+def _best_source(recording: Recording) -> str:
+    if occupancy_topics(recording, GROUND_TRUTH):
+        return "ground-truth"
+    if any(topic.kind == POINTS_TYPE for topic in recording.topics.values()):
+        return "lidar"
+    raise BagError(
+        f"{recording.path} has neither {GROUND_TRUTH} topics nor a lidar to make labels from; "
+        "give a folder with --labels FOLDER, or --labels none for pictures and poses alone"
+    )
+
+
+def _label_stamps(
+    recording: Recording, layout: TopicLayout, options: ConvertOptions, labels: LabelSource
+) -> dict[int, int] | None:
+    """Reference stamps of the rings to keep -> stamp of their labels; None keeps all.
+
+    Those are the rings that have labels, or, where any moment may have some, rings apart in time.
+    """
+    wanted = labels.stamps_ns()
+    if wanted is None and options.spacing_s <= 0:
+        return None
+    stamps = reference_stamps(recording, layout)
+    if wanted is None:
+        return {stamp: stamp for stamp in spaced(stamps, round(options.spacing_s * 1e9))}
+    tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_MOMENT_NS
+    chosen = {}
+    for stamp in wanted:
+        at = nearest(stamps, stamp)
+        if at is not None and abs(stamps[at] - stamp) <= tolerance:
+            chosen[stamps[at]] = stamp
+        else:
+            recording.note("label_without_ring", "labels without a picture at their time", stamp)
+    return chosen

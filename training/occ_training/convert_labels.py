@@ -1,0 +1,432 @@
+"""Where the labels of a converted bag come from: its own topics, a folder of files, its lidar."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.bags.footage import Follower
+from occ_perception.bags.predictions import (
+    GROUND_TRUTH,
+    GROUND_TRUTH_IN_VIEW,
+    BagPredictions,
+    occupancy_topics,
+)
+from occ_perception.bags.recording import BagError, Recording
+from occ_perception.frames import CameraRig, OccupancyPrediction
+from occ_perception.geometry import VoxelGrid
+from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
+from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.synthetic.labels import OPENOCC_OF_OCC3D
+from occ_training.data.label_files import LAYOUTS, OCC3D_GRID, DataFileError, read_labels
+from occ_training.data.records import LabelLayout
+from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
+from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
+from occ_training.lidar_labels.sweeps import WorldSweeps, lidar_topic
+from occ_training.lidar_labels.visibility import camera_mask
+
+Mask = NDArray[np.bool_]
+
+# `others` becomes free, what is unknown stays unknown.
+_OPENOCC_IDS = np.full(256, UNKNOWN_CLASS, np.uint8)
+_OPENOCC_IDS[: len(OPENOCC_OF_OCC3D)] = OPENOCC_OF_OCC3D
+
+SAME_MOMENT_NS = 20_000_000
+"""A label this near to a ring's reference stamp belongs to it."""
+
+_AT_CAMERA_TIME_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class WantedFrame:
+    """A frame that wants labels.
+
+    Attributes:
+        token: its name, and that of its files.
+        frame: time and poses.
+    """
+
+    token: str
+    frame: LabelledFrame
+
+
+@dataclass(frozen=True)
+class WrittenLabels:
+    """Files written for a frame.
+
+    Attributes:
+        token: the frame's name.
+        files: key of the label set -> name of the file in the folder given.
+    """
+
+    token: str
+    files: Mapping[str, str]
+
+
+class LabelSource(Protocol):
+    """Gives labels to frames.
+
+    Attributes:
+        description: for the report.
+        layouts: key -> what the files are; known after :meth:`write` has run.
+    """
+
+    description: str
+    layouts: Mapping[str, LabelLayout]
+
+    def stamps_ns(self) -> list[int] | None:
+        """The moments there are labels of, in order; None where any moment may have some."""
+
+    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
+        """Write files for the frames that have labels; frames are in the order of time."""
+
+
+class NoLabels:
+    """Pictures and poses alone."""
+
+    description = "none"
+    layouts: Mapping[str, LabelLayout] = {}
+
+    def stamps_ns(self) -> list[int] | None:
+        """Any moment will do."""
+        return None
+
+    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
+        """Nothing is written."""
+        del folder
+        yield from (WrittenLabels(frame.token, {}) for frame in frames)
+
+
+@dataclass
+class _Layouts:
+    """Collects what the files of each key are; all must be alike."""
+
+    known: dict[str, LabelLayout] = field(default_factory=dict)
+
+    def add(self, key: str, layout: LabelLayout) -> None:
+        if self.known.setdefault(key, layout) != layout:
+            raise BagError(
+                f"labels of {key} change within the recording: {self.known[key]}, then {layout}; "
+                "a data set has one grid and one class list per label set"
+            )
+
+
+class GroundTruthTopics:
+    """The truth that a recording carries on ``/ground_truth`` topics (occ_msgs).
+
+    What the cameras see is taken from ``/ground_truth_in_view`` where it is there, else camera
+    rays are cast into the labels.
+
+    Raises:
+        BagError: the recording has no such topic.
+    """
+
+    def __init__(self, recording: Recording, rig: CameraRig) -> None:
+        topics = occupancy_topics(recording, GROUND_TRUTH)
+        if not topics:
+            raise BagError(f"{recording.path} has no occupancy topic below {GROUND_TRUTH}")
+        self._recording = recording
+        self._rig = rig
+        self._topic = topics[0]
+        self._seen_topic = next(iter(occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)), None)
+        self._collected = _Layouts()
+        self.layouts: Mapping[str, LabelLayout] = self._collected.known
+        self.description = f"topic {self._topic}"
+
+    def stamps_ns(self) -> list[int] | None:
+        """Header stamps of the messages."""
+        messages = self._recording.messages({self._topic})
+        return sorted({self._recording.header_stamp_ns(message) for message in messages})
+
+    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
+        """Decode message after message; those that contradict themselves are listed."""
+        waiting = _ByStamp(frames)
+        truths = BagPredictions(self._recording.path, self._topic)
+        seen_topic = self._seen_topic
+        seen = BagPredictions(self._recording.path, seen_topic) if seen_topic else None
+        try:
+            in_view = Follower(seen or ())
+            for truth in truths:
+                wanted = waiting.pop(truth.stamp_ns)
+                if wanted is not None:
+                    visible = in_view.at(truth.stamp_ns)
+                    yield self._written(truth, visible, wanted, folder)
+        finally:
+            for part in filter(None, (truths, seen)):
+                for problem in part.problems:
+                    self._recording.note(problem.reason, problem.text, problem.stamp_ns)
+                part.close()
+
+    def _written(
+        self,
+        truth: OccupancyPrediction,
+        visible: OccupancyPrediction | None,
+        wanted: WantedFrame,
+        folder: Path,
+    ) -> WrittenLabels:
+        if not np.allclose(truth.ego_T_grid, np.eye(4)):
+            raise BagError(f"{self._topic}: the grid is turned against the ego frame")
+        classes = _label_set(truth, self._topic)
+        if visible is not None:
+            seen = visible.labels != UNKNOWN_CLASS
+        else:
+            occupied = truth.labels != truth.empty_class
+            seen = camera_mask(occupied, self._rig, wanted.frame.ego_T_cam, truth.grid)
+        known = truth.labels != UNKNOWN_CLASS
+        return _write_labels(
+            folder, wanted.token, truth.labels, known, seen & known, truth.flow, classes,
+            truth.grid, self._collected,
+        )  # fmt: skip
+
+
+class LabelFolder:
+    """Label files of a folder, matched by stamp or by token.
+
+    A file's name, or that of its folder where all files are called ``labels.npz``, is a stamp in
+    nanoseconds or microseconds, or a token that ``samples`` gives the time of. Files are copied as
+    they are.
+
+    Args:
+        recording: whose frames want labels; damaged files become its problems.
+        root: searched with all its sub-folders.
+        kind: of the files, a key of LAYOUTS.
+        samples: nuScenes ``sample.json``, or any JSON list of objects with ``token`` and
+            ``timestamp`` (microseconds) or ``stamp_ns``.
+
+    Raises:
+        BagError: no file has a name that says its time.
+    """
+
+    def __init__(self, recording: Recording, root: Path, kind: str, samples: Path | None) -> None:
+        self._recording = recording
+        times = {} if samples is None else _token_times(samples)
+        self._files: dict[int, Path] = {}
+        for file in sorted(root.rglob("*.npz")):
+            name = file.parent.name if file.stem == "labels" else file.stem
+            stamp = times.get(name, _stamp_in(name))
+            if stamp is not None:
+                self._files[stamp] = file
+        if not self._files:
+            raise BagError(
+                f"{root} has no .npz files named by stamp (16 or 19 digits)"
+                f"{' or by a token of ' + str(samples) if samples else ''}; tokens need --samples"
+            )
+        if kind not in LAYOUTS or LAYOUTS[kind].frame != "ego":
+            known = [name for name, layout in LAYOUTS.items() if layout.frame == "ego"]
+            raise BagError(f"no label files of kind {kind!r}; there are {', '.join(known)}")
+        self._kind = kind
+        self.layouts: Mapping[str, LabelLayout] = {}
+        self.description = f"folder {root}"
+
+    def stamps_ns(self) -> list[int] | None:
+        """Stamps of the files."""
+        return sorted(self._files)
+
+    def stamp_of(self, reference_ns: int) -> int:
+        """The label's own stamp that is nearest to a reference stamp."""
+        return min(self._files, key=lambda stamp: abs(stamp - reference_ns))
+
+    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
+        """Copy files that can be read."""
+        apart = [abs(self.stamp_of(f.frame.stamp_ns) - f.frame.stamp_ns) for f in frames]
+        at_camera_time = not apart or max(apart) <= _AT_CAMERA_TIME_NS
+        time: Literal["reference_camera", "lidar"] = (
+            "reference_camera" if at_camera_time else "lidar"
+        )
+        self.layouts = {self._kind: replace(LAYOUTS[self._kind], time=time)}
+        for wanted in frames:
+            yield from self._copied(wanted, folder)
+
+    def _copied(self, wanted: WantedFrame, folder: Path) -> Iterator[WrittenLabels]:
+        source = self._files[self.stamp_of(wanted.frame.stamp_ns)]
+        try:
+            read_labels(source, LAYOUTS[self._kind])
+        except DataFileError as error:
+            self._recording.note("label_file", str(error), wanted.frame.stamp_ns)
+            return
+        name = f"{wanted.token}.npz"
+        shutil.copyfile(source, folder / name)
+        yield WrittenLabels(wanted.token, {self._kind: name})
+
+
+class LidarMadeLabels:
+    """Labels made from the recording's own lidar, see docs/lidar-labels.md.
+
+    Args:
+        recording: where the sweeps are.
+        layout: says where poses come from.
+        rig: with the distortion of the pictures as recorded.
+        topic: of the sweeps; None for the recording's only one.
+        boxes: topic or file of boxes; None looks for a usual topic, ``none`` uses none.
+        point_classes: JSON file, value of the points' class field -> class name.
+        period_s: sweeps nearer to each other than this are passed over.
+
+    Raises:
+        BagError: no such topic.
+        ValueError: a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        layout: TopicLayout,
+        rig: CameraRig,
+        topic: str | None,
+        boxes: str | None,
+        point_classes: Path | None,
+        period_s: float,
+    ) -> None:
+        classes = LABEL_SETS["occ3d"]
+        self._classes = classes
+        tracks, boxes_from = _boxes(recording, layout, boxes)
+        topic = lidar_topic(recording, topic)
+        self._sweeps = WorldSweeps(
+            recording,
+            layout,
+            topic,
+            None if point_classes is None else read_point_classes(point_classes),
+            classes.empty_class,
+            round(period_s * 1e9),
+        )
+        self._labeller = LidarLabeller(rig, OCC3D_GRID, classes, tracks)
+        self._collected = _Layouts()
+        self.layouts: Mapping[str, LabelLayout] = self._collected.known
+        self.description = f"lidar {topic}, {boxes_from}"
+
+    def stamps_ns(self) -> list[int] | None:
+        """Any moment will do."""
+        return None
+
+    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
+        """Frames without a sweep near them get none."""
+        tokens = {id(wanted.frame): wanted.token for wanted in frames}
+        for frame, labels in self._labeller.label([w.frame for w in frames], self._sweeps):
+            if labels is not None:
+                yield _write_labels(
+                    folder, tokens[id(frame)], labels.semantics, labels.mask_lidar,
+                    labels.mask_camera, labels.flow, self._classes, OCC3D_GRID, self._collected,
+                )  # fmt: skip
+
+
+def _boxes(
+    recording: Recording, layout: TopicLayout, wanted: str | None
+) -> tuple[BoxTracks | None, str]:
+    if wanted == "none":
+        return None, "no boxes"
+    if wanted is not None and Path(wanted).is_file():
+        tracks = read_box_file(Path(wanted))
+        return tracks, f"{len(tracks)} tracks of boxes of {wanted}"
+    topic = box_topic(recording, wanted)
+    if topic is None:
+        return None, "no boxes"
+    tracks = read_box_topic(recording, topic, layout.pose.world_frame)
+    return tracks, f"{len(tracks)} tracks of boxes of {topic}"
+
+
+def read_point_classes(path: Path) -> dict[int, int]:
+    """Occ3D class id of each value of the points' class field, from a JSON file.
+
+    Raises:
+        ValueError: it is no such file, or has a name that is no class.
+    """
+    classes = LABEL_SETS["occ3d"]
+    try:
+        table = {int(value): str(name) for value, name in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'{path} is no JSON object like {{"24": "driveable_surface"}}: {error}'
+        ) from error
+    strange = sorted(set(table.values()) - set(classes.class_names))
+    if strange or min(table, default=0) < 0:
+        raise ValueError(
+            f"{path}: {', '.join(strange) or 'negative values'}; expected names of "
+            f"{', '.join(classes.class_names)}"
+        )
+    return {value: classes.class_names.index(name) for value, name in table.items()}
+
+
+def _label_set(truth: OccupancyPrediction, topic: str) -> LabelSet:
+    for classes in LABEL_SETS.values():
+        if (truth.class_names, truth.empty_class) == (classes.class_names, classes.empty_class):
+            return classes
+    raise BagError(
+        f"{topic}: its classes {', '.join(truth.class_names)} are those of no known label set "
+        f"({', '.join(LABEL_SETS)})"
+    )
+
+
+def _write_labels(
+    folder: Path,
+    token: str,
+    semantics: NDArray[np.uint8],
+    mask_lidar: Mask,
+    mask_camera: Mask,
+    flow: NDArray[np.float32] | None,
+    classes: LabelSet,
+    grid: VoxelGrid,
+    layouts: _Layouts,
+) -> WrittenLabels:
+    """The files of one frame with Occ3D's keys; with flow also in the classes of OpenOcc."""
+    arrays = {} if flow is None else {"flow": flow.astype(np.float32)}
+    arrays["mask_lidar"] = mask_lidar.astype(np.uint8)
+    arrays["mask_camera"] = mask_camera.astype(np.uint8)
+    files: dict[str, str] = {}
+
+    def write(name: str, ids: NDArray[np.uint8], suffix: str) -> None:
+        files[name] = f"{token}{suffix}.npz"
+        np.savez_compressed(folder / files[name], semantics=ids, **arrays)  # type: ignore[arg-type]
+        layouts.add(name, LabelLayout("occ3d", name, grid, time="reference_camera"))
+
+    write(classes.name, semantics, "")
+    if flow is not None and classes.name == "occ3d":
+        write("openocc", _OPENOCC_IDS[semantics], ".openocc")
+    return WrittenLabels(token, files)
+
+
+class _ByStamp:
+    """Frames to be taken by a stamp near theirs, each once."""
+
+    def __init__(self, frames: Iterable[WantedFrame]) -> None:
+        self._frames = sorted(frames, key=lambda wanted: wanted.frame.stamp_ns)
+
+    def pop(self, stamp_ns: int) -> WantedFrame | None:
+        stamps = [wanted.frame.stamp_ns for wanted in self._frames]
+        at = nearest(stamps, stamp_ns)
+        if at is None or abs(stamps[at] - stamp_ns) > SAME_MOMENT_NS:
+            return None
+        return self._frames.pop(at)
+
+
+def nearest(stamps: Sequence[int], stamp_ns: int) -> int | None:
+    """Position of the nearest of sorted stamps; None where there are none."""
+    if not stamps:
+        return None
+    at = bisect_left(stamps, stamp_ns)
+    around = [n for n in (at - 1, at) if 0 <= n < len(stamps)]
+    return min(around, key=lambda n: abs(stamps[n] - stamp_ns))
+
+
+def _token_times(path: Path) -> dict[str, int]:
+    def time(row: dict[str, Any]) -> int:
+        return int(row["stamp_ns"]) if "stamp_ns" in row else int(row["timestamp"]) * 1000
+
+    try:
+        return {str(row["token"]): time(row) for row in json.loads(path.read_text())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no list of samples with token and timestamp: {error!r}"
+        ) from error
+
+
+def _stamp_in(name: str) -> int | None:
+    if not name.isdigit() or len(name) not in (16, 19):
+        return None
+    return int(name) * (1000 if len(name) == 16 else 1)

@@ -1,0 +1,174 @@
+"""The rings of a recording as frames of a data set: pictures as recorded, poses at their stamps."""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from occ_perception.bags.recording import Recording
+from occ_perception.frames import CameraRig
+from occ_perception.geometry import invert_transform
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.rings import Ring
+from occ_training.convert_labels import nearest
+from occ_training.data.records import CameraRecord, FrameRecord
+from occ_training.lidar_labels.labelling import LabelledFrame
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass
+class Draft:
+    """A frame whose pictures are written.
+
+    Attributes:
+        record: so far.
+        wanted: what its labels are made for.
+        label_ns: stamp of its labels, if they have one of their own.
+        world_T_label_ego: (4, 4) ego pose then.
+    """
+
+    record: FrameRecord
+    wanted: LabelledFrame
+    label_ns: int
+    world_T_label_ego: Float64
+
+
+class RingKeeper:
+    """Takes the place of the frame assembler: writes the pictures of chosen rings as they are."""
+
+    def __init__(
+        self,
+        rig: CameraRig,
+        layout: TopicLayout,
+        keep_incomplete: bool,
+        label_stamps: Mapping[int, int] | None,
+        work: Path,
+        place: Path,
+    ) -> None:
+        self._rig = rig
+        self._layout = layout
+        self._keep_incomplete = keep_incomplete
+        self._label_stamps = label_stamps
+        self._work = work
+        self._place = place
+        self._time_line = 0
+        encodings = {c.name: c.encoding for c in layout.cameras if c.encoding}
+        self._decoder = FrameAssembler(rig, layout.reference_camera, encodings=encodings)
+        self.pictures = "as recorded"
+
+    def reset(self) -> None:
+        """Time went back."""
+        self._time_line += 1
+
+    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> Draft | None:
+        """Write a chosen ring's pictures; None where it is not wanted."""
+        stamp = ring.reference_stamp_ns
+        if self._label_stamps is not None and stamp not in self._label_stamps:
+            return None
+        label_ns = stamp if self._label_stamps is None else self._label_stamps[stamp]
+        if ring.missing and not self._keep_incomplete:
+            raise FrameError(
+                "missing_camera",
+                ring.missing[0],
+                f"no picture within the ring at {ring.reference_stamp_ns / 1e9:.3f} s "
+                f"(missing: {', '.join(ring.missing)})",
+            )
+        names = [name for name in self._rig.names if name in ring.payloads]
+        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
+        pictures = {name: self._picture(name, ring) for name in names}
+        token = f"{sequence.replace('#', '-')}-{ring.reference_stamp_ns}"
+        cameras = {}
+        for name in names:
+            suffix, data = pictures[name]
+            folder = self._work / name
+            folder.mkdir(exist_ok=True)
+            (folder / f"{token}{suffix}").write_bytes(data)
+            calibration = self._decoder.rig.camera(name)
+            cameras[name] = CameraRecord(
+                image=str(self._place / name / f"{token}{suffix}"),
+                stamp_ns=ring.stamps_ns[name],
+                K=calibration.K,
+                width=calibration.width,
+                height=calibration.height,
+                ego_T_cam=calibration.ego_T_cam,
+                world_T_ego=world_T_ego[name],
+            )
+        reference = self._layout.reference_camera
+        ego_T_world = invert_transform(world_T_ego[reference])
+        record = FrameRecord(token, sequence, ring.reference_stamp_ns, reference, cameras)
+        wanted = LabelledFrame(
+            self._time_line,
+            ring.reference_stamp_ns,
+            world_T_ego[reference],
+            {name: ego_T_world @ cameras[name].world_T_cam for name in names},
+        )
+        label_pose = _pose(poses, self._layout.reference_camera, label_ns)
+        return Draft(record, wanted, label_ns, label_pose)
+
+    def _picture(self, name: str, ring: Ring) -> tuple[str, bytes]:
+        """Suffix and bytes of a picture: those recorded, or PNG where they cannot be kept."""
+        picture = ring.payloads[name]
+        calibration = self._rig.camera(name)
+        if isinstance(picture, CompressedPicture) and calibration.is_rectified:
+            try:
+                check_compressed(picture)
+                data = bytes(picture.data)
+                size = Image.open(io.BytesIO(data)).size
+            except (ImageError, OSError) as error:
+                raise FrameError("undecodable_image", name, str(error)) from error
+            if size != (calibration.width, calibration.height):
+                raise FrameError(
+                    "size_mismatch",
+                    name,
+                    f"picture is {size[0]}x{size[1]}, calibrated for "
+                    f"{calibration.width}x{calibration.height}",
+                )
+            return (".png" if data.startswith(b"\x89PNG") else ".jpg"), data
+        self.pictures = "raw or distorted pictures rectified and stored losslessly as PNG"
+        return ".png", _png(self._decoder.picture(name, ring))
+
+
+def _png(rgb: NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".png", rgb[..., ::-1])[1])
+
+
+def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
+    try:
+        return poses.at(stamp_ns)
+    except PoseUnavailable as error:
+        raise FrameError("pose_unavailable", camera, str(error)) from error
+
+
+def reference_stamps(recording: Recording, layout: TopicLayout) -> list[int]:
+    """Stamps of the reference camera's pictures, sorted; no picture is decoded."""
+    topics = {camera.name: camera.image for camera in layout.cameras}
+    stamps = set()
+    for message in recording.messages({topics[layout.reference_camera]}):
+        if layout.stamp_source == "header":
+            stamps.add(recording.header_stamp_ns(message))
+        else:
+            stamps.add(message.received_ns)
+    return sorted(stamps)
+
+
+def spaced(stamps: Sequence[int], spacing_ns: int) -> Iterator[int]:
+    """Stamps about ``spacing_ns`` apart: after each the one nearest to it plus the spacing."""
+    at = 0
+    while at < len(stamps):
+        yield stamps[at]
+        target = nearest(stamps, stamps[at] + spacing_ns)
+        assert target is not None
+        # At the end of the recording, and across a gap, the nearest may be too near.
+        at = max(target, bisect_left(stamps, stamps[at] + round(0.6 * spacing_ns)))

@@ -1,0 +1,1 @@
+"""Occupancy labels from a recording's own lidar: geometry for people without annotations."""

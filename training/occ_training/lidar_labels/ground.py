@@ -1,0 +1,154 @@
+"""Where the ground is, from points alone: what never moves, and what lidar rings leave gaps in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Float32 = NDArray[np.float32]
+
+STEEPEST = 0.2
+"""Ground rises by less than this per metre; kerbs are allowed for on top of it."""
+_KERB = 0.12
+_NEIGHBOURHOOD_M = 3.0
+_TOLERANCE_M = 0.25
+_SMOOTHING_M = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Heights of the ground over a raster along the world's x and y.
+
+    Attributes:
+        lower: (2,) corner of the raster, metres.
+        cell: edge of its cells, metres.
+        heights: (I, J) float32 metres, NaN where no ground is known.
+        measured: (I, J) bool, cells that a point of the ground fell into.
+    """
+
+    lower: NDArray[np.float64]
+    cell: float
+    heights: Float32
+    measured: NDArray[np.bool_]
+
+    def holds(self, points: Float32) -> NDArray[np.bool_]:
+        """(n,) whether points (n, 3) lie on the ground."""
+        i, j = self._cells(points)
+        height = self.heights[i, j]
+        on_ground: NDArray[np.bool_] = np.abs(points[:, 2] - height) < _TOLERANCE_M
+        return on_ground
+
+    def gap_points(self, labels: NDArray[np.uint8]) -> tuple[Float32, NDArray[np.uint8]]:
+        """Points (n, 3), two by two to a cell, where ground was inferred, and their classes.
+
+        ``labels`` (I, J) are the classes of the cells.
+        """
+        i, j = np.nonzero(~self.measured & np.isfinite(self.heights))
+        parts = []
+        for di in (0.25, 0.75):
+            for dj in (0.25, 0.75):
+                x = self.lower[0] + (i + di) * self.cell
+                y = self.lower[1] + (j + dj) * self.cell
+                parts.append(np.column_stack([x, y, self.heights[i, j]]))
+        return np.concatenate(parts).astype(np.float32), np.tile(labels[i, j], 4)
+
+    def classes(self, points: Float32, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(I, J) the class that points on the ground have most often; the nearest cell's in gaps.
+
+        255 where no point has a class.
+        """
+        known = np.flatnonzero(self.holds(points) & (labels != 255))
+        if not len(known):
+            return np.full(self.heights.shape, 255, np.uint8)
+        i, j = self._cells(points[known])
+        flat = i * self.heights.shape[1] + j
+        kinds = np.unique(labels[known])
+        best = np.zeros(self.heights.size, np.int64)
+        winner = np.full(self.heights.size, 255, np.uint8)
+        for kind in kinds:
+            votes = np.bincount(flat[labels[known] == kind], minlength=self.heights.size)
+            winner[votes > best] = kind
+            np.maximum(best, votes, out=best)
+        winner = winner.reshape(self.heights.shape)
+        nearest = ndimage.distance_transform_edt(
+            winner == 255, return_distances=False, return_indices=True
+        )
+        spread: NDArray[np.uint8] = winner[tuple(nearest)]
+        return spread
+
+    def _cells(self, points: Float32) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        place = np.floor((points[:, :2] - self.lower) / self.cell).astype(np.int64)
+        top = np.array(self.heights.shape) - 1
+        place = np.clip(place, 0, top)
+        return place[:, 0], place[:, 1]
+
+
+def find_ground(points: Float32, cell: float, widest_gap: float) -> Ground:
+    """The ground under points (n, 3), metres along the world's axes, z up.
+
+    A raster cell's lowest point is ground if no lowest point within 3 m lies lower than a slope of
+    20 % and a kerb explain. Gaps up to ``widest_gap`` metres between cells of ground are bridged
+    with the smoothed height around them.
+    """
+    lower = points[:, :2].min(axis=0).astype(np.float64) - cell
+    place = np.floor((points[:, :2] - lower) / cell).astype(np.int64)
+    shape = place.max(axis=0) + 2
+    lowest = np.full(int(shape[0] * shape[1]), np.inf, np.float32)
+    np.minimum.at(lowest, place[:, 0] * shape[1] + place[:, 1], points[:, 2])
+    lowest = lowest.reshape(shape)
+    measured = np.isfinite(lowest) & (lowest <= _highest_ground(lowest, cell))
+    heights = np.where(measured, lowest, np.nan).astype(np.float32)
+    gaps = _closed(measured, widest_gap / cell) & ~measured
+    heights[gaps] = _smoothed(heights, measured, _SMOOTHING_M / cell, widest_gap / cell)[gaps]
+    return Ground(lower, cell, heights, measured)
+
+
+def _highest_ground(lowest: Float32, cell: float) -> Float32:
+    """The highest that each cell's ground can be, given the lowest points around it."""
+    reach = int(_NEIGHBOURHOOD_M / cell)
+    allowed = np.full(lowest.shape, np.inf, np.float32)
+    padded = np.pad(lowest, reach, constant_values=np.inf)
+    for di in range(-reach, reach + 1):
+        for dj in range(-reach, reach + 1):
+            away = float(np.hypot(di, dj)) * cell
+            if 0.0 < away <= _NEIGHBOURHOOD_M:
+                rows, columns = reach + di, reach + dj
+                near = padded[rows : rows + lowest.shape[0], columns : columns + lowest.shape[1]]
+                np.minimum(allowed, near + (STEEPEST * away + _KERB), out=allowed)
+    return allowed
+
+
+def _closed(measured: NDArray[np.bool_], widest: float) -> NDArray[np.bool_]:
+    """Morphological closing with a disc: gaps narrower than ``widest`` cells are filled."""
+    radius = widest / 2
+    margin = int(np.ceil(radius)) + 1
+    padded = np.pad(measured, margin)
+    grown = ndimage.distance_transform_edt(~padded) <= radius
+    closed = ndimage.distance_transform_edt(grown) > radius
+    inner: NDArray[np.bool_] = (closed | padded)[margin:-margin, margin:-margin]
+    return inner
+
+
+def _smoothed(
+    heights: Float32, measured: NDArray[np.bool_], sigma: float, farthest: float
+) -> Float32:
+    """Average of the measured heights around, nearer ones counting more."""
+    middle = float(heights[measured].mean()) if measured.any() else 0.0
+    values = np.where(measured, heights - middle, 0.0)
+    total = np.zeros(heights.shape)
+    weight = np.zeros(heights.shape)
+    while True:
+        share = ndimage.gaussian_filter(measured.astype(np.float64), sigma)
+        here = (weight == 0.0) & (share > 1e-4)
+        weight[here] = share[here]
+        total[here] = ndimage.gaussian_filter(values, sigma)[here]
+        if sigma > farthest:
+            break
+        sigma *= 2.0
+    known = weight > 0
+    smooth = np.full(heights.shape, np.nan, np.float32)
+    smooth[known] = (total[known] / weight[known] + middle).astype(np.float32)
+    return smooth

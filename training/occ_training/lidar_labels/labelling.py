@@ -1,0 +1,160 @@
+"""Labels for the frames of a recording, from its own lidar, a few seconds of sweeps in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.frames import CameraRig
+from occ_perception.geometry import VoxelGrid
+from occ_perception.labels import LabelSet
+from occ_training.lidar_labels.boxes import BoxTracks
+from occ_training.lidar_labels.section import LabelRule, Section
+from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
+from occ_training.lidar_labels.visibility import camera_mask
+
+Float64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+NAMELESS_CLASS = 0
+"""Class of occupied cells whose points have none: ``others`` of Occ3D."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFrame:
+    """A frame that wants labels.
+
+    Attributes:
+        time_line: how often time had gone back in the recording before it.
+        stamp_ns: of its reference camera.
+        world_T_ego: (4, 4) at that stamp.
+        ego_T_cam: camera -> (4, 4) pose at its own exposure in the ego axes at ``stamp_ns``.
+    """
+
+    time_line: int
+    stamp_ns: int
+    world_T_ego: Float64
+    ego_T_cam: Mapping[str, Float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LidarLabels:
+    """Labels of one frame, as Occ3D has them.
+
+    Attributes:
+        semantics: (X, Y, Z) uint8 class ids.
+        mask_lidar: (X, Y, Z) cells that are occupied, or that a ray went through.
+        mask_camera: (X, Y, Z) those of them that a camera sees.
+        flow: (X, Y, Z, 2) float32 over ground along the ego axes, m/s; None without boxes.
+    """
+
+    semantics: NDArray[np.uint8]
+    mask_lidar: Mask
+    mask_camera: Mask
+    flow: NDArray[np.float32] | None
+
+
+class LidarLabeller:
+    """Makes labels of sweeps.
+
+    Args:
+        rig: cameras with the distortion their pictures have.
+        grid: cells of the labels, cubes, in ego axes.
+        classes: vocabulary of the labels.
+        boxes: what moves; its points go where the box is. Without boxes points are carried only
+            to frames until which nobody saw their place free.
+        rule: numbers.
+    """
+
+    def __init__(
+        self,
+        rig: CameraRig,
+        grid: VoxelGrid,
+        classes: LabelSet,
+        boxes: BoxTracks | None = None,
+        rule: LabelRule | None = None,
+    ) -> None:
+        self._rig = rig
+        self._grid = grid
+        self._classes = classes
+        self._boxes = boxes
+        self._rule = rule or LabelRule()
+
+    def label(
+        self, frames: Sequence[LabelledFrame], sweeps: Iterable[Sweep]
+    ) -> Iterator[tuple[LabelledFrame, LidarLabels | None]]:
+        """Labels of frames that are in the order of time; None where no sweep is near.
+
+        Sweeps are read once, in the order of time, and dropped as soon as no frame needs them.
+        """
+        window = round(self._rule.window_s * 1e9)
+        near: deque[Sweep] = deque()
+        stream = iter(sweeps)
+        ahead = next(stream, None)
+        for core in _cores(frames, round(self._rule.core_s * 1e9)):
+            first = (core[0].time_line, core[0].stamp_ns - window)
+            last = (core[0].time_line, core[-1].stamp_ns + window)
+            while ahead is not None and (ahead.time_line, ahead.stamp_ns) <= last:
+                near.append(ahead)
+                ahead = next(stream, None)
+            while near and (near[0].time_line, near[0].stamp_ns) < first:
+                near.popleft()
+            yield from self._core(core, list(near))
+
+    def _core(
+        self, frames: Sequence[LabelledFrame], sweeps: list[Sweep]
+    ) -> Iterator[tuple[LabelledFrame, LidarLabels | None]]:
+        if not sweeps:
+            yield from ((frame, None) for frame in frames)
+            return
+        names = [
+            name
+            for n, name in enumerate(self._classes.class_names)
+            if n != self._classes.empty_class
+        ]
+        section = Section(
+            [frame.world_T_ego for frame in frames],
+            [frame.stamp_ns for frame in frames],
+            sweeps,
+            self._boxes or BoxTracks(),
+            self._grid,
+            names,
+            self._rule,
+        )
+        stamps = np.array([sweep.stamp_ns for sweep in sweeps])
+        for frame in frames:
+            # A frame without a sweep of its own time shows nothing that moves.
+            if np.abs(stamps - frame.stamp_ns).min() > self._rule.nearest_sweep_s * 1e9:
+                yield frame, None
+                continue
+            yield frame, self._labels(section, frame)
+
+    def _labels(self, section: Section, frame: LabelledFrame) -> LidarLabels:
+        found = section.occupancy(frame.stamp_ns, frame.world_T_ego)
+        classes = np.where(found.classes == NO_CLASS, np.uint8(NAMELESS_CLASS), found.classes)
+        semantics = np.where(found.occupied, classes, np.uint8(self._classes.empty_class))
+        seen = camera_mask(found.occupied, self._rig, frame.ego_T_cam, self._grid)
+        return LidarLabels(
+            semantics,
+            found.observed,
+            seen & found.observed,
+            None if self._boxes is None else found.flow,
+        )
+
+
+def _cores(frames: Sequence[LabelledFrame], longest_ns: int) -> Iterator[list[LabelledFrame]]:
+    """Frames of one time line and at most so long."""
+    core: list[LabelledFrame] = []
+    for frame in frames:
+        if core and (
+            frame.time_line != core[0].time_line or frame.stamp_ns - core[0].stamp_ns > longest_ns
+        ):
+            yield core
+            core = []
+        core.append(frame)
+    if core:
+        yield core

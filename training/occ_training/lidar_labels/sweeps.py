@@ -1,0 +1,274 @@
+"""Lidar sweeps of a recording in the world frame, each point from where it was measured."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.bags.calibrating import add_transforms, tf_topics
+from occ_perception.bags.lidar import POINTS_TYPE, points_from_message
+from occ_perception.bags.reading import RingReading
+from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.rings import Ring
+from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.transform_tree import TransformError, TransformTree
+
+Float64 = NDArray[np.float64]
+
+NO_CLASS = 255
+CLASS_FIELDS = ("label", "class", "class_id", "semantic", "classification")
+"""Names of the point field that holds a class id."""
+
+# Vehicles turn by less than a hundredth of a degree in this time.
+_PART_NS = 5_000_000
+_LONGEST_SWEEP_NS = 300_000_000
+_NEAREST_M = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One turn of the sensor.
+
+    Attributes:
+        time_line: how often time had gone back before it.
+        stamp_ns: of its message.
+        world_T_ego: (4, 4) at that stamp.
+        ego_T_lidar: (4, 4) mount.
+        origins: (m, 3) float64 positions of the sensor, world, metres.
+        starts: (m + 1,) points ``starts[i]:starts[i + 1]`` were measured from ``origins[i]``.
+        points: (n, 3) float64 world, metres.
+        classes: (n,) uint8 class ids, NO_CLASS where nothing says.
+    """
+
+    time_line: int
+    stamp_ns: int
+    world_T_ego: Float64
+    ego_T_lidar: Float64
+    origins: Float64
+    starts: NDArray[np.int64]
+    points: Float64
+    classes: NDArray[np.uint8]
+
+
+class WorldSweeps:
+    """The sweeps of one topic with the ego poses of the recording; iterate to get them.
+
+    Points are placed with the pose at their own time where they carry one (fields ``time`` in
+    seconds or ``t``, ``time_offset``, ``offset_time`` in nanoseconds after the stamp, ``timestamp``
+    in absolute seconds or nanoseconds), else with the pose at the sweep's stamp. Points within
+    1.5 m of the sensor are left out: the vehicle itself.
+
+    Args:
+        recording: where to read.
+        layout: with the recording's topic names; says where poses come from.
+        topic: of sensor_msgs/PointCloud2.
+        class_ids: what the class field's values mean; without it they are class ids themselves.
+        num_classes: ids from here on mean no class.
+        period_ns: sweeps that follow the one before by less are passed over.
+        only_ns: stamps of the sweeps that are wanted; None wants all.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        layout: TopicLayout,
+        topic: str,
+        class_ids: Mapping[int, int] | None,
+        num_classes: int,
+        period_ns: int = 0,
+        only_ns: frozenset[int] | None = None,
+    ) -> None:
+        self._recording = recording
+        self._layout = layout
+        self.topic = topic
+        self._table = _class_table(class_ids, num_classes)
+        self._period = period_ns
+        self._only = only_ns
+        self._mounts = _mounts(recording)
+
+    def __iter__(self) -> Iterator[Sweep]:
+        # Poses are read as they are for rings; no picture is.
+        reference = [c for c in self._layout.cameras if c.name == self._layout.reference_camera]
+        poses_only = replace(self._layout, cameras=tuple(reference))
+        clock = _TimeLines()
+        reading = RingReading(self._recording, poses_only, clock)
+        pose_topics = reading.topics - {camera.image for camera in reference}
+        waiting: deque[RecordedMessage] = deque()
+        last = None
+        for message in self._recording.messages({*pose_topics, self.topic}):
+            if message.topic != self.topic:
+                line = clock.count
+                for _ in reading.take(message):
+                    pass
+                if clock.count != line:
+                    self._give_up(waiting)
+                    last = None
+            else:
+                stamp = self._stamp(message)
+                if stamp is None or (self._only is not None and stamp not in self._only):
+                    continue
+                if last is not None and 0 <= stamp - last < self._period:
+                    continue
+                last = stamp
+                waiting.append(message)
+            while waiting and reading.poses.settled(
+                (self._stamp(waiting[0]) or 0) + _LONGEST_SWEEP_NS // 3
+            ):
+                yield from self._placed(waiting.popleft(), reading.poses, clock.count)
+        while waiting:
+            yield from self._placed(waiting.popleft(), reading.poses, clock.count)
+
+    def stamps_ns(self) -> list[int]:
+        """Stamps of all sweeps of the topic, sorted."""
+        stamps = (self._stamp(message) for message in self._recording.messages({self.topic}))
+        return sorted({stamp for stamp in stamps if stamp is not None})
+
+    def _stamp(self, message: RecordedMessage) -> int | None:
+        try:
+            stamp = self._recording.header_stamp_ns(message)
+        except BagError as error:
+            self._recording.note("lidar", str(error), message.received_ns)
+            return None
+        return stamp if self._layout.stamp_source == "header" and stamp else message.received_ns
+
+    def _give_up(self, waiting: deque[RecordedMessage]) -> None:
+        while waiting:
+            message = waiting.popleft()
+            self._recording.note(
+                "lidar", f"{self.topic}: sweep at the end of a time line", message.received_ns
+            )
+
+    def _placed(self, message: RecordedMessage, poses: EgoPoses, line: int) -> Iterator[Sweep]:
+        try:
+            cloud = self._recording.decode(message)
+            rows = points_from_message(cloud)
+            ego_T_lidar = self._mounts.static_transform(
+                self._layout.pose.ego_frame, cloud.header.frame_id
+            )
+            stamp = self._stamp(message) or message.received_ns
+            yield self._sweep(rows, ego_T_lidar, poses, stamp, line)
+        except (ValueError, TransformError, PoseUnavailable) as error:
+            self._recording.note("lidar", f"{self.topic}: {error}", message.received_ns)
+
+    def _sweep(
+        self, rows: NDArray[np.void], ego_T_lidar: Float64, poses: EgoPoses, stamp: int, line: int
+    ) -> Sweep:
+        places = np.column_stack([rows[name] for name in "xyz"]).astype(np.float64)
+        kept = np.isfinite(places).all(axis=1)
+        kept &= np.einsum("ij,ij->i", places, places) > _NEAREST_M**2
+        places, rows = places[kept], rows[kept]
+        offsets = _offsets_ns(rows, stamp)
+        part = np.zeros(len(rows), np.int64) if offsets is None else offsets // _PART_NS
+        order = np.argsort(part, kind="stable")
+        times, starts = np.unique(part[order], return_index=True)
+        starts = np.append(starts, len(rows))
+        places = places[order]
+        points, origins = np.empty_like(places), np.empty((len(times), 3))
+        for n, time in enumerate(times):
+            when = stamp if offsets is None else stamp + int(time) * _PART_NS + _PART_NS // 2
+            world_T_lidar = poses.at(when) @ ego_T_lidar
+            some = slice(starts[n], starts[n + 1])
+            points[some] = places[some] @ world_T_lidar[:3, :3].T + world_T_lidar[:3, 3]
+            origins[n] = world_T_lidar[:3, 3]
+        classes = self._classes(rows[order])
+        return Sweep(line, stamp, poses.at(stamp), ego_T_lidar, origins, starts, points, classes)
+
+    def _classes(self, rows: NDArray[np.void]) -> NDArray[np.uint8]:
+        name = next((name for name in CLASS_FIELDS if name in (rows.dtype.names or ())), None)
+        if name is None:
+            return np.full(len(rows), NO_CLASS, np.uint8)
+        values = np.nan_to_num(rows[name].astype(np.float64), nan=-1.0)
+        bounded = np.clip(values, -1, len(self._table) - 1).astype(np.int64)
+        classes: NDArray[np.uint8] = self._table[bounded]
+        return classes
+
+
+class _TimeLines:
+    """Takes the place of the frame assembler: only counts how often time went back."""
+
+    count = 0
+
+    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> None:
+        del ring, poses, sequence
+
+    def reset(self) -> None:
+        """Time went back."""
+        self.count += 1
+
+
+def lidar_topic(recording: Recording, wanted: str | None) -> str:
+    """The topic of point clouds: the one asked for, or the only one, or the one called lidar.
+
+    Raises:
+        BagError: it is not there, or it is not clear which is meant.
+    """
+    topics = sorted(name for name, topic in recording.topics.items() if topic.kind == POINTS_TYPE)
+    likely = [name for name in topics if "lidar" in name.lower()] if len(topics) > 1 else topics
+    if wanted is not None:
+        likely = [name for name in topics if name == wanted]
+    if len(likely) == 1:
+        return likely[0]
+    raise BagError(
+        f"{recording.path}: {wanted or 'the lidar topic'} is not clear: topics of {POINTS_TYPE} "
+        f"are {', '.join(topics) or 'none'}; choose one with --lidar-topic"
+    )
+
+
+def _class_table(class_ids: Mapping[int, int] | None, num_classes: int) -> NDArray[np.uint8]:
+    """Class id by point value; the last row is for values that are not in the table."""
+    if class_ids is None:
+        class_ids = {n: n for n in range(num_classes)}
+    table = np.full(max(class_ids, default=0) + 3, NO_CLASS, np.uint8)
+    for value, class_id in class_ids.items():
+        table[value] = class_id
+    return table
+
+
+def _offsets_ns(rows: NDArray[np.void], stamp: int) -> NDArray[np.int64] | None:
+    """Each point's time after the stamp; None where the points carry none."""
+    names = rows.dtype.names or ()
+    for name in ("t", "time_offset", "offset_time"):
+        if name in names:
+            offsets = rows[name].astype(np.int64)
+            break
+    else:
+        if "time" in names:
+            offsets = np.round(rows["time"].astype(np.float64) * 1e9).astype(np.int64)
+        elif "timestamp" in names and rows["timestamp"].dtype.itemsize == 8:
+            times = rows["timestamp"].astype(np.float64)
+            seconds = times * 1e-9 if times.size and times.max() > 1e14 else times
+            offsets = np.round((seconds - stamp * 1e-9) * 1e9).astype(np.int64)
+        else:
+            return None
+    if offsets.size and np.abs(offsets).max() > _LONGEST_SWEEP_NS:
+        raise ValueError(
+            f"points lie {np.abs(offsets).max() / 1e6:.0f} ms from their sweep's stamp, expected "
+            f"at most {_LONGEST_SWEEP_NS / 1e6:.0f} ms; the time field has another unit or clock"
+        )
+    return offsets
+
+
+def _mounts(recording: Recording) -> TransformTree:
+    """Everything that tf says, for the mounts among it."""
+    tree = TransformTree()
+    for static in (True, False):
+        for message in recording.messages(tf_topics(recording, static)):
+            with suppress(TimeJump):  # what moves is no mount
+                _add_transforms(recording, message, tree, static)
+    return tree
+
+
+def _add_transforms(
+    recording: Recording, message: RecordedMessage, tree: TransformTree, static: bool
+) -> None:
+    try:
+        add_transforms(recording, message, tree, static)
+    except BagError as error:
+        recording.note("transform", str(error), message.received_ns)

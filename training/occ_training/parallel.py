@@ -1,0 +1,116 @@
+"""Independent pieces of work on local processes, or on a Ray cluster where one is given.
+
+The one seam through which conversion and evaluation spread over processors and machines. A piece
+that fails becomes an outcome with the reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of one piece of work.
+
+    Attributes:
+        item: the piece.
+        result: what the function returned; None where it failed.
+        error: why it failed, "" where it did not.
+    """
+
+    item: Item
+    result: Result | None
+    error: str = ""
+
+
+def run_all(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int = 1,
+    ray_address: str | None = None,
+) -> Iterator[Outcome[Item, Result]]:
+    """Call ``function`` with every item; outcomes come as they are ready, in no fixed order.
+
+    Args:
+        function: of a module, so that another process can import it. On a cluster its package
+            must be installed on every node, and paths in the items must be valid there.
+        items: one call each; they and the results must be picklable.
+        jobs: local processes; 1 works in this one. Ignored with ``ray_address``.
+        ray_address: of a running cluster (``auto`` finds the one this machine belongs to,
+            ``ray://HOST:PORT`` connects from outside), or ``local`` to start one on this machine
+            for as long as the work takes; each call then takes one of the cluster's CPUs.
+
+    Raises:
+        ModuleNotFoundError: an address is given and Ray is not installed.
+        ConnectionError: no cluster answers at the address.
+    """
+    if ray_address is not None:
+        yield from _on_ray(function, items, ray_address)
+    elif jobs <= 1 or len(items) <= 1:
+        yield from (_attempt(function, item) for item in items)
+    else:
+        yield from _on_processes(function, items, min(jobs, len(items)))
+
+
+def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, function(item))
+    except Exception as error:  # one piece must not end the others; the reason is reported
+        return Outcome(item, None, _said(error))
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _on_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int
+) -> Iterator[Outcome[Item, Result]]:
+    # A forked child of a process with threads may hang on a lock that nobody will open.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        pending = {pool.submit(_attempt, function, item): item for item in items}
+        try:
+            for future in as_completed(pending):
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                else:  # the process itself died
+                    yield Outcome(pending[future], None, _said(error))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _on_ray(
+    function: Callable[[Item], Result], items: Sequence[Item], address: str
+) -> Iterator[Outcome[Item, Result]]:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"--ray {address} needs Ray: pip install ray; without it, --jobs uses local processes"
+        ) from error
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address == "local":
+        options["include_dashboard"] = False
+    ray.init(address=address, **options)
+    try:
+        remote: Any = ray.remote(_attempt)
+        pending = {remote.remote(function, item): item for item in items}
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            item = pending.pop(ready)
+            try:
+                yield ray.get(ready)
+            except ray.exceptions.RayError as error:  # the worker died, and its retries with it
+                yield Outcome(item, None, _said(error))
+    finally:
+        ray.shutdown()
