@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.models.network import Network
 from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.zoo import ModelCard
 
@@ -72,7 +72,7 @@ class CheckpointError(ValueError):
         self.report = report
 
 
-def load_checkpoint(net: OccupancyNet, card: ModelCard, path: str | Path) -> KeyReport:
+def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyReport:
     """Fill the network from a ``.pth`` or ``.safetensors`` file.
 
     Args:
@@ -136,7 +136,7 @@ def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
 
 
 def _fitting_tensors(
-    net: OccupancyNet, card: ModelCard, path: Path
+    net: Network, card: ModelCard, path: Path
 ) -> tuple[dict[str, Tensor], KeyReport]:
     """The file's tensors under published names, all of them accounted for."""
     tensors = _unprefixed(path)
@@ -155,7 +155,7 @@ def _unprefixed(path: Path) -> dict[str, Tensor]:
     return {unwrapped_key(key): tensor for key, tensor in read_tensors(path).items()}
 
 
-def match_keys(net: OccupancyNet, card: ModelCard, tensors: Mapping[str, Tensor]) -> KeyReport:
+def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> KeyReport:
     """Compare a file's tensors with the network's, changing neither.
 
     Args:
@@ -241,7 +241,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _check_grid(
-    net: OccupancyNet, tensors: Mapping[str, Tensor]
+    net: Network, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, str], dict[str, tuple[list[float], list[float]]]]:
     """The three vectors that tell on which grid a checkpoint was trained; no layer uses them."""
     grid = net.config.geometry.grid

@@ -12,9 +12,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.sparse.mask_decoder import MaskPrediction
+from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.nets.temporal.step import StepControl
 
-__all__ = ["CameraTensors", "DepthHint", "NetInputs", "NetOutputs", "StepControl"]
+__all__ = [
+    "CameraTensors",
+    "DepthHint",
+    "NetInputs",
+    "NetOutputs",
+    "Outputs",
+    "SparseOutputs",
+    "StepControl",
+]
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class NetInputs:
 
 @dataclass(frozen=True)
 class NetOutputs:
-    """Raw outputs; arg-max, label conventions, losses and metrics live outside.
+    """Raw outputs of a dense network; arg-max, label conventions, losses and metrics live outside.
 
     Attributes:
         logits_BKXYZ: class logits, public axis order.
@@ -74,3 +84,24 @@ class NetOutputs:
     context_BNChw: Tensor | None = None
     flow_BXYZ2: Tensor | None = None
     flow_bins_BK2XYZ: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SparseOutputs:
+    """Raw outputs of a network that predicts masks over the cells it takes for occupied.
+
+    Attributes:
+        levels: cells that survived, coarsest level first; the masks are over those of the last.
+        predictions: masks and their classes, the last one counts and the others are for training.
+        dims: cells of the grid along x, y, z.
+        flow_BXYZ2: None, there is no flow.
+    """
+
+    levels: tuple[VoxelLevel, ...]
+    predictions: tuple[MaskPrediction, ...]
+    dims: tuple[int, int, int]
+    flow_BXYZ2: Tensor | None = None
+
+
+Outputs = NetOutputs | SparseOutputs
+"""What a network gives, see :func:`occ_perception.models.labels_from_logits.labels_of`."""

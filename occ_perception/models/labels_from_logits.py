@@ -1,6 +1,7 @@
-"""From class logits to the class map that evaluation and messages use.
+"""From what a network gives to the class map that evaluation and messages use.
 
 Legend: B batch, K classes with the leading dummy class, X, Y, Z cells; P cells in memory order.
+Of sparse networks: Q masks, V cells in the list, K classes without free space.
 """
 
 from __future__ import annotations
@@ -11,16 +12,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from occ_perception.models.inputs import Outputs, SparseOutputs
 from occ_perception.models.zoo import ModelCard
 
 # Cells looked at together on a CPU: their working planes stay in its cache.
 _CELLS_AT_ONCE = 1 << 16
+
+# Masks that are no class with more than this probability are left out, and cells whose score is
+# below the second are free (SparseOcc, arXiv 2312.17118).
+_SURE_MASK = 0.3
+_SURE_CELL = 0.01
 
 
 class _Score(Protocol):
     """From logits to what is compared between classes, float32."""
 
     def __call__(self, logits: Tensor, out: Tensor | None = None) -> Tensor: ...
+
+
+def labels_of(outputs: Outputs, card: ModelCard) -> Tensor:
+    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous, of any network."""
+    if isinstance(outputs, SparseOutputs):
+        return sparse_class_map(outputs, card)
+    return class_map(outputs.logits_BKXYZ, card)
 
 
 def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
@@ -38,6 +52,25 @@ def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
     if card.excluded_class is not None:
         scores[:, card.excluded_class] = -math.inf
     return scores.argmax(dim=1).to(torch.uint8)
+
+
+def sparse_class_map(outputs: SparseOutputs, card: ModelCard) -> Tensor:
+    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous.
+
+    A cell's score for a class is the sum over all masks of mask times class probability. Cells
+    that the network did not list are free, and so are those that no class wants.
+    """
+    prediction = outputs.predictions[-1]
+    classes_BQK = prediction.class_logits_BQK.detach().float().sigmoid()
+    sure_BQ1 = classes_BQK.amax(dim=-1, keepdim=True) > _SURE_MASK
+    masks_BQV = prediction.mask_logits_BQV.detach().float().sigmoid()
+    best_BV, labels_BV = (masks_BQV.mT @ (classes_BQK * sure_BQ1)).max(dim=-1)
+    labels_BV = torch.where(best_BV < _SURE_CELL, card.labels.empty_class, labels_BV)
+
+    X, Y, Z = outputs.dims
+    x, y, z = outputs.levels[-1].corner_BV3.unbind(-1)
+    cells = labels_BV.new_full((len(labels_BV), X * Y * Z), card.labels.empty_class)
+    return cells.scatter(1, (x * Y + y) * Z + z, labels_BV).to(torch.uint8).view(-1, X, Y, Z)
 
 
 def _saturating(logits: Tensor, out: Tensor | None = None) -> Tensor:

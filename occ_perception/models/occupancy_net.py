@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs, StepControl
+from occ_perception.models.network import Network
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.cameras import camera_code
@@ -83,12 +84,27 @@ class OccupancyNetConfig:
         cells = self.height.cells
         return VoxelGrid(grid.lower, (dx, dy, dz / cells), (X, Y, cells))
 
+    @property
+    def history_frames(self) -> int:
+        """Number of past frames that matter; matching with the previous pictures is one."""
+        matched = 1 if self.stereo else 0
+        return self.temporal.frames if self.temporal else matched
+
+    @property
+    def class_scores(self) -> str:
+        """What classes are compared by."""
+        return self.head.class_scores
+
     def with_geometry(self, geometry: ViewGeometry) -> OccupancyNetConfig:
         """The same network for other sizes."""
         return replace(self, geometry=geometry)
 
+    def build(self) -> OccupancyNet:
+        """The network."""
+        return OccupancyNet(self)
 
-class OccupancyNet(nn.Module):
+
+class OccupancyNet(Network):
     """Camera pictures of one step, and the state of the steps before, to class logits.
 
     Args:

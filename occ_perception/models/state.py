@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.nets.flow_head import FlowState
+from occ_perception.nets.sparse.frame_history import FrameHistoryState
 from occ_perception.nets.stereo import StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistoryState
 from occ_perception.nets.temporal.geometry_fusion import GeometryFusionState
@@ -26,13 +27,13 @@ class TemporalState(NamedTuple):
     Attributes:
         stereo: of the matching with the previous pictures.
         geometry: of the depth fusion in the frustum.
-        history: of the volume or map fusion.
+        history: of the volume or map fusion, or features of earlier frames.
         flow: of the flow head.
     """
 
     stereo: StereoState | None = None
     geometry: GeometryFusionState | None = None
-    history: ConcatHistoryState | GradientFusionState | None = None
+    history: ConcatHistoryState | GradientFusionState | FrameHistoryState | None = None
     flow: FlowState | None = None
 
 

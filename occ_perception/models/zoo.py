@@ -16,9 +16,8 @@ import yaml
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
 from occ_perception.models import alocc, bevdet, gdfusion, town
-from occ_perception.models.occupancy_net import OccupancyNet, OccupancyNetConfig
+from occ_perception.models.network import Network, NetworkConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
-from occ_perception.nets.view_geometry import ViewGeometry
 
 NUSCENES_CAMERAS = (
     "CAM_FRONT_LEFT",
@@ -96,7 +95,7 @@ class ModelCard:
     name: str
     title: str
     config_stem: str | None
-    recipe: Callable[[], OccupancyNetConfig]
+    recipe: Callable[[], NetworkConfig]
     preprocessing: Preprocessing
     cameras: tuple[str, ...] = NUSCENES_CAMERAS
     reference_camera: str = "CAM_FRONT"
@@ -128,16 +127,17 @@ class ModelCard:
         """Whether the network is given depth that a lidar measured."""
         return "D" in self.modality
 
-    def build(self, geometry: ViewGeometry | None = None) -> OccupancyNet:
+    def build(self, geometry: Any = None) -> Network:
         """The network on the CPU in evaluation mode, its weights not yet meaningful.
 
         Args:
-            geometry: other sizes than the published ones, for tests and studies.
+            geometry: of the recipe's kind, with other sizes than the published ones, for tests
+                and studies.
         """
         config = self.recipe()
         if geometry is not None:
             config = config.with_geometry(geometry)
-        return OccupancyNet(config).eval()
+        return config.build().eval()
 
 
 def get_card(name: str) -> ModelCard:
@@ -152,12 +152,10 @@ def get_card(name: str) -> ModelCard:
         raise KeyError(f"no model {name!r}; there are {', '.join(sorted(MODELS))}") from None
 
 
-def _card(name: str, recipe: Callable[[], OccupancyNetConfig], **extra: Any) -> ModelCard:
+def _card(name: str, recipe: Callable[[], NetworkConfig], **extra: Any) -> ModelCard:
     """A card whose sizes are those of its recipe, so that the two cannot disagree."""
     config = recipe()
     facts = _FACTS[name]
-    matched = 1 if config.stereo else 0
-    history_frames = config.temporal.frames if config.temporal else matched
     preprocessing = Preprocessing(
         input_size=config.geometry.input_size, **extra.pop("preprocessing", {})
     )
@@ -169,10 +167,10 @@ def _card(name: str, recipe: Callable[[], OccupancyNetConfig], **extra: Any) -> 
         recipe=recipe,
         preprocessing=preprocessing,
         grid=config.output_grid,
-        history_spacing_s=spacing if history_frames else 0.0,
-        history_frames=history_frames,
+        history_spacing_s=spacing if config.history_frames else 0.0,
+        history_frames=config.history_frames,
         label_set=facts["annotation"].lower(),
-        class_scores=config.head.class_scores,
+        class_scores=config.class_scores,
         published=facts["published"],
         protocol=facts["protocol"],
         url=facts["weights"],

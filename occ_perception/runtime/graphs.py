@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from occ_perception.models.inputs import NetInputs, NetOutputs
+from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
 
-Step = Callable[[NetInputs, TemporalState], tuple[NetOutputs, TemporalState]]
+Step = Callable[[NetInputs, TemporalState], tuple[Outputs, TemporalState]]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -63,7 +63,7 @@ def prepared_step(net: nn.Module, device: torch.device, execution: Execution) ->
     if execution.compiled:
         run = torch.compile(run, dynamic=False)
 
-    def step(inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
+    def step(inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
         with matrix_units(execution.precision == "tf32"):
             outputs, next_state = run(inputs, state)
         return outputs, next_state

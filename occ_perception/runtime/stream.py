@@ -16,7 +16,7 @@ from torch import Tensor
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import invert_transform, relative_motion
 from occ_perception.models.inputs import NetInputs, StepControl
-from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.calibration import Calibrator
@@ -148,7 +148,7 @@ class OccupancyStream:
         with torch.inference_mode():
             outputs, next_state = self._net(inputs, self._memory.state)
             clock.lap("network")
-            labels_XYZ = class_map(outputs.logits_BKXYZ, self.card)[0].cpu().numpy()
+            labels_XYZ = labels_of(outputs, self.card)[0].cpu().numpy()
             flow_XYZ2 = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].cpu().numpy()
         clock.lap("labels")
         before = self._memory

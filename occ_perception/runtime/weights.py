@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from occ_perception.models.checkpoint import KeyReport, load_checkpoint
-from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.models.network import Network
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.runtime.folding import fold
@@ -31,7 +31,7 @@ class LoadedModel:
     """
 
     card: ModelCard
-    net: OccupancyNet
+    net: Network
     device: torch.device
     weights_id: str
     report: KeyReport | None = None

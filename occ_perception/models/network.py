@@ -1,0 +1,75 @@
+"""What every network of the zoo is: one interface for those who build, load and run them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.models.inputs import NetInputs, Outputs
+from occ_perception.models.state import TemporalState
+
+
+class NetworkConfig(Protocol):
+    """A network as a choice of parts."""
+
+    @property
+    def geometry(self) -> Any:
+        """``input_size``, ``grid`` and ``num_cameras``, and what else the kind of network needs."""
+
+    @property
+    def output_grid(self) -> VoxelGrid:
+        """The grid of the class map."""
+
+    @property
+    def history_frames(self) -> int:
+        """Number of past frames that matter; 0 without history."""
+
+    @property
+    def class_scores(self) -> str:
+        """What classes are compared by, see :class:`~occ_perception.models.zoo.ModelCard`."""
+
+    def with_geometry(self, geometry: Any) -> NetworkConfig:
+        """The same network for other sizes."""
+
+    def build(self) -> Network:
+        """The network, its weights not yet meaningful."""
+
+
+class Network(nn.Module):
+    """Camera pictures of one step, and the state of the steps before, to what fills the grid.
+
+    Attributes:
+        config: what it was built from.
+    """
+
+    config: Any
+
+    def initial_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> TemporalState:
+        """The state before the first frame, which must have its start flag set.
+
+        Args:
+            batch_size: number of independent streams.
+            device: the parameters' device unless given.
+            dtype: of the remembered features.
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
+        """One step of B streams.
+
+        Args:
+            inputs: batched, on the device of the parameters.
+            state: from :meth:`initial_state` or the step before; it is not changed.
+
+        Returns:
+            Raw outputs, and the state after this step.
+        """
+        raise NotImplementedError

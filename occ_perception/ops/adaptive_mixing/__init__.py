@@ -1,0 +1,1 @@
+"""Adaptive mixing: sampled features through layers whose weights the query itself generates."""

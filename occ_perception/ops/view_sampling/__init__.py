@@ -1,0 +1,1 @@
+"""View sampling: features at places in space, read from the first camera that sees each place."""
