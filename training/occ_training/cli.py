@@ -15,6 +15,7 @@ import occ_perception
 import occ_training
 from occ_perception.cli import PlainErrors
 from occ_training.convert import convert
+from occ_training.prepare import app as prepare_app
 
 
 class PlainTrainingErrors(PlainErrors):
@@ -55,6 +56,7 @@ def _options(
 
 
 app.command()(convert)
+app.add_typer(prepare_app, name="prepare")
 
 
 def main() -> None:

@@ -1,0 +1,208 @@
+"""Which files of a data set are missing or damaged, and what is left without them.
+
+The rule: a frame without a usable picture of its reference camera is left out. Of other files only
+the entry is dropped (a camera, the sweep, the points' classes, a label set); who needs it leaves
+the frame out when the data set is used. Nothing is dropped without a line in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from occ_perception.labels import LABEL_SETS
+from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+from occ_training.data.label_files import (
+    DataFileError,
+    read_labels,
+    read_point_classes,
+    read_points,
+    read_ray_mask,
+)
+from occ_training.data.pictures import read_picture
+from occ_training.data.records import DatasetIndex, FrameRecord
+
+
+class Check(str, Enum):
+    """How closely files are looked at."""
+
+    PRESENT = "present"
+    """There and not empty."""
+    WHOLE = "whole"
+    """Also complete: begins and ends as it should."""
+    DECODE = "decode"
+    """Read as training reads it."""
+
+
+@dataclass
+class CheckReport:
+    """What was found.
+
+    Attributes:
+        problems: one line per file: frame, path, what is wrong.
+        left_out: tokens of frames that are not in the data set any more.
+        dropped: kind of entry (``CAM_BACK``, ``lidar``, ``occ3d`` ...) -> number of frames that
+            go on without it.
+        frames: number of frames looked at.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    frames: int = 0
+
+    def summary(self) -> str:
+        """One line for people."""
+        kept = self.frames - len(self.left_out)
+        text = f"{kept} of {self.frames} frames are usable"
+        if self.dropped:
+            parts = ", ".join(f"{kind} in {count}" for kind, count in sorted(self.dropped.items()))
+            text += f"; missing or damaged: {parts}"
+        return text
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a frame, and how it is read."""
+
+    kind: str
+    path: Path
+    read: Callable[[], object]
+    whole: Callable[[], None]
+
+
+def check_files(
+    index: DatasetIndex,
+    check: Check = Check.WHOLE,
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[DatasetIndex, CheckReport]:
+    """Look at every file of a data set.
+
+    Args:
+        index: the data set.
+        check: how closely.
+        threads: files looked at together; reading, not computing, takes the time.
+        progress: called with (frames done, frames in all).
+
+    Returns:
+        The data set without what cannot be used, and what that is.
+    """
+    report = CheckReport(frames=len(index))
+    kept = []
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        found = pool.map(lambda frame: _problems(index, frame, check), index.frames)
+        for done, (frame, problems) in enumerate(zip(index.frames, found, strict=True), start=1):
+            for kind, problem in problems.items():
+                report.problems.append(f"{frame.sequence} {frame.token}, {kind}: {problem}")
+                report.dropped[kind] = report.dropped.get(kind, 0) + 1
+            if frame.reference_camera in problems:
+                report.left_out.append(frame.token)
+            else:
+                kept.append(_without(frame, set(problems)))
+            if progress is not None:
+                progress(done, len(index))
+    return replace(index, frames=tuple(kept)), report
+
+
+def _problems(index: DatasetIndex, frame: FrameRecord, check: Check) -> dict[str, str]:
+    """Kind of file -> what is wrong with it."""
+    found = {file.kind: _problem(file, check) for file in _files(index, frame)}
+    return {kind: problem for kind, problem in found.items() if problem}
+
+
+def _problem(file: _File, check: Check) -> str:
+    try:
+        if not file.path.stat().st_size:
+            return f"{file.path}: is empty"
+        if check is Check.WHOLE:
+            file.whole()
+        elif check is Check.DECODE:
+            file.read()
+    except OSError as error:
+        return f"{file.path}: {error.strerror or error}"
+    except DataFileError as error:
+        return str(error)
+    return ""
+
+
+def _files(index: DatasetIndex, frame: FrameRecord) -> Iterator[_File]:
+    for name, camera in frame.cameras.items():
+        path, size = index.path(camera.image), (camera.width, camera.height)
+        yield _File(
+            name, path, lambda p=path, s=size: read_picture(p, s), lambda p=path: _whole_picture(p)
+        )
+    lidar = frame.lidar
+    if lidar is not None and lidar.points is not None:
+        path, columns = index.path(lidar.points), lidar.columns
+        yield _File(
+            "lidar",
+            path,
+            lambda p=path: read_points(p, columns),
+            lambda p=path: _whole_points(p, len(columns)),
+        )
+    if lidar is not None and lidar.semantics is not None:
+        path, ids = index.path(lidar.semantics), lidar.semantics_ids
+        yield _File(
+            "point classes",
+            path,
+            lambda p=path: read_point_classes(p, ids, LABEL_SETS["occ3d"]),
+            lambda p=path: _whole_arrays(p),
+        )
+    for key, relative in frame.labels.items():
+        path, layout = index.path(relative), index.header.label_sets[key]
+        read = read_ray_mask if layout.reader == "ray_mask" else read_labels
+        yield _File(
+            key,
+            path,
+            lambda p=path, r=read, y=layout: r(p, y),
+            lambda p=path: _whole_arrays(p),
+        )
+
+
+def _whole_picture(path: Path) -> None:
+    try:
+        check_compressed(CompressedPicture(path.suffix, path.read_bytes()))
+    except ImageError as error:
+        raise DataFileError(f"{path}: {error}") from error
+
+
+def _whole_points(path: Path, columns: int) -> None:
+    size = path.stat().st_size
+    if size % (4 * columns):
+        raise DataFileError(
+            f"{path}: {size} bytes are no whole number of points of {columns} float32"
+        )
+
+
+def _whole_arrays(path: Path) -> None:
+    """A zip file has its table of contents at the end; an .npy file says its size in front."""
+    try:
+        if path.suffix == ".npz":
+            np.load(path).close()
+        elif path.suffix == ".npy":
+            np.load(path, mmap_mode="r")
+    except Exception as error:  # numpy and zipfile fail in many ways on damaged files
+        raise DataFileError(f"{path}: is no whole {path.suffix} file ({error})") from error
+
+
+def _without(frame: FrameRecord, kinds: set[str]) -> FrameRecord:
+    """The frame without entries whose file cannot be used. The lidar's pose always stays."""
+    if not kinds:
+        return frame
+    lidar = frame.lidar
+    if lidar is not None and "lidar" in kinds:
+        lidar = replace(lidar, points=None, semantics=None)
+    if lidar is not None and "point classes" in kinds:
+        lidar = replace(lidar, semantics=None)
+    return replace(
+        frame,
+        cameras={k: v for k, v in frame.cameras.items() if k not in kinds},
+        lidar=lidar,
+        labels={k: v for k, v in frame.labels.items() if k not in kinds},
+    )

@@ -1,0 +1,106 @@
+"""Labels on the cells of a network whose grid is a part of the annotated one, or coarser.
+
+Legend: X, Y, Z cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.labels import UNKNOWN_CLASS
+from occ_training.data.label_files import FrameLabels
+from occ_training.data.records import DatasetError
+
+_TOLERANCE = 1e-3
+
+
+def labels_on_grid(
+    labels: FrameLabels, own: VoxelGrid, wanted: VoxelGrid, empty_class: int
+) -> FrameLabels:
+    """Labels of one grid on the cells of another.
+
+    The wanted grid lies in the annotated one, its cells are whole numbers of annotated cells. A
+    coarser cell takes the most frequent class that is neither free nor unlabelled, else free, else
+    255; it is seen if one of its cells is; its flow is the mean over cells of its class.
+
+    Args:
+        labels: as read.
+        own: cells they have.
+        wanted: cells of the network's output.
+        empty_class: id of free space.
+
+    Raises:
+        DatasetError: the cells do not fit into each other.
+    """
+    if own == wanted:
+        return labels
+    factor, first = _fit(own, wanted)
+    box = tuple(
+        slice(start, start + step * count)
+        for start, step, count in zip(first, factor, wanted.dims, strict=True)
+    )
+    part = FrameLabels(*(None if v is None else v[box] for v in vars(labels).values()))
+    return part if factor == (1, 1, 1) else _coarsened(part, factor, empty_class)
+
+
+def _fit(own: VoxelGrid, wanted: VoxelGrid) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Annotated cells per wanted cell, and the first annotated cell, per axis."""
+    size, wanted_size = np.asarray(own.voxel_size), np.asarray(wanted.voxel_size)
+    factor = wanted_size / size
+    first = (np.asarray(wanted.lower) - np.asarray(own.lower)) / size
+    steps, starts = np.rint(factor).astype(int), np.rint(first).astype(int)
+    ends = starts + steps * np.asarray(wanted.dims)
+    whole = np.allclose(factor, steps, atol=_TOLERANCE) and np.allclose(
+        first, starts, atol=_TOLERANCE
+    )
+    if not whole or (steps < 1).any() or (starts < 0).any() or (ends > own.dims).any():
+        raise DatasetError(
+            f"labels on {_text(own)} cannot be put on {_text(wanted)}: its cells must be whole "
+            "numbers of annotated cells inside the annotated volume"
+        )
+    return tuple(int(s) for s in steps), tuple(int(s) for s in starts)
+
+
+def _coarsened(labels: FrameLabels, factor: tuple[int, ...], empty_class: int) -> FrameLabels:
+    blocks = _blocks(labels.semantics_XYZ, factor)
+    votes = np.zeros(blocks.shape[:3], dtype=np.int64)
+    winner = np.full(blocks.shape[:3], UNKNOWN_CLASS, dtype=np.uint8)
+    winner[(blocks == empty_class).any(axis=-1)] = empty_class
+    for k in np.unique(blocks):
+        if k in (empty_class, UNKNOWN_CLASS):
+            continue
+        count = (blocks == k).sum(axis=-1)
+        winner[count > votes] = k
+        votes = np.maximum(votes, count)
+    flow = None
+    if labels.flow_XYZ2 is not None:
+        of_winner = (blocks == winner[..., None])[..., None]
+        flow_blocks = np.stack([_blocks(labels.flow_XYZ2[..., c], factor) for c in (0, 1)], axis=-1)
+        total = (flow_blocks * of_winner).sum(axis=3)
+        flow = (total / np.maximum(of_winner.sum(axis=3), 1)).astype(np.float32)
+    return FrameLabels(
+        winner,
+        camera_mask_XYZ=_any(labels.camera_mask_XYZ, factor),
+        lidar_mask_XYZ=_any(labels.lidar_mask_XYZ, factor),
+        flow_XYZ2=flow,
+    )
+
+
+def _any(mask: NDArray[np.bool_] | None, factor: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    return None if mask is None else _blocks(mask, factor).any(axis=-1)
+
+
+def _blocks(volume: NDArray[Any], factor: tuple[int, ...]) -> NDArray[Any]:
+    """(X, Y, Z) fine to (X', Y', Z', fine cells per coarse cell)."""
+    fx, fy, fz = factor
+    X, Y, Z = (n // f for n, f in zip(volume.shape, factor, strict=True))
+    split = volume.reshape(X, fx, Y, fy, Z, fz)
+    return split.transpose(0, 2, 4, 1, 3, 5).reshape(X, Y, Z, fx * fy * fz)
+
+
+def _text(grid: VoxelGrid) -> str:
+    return f"{grid.dims} cells of {grid.voxel_size} m from {grid.lower} m"

@@ -1,0 +1,176 @@
+"""``occ-train prepare``: public data sets become indexes of frames that training reads."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from occ_training.data.records import DatasetIndex
+
+app = typer.Typer(help="Index a public data set for training.", no_args_is_help=True)
+
+_SHOWN_PROBLEMS = 20
+
+
+class CheckLevel(str, Enum):
+    """How closely files are looked at."""
+
+    PRESENT = "present"
+    WHOLE = "whole"
+    DECODE = "decode"
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Index to write; ROOT/index.jsonl unless given."),
+]
+Scenes = Annotated[
+    str | None,
+    typer.Option(help="Scene names with commas between, or a text file with one per line."),
+]
+Checking = Annotated[
+    CheckLevel,
+    typer.Option(
+        help="How closely files are looked at: there, complete, or read as training does."
+    ),
+]
+Threads = Annotated[int, typer.Option(min=1, help="Files looked at together.")]
+
+
+@app.callback()
+def _prepare() -> None:
+    """Index a public data set for training."""
+
+
+@app.command()
+def nuscenes(
+    root: Annotated[Path, typer.Argument(help="Folder in the devkit's format.")],
+    version: Annotated[str, typer.Option(help="Tables, e.g. v1.0-trainval or v1.0-town.")],
+    scenes: Scenes = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Official split, e.g. train or val; needs the nuscenes-devkit."),
+    ] = None,
+    out: Out = None,
+    check: Checking = CheckLevel.WHOLE,
+    threads: Threads = 4,
+) -> None:
+    """Index the key frames of a nuScenes folder from its tables, with the labels beside them."""
+    from occ_training.data.nuscenes import index_from_tables
+    from occ_training.data.records import DatasetError
+
+    if scenes is not None and split is not None:
+        raise DatasetError("give --scenes or --split, not both")
+    names = _names(scenes) if split is None else _official_split(split)
+    _finish(index_from_tables(root, version, names), out or root, check, threads)
+
+
+@app.command()
+def infos(
+    root: Annotated[Path, typer.Argument(help="Folder in the devkit's format.")],
+    pickle: Annotated[Path, typer.Argument(help="Info file of a published code base.")],
+    out: Out = None,
+    check: Checking = CheckLevel.WHOLE,
+    threads: Threads = 4,
+) -> None:
+    """Index the key frames that a published nuScenes info pickle lists. Nothing in it is run."""
+    from occ_training.data.info_pickles import load_info_pickle
+    from occ_training.data.nuscenes import index_from_infos
+
+    _finish(index_from_infos(root, load_info_pickle(pickle)), out or root, check, threads)
+
+
+@app.command()
+def waymo(
+    root: Annotated[Path, typer.Argument(help="Folder with image_0 to image_4 (and velodyne).")],
+    poses: Annotated[Path, typer.Option(help="Pickle with the poses of all cameras.")],
+    labels: Annotated[Path | None, typer.Option(help="Folder of the Occ3D-Waymo labels.")] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="Info pickle that says which frames to take.")
+    ] = None,
+    scenes: Scenes = None,
+    out: Out = None,
+    check: Checking = CheckLevel.WHOLE,
+    threads: Threads = 4,
+) -> None:
+    """Index a Waymo folder with Occ3D labels. Nothing in the pickles is run."""
+    from occ_training.data.info_pickles import load_info_pickle
+    from occ_training.data.waymo import image_numbers, index_from_waymo
+
+    index = index_from_waymo(
+        root,
+        load_info_pickle(poses),
+        labels=labels,
+        scenes=_names(scenes),
+        numbers=None if frames is None else image_numbers(load_info_pickle(frames)),
+    )
+    _finish(index, out or root, check, threads)
+
+
+def _names(scenes: str | None) -> list[str] | None:
+    """Names from the option: a file with one per line, or the names themselves."""
+    if scenes is None:
+        return None
+    path = Path(scenes)
+    words = path.read_text().split() if path.is_file() else scenes.split(",")
+    return [word.strip() for word in words if word.strip()]
+
+
+def _official_split(split: str) -> list[str]:
+    """Scene names of a nuScenes split, from the devkit."""
+    from occ_training.data.records import DatasetError
+
+    try:
+        from nuscenes.utils.splits import create_splits_scenes
+    except ImportError:
+        raise DatasetError(
+            "the official splits are listed in the nuscenes-devkit, which is not installed; "
+            "pip install nuscenes-devkit, or give the scene names with --scenes FILE"
+        ) from None
+    splits = create_splits_scenes()
+    if split not in splits:
+        raise DatasetError(f"no split {split!r}; there are {', '.join(splits)}")
+    return list(splits[split])
+
+
+def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> None:
+    """Look at the files, say what is wrong, write what is left."""
+    from rich.progress import Progress
+
+    from occ_training.data.file_checks import Check, check_files
+    from occ_training.data.records import DatasetError
+
+    with Progress(transient=True) as progress:
+        task = progress.add_task("files", total=len(index))
+        usable, report = check_files(
+            index,
+            Check(level.value),
+            threads,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for problem in report.problems[:_SHOWN_PROBLEMS]:
+        typer.secho(problem, fg=typer.colors.YELLOW, err=True)
+    if not len(usable):
+        raise DatasetError(
+            f"none of the {len(index)} frames has a picture of its reference camera; "
+            f"is the sensor data unpacked in {index.root}?"
+        )
+    file = usable.save(out)
+    _list_problems(file.with_suffix(".problems.txt"), report.problems)
+    labels = ", ".join(usable.header.label_sets) or "none"
+    typer.echo(f"{file}: {len(usable.sequences())} sequences, labels {labels}; {report.summary()}")
+
+
+def _list_problems(path: Path, problems: list[str]) -> None:
+    """Keep all problems in a file beside the index; none, no file."""
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    path.write_text("\n".join(problems) + "\n")
+    if len(problems) > _SHOWN_PROBLEMS:
+        rest = len(problems) - _SHOWN_PROBLEMS
+        typer.secho(f"... and {rest} more, all in {path}", fg=typer.colors.YELLOW, err=True)
