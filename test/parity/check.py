@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from flips import OtherSide, explained_by_flips, with_slack
 from golden_file import GoldenFile, Samples, UnknownConfigError
 from rounding import OwnNumbers, precise_twin, within_rounding
 from taps import FLOWS, LIFTS, tapped
@@ -31,6 +32,7 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
     net = golden.build().to(device)
     discontinuities = discontinuities_of(net)
     twin = precise_twin(golden, net)
+    other_side = OtherSide(golden, net, device) if discontinuities else None
     state = net.initial_state(batch_size=1)
     twin_state = state
     for frame in golden.frames:
@@ -44,6 +46,12 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
             expected = OwnNumbers(golden, precise, precise_outputs)
             own = frame_verdicts(expected, frame, caught, outputs, discontinuities)
             verdicts = [within_rounding(*pair) for pair in zip(verdicts, own, strict=True)]
+        if other_side is not None and not all(verdict.passed for verdict in verdicts):
+            flipped, flipped_outputs = other_side.run_to(frame)
+            caught = with_slack(caught, flipped)
+            slack = (outputs.logits_BKXYZ - flipped_outputs.logits_BKXYZ).abs()
+            allowing = frame_verdicts(golden, frame, caught, outputs, discontinuities, slack)
+            verdicts = [explained_by_flips(*pair) for pair in zip(verdicts, allowing, strict=True)]
         yield from ((frame, verdict) for verdict in verdicts)
 
 
@@ -53,6 +61,7 @@ def frame_verdicts(
     caught: dict[str, Tensor],
     outputs: NetOutputs,
     discontinuities: tuple[str, ...],
+    logits_slack: Tensor | None = None,
 ) -> Iterator[Verdict]:
     """Everything that a file says about a frame, against what a network made of it."""
     for name in golden.names(frame):
@@ -62,7 +71,7 @@ def frame_verdicts(
             flips = (*discontinuities, ZEROS_IN_MATCHING)
         yield check_samples(name, caught.get(name), samples, flips, slack)
     logits = golden.logit_samples(frame)
-    yield check_logits(outputs.logits_BKXYZ, logits, discontinuities)
+    yield check_logits(outputs.logits_BKXYZ, logits, discontinuities, logits_slack)
     flow = golden.flow_samples(frame)
     if flow is not None:
         yield from check_flow(outputs.flow_BXYZ2, *flow)
@@ -93,7 +102,10 @@ def check_samples(
 
 
 def check_logits(
-    logits_BKXYZ: Tensor, expected: Samples, discontinuities: tuple[str, ...] = ()
+    logits_BKXYZ: Tensor,
+    expected: Samples,
+    discontinuities: tuple[str, ...] = (),
+    slack_BKXYZ: Tensor | None = None,
 ) -> Verdict:
     """Judge the head's output at the sampled voxels; the file's axes are (K, Y, X, Z)."""
     logits_KYXZ = logits_BKXYZ[0].transpose(1, 2)
@@ -103,7 +115,11 @@ def check_logits(
         return Verdict("logits", np.inf, np.inf, count, count, False, note)
     index = torch.from_numpy(expected.index).to(logits_KYXZ.device)
     values = logits_KYXZ.flatten(1)[:, index].float().cpu().numpy()
-    return compare("logits", values, expected.values, expected.rms, discontinuities)
+    allowed = 0.0
+    if slack_BKXYZ is not None:
+        allowed = slack_BKXYZ[0].transpose(1, 2).flatten(1)[:, index].float().cpu().numpy()
+    rms = expected.rms
+    return compare("logits", values, expected.values, rms, discontinuities, slack=allowed)
 
 
 def check_flow(flow_BXYZ2: Tensor | None, raw: Samples, final: np.ndarray) -> list[Verdict]:

@@ -64,13 +64,13 @@ def compare(
             may flip single elements; without any, every sample must agree.
         tolerance: relative to ``rms``.
         slack: what each sample may deviate beyond that, absolute: values read at computed places
-            follow the places' own tolerance where they are steep.
+            move with the places' rounding where they are steep, and stored ones may be rounded.
     """
     difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     error = np.where(np.isfinite(difference), difference, np.inf) / max(rms, 1e-30)
     beyond = int((error > tolerance + slack / max(rms, 1e-30)).sum())
-    steep = int((error > tolerance).sum()) - beyond
-    passed, note = beyond == 0, f"{steep} more within the places' tolerance" if steep else ""
+    rounded = int((error > tolerance).sum()) - beyond
+    passed, note = beyond == 0, f"{rounded} more explained by rounding" if rounded else ""
     if beyond and discontinuities:
         passed = beyond <= (1 - AGREEMENT) * error.size
         note = f"{beyond} explained by: {', '.join(discontinuities)}" if passed else ""

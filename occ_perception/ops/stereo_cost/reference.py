@@ -9,8 +9,10 @@ from torch import Tensor
 
 from occ_perception.ops.linear_sampling.reference import linear_corners, sample_rows
 
-# Depth hypotheses handled at once: their sampled features then stay in the cache.
-_PLACES_AT_ONCE = 2048
+# Depth hypotheses handled at once: their sampled features then stay in a CPU's cache. Elsewhere the
+# number of launches counts, and memory is the limit.
+_PLACES_AT_ONCE_ON_CPU = 2048
+_PLACES_AT_ONCE = 1 << 18
 # Published models add the channels up four by four, and look for samples without a source in the
 # first channel of the last four only. After a ReLU it is also exactly zero inside the image.
 _GROUP = 4
@@ -35,7 +37,8 @@ def stereo_cost(
     """
     n, C, h, w = current_nChw.shape
     D = position_nhwD2.shape[3]
-    pixels_at_once = max(1, _PLACES_AT_ONCE // D)
+    on_cpu = current_nChw.device.type == "cpu"
+    pixels_at_once = max(1, (_PLACES_AT_ONCE_ON_CPU if on_cpu else _PLACES_AT_ONCE) // D)
     now = current_nChw.movedim(1, -1).reshape(n, h * w, 1, C)
     then = previous_nChw.movedim(1, -1).reshape(n, 1, h * w, C)
     places = position_nhwD2.reshape(n, h * w, D, 2)
