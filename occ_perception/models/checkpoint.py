@@ -172,12 +172,14 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         if key in tensors and tensors[key].shape != own[ours].shape
     }
     ignored, wrong_grid = _check_grid(net, tensors)
+    ignored |= {key: why for key, why in card.unused_keys.items() if key in tensors}
+    known = {*wanted, *_GRID_KEYS, *card.unused_keys}
     return KeyReport(
         loaded=tuple(ours for key, ours in wanted.items() if key in tensors and key not in shapes),
         renamed={key: ours for key, ours in wanted.items() if key != ours and key in tensors},
         ignored=ignored,
         missing=tuple(key for key in wanted if key not in tensors),
-        unexpected=tuple(key for key in tensors if key not in wanted and key not in _GRID_KEYS),
+        unexpected=tuple(key for key in tensors if key not in known),
         wrong_shape=shapes,
         wrong_grid=wrong_grid,
     )

@@ -16,6 +16,7 @@ from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs, StepControl
 from occ_perception.models.network import Network
 from occ_perception.models.state import TemporalState
+from occ_perception.nets.backward_projection import BackwardProjectionConfig
 from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
 from occ_perception.nets.cameras import camera_code
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
@@ -26,6 +27,8 @@ from occ_perception.nets.lift import HardLiftConfig, OcclusionTransfer, SoftLift
 from occ_perception.nets.measured_depth import measured_depth
 from occ_perception.nets.mlp_head import MlpHeadConfig
 from occ_perception.nets.prototype_head import PrototypeHeadConfig
+from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
+from occ_perception.nets.pyramid_head import PyramidHeadConfig
 from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.stereo import PlaneSweep, PlaneSweepConfig, StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistory, ConcatHistoryConfig
@@ -51,6 +54,7 @@ class OccupancyNetConfig:
         geometry_fusion: fusion of depth with the past.
         inter_object: extra samples for space that objects hide from each other.
         lift: context to volume.
+        refine: volume and pictures to a map that is added to every height.
         pre: volume to volume, before it meets the past.
         temporal: fusion with the past.
         encoder: volume to volume, or map to map.
@@ -66,17 +70,20 @@ class OccupancyNetConfig:
     geometry_fusion: GeometryFusionConfig | None = None
     inter_object: InterObjectConfig | None = None
     lift: SoftLiftConfig | HardLiftConfig
+    refine: BackwardProjectionConfig | None = None
     pre: BevRefineConfig | VoxelRefineConfig | None = None
     temporal: ConcatHistoryConfig | GradientFusionConfig | None = None
-    encoder: BevEncoderConfig | VoxelEncoderConfig
+    encoder: BevEncoderConfig | VoxelEncoderConfig | PyramidEncoderConfig
     height: HeightLiftConfig | None = None
-    head: PrototypeHeadConfig | MlpHeadConfig
+    head: PrototypeHeadConfig | MlpHeadConfig | PyramidHeadConfig
     flow: FlowHeadConfig | None = None
 
     @property
     def output_grid(self) -> VoxelGrid:
         """The grid of the class logits."""
         grid = self.geometry.grid
+        if isinstance(self.head, PyramidHeadConfig):
+            return self.head.output_grid(grid)
         if self.height is None:
             return grid
         X, Y, _ = grid.dims
@@ -123,6 +130,7 @@ class OccupancyNet(Network):
         self.geometry_fusion = fusion.build(geometry) if fusion else None
         self.inter_object = config.inter_object.build() if config.inter_object else None
         self.lift = config.lift.build(geometry)
+        self.refine = config.refine.build(geometry) if config.refine else None
         self.pre = config.pre.build() if config.pre else None
         self.temporal = config.temporal.build(geometry) if config.temporal else None
         self.encoder = config.encoder.build()
@@ -178,6 +186,10 @@ class OccupancyNet(Network):
 
         rays = PixelRays(inputs.cameras, augmentation, self.config.geometry)
         volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, *extra)
+        if self.refine is not None:
+            context = depth.context_BNChw
+            added = self.refine(volume, context, weights_BNDhw, inputs.cameras, augmentation)
+            volume = volume + added[..., None]
         if self.pre is not None:
             volume = self.pre(volume)
 

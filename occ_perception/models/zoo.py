@@ -7,7 +7,7 @@ history spacing they were trained with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.models import alocc, bevdet, gdfusion, town
+from occ_perception.models import alocc, bevdet, fbocc, gdfusion, town
 from occ_perception.models.network import Network, NetworkConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 
@@ -90,6 +90,7 @@ class ModelCard:
         modality: ``C`` cameras only, ``C+D`` cameras and measured depth.
         note: what else a user of the checkpoint should know.
         names: rules from our parameter names to the file's.
+        unused_keys: tensors that only the file has -> why the network does without.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ModelCard:
     modality: str
     note: str = ""
     names: NameRules = OCCSTUDIO_NAMES
+    unused_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> LabelSet:
@@ -187,6 +189,7 @@ _FACTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "cards.yaml").r
 # The grid of these models lies in the lidar frame, and "others" is never answered.
 _LIDAR_GRID: dict[str, Any] = {"grid_frame": "lidar", "excluded_class": 0}
 _GF: dict[str, Any] = {"names": gdfusion.GDFUSION_NAMES}
+_FBOCC: dict[str, Any] = {"names": fbocc.FBOCC_NAMES, "unused_keys": fbocc.FBOCC_UNUSED}
 _WAYMO: dict[str, Any] = {
     "cameras": WAYMO_CAMERAS,
     "history_spacing_s": 0.1,
@@ -224,6 +227,9 @@ _CARDS = (
     _card("bevdetocc_sf", bevdet.bevdetocc_sf, names=bevdet.BEVDETOCC_NAMES),
     _card("bevdetocc_sf_nomask", bevdet.bevdetocc_sf, names=bevdet.BEVDETOCC_NAMES),
     _card("bevdetocc_gf", bevdet.bevdetocc_gf, names=bevdet.BEVDETOCC_GF_NAMES),
+    _card("fbocc", fbocc.fbocc, **_FBOCC),
+    _card("fbocc_nomask", fbocc.fbocc, **_FBOCC),
+    _card("fbocc_gf", fbocc.fbocc_gf, **{**_FBOCC, "names": fbocc.FBOCC_GF_NAMES}),
     _card(
         "alocc_town",
         town.alocc_town,

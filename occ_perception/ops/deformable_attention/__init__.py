@@ -1,0 +1,1 @@
+"""Deformable attention: a weighted sum of samples at given places of a map."""
