@@ -36,9 +36,14 @@ from check import check_file  # noqa: E402
 from golden_file import GoldenFile, UnknownConfigError  # noqa: E402
 
 from occ_perception.models.labels_from_logits import class_map  # noqa: E402
-from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
+from occ_perception.models.zoo import ModelCard  # noqa: E402
 from occ_perception.runtime.graphs import Execution, matrix_units, prepared_step  # noqa: E402
-from occ_perception.runtime.measuring import device_facts, measure_stream, versions  # noqa: E402
+from occ_perception.runtime.measuring import (  # noqa: E402
+    device_facts,
+    distinct_networks,
+    measure_stream,
+    versions,
+)
 from occ_perception.runtime.weights import LoadedModel, checked_device, load_model  # noqa: E402
 
 KINDS = ("parity", "agreement", "benchmark")
@@ -125,17 +130,6 @@ def pieces(plan: Plan) -> Iterator[tuple[str, str, PIECE]]:
                 f"{card.name}, {execution}",
                 lambda card=card, execution=execution: benchmark(card, execution, plan),
             )
-
-
-def distinct_networks(names: Sequence[str]) -> Iterator[ModelCard]:
-    """Cards whose networks differ: variants of one recipe differ in their weights alone."""
-    seen = []
-    for name in names or MODELS:
-        card = MODELS[name]
-        key = (card.recipe, card.preprocessing)
-        if key not in seen:
-            seen.append(key)
-            yield card
 
 
 def parity(path: Path, device: torch.device) -> dict[str, Any]:

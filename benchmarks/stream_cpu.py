@@ -1,10 +1,15 @@
 """Seconds per frame and peak memory of full-size models in a stream, on this machine's CPU.
 
-    python benchmarks/stream_cpu.py [--model NAME] [--frames 10] [--out benchmarks/results]
+    python benchmarks/stream_cpu.py [MODEL ...] [--frames 2] [--out FOLDER] [--results FOLDER]
 
-Two convolutions are timed before and after, so that results of different machines can be compared:
-what a frame costs in units of them says more than seconds. What is timed is said by
-``occ_perception.runtime.measuring``. Run it on a quiet machine; the load before and after is noted.
+Without names the whole zoo is measured, every network once. Each runs in a process of its own, so
+that its peak memory is its own, and its figures are a file in OUT: a later run with the same OUT
+does what is missing and writes the dated page and JSON again.
+
+Two convolutions are timed before and after each model, so that results of different machines can
+be compared: the page sets each model beside the published code (published_code_cpu.yaml), seconds
+scaled by whichever convolution favours us less. What is timed is said by
+``occ_perception.runtime.measuring``. Run it on a quiet machine; the load is noted.
 """
 
 from __future__ import annotations
@@ -13,18 +18,32 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
 
-from occ_perception.runtime.graphs import Execution
-from occ_perception.runtime.measuring import conditions, measure_stream
-from occ_perception.runtime.weights import load_model
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from torch import nn  # noqa: E402
 
+from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
+from occ_perception.runtime.graphs import Execution  # noqa: E402
+from occ_perception.runtime.measuring import (  # noqa: E402
+    conditions,
+    distinct_networks,
+    measure_stream,
+)
+from occ_perception.runtime.weights import load_model  # noqa: E402
+
+PUBLISHED = Path(__file__).with_name("published_code_cpu.yaml")
+# The first frame starts a history, the second is the first of the steady state.
 WARM_UP = 2
 
 
@@ -55,76 +74,156 @@ def _median(clock: Callable[[], float], work: Callable[[], Any], repeats: int) -
     return statistics.median(times)
 
 
-def measure(name: str, count: int) -> dict[str, Any]:
-    """Everything the result file holds."""
+def measure(name: str, frames: int) -> dict[str, Any]:
+    """One model in this process."""
     load_before = os.getloadavg()[0]
     before = yardsticks()
-    measured = measure_stream(load_model(name, random_seed=0), Execution(), count, WARM_UP, True)
+    measured = measure_stream(load_model(name, random_seed=0), Execution(), frames, WARM_UP, True)
     after = yardsticks()
-    seconds = {
-        kind: {clock: round((s + after[kind][clock]) / 2, 3) for clock, s in clocks.items()}
-        for kind, clocks in before.items()
-    }
-    frame = {
-        "wall": measured["milliseconds"]["total"]["p50"] / 1e3,
-        "cpu": measured["cpu_seconds_per_frame"],
-    }
     return {
         **measured,
+        "config": MODELS[name].config_stem,
+        "image": "{}x{}".format(*MODELS[name].preprocessing.input_size),
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
-        "convolution_seconds": seconds,
-        "frame_per_convolution": {
-            kind: {clock: round(frame[clock] / s, 1) for clock, s in clocks.items()}
-            for kind, clocks in seconds.items()
+        "convolution_seconds": {
+            kind: {clock: round((s + after[kind][clock]) / 2, 4) for clock, s in clocks.items()}
+            for kind, clocks in before.items()
         },
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The result as a page."""
-    rows = [*result["milliseconds"].items()]
-    rows += [(f"network: {part}", values) for part, values in result["stages_ms"].items()]
-    memory = ", ".join(f"{k.replace('_', ' ')} {v:.0f}" for k, v in result["memory_mb"].items())
+def measure_apart(name: str, frames: int, threads: int, out: Path) -> bool:
+    """One model in a process of its own; whether there is a result."""
+    command = [sys.executable, __file__, name, "--frames", str(frames), "--threads", str(threads)]
+    result = subprocess.run([*command, "--one", str(out)], check=False)
+    return result.returncode == 0 and out.is_file()
+
+
+def row(measured: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
+    """A model beside the published code.
+
+    Seconds are scaled to the machine that the published code was measured on: by the wall-clock
+    time of one convolution or the other, whichever gives more.
+    """
+    seconds = measured["milliseconds"]["total"]["p50"] / 1e3
+    stick = published["yardsticks"]
+    ours = measured["convolution_seconds"]
+    scaled = max(seconds * stick[kind] / ours[kind]["wall"] for kind in stick)
+    theirs = published["models"].get(measured["config"])
+    gb = measured["memory_mb"]["process_peak"] / 1e3
+    return {
+        "model": measured["model"],
+        "image": measured["image"],
+        "gmac": measured["gmac"]["total"],
+        "seconds": seconds,
+        "scaled_seconds": scaled,
+        "gb": gb,
+        "state_mb": measured["memory_mb"]["state"],
+        "published": theirs,
+        "seconds_ratio": scaled / theirs["seconds"] if theirs else None,
+        "gb_ratio": gb / theirs["GB"] if theirs else None,
+    }
+
+
+def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """Markdown."""
     lines = [
-        "# Stream on a CPU\n",
-        f"- {conditions(result)}",
-        f"- timed: {result['timed']}; pictures of {result['pictures']}",
-        f"- {result['frames']} frames after {result['warm_up_frames']} of warm-up",
-        "- load average before and after: {}, {}".format(*result["load_average"]),
-        f"- CPU seconds per frame: {result['cpu_seconds_per_frame']:.2f}",
-        f"- GMAC: {result['gmac']['total']:.1f}",
-        f"- memory, MB: {memory}",
-        "\n| stage, ms | p50 | p90 | p99 | max |\n| --- | ---: | ---: | ---: | ---: |",
+        "# Streams on a CPU, the whole zoo at full size\n",
+        f"- {facts['conditions']}",
+        f"- timed: {facts['timed']}; p50 of {facts['frames']} frames after {WARM_UP} of warm-up",
+        f"- load average: {facts['load'][0]} to {facts['load'][1]}",
+        "- seconds of the convolutions here: "
+        + ", ".join(f"{k} {low:.3f} to {high:.3f}" for k, (low, high) in facts["sticks"].items()),
+        "- scaled: to the machine the published code was measured on, by whichever convolution "
+        "gives more. In bold: measured there with nothing else running; the other rows of the "
+        "published code are upper bounds",
+        "- GB: peak resident size of the process, for the stream with its pictures in memory",
+        "\n| model | image | GMAC | published | s | scaled | published | ratio | GB | published "
+        "| ratio |",
+        "| --- | --- |" + " ---: |" * 9,
     ]
-    for stage, values in rows:
-        lines.append(f"| {stage} | " + " | ".join(f"{v:.0f}" for v in values.values()) + " |")
-    lines.append(
-        "\n| yardstick | clock | seconds | frame / yardstick |\n| --- | --- | ---: | ---: |"
+    for r in rows:
+        theirs = r["published"]
+        bold = "**" if theirs and theirs["quiet"] else ""
+        lines.append(
+            f"| {r['model']} | {r['image']} | {r['gmac']:.0f} | {theirs['GMAC'] if theirs else '-'}"
+            f" | {r['seconds']:.2f} | {r['scaled_seconds']:.2f}"
+            f" | {bold}{theirs['seconds'] if theirs else '-'}{bold} | {_percent(r, 'seconds')}"
+            f" | {r['gb']:.2f} | {theirs['GB'] if theirs else '-'} | {_percent(r, 'gb')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _percent(values: dict[str, Any], of: str) -> str:
+    ratio = values[f"{of}_ratio"]
+    return "-" if ratio is None else f"{ratio:.0%}"
+
+
+def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
+    """The dated page and JSON of everything measured so far."""
+    published = yaml.safe_load(PUBLISHED.read_text())
+    rows = [row(measured, published) for measured in found]
+    loads = [load for measured in found for load in measured["load_average"]]
+    sticks = {
+        kind: [m["convolution_seconds"][kind]["wall"] for m in found]
+        for kind in published["yardsticks"]
+    }
+    facts = {
+        "conditions": conditions({**found[0], "model": f"{len(found)} networks,"}),
+        "timed": found[0]["timed"],
+        "frames": found[0]["frames"],
+        "load": (min(loads), max(loads)),
+        "sticks": {kind: (min(values), max(values)) for kind, values in sticks.items()},
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    target = results / f"{date.today().isoformat()}-stream-cpu"
+    target.with_suffix(".json").write_text(
+        json.dumps({**facts, "rows": rows, "measurements": list(found)}, indent=1) + "\n"
     )
-    for kind, clocks in result["convolution_seconds"].items():
-        for clock, seconds in clocks.items():
-            ratio = result["frame_per_convolution"][kind][clock]
-            lines.append(f"| {kind} | {clock} | {seconds:.3f} | {ratio:.1f} |")
-    return "\n".join([*lines, ""])
+    target.with_suffix(".md").write_text(page(rows, facts))
+    return target.with_suffix(".md")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="alocc_2d_mini")
-    parser.add_argument("--frames", type=int, default=10)
+def run(cards: Sequence[ModelCard], frames: int, threads: int, out: Path, results: Path) -> int:
+    """Measure what is missing and write the page; returns how many models failed."""
+    out.mkdir(parents=True, exist_ok=True)
+    found, failed = [], 0
+    for card in cards:
+        path = out / f"{card.name}.json"
+        if not path.is_file():
+            print(card.name, flush=True)
+            if not measure_apart(card.name, frames, threads, path):
+                failed += 1
+                continue
+        found.append(json.loads(path.read_text()))
+        print(write_page(found, results), flush=True)
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; 1 where a model failed, 2 where a name is wrong."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="folder for a dated JSON and Markdown file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    result = measure(arguments.model, arguments.frames)
-    text = markdown(result)
-    print(text)
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        target = arguments.out / f"{result['date']}-stream-cpu-{arguments.model}"
-        target.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        target.with_suffix(".md").write_text(text)
+    parser.add_argument("--out", type=Path, default=Path("out/stream-cpu"), help="finished models")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks/results")
+    parser.add_argument("--one", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.models if name not in MODELS]
+    if unknown:
+        print(f"no model {', '.join(unknown)}; there are {', '.join(MODELS)}", file=sys.stderr)
+        return 2
+    if options.one is not None:
+        torch.set_num_threads(options.threads)
+        result = measure(options.models[0], options.frames)
+        part = options.one.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.replace(options.one)
+        return 0
+    cards = list(distinct_networks(options.models))
+    return 1 if run(cards, options.frames, options.threads, options.out, options.results) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from occ_perception.models.zoo import ModelCard
@@ -16,19 +18,20 @@ app = typer.Typer(help="Models that can be run.", no_args_is_help=True)
 
 @app.command("list")
 def list_models() -> None:
-    """One line per model: input, grid, history, published figures."""
+    """One line per model: sensors, input, history, classes, published figures."""
     from rich.console import Console
     from rich.table import Table
 
     from occ_perception.models.zoo import MODELS
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "input", "history", "labels"):
+    for column in ("name", "sensors", "input", "history", "labels"):
         table.add_column(column, no_wrap=True)
     table.add_column("published", overflow="fold")
     for card in MODELS.values():
         table.add_row(
             card.name,
+            f"{len(card.cameras)} cameras" + (" + lidar" if card.measures_depth else ""),
             "{}x{}".format(*card.preprocessing.input_size),
             f"{card.history_frames} frames" if card.history_frames else "none",
             card.label_set,
@@ -41,24 +44,38 @@ def list_models() -> None:
 def show_model(
     name: Annotated[str, typer.Argument(help="As `occ models list` prints it.")],
 ) -> None:
-    """Card, size of every part, memory of the temporal state."""
+    """Card, parameters and multiply-accumulates of every part, memory of the temporal state."""
+    from occ_perception.models.state import state_bytes, state_tensors
+    from occ_perception.models.zoo import get_card
+    from occ_perception.runtime.arithmetic import multiply_accumulates, network_without_data
+
+    card = get_card(name)
+    net = network_without_data(card)
+    for label, value in _facts(card):
+        typer.echo(f"{label:<16}{value}")
+    _print_parts(net, multiply_accumulates(net, card.measures_depth))
+    state = net.initial_state(1, device="meta")
+    typer.echo(f"temporal state: {state_bytes(state) / 1e6:.1f} MB per stream, float32")
+    for tensor, value in state_tensors(state).items():
+        typer.echo(f"  {tensor}: {'x'.join(str(size) for size in value.shape[1:])}")
+
+
+def _print_parts(net: nn.Module, macs: Mapping[str, float]) -> None:
+    """A row per part, and below it the modules that it is made of."""
     from rich.console import Console
     from rich.table import Table
 
-    from occ_perception.models.state import state_bytes
-    from occ_perception.models.zoo import get_card
-
-    card = get_card(name)
-    net = card.build()
-    for label, value in _facts(card):
-        typer.echo(f"{label:<16}{value}")
-    parts = Table("part", box=None, pad_edge=False)
-    parts.add_column("parameters", justify="right")
-    for part, child in net.named_children():
-        parts.add_row(part, f"{_parameters(child):,}")
-    parts.add_row("total", f"{_parameters(net):,}")
-    Console().print(parts)
-    typer.echo(f"temporal state: {state_bytes(net.initial_state(1)) / 1e6:.1f} MB per stream")
+    table = Table("part", "made of", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("GMAC", justify="right")
+    for name, part in net.named_children():
+        gmac = f"{macs[name] / 1e9:.1f}" if name in macs else ""
+        table.add_row(name, type(part).__name__, f"{_parameters(part):,}", gmac)
+        for inner_name, inner in part.named_children():
+            if count := _parameters(inner):
+                table.add_row(f"  {inner_name}", f"  {type(inner).__name__}", f"{count:,}")
+    table.add_row("total", "", f"{_parameters(net):,}", f"{macs['total'] / 1e9:.1f}")
+    Console(width=100).print(table)
 
 
 def _parameters(module: nn.Module) -> int:

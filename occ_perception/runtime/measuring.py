@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from occ_perception import __version__
-from occ_perception.frames import CameraFrame
 from occ_perception.models.state import state_bytes
+from occ_perception.models.zoo import MODELS, ModelCard
+from occ_perception.runtime.arithmetic import multiply_accumulates
 from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.graphs import Execution
 from occ_perception.runtime.stream import OccupancyStream
@@ -57,7 +57,7 @@ def measure_stream(
         raise ValueError("a compiled network has no stages to time; leave one of the two out")
     device = model.device
     drive = list(drawn_frames(model.card, warm_up + frames))
-    arithmetic = multiply_accumulates(model, drive[0])
+    arithmetic = multiply_accumulates(model.net, model.card.measures_depth)
     stream = OccupancyStream(model, execution=execution)
     begun = time.perf_counter()
     for frame in drive[:warm_up]:
@@ -94,21 +94,17 @@ def measure_stream(
     }
 
 
-def multiply_accumulates(model: LoadedModel, frame: CameraFrame) -> dict[str, float]:
-    """Multiply-accumulates of convolutions and matrix products in one step, by part and in total.
-
-    What a part computes in other ways (sampling, splatting, norms) is not counted.
+def distinct_networks(names: Sequence[str] = ()) -> Iterator[ModelCard]:
+    """Cards whose networks differ, of the named models or of the whole zoo: variants of one recipe
+    differ in their weights alone.
     """
-    stream = OccupancyStream(model)
-    with FlopCounterMode(display=False) as counter:
-        stream.step(frame)
-    counts = {name: sum(of.values()) / 2 for name, of in counter.get_flop_counts().items()}
-    root = type(model.net).__name__
-    by_part = {name: counts.get(f"{root}.{name}", 0.0) for name, _ in model.net.named_children()}
-    return {
-        "total": counter.get_total_flops() / 2,
-        **{name: count for name, count in by_part.items() if count},
-    }
+    seen = []
+    for name in names or MODELS:
+        card = MODELS[name]
+        key = (card.recipe, card.preprocessing, card.measures_depth)
+        if key not in seen:
+            seen.append(key)
+            yield card
 
 
 class StageTimes:
