@@ -13,17 +13,22 @@ import typer
 
 if TYPE_CHECKING:
     from occ_perception.bags.footage import Footage, Moment
+    from occ_perception.frames import CameraFrame, OccupancyPrediction
     from occ_perception.viewer.comparison import Comparison
 
 _SHOWN_PROBLEMS = 5
+_NODE = "/occupancy_node"
 _USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
 
 
 def view(
     source: Annotated[
-        Path,
-        typer.Argument(help="Bag with occupancy, results of `occ run`, or folder of .npz files."),
-    ],
+        Path | None,
+        typer.Argument(
+            help="Bag with occupancy, results of `occ run`, or folder of .npz files; with --live "
+            "the node, /occupancy_node if left out."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -31,6 +36,9 @@ def view(
         ),
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Open the rerun viewer.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Follow a running node in the rerun viewer, or to .rrd.")
+    ] = False,
     open3d: Annotated[bool, typer.Option("--open3d", help="Open an Open3D window.")] = False,
     cameras: Annotated[
         Path | None, typer.Option(metavar="BAG", help="Bag with the pictures, if not SOURCE.")
@@ -52,6 +60,13 @@ def view(
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
     from occ_perception.bags.footage import Footage
 
+    if live:
+        if open3d or cameras or ground_truth or topic or rate:
+            raise ValueError("--live goes with SOURCE, --out, --rerun, --every and --limit only")
+        _follow(str(source or _NODE), out, every, limit)
+        return
+    if source is None:
+        raise ValueError("say what to show: a bag, a folder, or --live")
     write = _way_out(out, rerun, open3d, rate)
     with Footage(source, cameras, ground_truth, topic) as footage:
         for note in footage.notes:
@@ -61,6 +76,37 @@ def view(
     if not count:
         raise ValueError(f"{source} holds no readable occupancy")
     typer.echo(f"{count} moments" + (f" in {out}" if out is not None else ""))
+
+
+def _follow(node: str, out: Path | None, every: int, limit: int | None) -> None:
+    """Log a running node until Ctrl-C."""
+    from occ_perception.viewer.rerun_log import RerunLog
+
+    try:
+        from occ_perception.ros.live_view import watch
+    except ImportError as error:
+        raise ImportError(
+            f"occ view --live needs rclpy and occ_msgs ({error}); run `make setup` and "
+            "`. ./env.sh`, or source your ROS workspace"
+        ) from error
+    if out is not None and out.suffix != ".rrd":
+        raise ValueError(f"{out}: --live writes recordings, expected a name ending in .rrd")
+
+    def note(text: str) -> None:
+        typer.secho(text, fg=typer.colors.YELLOW, err=True)
+
+    shown = 0
+
+    def show(prediction: OccupancyPrediction, frame: CameraFrame | None) -> None:
+        nonlocal shown
+        log.add(prediction, frame)
+        shown += 1
+        typer.echo(f"\r{shown} moments", nl=False, err=True)
+
+    with RerunLog(out) as log:
+        typer.echo(f"following {node}; Ctrl-C ends", err=True)
+        watch(node, show, note, limit, every)
+    typer.echo(f"\n{shown} moments" + (f" in {out}" if out is not None else ""))
 
 
 def _way_out(

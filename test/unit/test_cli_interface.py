@@ -103,6 +103,7 @@ INTERFACE = {
         "SOURCE",
         "--out -o",
         "--rerun",
+        "--live",
         "--open3d",
         "--cameras",
         "--ground-truth",

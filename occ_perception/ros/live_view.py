@@ -1,0 +1,367 @@
+"""What a running node sees and says, moment by moment, for a viewer.
+
+The node is asked for its parameters, and its inputs are subscribed to as it does itself: cameras,
+calibration and ego pose need not be described a second time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any
+
+import rclpy
+from rcl_interfaces.srv import GetParameters
+from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
+
+from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
+from occ_perception.frames import CameraFrame, CameraRig, Float64, OccupancyPrediction
+from occ_perception.models.zoo import get_card
+from occ_perception.ros.camera_inputs import CameraInput, Picture
+from occ_perception.ros.ego_poses import SharedPoses
+from occ_perception.ros.input_plan import InputPlan, plan_inputs
+from occ_perception.ros.messages import flow_from_message, prediction_from_message
+from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.pose_inputs import OdometryInput, TransformInput, add_transforms
+from occ_perception.ros.rig_source import RigSource
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.calibration import CameraInfo
+from occ_perception.sensing.ego_pose import PoseBuffer
+from occ_perception.sensing.message_fields import stamp_ns
+from occ_perception.sensing.rings import Ring
+from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.transform_tree import TransformTree
+
+Show = Callable[[OccupancyPrediction, "CameraFrame | None"], None]
+
+_ANSWER_S = 10.0
+_POLL_S = 0.2
+# Flow is sent right after the occupancy it belongs to, poses at 50 Hz or more.
+_PATIENCE_S = 0.5
+_MOMENTS_KEPT = 5
+# Enough for a network that is a few seconds behind its cameras.
+_PICTURES_KEPT = 30
+_SAME_PICTURE_NS = 20_000_000
+
+
+class LiveViewError(ValueError):
+    """Nothing can be shown; the text says why."""
+
+
+def watch(
+    target: str,
+    show: Show,
+    note: Callable[[str], None],
+    limit: int | None = None,
+    every: int = 1,
+) -> None:
+    """Show what a node says until Ctrl-C, or ``limit`` moments were shown.
+
+    Args:
+        target: full name of the node, ``/occupancy_node``.
+        show: called with a prediction (with flow where the node sends it) and the pictures it was
+            made from, None where they did not arrive.
+        note: told once about everything that cannot be shown.
+        limit: moments to show.
+        every: show every n-th.
+
+    Raises:
+        LiveViewError: no such node answers, or it runs what this installation does not know.
+    """
+    rclpy.init()
+    try:
+        node = rclpy.create_node("occ_live_view")
+        try:
+            view = LiveView(node, target, _parameters_of(node, target))
+            with _spinning(node):
+                last = None if limit is None else (limit - 1) * every + 1
+                for moment in islice(view.moments(note), 0, last, every):
+                    show(*moment)
+        finally:
+            node.destroy_node()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+
+
+class LiveView:
+    """The inputs and outputs of a running node, joined by stamps.
+
+    Callbacks run in the thread that spins ``node``; :meth:`moments` in another one.
+
+    Args:
+        node: subscribes.
+        target: full name of the node that is looked at.
+        values: its parameters.
+    """
+
+    def __init__(self, node: Node, target: str, values: NodeParameters) -> None:
+        self._node = node
+        self._target = target
+        self._plan = plan = _plan(target, values)
+        self._changed = threading.Condition()
+        self._messages: deque[tuple[float, SemanticOccupancy]] = deque(maxlen=_MOMENTS_KEPT)
+        self._flows: dict[int, OccupancyFlow] = {}
+        self._pictures: dict[str, dict[int, Picture]] = {c.name: {} for c in plan.cameras}
+        self._assembler: tuple[CameraRig, FrameAssembler] | None = None
+        self._jumps = 0
+        extrapolation_ns = round(values.pose_extrapolation_ms * 1e6)
+        gap_ns = round(values.pose_gap_ms * 1e6)
+        self._tree = TransformTree(extrapolation_ns, gap_ns)
+        self._odometry_poses = PoseBuffer(extrapolation_ns, gap_ns)
+        from_tf = plan.pose.kind == "tf"
+        source = self._tree.poses(plan.pose.world_frame, plan.pose.ego_frame) if from_tf else None
+        self._poses = SharedPoses(source or self._odometry_poses, node)
+        self._rig_source = RigSource(plan.cameras, plan.pose.ego_frame, plan.rig, self._tree)
+        self._inputs = self._subscribe(values.qos_reliability)
+        node.create_subscription(SemanticOccupancy, f"{target}/occupancy", self._on_grid, 10)
+        node.create_subscription(OccupancyFlow, f"{target}/flow", self._on_flow, 10)
+        node.create_timer(_POLL_S, self._poll)
+
+    def moments(
+        self, note: Callable[[str], None]
+    ) -> Iterator[tuple[OccupancyPrediction, CameraFrame | None]]:
+        """Predictions as they come, each with its pictures; for ever."""
+        noted: set[str] = set()
+
+        def once(text: str) -> None:
+            if text not in noted:
+                noted.add(text)
+                note(text)
+
+        while self._node.context.ok():
+            with self._changed:
+                if not self._messages:
+                    self._changed.wait(_POLL_S)
+                    continue
+                arrived, message = self._messages.popleft()
+            try:
+                prediction = prediction_from_message(message)
+            except ValueError as error:
+                once(f"{self._target}/occupancy: {error}")
+                continue
+            give_up = arrived + _PATIENCE_S
+            yield self._with_flow(prediction, give_up, once), self._frame(prediction, give_up, once)
+
+    # -- joining ---------------------------------------------------------------------------------
+
+    def _with_flow(
+        self, prediction: OccupancyPrediction, give_up: float, note: Callable[[str], None]
+    ) -> OccupancyPrediction:
+        topic = f"{self._target}/flow"
+        with self._changed:
+            if self._node.count_publishers(topic):
+                self._changed.wait_for(
+                    lambda: prediction.stamp_ns in self._flows,
+                    max(0.0, give_up - time.monotonic()),
+                )
+            message = self._flows.pop(prediction.stamp_ns, None)
+        if message is None:
+            return prediction
+        try:
+            return replace(prediction, flow=flow_from_message(message)[0])
+        except ValueError as error:
+            note(f"{topic}: {error}")
+            return prediction
+
+    def _frame(
+        self, prediction: OccupancyPrediction, give_up: float, note: Callable[[str], None]
+    ) -> CameraFrame | None:
+        """The pictures that a prediction was made from."""
+        stamps = prediction.camera_stamps_ns
+        with self._changed:
+            rig = self._rig_source.rig()
+            problems = [self._rig_source.problem(c.name) for c in self._plan.cameras]
+            found = {
+                name: nearest
+                for name, pictures in self._pictures.items()
+                if name in stamps and (nearest := _nearest(pictures, stamps[name]))
+            }
+        if rig is None:
+            note(
+                f"pictures and path are not shown: {next(filter(None, problems), 'no calibration')}"
+            )
+            return None
+        absent = [name for name in self._pictures if name not in found]
+        if absent:
+            note(f"some moments are shown without pictures: none came from {', '.join(absent)}")
+            return None
+        ring = Ring(
+            reference_stamp_ns=prediction.stamp_ns,
+            payloads={name: picture for name, (_, picture) in found.items()},
+            stamps_ns={name: stamp for name, (stamp, _) in found.items()},
+        )
+        self._poses.wait_until_settled(
+            max(ring.stamps_ns.values()), max(0.0, give_up - time.monotonic())
+        )
+        try:
+            return self._assembler_for(rig).assemble(ring, self._poses, f"live {self._jumps}")
+        except FrameError as error:
+            note(f"some moments are shown without pictures: {error}")
+            return None
+
+    def _assembler_for(self, rig: CameraRig) -> FrameAssembler:
+        if self._assembler is None or self._assembler[0] is not rig:
+            reference, encodings = self._plan.reference_camera, self._plan.encodings
+            self._assembler = rig, FrameAssembler(rig, reference, encodings=encodings)
+        return self._assembler[1]
+
+    # -- callbacks -------------------------------------------------------------------------------
+
+    def _subscribe(self, reliability: str) -> list[CameraInput | OdometryInput | TransformInput]:
+        plan = self._plan
+        inputs: list[CameraInput | OdometryInput | TransformInput] = [
+            CameraInput(
+                self._node,
+                camera,
+                stamp_source=plan.stamp_source,
+                reliability=reliability,
+                on_picture=self._on_picture,
+                on_camera_info=self._on_camera_info if camera.camera_info else None,
+            )
+            for camera in plan.cameras
+        ]
+        pose = plan.pose
+        if pose.kind == "odometry":
+            inputs.append(
+                OdometryInput(self._node, pose.topic, pose.ego_frame, reliability, self._on_pose)
+            )
+        if plan.needs_tf:
+            topic = pose.topic if pose.kind == "tf" else "/tf"
+            inputs.append(TransformInput(self._node, topic, reliability, self._on_transforms))
+        return inputs
+
+    def _poll(self) -> None:
+        for source in self._inputs:
+            source.poll()
+
+    def _on_grid(self, message: SemanticOccupancy) -> None:
+        with self._changed:
+            self._messages.append((time.monotonic(), message))
+            self._changed.notify_all()
+
+    def _on_flow(self, message: OccupancyFlow) -> None:
+        with self._changed:
+            self._flows[stamp_ns(message.header.stamp)] = message
+            _keep_newest(self._flows, _MOMENTS_KEPT)
+            self._changed.notify_all()
+
+    def _on_picture(self, camera: str, stamp: int, picture: Picture) -> None:
+        with self._changed:
+            self._pictures[camera][stamp] = picture
+            _keep_newest(self._pictures[camera], _PICTURES_KEPT)
+
+    def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
+        with self._changed:
+            self._rig_source.take_camera_info(camera, info)
+
+    def _on_pose(self, stamp: int, world_T_ego: Float64) -> None:
+        self._feed(lambda: self._odometry_poses.add(stamp, world_T_ego))
+
+    def _on_transforms(self, message: Any, static: bool) -> None:
+        self._feed(lambda: add_transforms(self._tree, message, static))
+        with self._changed:
+            if static or self._rig_source.rig() is None:
+                self._rig_source.invalidate()
+
+    def _feed(self, add: Callable[[], None]) -> None:
+        """Add to the poses; where their time goes back, as in a bag that starts over, anew."""
+        with self._changed:
+            try:
+                self._poses.change(add)
+            except TimeJump:
+                self._jumps += 1
+                self._poses.change(self._odometry_poses.reset)
+                self._poses.change(self._tree.reset)
+                for pictures in self._pictures.values():
+                    pictures.clear()
+                self._poses.change(add)
+
+
+def _parameters_of(node: Node, target: str) -> NodeParameters:
+    """What a running occupancy node was started with."""
+    client: Client[Any, Any] = node.create_client(GetParameters, f"{target}/get_parameters")
+    try:
+        if not client.wait_for_service(_ANSWER_S):
+            others = sorted(
+                f"{namespace.rstrip('/')}/{name}"
+                for name, namespace in node.get_node_names_and_namespaces()
+                if name != node.get_name()
+            )
+            raise LiveViewError(
+                f"no node {target} answers; running are {', '.join(others) or 'none'}. Start the "
+                "occupancy node, or say its name: occ view --live NAME"
+            )
+        table = {item.metadata["declaration"].name: item.name for item in fields(NodeParameters)}
+        future = client.call_async(GetParameters.Request(names=list(table)))
+        rclpy.spin_until_future_complete(node, future, timeout_sec=_ANSWER_S)
+        answer = future.result()
+    finally:
+        node.destroy_client(client)
+    if answer is None or len(answer.values) != len(table):
+        raise LiveViewError(f"{target} does not have the parameters of an occupancy node")
+    known: dict[str, Any] = {}
+    for attribute, value in zip(table.values(), answer.values, strict=True):
+        known[attribute] = parameter_value_to_python(value)
+        if isinstance(known[attribute], list):
+            known[attribute] = tuple(known[attribute])
+    return NodeParameters(**known)
+
+
+def _plan(target: str, values: NodeParameters) -> InputPlan:
+    """The node's inputs, its private topics by their full names."""
+    try:
+        plan = plan_inputs(values, get_card(values.model))
+    except KeyError as error:
+        raise LiveViewError(f"{target} runs what is not installed here: {error.args[0]}") from error
+
+    def full(topic: str) -> str:
+        return target + topic.removeprefix("~") if topic.startswith("~") else topic
+
+    cameras = tuple(
+        replace(camera, image=full(camera.image), camera_info=full(camera.camera_info))
+        for camera in plan.cameras
+    )
+    return replace(plan, cameras=cameras, pose=replace(plan.pose, topic=full(plan.pose.topic)))
+
+
+@contextmanager
+def _spinning(node: Node) -> Iterator[None]:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set() and node.context.ok():
+            executor.spin_once(timeout_sec=_POLL_S)
+
+    thread = threading.Thread(target=spin, name="live view", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        executor.shutdown()
+
+
+def _nearest(pictures: dict[int, Picture], stamp: int) -> tuple[int, Picture] | None:
+    """The picture taken at a stamp; received ones may differ by what DDS takes."""
+    nearest = min(pictures, key=lambda other: abs(other - stamp), default=None)
+    if nearest is None or abs(nearest - stamp) > _SAME_PICTURE_NS:
+        return None
+    return nearest, pictures[nearest]
+
+
+def _keep_newest(stamped: dict[int, Any], count: int) -> None:
+    while len(stamped) > count:
+        del stamped[next(iter(stamped))]
