@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import VoxelGrid
@@ -40,6 +39,8 @@ def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
 def pose(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, pitch_deg: float = 0.0):
     """(4, 4) pose in the plane, slightly pitched where asked."""
     matrix = np.eye(4)
+    from scipy.spatial.transform import Rotation  # not where the GPU script is tried
+
     matrix[:3, :3] = Rotation.from_euler("zy", (yaw_deg, pitch_deg), degrees=True).as_matrix()
     matrix[:3, 3] = (x, y, 0.0)
     return matrix

@@ -2,13 +2,14 @@
 
 Naming: ``a_T_b`` maps homogeneous column vectors from frame b to frame a, so
 ``a_T_c = a_T_b @ b_T_c``. Quaternions are in ROS order (x, y, z, w); metres and radians.
+
+SciPy is imported where rotations change their form: networks are measured on machines without it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 Float64 = NDArray[np.float64]
 
@@ -30,6 +31,8 @@ def matrix_from_pose(translation: ArrayLike, quaternion_xyzw: ArrayLike) -> Floa
     Raises:
         ValueError: a value is not finite, or the quaternion is not of unit length within 1 %.
     """
+    from scipy.spatial.transform import Rotation
+
     t = np.asarray(translation, dtype=np.float64).reshape(3)
     q = np.asarray(quaternion_xyzw, dtype=np.float64).reshape(4)
     if not (np.isfinite(t).all() and np.isfinite(q).all()):
@@ -72,6 +75,8 @@ def require_rigid(a_T_b: ArrayLike, name: str) -> None:
 
 def pose_from_matrix(a_T_b: ArrayLike) -> tuple[Float64, Float64]:
     """Translation (3,) and quaternion (x, y, z, w) of a 4x4 rigid transform, w >= 0."""
+    from scipy.spatial.transform import Rotation
+
     matrix = np.asarray(a_T_b, dtype=np.float64)
     quaternion = Rotation.from_matrix(matrix[:3, :3]).as_quat()
     if quaternion[3] < 0:
@@ -106,6 +111,8 @@ def interpolate_transform(a_T_b0: ArrayLike, a_T_b1: ArrayLike, fraction: float)
         a_T_b1: (4, 4) pose at fraction 1.
         fraction: where to evaluate; outside [0, 1] extrapolates at constant velocity.
     """
+    from scipy.spatial.transform import Rotation
+
     first = np.asarray(a_T_b0, dtype=np.float64)
     second = np.asarray(a_T_b1, dtype=np.float64)
     start = Rotation.from_matrix(first[:3, :3])

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ABSENT = (
     *("rclpy", "occ_msgs", "launch", "rosbags", "mcap", "typer", "rich", "safetensors"),
     "huggingface_hub",
+    "scipy",
 )
 BLOCKED = f"""
 import sys
