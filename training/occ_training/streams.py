@@ -10,12 +10,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
+from occ_training.data.dataset import Visit
 from occ_training.data.sample import Sample
 
 Groups = Sequence[Sequence[int]]
@@ -25,29 +26,24 @@ class SequenceDataset(Protocol):
     """Frames that training and evaluation can walk through.
 
     Attributes:
-        groups: positions of the frames of every group, in the order of time. Every frame is in
-            exactly one.
+        groups_F: (frames,) int64 number of each frame's group; frames of a group follow each
+            other in the order of time.
     """
 
-    groups: Groups
+    groups_F: NDArray[np.int64]
 
     def __len__(self) -> int:
         """Number of frames."""
 
-    def sample(self, index: int, rng: np.random.Generator | None = None) -> Sample:
-        """Frame ``index``; augmented from ``rng`` where the data set augments, plain without."""
+    def __getitem__(self, item: int | Visit) -> Sample:
+        """A frame; each visit draws its own augmentation, from its number alone."""
 
 
-class Draw(NamedTuple):
-    """One frame to be loaded.
-
-    Attributes:
-        index: of the frame.
-        seed: of its augmentation.
-    """
-
-    index: int
-    seed: int
+def group_frames(groups_F: NDArray[np.int64]) -> list[range]:
+    """Positions of the frames of each group, in their order."""
+    borders = np.flatnonzero(np.diff(groups_F)) + 1
+    ends = [*borders.tolist(), len(groups_F)]
+    return [range(first, end) for first, end in zip([0, *borders.tolist()], ends, strict=True)]
 
 
 class SlotStreams:
@@ -60,7 +56,7 @@ class SlotStreams:
         groups: of the data set.
         slots: of the global batch.
         mine: those of this process.
-        seed: of permutations and augmentation.
+        seed: of the permutations.
         first_step, last_step: the steps to give; a run that goes on begins in the middle.
 
     Raises:
@@ -89,15 +85,12 @@ class SlotStreams:
         self._steps = range(first_step, last_step)
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return self._steps.stop  # of the whole run: what progress bars count
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Visit]]:
         walks = [islice(self.walk(slot), self._steps.start, None) for slot in self._mine]
         for step in self._steps:
-            yield [
-                Draw(next(walk), seed_of(self._seed, step, slot))
-                for slot, walk in zip(self._mine, walks, strict=True)
-            ]
+            yield [Visit(next(walk), step) for walk in walks]
 
     def walk(self, slot: int) -> Iterator[int]:
         """Frames of one slot of the global batch, without end."""
@@ -108,20 +101,6 @@ class SlotStreams:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             yield from torch.randperm(len(self._groups), generator=generator).tolist()
-
-
-class DrawnSamples(Dataset[Sample]):
-    """A data set addressed by :class:`Draw`, for data loaders.
-
-    Args:
-        dataset: where samples come from.
-    """
-
-    def __init__(self, dataset: SequenceDataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self._dataset.sample(draw.index, np.random.default_rng(draw.seed))
 
 
 def seed_of(*numbers: int) -> int:

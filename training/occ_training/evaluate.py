@@ -1,0 +1,256 @@
+"""Evaluation: every frame of a data set once, in the order of its sequence, by any processes.
+
+Sequences are dealt out to processes; what these count is added up. Scores do not depend on the
+number of processes, because history never crosses sequences and all counts are integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
+from occ_perception.models.labels_from_logits import labels_of
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.runtime.weights import load_model
+from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
+from occ_training.data.records import DatasetIndex
+from occ_training.data.sample import Batch, collate
+from occ_training.parallel import run_all
+from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
+
+Counters = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTask:
+    """What one process evaluates; it can be sent to another machine.
+
+    Attributes:
+        model: name of the card.
+        weights: checkpoint; None = the model's own.
+        random_seed: of random weights instead, None = no.
+        device: ``auto``, ``cpu``, ``cuda:1`` ...
+        data: index of the data set.
+        labels: key of its labels, None = those of the model's label set.
+        sequences: only these; None = all.
+        parts: of the protocol, None = those that are published.
+        groups: numbers of the groups to look at, None = all.
+        save: folder for predictions, None = they are not kept.
+        workers: processes that load frames in the background.
+    """
+
+    model: str
+    weights: Path | None = None
+    random_seed: int | None = None
+    device: str = "auto"
+    data: Path
+    labels: str | None = None
+    sequences: tuple[str, ...] | None = None
+    parts: tuple[str, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    save: Path | None = None
+    workers: int = 2
+
+    def dataset(self) -> OccupancyDataset:
+        """The frames, without augmentation."""
+        card = get_card(self.model)
+        index = DatasetIndex.load(self.data)
+        if self.sequences is not None:
+            index = index.select(self.sequences)
+        return OccupancyDataset(index, card, evaluation_options(card, self.labels, self.parts))
+
+
+def evaluation_options(
+    card: ModelCard, labels: str | None = None, parts: Sequence[str] | None = None
+) -> SampleOptions:
+    """What a data set has to load for the protocol of a model.
+
+    Args:
+        card: of the model.
+        labels: key of the labels in the data set.
+        parts: of the protocol, None = those that are published.
+    """
+    known = PROTOCOLS[card.label_set].parts
+    names = [n for n, part in known.items() if part.by_default] if parts is None else parts
+    contents: list[Content] = ["labels"]
+    if any("lidar_origins" in known[n].inputs.values() for n in names if n in known):
+        contents.append("ray_origins")
+    if card.modality == "C+D":
+        contents.append("depth")
+    return SampleOptions(contents=tuple(contents), labels=labels)
+
+
+def evaluate(
+    task: EvaluationTask,
+    jobs: int = 1,
+    ray_address: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Scores of a model on a data set.
+
+    Args:
+        task: without groups.
+        jobs: local processes; with several GPUs each takes the next one in turn.
+        ray_address: of a Ray cluster to work on instead.
+        on_progress: called with (frames seen, frames in all).
+
+    Raises:
+        RuntimeError: a process failed, or a frame was not seen exactly once.
+        ValueError, KeyError: as the data set and :func:`load_model` raise.
+    """
+    dataset = task.dataset()
+    card, frames = get_card(task.model), len(dataset)
+    total = Evaluation(card.label_set, task.parts, card.grid)
+    dealt = shares(group_frames(dataset.groups_F), max(1, jobs))
+    tasks = [
+        replace(task, groups=tuple(share), device=_device_of(task.device, number))
+        for number, share in enumerate(dealt)
+        if share
+    ]
+    seen: list[int] = []
+    if len(tasks) == 1 and ray_address is None:
+        loaded = load_model(task.model, task.weights, task.random_seed, task.device)
+        seen += evaluate_frames(
+            loaded.net,
+            card,
+            dataset,
+            total,
+            loaded.device,
+            save=task.save,
+            workers=task.workers,
+            on_frame=None if on_progress is None else lambda n: on_progress(n, frames),
+        )
+    else:
+        for outcome in run_all(evaluate_share, tasks, jobs, ray_address):
+            if outcome.result is None:
+                raise RuntimeError(f"an evaluation process failed: {outcome.error}")
+            indices, counters = outcome.result
+            seen += indices
+            add_counters(total, counters)
+            if on_progress is not None:
+                on_progress(len(seen), frames)
+    check_each_once(seen, frames)
+    return total.report(card.name)
+
+
+def evaluate_share(task: EvaluationTask) -> tuple[list[int], Counters]:
+    """Frames seen, and the counters of every part: what one process of :func:`evaluate` does."""
+    loaded = load_model(task.model, task.weights, task.random_seed, task.device)
+    evaluation = Evaluation(loaded.card.label_set, task.parts, loaded.card.grid)
+    seen = evaluate_frames(
+        loaded.net,
+        loaded.card,
+        task.dataset(),
+        evaluation,
+        loaded.device,
+        groups=task.groups,
+        save=task.save,
+        workers=task.workers,
+    )
+    return seen, {name: evaluation.part(name).counters() for name in evaluation.metrics}
+
+
+def add_counters(evaluation: Evaluation, counters: Counters) -> None:
+    """Add what another process counted on other frames."""
+    for name, of_part in counters.items():
+        own = evaluation.part(name).counters()
+        for counter, value in of_part.items():
+            own[counter].add_(value.to(own[counter].device))
+
+
+@torch.no_grad()
+def evaluate_frames(
+    net: nn.Module,
+    card: ModelCard,
+    dataset: SequenceDataset,
+    evaluation: Evaluation,
+    device: torch.device,
+    *,
+    groups: Sequence[int] | None = None,
+    save: Path | None = None,
+    workers: int = 0,
+    on_frame: Callable[[int], None] | None = None,
+) -> list[int]:
+    """Let a network answer every frame of some groups, and count how good the answers are.
+
+    Args:
+        net: in evaluation mode, on ``device``.
+        card: its model.
+        dataset: frames without augmentation, with what the protocol needs.
+        evaluation: counts the answers.
+        device: where the network is.
+        groups: numbers of the groups, None = all.
+        save: folder for one ``<sequence>/<token>.npz`` per frame, None = nothing is kept.
+        workers: processes that load frames in the background.
+        on_frame: called with the number of frames seen so far.
+
+    Returns:
+        Positions of the frames, in the order they were seen.
+    """
+    runs = group_frames(dataset.groups_F)
+    order = [i for g in (range(len(runs)) if groups is None else groups) for i in runs[g]]
+    loader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=[[index] for index in order],
+        collate_fn=collate,
+        num_workers=workers,
+    )
+    state, position = net.initial_state(1, device), 0
+    depth_rate = 1.0 if card.modality == "C+D" else None
+    for number, loaded in enumerate(loader, start=1):
+        batch: Batch = loaded.to(device)
+        position = 0 if bool(loaded.start_B[0]) else position
+        inputs = batch.inputs(torch.tensor([position], device=device), depth_rate)
+        outputs, state = net(inputs, state)
+        position += 1
+        labels = labels_of(outputs, card)[0].cpu()
+        flow = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].half().cpu()
+        evaluation.update(labels, frame_truth(loaded), flow)
+        if save is not None:
+            _save(save, loaded, labels, flow)
+        if on_frame is not None:
+            on_frame(number)
+    return order
+
+
+def frame_truth(batch: Batch) -> FrameTruth:
+    """The truth of a batch of one frame."""
+
+    def only(values: Sequence[Tensor] | Tensor | None) -> Tensor | None:
+        return None if values is None else values[0]
+
+    return FrameTruth(
+        labels=only(batch.labels_BXYZ),
+        camera_mask=only(batch.camera_mask_BXYZ),
+        lidar_mask=only(batch.lidar_mask_BXYZ),
+        flow=only(batch.flow_BXYZ2),
+        lidar_origins=only(batch.lidar_origins),
+        name=batch.tokens[0],
+    )
+
+
+def _save(folder: Path, batch: Batch, labels: Tensor, flow: Tensor | None) -> None:
+    """One frame's answer; the file appears whole."""
+    file = folder / batch.sequences[0] / f"{batch.tokens[0]}.npz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {"semantics": labels.numpy()}
+    if flow is not None:
+        arrays["flow"] = flow.numpy()
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with unfinished.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    unfinished.rename(file)
+
+
+def _device_of(device: str, number: int) -> str:
+    """The GPU of the n-th process, where there are several to choose from."""
+    if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        return f"cuda:{number % torch.cuda.device_count()}"
+    return device

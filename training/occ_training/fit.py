@@ -1,0 +1,184 @@
+"""Training runs, from Python: :func:`fit` takes a recipe and a data set.
+
+Progress is written to ``<out>/logs`` (CSV, and TensorBoard where it is installed), checkpoints to
+``<out>/checkpoints``. A run that was ended, in whatever way, goes on from its last checkpoint: the
+same frames, points and weights follow as if it had not been.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_training.averaging import WeightAverage
+from occ_training.checkpoints import (
+    TRAINER_FILE,
+    WEIGHTS_FILE,
+    Checkpoints,
+    finished_checkpoints,
+    slots_of,
+)
+from occ_training.data.sample import Batch, collate
+from occ_training.initial_weights import load_initial_weights
+from occ_training.recipe import TrainingRecipe
+from occ_training.stepping import OccupancyTraining
+from occ_training.streams import SequenceDataset, SlotStreams, group_frames
+
+
+def fit(
+    recipe: TrainingRecipe,
+    dataset: SequenceDataset,
+    out: str | Path,
+    *,
+    card: ModelCard | None = None,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    nodes: int = 1,
+    callbacks: Sequence[pl.Callback] = (),
+    log_every: int = 50,
+    progress: bool = True,
+) -> Path:
+    """Train, or go on training.
+
+    Args:
+        recipe: what to do.
+        dataset: frames to learn from, augmented as it sees fit.
+        out: folder of the run. If it has checkpoints the run goes on from the last.
+        card: model to train, for sizes that are not the zoo's; None = the recipe's.
+        accelerator: as Lightning names it: ``auto``, ``cpu``, ``gpu``.
+        devices: processes per machine, each with its own GPU.
+        nodes: machines.
+        callbacks: Lightning callbacks besides those of every run.
+        log_every: steps between lines of the log.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        The weights at the end, averaged where the recipe averages.
+
+    Raises:
+        ValueError: the batch cannot be spread over the processes, the data set is too small for
+            it, or a checkpoint does not belong to this run; the message says what to change.
+    """
+    out = Path(out)
+    card = card or get_card(recipe.model)
+    pl.seed_everything(recipe.seed, verbose=False)
+    torch.set_float32_matmul_precision("highest")
+    training = OccupancyTraining(_new_network(card, recipe), card, recipe)
+    average = WeightAverage(recipe.averaging) if recipe.averaging else None
+    folder = out / "checkpoints"
+    checkpoints = Checkpoints(
+        folder, recipe.checkpoint_every, recipe.kept_checkpoints, recipe.batch, average
+    )
+    last = next(reversed(finished_checkpoints(folder)), None)
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=_strategy(accelerator, devices, nodes),
+        precision=recipe.precision,  # type: ignore[arg-type]
+        max_steps=recipe.steps,
+        max_epochs=-1,
+        gradient_clip_val=recipe.optimiser.clip_norm,
+        sync_batchnorm=recipe.synchronised_norms,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        logger=_loggers(out),
+        log_every_n_steps=log_every,
+        callbacks=[
+            *([TQDMProgressBar(refresh_rate=10)] if progress else []),
+            LearningRateMonitor("step"),
+            *([average] if average else []),
+            *callbacks,
+            checkpoints,  # last, so that it saves what the others have done
+        ],
+    )
+    with warnings.catch_warnings():
+        # The sampler is told where to go on; Lightning cannot know.
+        warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
+        trainer.fit(
+            training,
+            datamodule=TrainingData(recipe, dataset),
+            ckpt_path=None if last is None else str(last / TRAINER_FILE),
+            weights_only=False,  # a file this program wrote itself
+        )
+    return finished_checkpoints(folder)[-1] / WEIGHTS_FILE
+
+
+class TrainingData(pl.LightningDataModule):
+    """The frames of this process's slots, from the step the run is at.
+
+    Args:
+        recipe: batch, seed, steps, workers.
+        dataset: where samples come from.
+    """
+
+    def __init__(self, recipe: TrainingRecipe, dataset: SequenceDataset) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._dataset = dataset
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Asked for after a checkpoint has been read, so the step is known."""
+        assert self.trainer is not None
+        recipe = self._recipe
+        stream = SlotStreams(
+            group_frames(self._dataset.groups_F),
+            recipe.batch,
+            slots_of(self.trainer, recipe.batch),
+            recipe.seed,
+            self.trainer.global_step,
+            recipe.steps,
+        )
+        return DataLoader(
+            self._dataset,  # type: ignore[arg-type]
+            batch_sampler=stream,  # type: ignore[arg-type]
+            collate_fn=collate,
+            num_workers=recipe.workers,
+            persistent_workers=recipe.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """As a whole."""
+        del dataloader_idx
+        return batch.to(device)
+
+
+def _new_network(card: ModelCard, recipe: TrainingRecipe) -> nn.Module:
+    net = card.build()
+    if recipe.initial_weights is not None:
+        load_initial_weights(net, card, recipe.initial_weights)
+    return net
+
+
+def _strategy(accelerator: str, devices: int | str, nodes: int) -> Strategy | str:
+    """Data parallel where there is more than one process, as the published runs use it."""
+    count = devices
+    if devices in ("auto", -1, "-1"):
+        count = 1 if accelerator == "cpu" else max(1, torch.cuda.device_count())
+    if int(count) * nodes == 1:
+        return "auto"
+    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=False)
+
+
+def _loggers(out: Path) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(out, name="logs", version="csv")]
+    if importlib.util.find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(out, name="logs", version="tensorboard"))
+    return loggers

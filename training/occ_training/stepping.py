@@ -1,0 +1,181 @@
+"""One training step: a network, the state of every slot, the terms of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from occ_perception.models.inputs import NetInputs, NetOutputs
+from occ_perception.models.state import (
+    TemporalState,
+    detach_state,
+    state_from_tensors,
+    state_tensors,
+    state_to,
+)
+from occ_perception.models.zoo import ModelCard
+from occ_training.data.sample import Batch
+from occ_training.recipe import TrainingRecipe
+from occ_training.streams import seed_of
+from occ_training.supervision import SupervisedStep, capturing, full_precision
+
+
+class OccupancyTraining(pl.LightningModule):
+    """A network in training.
+
+    The temporal state is carried from step to step as a value, one entry per slot of this
+    process's part of the batch, without its graph.
+
+    Args:
+        net: built from ``card``.
+        card: model to train.
+        recipe: of the run.
+    """
+
+    def __init__(self, net: nn.Module, card: ModelCard, recipe: TrainingRecipe) -> None:
+        super().__init__()
+        self.net = net.train()
+        self.card = card
+        self.recipe = recipe
+        self._state: TemporalState | None = None
+        self._position_B: Tensor | None = None
+        recompute(net, recipe.recomputed)
+
+    def on_train_start(self) -> None:
+        """Let norms keep their statistics, where the recipe wants that."""
+        if self.recipe.frozen_norms:
+            freeze_norms(self.net)
+
+    def training_step(self, batch: Batch, _batch_number: int) -> Tensor:
+        """Loss of one step; the state moves on."""
+        outputs, captured = self._forward(batch)
+        losses = self.losses(batch, outputs, captured)
+        total = torch.stack(list(losses.values())).sum()
+        for name, value in losses.items():
+            self.log(f"loss/{name}", value.detach(), batch_size=len(batch), sync_dist=True)
+        self.log("loss", total.detach(), batch_size=len(batch), prog_bar=True, sync_dist=True)
+        return total
+
+    def losses(
+        self, batch: Batch, outputs: NetOutputs, captured: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Every weighted loss of a step by name, in float32.
+
+        Raises:
+            ValueError: two terms give a loss of the same name.
+        """
+        losses: dict[str, Tensor] = {}
+        with torch.autocast(self.device.type, enabled=False):
+            step = SupervisedStep(
+                net=self.net,
+                card=self.card,
+                batch=batch,
+                outputs=full_precision(outputs),
+                seed=seed_of(self.recipe.seed, self.global_step),
+                captured=captured,
+            )
+            for term in self.recipe.terms:
+                values = term(step)
+                twice = values.keys() & losses.keys()
+                if twice:
+                    raise ValueError(f"two terms of {self.recipe.name} give {', '.join(twice)}")
+                losses |= values
+        return losses
+
+    def _forward(self, batch: Batch) -> tuple[NetOutputs, dict[str, Tensor]]:
+        if self._state is None or self._position_B is None:
+            self._state = self.net.initial_state(len(batch), self.device)
+            self._position_B = torch.zeros(len(batch), dtype=torch.long, device=self.device)
+        position_B = torch.where(batch.start_B, 0, self._position_B)
+        inputs = self._inputs(batch, position_B)
+        with capturing(self.net, self.recipe.captures) as captured:
+            outputs, state = self.net(inputs, self._state)
+        self._state = detach_state(state)
+        self._position_B = position_B + 1
+        return outputs, captured
+
+    def _inputs(self, batch: Batch, position_B: Tensor) -> NetInputs:
+        rate = measured_depth_rate(self.card, self.recipe, self.global_step)
+        inputs = batch.inputs(position_B, rate)
+        return replace(inputs, history=self.global_step >= self.recipe.history_from)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the recipe's groups, and its learning rate per step."""
+        chosen = self.recipe.optimiser
+        groups: Any = self.net.parameters()
+        if chosen.groups is not None:
+            groups = chosen.groups(self.net, chosen)
+        optimiser = torch.optim.AdamW(groups, lr=chosen.lr, weight_decay=chosen.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, chosen.schedule.factor)
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def slot_tensors(self) -> dict[str, Tensor]:
+        """What this process's slots carry, on the CPU, batch axis first; for saving."""
+        if self._state is None or self._position_B is None:
+            return {}
+        flat = {**state_tensors(self._state), "position": self._position_B}
+        return {name: tensor.detach().cpu() for name, tensor in flat.items()}
+
+    def restore_slots(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """The inverse of :meth:`slot_tensors`.
+
+        Raises:
+            ValueError: they are of another network or batch size.
+        """
+        flat = dict(tensors)
+        position_B = flat.pop("position")
+        like = self.net.initial_state(len(position_B), "cpu")
+        self._state = state_to(state_from_tensors(like, flat), device)
+        self._position_B = position_B.to(device)
+
+
+def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> float | None:
+    """How much of the measured depth the lifting is given in this step; None = it has none.
+
+    Models with a depth sensor have it always. Those that fuse depth over time take it there, and
+    mix it into the prediction as the others do.
+    """
+    fading = recipe.depth_fading.rate(step) if recipe.depth_fading else 0.0
+    if card.modality == "C+D":
+        fuses_depth = getattr(card.recipe(), "geometry_fusion", None) is not None
+        return fading if fuses_depth else 1.0
+    return fading if fading > 0.0 else None
+
+
+def freeze_norms(net: nn.Module) -> None:
+    """Batch norms use and keep the statistics they have."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
+    """Let sub-modules be computed again in the backward pass instead of kept (1604.06174).
+
+    Batch norms inside see every batch twice, and move their running statistics twice; the
+    published training does the same.
+
+    Raises:
+        AttributeError: the network has no sub-module of that name.
+    """
+    for name in names:
+        module = net.get_submodule(name)
+        module.forward = _twice(module.forward)  # type: ignore[method-assign]
+
+
+def _twice(forward: Any) -> Any:
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return checkpointed

@@ -1,0 +1,294 @@
+"""What a network is told about a step: terms, each a choice of losses with its weights.
+
+A recipe lists its terms; the loss is their plain sum. Legend as in :mod:`occ_training.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.models.inputs import NetOutputs
+from occ_perception.models.zoo import ModelCard
+from occ_training.data.dataset import Content
+from occ_training.data.sample import Batch
+from occ_training.losses import voxels
+from occ_training.losses.causal import causal_loss
+from occ_training.losses.classes import head_targets, log_weights
+from occ_training.losses.depth import depth_binary_cross_entropy, depth_cross_entropy
+from occ_training.losses.flow import flow_losses, moving_voxels
+from occ_training.losses.image_semantics import image_logits, nearest_point_labels
+from occ_training.losses.masks import MaskLoss, MaskLossConfig
+from occ_training.streams import seed_of
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedStep:
+    """A step's outputs beside its labels.
+
+    Attributes:
+        net: the network, for terms that read its parameters.
+        card: what it was built from.
+        batch: samples on the network's device.
+        outputs: of the network.
+        seed: of everything drawn at random in this step.
+        captured: outputs of the sub-modules that some term asked for, by name.
+    """
+
+    net: nn.Module
+    card: ModelCard
+    batch: Batch
+    outputs: NetOutputs
+    seed: int
+    captured: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def labels_BXYZ(self) -> Tensor:
+        """Class ids, 255 where nothing is to be learnt."""
+        if self.batch.labels_BXYZ is None:
+            raise ValueError("the samples have no occupancy labels, which this recipe needs")
+        return self.batch.labels_BXYZ
+
+    @cached_property
+    def targets_BXYZ(self) -> Tensor:
+        """Head class of every voxel, 255 = not supervised."""
+        return head_targets(self.labels_BXYZ)
+
+    @cached_property
+    def pixel_targets_BNhw(self) -> Tensor:
+        """Head class of every feature pixel, 255 = unknown."""
+        depth, semantics = self.batch.depth_BNHW, self.batch.semantics_BNHW
+        if depth is None or semantics is None:
+            raise ValueError(
+                "this recipe supervises pictures with classes of lidar points, and the samples "
+                "have none; add point classes to the data set, or leave the term out of the recipe"
+            )
+        return head_targets(nearest_point_labels(depth, semantics))
+
+    @property
+    def measured_depth_BNHW(self) -> Tensor:
+        """Metric depth, 0 = none."""
+        if self.batch.depth_BNHW is None:
+            raise ValueError(
+                "this recipe supervises depth, and the samples have no lidar points; add them to "
+                "the data set, or leave the term out of the recipe"
+            )
+        return self.batch.depth_BNHW
+
+    def generators(self, purpose: str, device: torch.device) -> list[torch.Generator]:
+        """One per sample: the draws belong to the frame, wherever in the batch it is."""
+        return [
+            torch.Generator(device).manual_seed(seed_of(self.seed, index, *purpose.encode()))
+            for index in self.batch.indices
+        ]
+
+
+class Term(Protocol):
+    """A part of the loss.
+
+    Attributes:
+        captures: names of sub-modules whose outputs it reads.
+        contents: what it needs of a frame, besides pictures.
+    """
+
+    captures: ClassVar[tuple[str, ...]]
+    contents: ClassVar[tuple[Content, ...]]
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """Losses of the step by name, weighted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelMasks:
+    """Class masks over voxels (ALOcc)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+    points: MaskLossConfig = field(default_factory=MaskLossConfig)
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``mask`` and ``dice``."""
+        logits = step.outputs.logits_BKXYZ
+        loss = MaskLoss(step.card.label_set, self.points)
+        drawn = step.generators("voxels", logits.device)
+        masks = loss(logits.flatten(2), step.targets_BXYZ.flatten(1), drawn)
+        return {"mask": masks.mask, "dice": masks.dice}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMasks:
+    """The same prototypes on the lifted context, against classes of lidar points (ALOcc).
+
+    Where the voxels' classes are numbered differently (OpenOcc) the two still share prototypes,
+    and class weights follow the voxels' numbering, as published.
+    """
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("depth", "point_classes")
+    points: MaskLossConfig = field(default_factory=lambda: MaskLossConfig(points=1056))
+    weight: float = 0.1
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``image_mask`` and ``image_dice``."""
+        assert step.outputs.context_BNChw is not None
+        prototypes_KC = step.net.head.image_prototypes()  # type: ignore[union-attr, operator]
+        logits = image_logits(step.outputs.context_BNChw, prototypes_KC)
+        loss = MaskLoss(step.card.label_set, self.points)
+        drawn = step.generators("pixels", logits.device)
+        masks = loss(logits.flatten(2), step.pixel_targets_BNhw.flatten(1), drawn)
+        return {"image_mask": self.weight * masks.mask, "image_dice": self.weight * masks.dice}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthBins:
+    """Cross entropy of the measured depth bin (ALOcc)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("depth",)
+    weight: float = 1.0
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``depth``."""
+        geometry = step.card.recipe().geometry
+        surface = step.outputs.depth_BNDhw
+        assert surface is not None
+        loss = depth_cross_entropy(surface, step.measured_depth_BNHW, geometry)
+        return {"depth": self.weight * loss}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthBinary:
+    """Binary cross entropy of the measured depth bin (BEVDet, FB-Occ)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("depth",)
+    weight: float
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``depth``."""
+        geometry = step.card.recipe().geometry
+        surface = step.outputs.depth_BNDhw
+        assert surface is not None
+        loss = depth_binary_cross_entropy(surface, step.measured_depth_BNHW, geometry)
+        return {"depth": self.weight * loss}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelEntropy:
+    """Plain cross entropy over voxels (BEVDetOcc)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``voxel_ce``."""
+        pair = voxels.supervised(step.outputs.logits_BKXYZ, step.targets_BXYZ)
+        return {"voxel_ce": voxels.cross_entropy(*pair)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelQuartet:
+    """Focal, both scale losses and Lovász over voxels (FB-Occ, arXiv 2307.01492)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``voxel_focal``, ``voxel_semantic``, ``voxel_geometric`` and ``voxel_lovasz``."""
+        targets = step.targets_BXYZ
+        logits_VK, targets_V = voxels.supervised(step.outputs.logits_BKXYZ, targets)
+        by_class = log_weights(step.card.label_set).to(logits_VK.device)
+        radial = voxels.radial_weights(tuple(targets.shape[1:3])).to(logits_VK.device)
+        radial_V = radial[None, :, :, None].expand(targets.shape)[targets != UNKNOWN_CLASS]
+        return {
+            "voxel_focal": voxels.focal(logits_VK, targets_V, by_class, radial_V),
+            "voxel_semantic": voxels.semantic_scale(logits_VK, targets_V),
+            "voxel_geometric": voxels.geometric_scale(logits_VK, targets_V),
+            "voxel_lovasz": voxels.lovasz_softmax(logits_VK, targets_V),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Velocities:
+    """Velocity bins, squared error and direction (ALOcc-Flow)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``flow_bins``, ``flow`` and ``flow_cosine``."""
+        outputs, truth = step.outputs, step.batch.flow_BXYZ2
+        if truth is None:
+            raise ValueError("this recipe learns velocities, and the data set has none")
+        assert outputs.flow_bins_BK2XYZ is not None and outputs.flow_BXYZ2 is not None
+        known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
+        losses = flow_losses(outputs.flow_bins_BK2XYZ, outputs.flow_BXYZ2, truth, known)
+        return {
+            "flow_bins": losses.bins,
+            "flow": losses.squared,
+            "flow_cosine": losses.cosine,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalInfluence:
+    """What is seen decides about its own class only (CausalOcc, arXiv 2509.08388)."""
+
+    captures: ClassVar[tuple[str, ...]] = ("pre",)
+    contents: ClassVar[tuple[Content, ...]] = ("labels", "depth", "point_classes")
+    weight: float = 0.02
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``causal``."""
+        assert step.outputs.context_BNChw is not None
+        loss = causal_loss(
+            step.captured["pre"].transpose(2, 3),  # x before y
+            step.outputs.context_BNChw,
+            step.targets_BXYZ,
+            step.pixel_targets_BNhw,
+            step.generators("causal", torch.device("cpu")),
+        )
+        return {"causal": self.weight * loss}
+
+
+@contextmanager
+def capturing(net: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
+    """Outputs of sub-modules, while the block runs the network.
+
+    Args:
+        net: the network.
+        names: of sub-modules as in ``named_modules``.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    handles = [net.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def full_precision(outputs: NetOutputs) -> NetOutputs:
+    """Outputs as float32, which every loss is computed in."""
+    floats = {
+        name: value.float()
+        for name, value in vars(outputs).items()
+        if isinstance(value, Tensor) and name != "context_BNChw"  # keeps its place in the graph
+    }
+    return replace(outputs, **floats)

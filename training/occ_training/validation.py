@@ -1,0 +1,81 @@
+"""Evaluation in the course of training, with the averaged weights."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from occ_perception.metrics import Evaluation
+from occ_training.averaging import WeightAverage
+from occ_training.evaluate import evaluate_frames
+from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
+
+
+class Validation(pl.Callback):
+    """Evaluates every so many steps, and at the end; each process takes its share of sequences.
+
+    The scores go to the log as ``val/PART/SCORE``, and whole reports to a folder. The state of
+    training is left alone: evaluation begins every sequence anew.
+
+    Args:
+        dataset: frames without augmentation.
+        every: steps.
+        average: whose weights are evaluated, None = those in training.
+        folder: for ``step_N.json`` and ``step_N.csv``, None = no files.
+        parts: of the protocol, None = those that are published.
+    """
+
+    def __init__(
+        self,
+        dataset: SequenceDataset,
+        every: int,
+        average: WeightAverage | None = None,
+        folder: Path | None = None,
+        parts: tuple[str, ...] | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._every = every
+        self.average = average
+        self._folder = folder
+        self._parts = parts
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Evaluate where it is due."""
+        step = trainer.global_step
+        if step % self._every and step != trainer.max_steps:
+            return
+        net, card = pl_module.net, pl_module.card
+        evaluation = Evaluation(card.label_set, self._parts, card.grid).to(pl_module.device)
+        mine = shares(group_frames(self._dataset.groups_F), trainer.world_size)[trainer.global_rank]
+        modes = {module: module.training for module in net.modules()}
+        with nullcontext() if self.average is None else self.average.applied(net):
+            net.eval()
+            seen = evaluate_frames(
+                net, card, self._dataset, evaluation, pl_module.device, groups=mine
+            )
+        for module, training in modes.items():
+            module.training = training
+        check_each_once(_from_all(seen), len(self._dataset))
+        report = evaluation.report(f"{card.name}, step {step}")
+        for part, scores in report.scores.items():
+            means = {f"val/{part}/{name}": v for name, v in scores.items() if "[" not in name}
+            pl_module.log_dict(means, rank_zero_only=True)
+        if self._folder is not None and trainer.is_global_zero:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"step_{step:07d}.json").write_text(report.to_json())
+            (self._folder / f"step_{step:07d}.csv").write_text(report.to_csv())
+
+
+def _from_all(seen: list[int]) -> list[int]:
+    """The frames that all processes have seen."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return seen
+    gathered: list[list[int]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, seen)
+    return [index for part in gathered for index in part]
