@@ -28,6 +28,7 @@ from occ_perception.viewer.drawing import (
     text_width,
     tick_values,
 )
+from occ_perception.viewer.flow_views import FULL_SPEED, flow_view, flow_wheel
 from occ_perception.viewer.views import (
     UNKNOWN_COLOUR,
     View,
@@ -48,6 +49,8 @@ _AXIS = 44
 _BETWEEN_TILES = 6
 _CAMERAS_PER_ROW = 3
 _WHITE = (255, 255, 255)
+_FLOW_SHARE = 0.38
+_WHEEL = 45
 
 
 def history_words(prediction: OccupancyPrediction) -> tuple[str, Colour]:
@@ -211,8 +214,32 @@ def side_panel(prediction: OccupancyPrediction, width: int, half_width: float = 
 
 
 def volume_panel(prediction: OccupancyPrediction, size: tuple[int, int], caption: str) -> UInt8:
-    """The view in perspective with a word on it, of exactly that (width, height)."""
-    return _captioned(volume_picture(prediction, size), caption)
+    """The view in perspective with a word on it, of exactly that (width, height).
+
+    Where there is flow, it is shown from above in a corner.
+    """
+    rgb = _captioned(volume_picture(prediction, size), caption)
+    if prediction.flow is None:
+        return rgb
+    inset = flow_panel(prediction, round(_FLOW_SHARE * size[1]))
+    height, width = inset.shape[:2]
+    rgb[8 : 8 + height, size[0] - 8 - width : size[0] - 8] = inset
+    return rgb
+
+
+def flow_panel(prediction: OccupancyPrediction, pixels: int) -> UInt8:
+    """Flow as hue from above, about so many pixels wide, with the wheel that explains it."""
+    rgb = mark_vehicle(flow_view(prediction, pixels))
+    height, width = rgb.shape[:2]
+    sheet = Sheet(width + 2, height + 2)
+    sheet.box(0, 0, width + 1, height + 1, _WHITE, PALE_INK)
+    sheet.put(rgb, 1, 1)
+    wheel = flow_wheel(_WHEEL)
+    sheet.put(wheel, width - _WHEEL, height - _WHEEL)
+    sheet.write("flow", 8, 6, SMALL, on=_WHITE)
+    words = f"rim {FULL_SPEED:g} m/s"
+    sheet.write(words, width - _WHEEL - 8, height - 6, SMALL, anchor="rd", on=_WHITE)
+    return sheet.rgb()
 
 
 def difference_panel(comparison: Comparison, size: tuple[int, int], caption: str) -> UInt8:

@@ -116,7 +116,7 @@ def test_boxes_project_onto_their_own_pixels(frame) -> None:
             shown = np.argwhere(view.instances == body.instance)[:, ::-1]
             if len(shown) < 300:
                 continue
-            overlaps.append(hull_overlap(uv, shown, (camera.height, camera.width)))
+            overlaps.append(hull_overlap(uv, shown))
     assert len(overlaps) >= 8
     assert min(overlaps) > 0.8
     assert np.median(overlaps) > 0.9
@@ -145,12 +145,13 @@ def solid_corners(world) -> NDArray[np.float64]:
     return np.concatenate(corners)
 
 
-def hull_overlap(uv, shown, shape) -> float:
-    masks = []
-    for points in (uv, shown):
-        hull = cv2.convexHull(np.round(points).astype(np.int32))
-        masks.append(cv2.fillConvexPoly(np.zeros(shape, np.uint8), hull, 1) > 0)
-    return (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+def hull_overlap(uv, shown) -> float:
+    """IoU of the hulls of projected points and of the squares of the pixels that show the thing."""
+    half = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
+    squares = (shown[:, None] + half).reshape(-1, 2)
+    hulls = [cv2.convexHull(points.astype(np.float32)) for points in (uv, squares)]
+    shared, _ = cv2.intersectConvexConvex(*hulls)
+    return shared / (sum(map(cv2.contourArea, hulls)) - shared)
 
 
 @every_frame
