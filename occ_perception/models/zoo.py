@@ -18,6 +18,8 @@ from occ_perception.labels import LABEL_SETS, LabelSet
 from occ_perception.models import alocc, bevdet, fbocc, gdfusion, town
 from occ_perception.models.network import Network, NetworkConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
+from occ_perception.models.sparseocc import recipes as sparseocc
+from occ_perception.models.sparseocc.names import SPARSEOCC_NAMES
 
 NUSCENES_CAMERAS = (
     "CAM_FRONT_LEFT",
@@ -45,8 +47,8 @@ class Preprocessing:
         input_size: height and width of the network input.
         native_size: height and width of the pictures the intrinsics of training belong to.
         mean, std: subtracted and divided by, in input channel order.
-        channel_order: of the network input. Published models read ``bgr`` and normalise it with
-            the constants of RGB by position.
+        channel_order: of the network input. Most published models read ``bgr`` and normalise it
+            with the constants of RGB by position; SparseOcc reads ``rgb``.
         interpolation: resampling filter (with antialiasing).
         crop: which part is kept after scaling to the input's width.
     """
@@ -190,6 +192,11 @@ _FACTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "cards.yaml").r
 _LIDAR_GRID: dict[str, Any] = {"grid_frame": "lidar", "excluded_class": 0}
 _GF: dict[str, Any] = {"names": gdfusion.GDFUSION_NAMES}
 _FBOCC: dict[str, Any] = {"names": fbocc.FBOCC_NAMES, "unused_keys": fbocc.FBOCC_UNUSED}
+_SPARSEOCC: dict[str, Any] = {
+    "cameras": sparseocc.CAMERAS,
+    "preprocessing": {"channel_order": "rgb"},
+    "names": SPARSEOCC_NAMES,
+}
 _WAYMO: dict[str, Any] = {
     "cameras": WAYMO_CAMERAS,
     "history_spacing_s": 0.1,
@@ -230,6 +237,8 @@ _CARDS = (
     _card("fbocc", fbocc.fbocc, **_FBOCC),
     _card("fbocc_nomask", fbocc.fbocc, **_FBOCC),
     _card("fbocc_gf", fbocc.fbocc_gf, **{**_FBOCC, "names": fbocc.FBOCC_GF_NAMES}),
+    _card("sparseocc", sparseocc.sparseocc, **_SPARSEOCC),
+    _card("sparseocc_even", sparseocc.sparseocc_even, **_SPARSEOCC),
     _card(
         "alocc_town",
         town.alocc_town,

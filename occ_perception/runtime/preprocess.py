@@ -2,8 +2,8 @@
 
 The published pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
 bottom, channel order swapped to BGR, normalisation with constants that keep their RGB order. That
-order mix is a slip of the training code which every released checkpoint has learnt (ALOcc, arXiv
-2411.07725, and its BEVDet ancestors).
+order mix is a slip of the training code which the released checkpoints of ALOcc (arXiv 2411.07725)
+and of its BEVDet ancestors have learnt. SparseOcc reads RGB; a card says which.
 
 Legend: N cameras in the order of the model card, H and W network input size, C channels.
 """
@@ -107,6 +107,8 @@ class Preprocessor:
         self._input_size = preprocessing.input_size
         self._interpolation = preprocessing.interpolation
         self._device = device
+        order = ["rgb".index(channel) for channel in preprocessing.channel_order]
+        self._channels = torch.tensor(order, device=device)
         table_C256 = normalisation_table(preprocessing.mean, preprocessing.std)
         self._table_C256 = torch.from_numpy(table_C256).to(device)
         self._pool = ThreadPoolExecutor(
@@ -130,8 +132,9 @@ class Preprocessor:
         return self.normalise(crops.to(self._device, non_blocking=True))
 
     def normalise(self, crops_NHW3: Tensor) -> Tensor:
-        """RGB bytes (N, H, W, 3) -> network input (N, 3, H, W) in blue, green, red order."""
+        """RGB bytes (N, H, W, 3) -> network input (N, 3, H, W) in the card's order of channels."""
         cameras, rows, columns, _ = crops_NHW3.shape
-        bgr_N3P = crops_NHW3.flip(-1).permute(0, 3, 1, 2).reshape(cameras, 3, rows * columns)
+        ordered = crops_NHW3.index_select(-1, self._channels)
+        bytes_N3P = ordered.permute(0, 3, 1, 2).reshape(cameras, 3, rows * columns)
         table_N3V = self._table_C256.expand(cameras, -1, -1)
-        return table_N3V.gather(2, bgr_N3P.long()).view(cameras, 3, rows, columns)
+        return table_N3V.gather(2, bytes_N3P.long()).view(cameras, 3, rows, columns)

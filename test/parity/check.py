@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,18 +18,34 @@ import torch
 from flips import OtherSide, explained_by_flips, with_slack
 from golden_file import GoldenFile, Samples, UnknownConfigError
 from rounding import OwnNumbers, precise_twin, within_rounding
+from sparse_golden import SparseGoldenFile, check_sparse_file
 from taps import FLOWS, LIFTS, tapped
 from torch import Tensor, nn
 from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels
 
 from occ_perception.models.inputs import NetOutputs
 from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.sparseocc.net import SparseOccConfig
 
 ZEROS_IN_MATCHING = "exact zeros in the flow's matching"
 
 
+def opened(path: str | Path) -> GoldenFile:
+    """The file, of the kind that its model needs.
+
+    Raises:
+        UnknownConfigError: no model of the zoo has the file's configuration.
+    """
+    golden = GoldenFile(path)
+    sparse = isinstance(golden.card.recipe(), SparseOccConfig)
+    return SparseGoldenFile(path) if sparse else golden
+
+
 def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, Verdict]]:
     """Verdicts of all frames, as they are reached: (frame, verdict)."""
+    if isinstance(golden, SparseGoldenFile):
+        yield from check_sparse_file(golden, device)
+        return
     net = golden.build().to(device)
     discontinuities = discontinuities_of(net)
     twin = precise_twin(golden, net)
@@ -163,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     for path in options.files:
         try:
-            golden = GoldenFile(path)
+            golden = opened(path)
         except UnknownConfigError as error:
             print(f"{path}: {error}", file=sys.stderr)
             status = 2

@@ -1,4 +1,4 @@
-"""What every network of the zoo must do, whatever its parts."""
+"""What every dense network of the zoo must do, whatever its parts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from small_networks import batched, inputs, small_network
 
 from occ_perception.models.inputs import CameraTensors
+from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.models.zoo import MODELS
 
@@ -23,7 +24,9 @@ USUAL = (
 REST = [
     pytest.param(name, marks=pytest.mark.slow)
     for name, card in sorted(MODELS.items())
-    if not name.endswith("_nomask") and name not in USUAL
+    if not name.endswith("_nomask")
+    and name not in USUAL
+    and isinstance(card.recipe(), OccupancyNetConfig)
 ]
 
 

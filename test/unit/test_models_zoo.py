@@ -7,6 +7,7 @@ import json
 import pytest
 
 from occ_perception.models.published_names import published_key
+from occ_perception.models.sparseocc.net import SparseOccConfig
 from occ_perception.models.zoo import MODELS, get_card
 
 GRID_CONSTANTS = {"view_transformer.dx", "view_transformer.bx", "view_transformer.nx"}
@@ -74,6 +75,11 @@ def test_card_agrees_with_its_recipe(card):
     assert card.preprocessing.input_size == config.geometry.input_size
     assert len(card.cameras) == config.geometry.num_cameras
     assert card.reference_camera in card.cameras
+    if isinstance(config, SparseOccConfig):
+        assert config.voxels.classes == card.labels.num_classes
+        assert config.masks.classes == card.labels.num_classes - 1  # free space is no mask
+        assert (card.history_frames, card.history_spacing_s) == (7, 0.5)
+        return
     # The published heads have one dummy class in front of the annotation's classes.
     assert config.head.classes == card.labels.num_classes + 1
     remembers = config.temporal is not None or config.stereo is not None

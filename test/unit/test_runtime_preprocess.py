@@ -116,6 +116,15 @@ def test_channels_are_blue_first_with_the_constants_in_rgb_order() -> None:
     assert torch.unique(image[0]).item() == pytest.approx((0 - 123.675) / 58.395, rel=1e-6)
 
 
+def test_a_card_may_ask_for_red_first() -> None:
+    pipeline = get_card("sparseocc").preprocessing
+    red = np.zeros((900, 1600, 3), np.uint8)
+    red[..., 0] = 200
+    image = Preprocessor(pipeline, CPU)([red], [CropPlan.fit(NATIVE, pipeline.input_size)])[0]
+    assert torch.unique(image[0]).item() == pytest.approx((200 - 123.675) / 58.395, rel=1e-6)
+    assert torch.unique(image[2]).item() == pytest.approx((0 - 103.53) / 57.375, rel=1e-6)
+
+
 def test_the_table_is_what_opencv_computes() -> None:
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     every_byte = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 3, axis=2)

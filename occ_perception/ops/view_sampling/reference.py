@@ -57,7 +57,7 @@ def first_views(
 
 
 def sample_views(
-    levels: Sequence[Tensor], frame_BT: Tensor, views: Views, shares_BQTGPL: Tensor
+    levels: Sequence[Tensor], frame_BT: Tensor, views: Views, shares_BTQGPL: Tensor
 ) -> Tensor:
     """Features at places, mixed over the levels of a pyramid.
 
@@ -69,7 +69,7 @@ def sample_views(
         levels: maps (B, F, N, h, w, G * C), one per level.
         frame_BT: int64, which of the F frames is looked at.
         views: from :func:`first_views`.
-        shares_BQTGPL: weight of each level.
+        shares_BTQGPL: weight of each level.
 
     Returns:
         (B, Q, G, T, P, C).
@@ -80,7 +80,7 @@ def sample_views(
     picture = slot.view(B, T, 1, 1, 1) * cameras + views.camera_BTQGP
     picture, u, v = (part.permute(0, 2, 3, 1, 4) for part in (picture, *views[1:]))
     group = torch.arange(G, device=frame_BT.device).view(G, 1, 1)
-    shares = shares_BQTGPL.permute(0, 1, 3, 2, 4, 5).unbind(-1)
+    shares = shares_BTQGPL.permute(0, 2, 3, 1, 4, 5).unbind(-1)
     total: Tensor | None = None
     for level, share in zip(levels, shares, strict=True):
         h, w, channels = level.shape[3:]
