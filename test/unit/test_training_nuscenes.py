@@ -1,0 +1,232 @@
+"""nuScenes folders and published info files become the same index."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training_folders as folders
+from occ_training.cli import app
+from occ_training.data.info_pickles import load_info_pickle
+from occ_training.data.nuscenes import index_from_infos, index_from_tables
+from occ_training.data.records import DatasetError, DatasetIndex
+from typer.testing import CliRunner
+
+from occ_perception.bags.nuscenes import NuScenesError
+from occ_perception.geometry import transform_points
+from occ_perception.models.zoo import NUSCENES_CAMERAS
+from occ_perception.synthetic.devkit import VERSION
+
+
+def table(name: str) -> dict[str, dict]:
+    rows = json.loads((folders.town_folder() / VERSION / f"{name}.json").read_text())
+    return {row["token"]: row for row in rows}
+
+
+def published_infos() -> dict:
+    """The town as an info file, joined record by record from its tables."""
+    mounts, poses, channels = table("calibrated_sensor"), table("ego_pose"), table("sensor")
+    readings: dict[str, dict[str, dict]] = {}
+    for row in table("sample_data").values():
+        channel = channels[mounts[row["calibrated_sensor_token"]]["sensor_token"]]["channel"]
+        readings.setdefault(row["sample_token"], {})[channel] = row
+    infos = []
+    for sample in table("sample").values():
+        rows = readings[sample["token"]]
+        cams = {}
+        for name in NUSCENES_CAMERAS:
+            mount = mounts[rows[name]["calibrated_sensor_token"]]
+            pose = poses[rows[name]["ego_pose_token"]]
+            cams[name] = {
+                "data_path": f"./data/nuscenes/{rows[name]['filename']}",
+                "timestamp": rows[name]["timestamp"],
+                "sensor2ego_translation": mount["translation"],
+                "sensor2ego_rotation": mount["rotation"],
+                "ego2global_translation": pose["translation"],
+                "ego2global_rotation": pose["rotation"],
+                "cam_intrinsic": np.array(mount["camera_intrinsic"]),
+            }
+        sweep = rows["LIDAR_TOP"]
+        mount = mounts[sweep["calibrated_sensor_token"]]
+        pose = poses[sweep["ego_pose_token"]]
+        infos.append(
+            {
+                "token": sample["token"],
+                "timestamp": sample["timestamp"],
+                "scene_name": table("scene")[sample["scene_token"]]["name"],
+                "scene_token": sample["scene_token"],
+                "lidar_path": f"./data/nuscenes/{sweep['filename']}",
+                "lidar_token": sweep["token"],
+                "lidar2ego_translation": mount["translation"],
+                "lidar2ego_rotation": mount["rotation"],
+                "ego2global_translation": pose["translation"],
+                "ego2global_rotation": pose["rotation"],
+                "cams": cams,
+                "gt_names": np.array(["car", "truck"]),
+                "gt_boxes": np.zeros((2, 7), dtype=np.float32),
+                "valid_flag": np.array([True, False]),
+            }
+        )
+    return {"infos": infos[::-1], "metadata": {"version": VERSION}}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_info_files_give_the_index_of_the_tables(tmp_path: Path, protocol: int) -> None:
+    file = tmp_path / "infos.pkl"
+    file.write_bytes(pickle.dumps(published_infos(), protocol=protocol))
+    ours = index_from_infos(folders.town_folder(), load_info_pickle(file))
+    theirs = folders.town_index()
+    assert len(ours) == folders.DRIVES * folders.FRAMES
+    assert ours.sequences() == theirs.sequences()
+    assert ours.header.label_sets == theirs.header.label_sets
+    for a, b in zip(ours.frames, theirs.frames, strict=True):
+        assert (a.token, a.stamp_ns, a.sequence) == (b.token, b.stamp_ns, b.sequence)
+        assert a.labels == b.labels
+        assert (a.lidar.points, a.lidar.semantics) == (b.lidar.points, b.lidar.semantics)
+        assert np.array_equal(a.lidar.world_T_lidar, b.lidar.world_T_lidar)
+        for name, camera in b.cameras.items():
+            assert (a.cameras[name].image, a.cameras[name].width) == (camera.image, camera.width)
+            assert a.cameras[name].stamp_ns == camera.stamp_ns
+            assert np.array_equal(a.cameras[name].world_T_cam, camera.world_T_cam)
+            assert np.array_equal(a.cameras[name].K, camera.K)
+
+
+def test_poses_are_those_of_the_drive_at_camera_and_at_lidar_time() -> None:
+    index = folders.town_index()
+    for number, frame in enumerate(index.frames[: folders.FRAMES]):
+        drive = folders.sensors(0)
+        at_lidar = drive.drive.scene(0.5 * number).world_T_ego
+        assert frame.world_T_lidar_ego == pytest.approx(at_lidar, abs=1e-9)
+        ring = drive.frame(0.5 * number)
+        assert frame.world_T_reference_ego == pytest.approx(ring.world_T_ego["CAM_FRONT"], abs=1e-9)
+        assert frame.cameras["CAM_BACK"].stamp_ns == ring.stamps_ns["CAM_BACK"]
+        moved = transform_points(frame.world_T_lidar_ego, [0, 0, 0]) - transform_points(
+            frame.world_T_reference_ego, [0, 0, 0]
+        )
+        assert np.linalg.norm(moved) < 1.0  # 35 ms
+
+
+def test_scenes_are_chosen_by_name() -> None:
+    names = list(folders.town_index().sequences())
+    chosen = index_from_tables(folders.town_folder(), VERSION, [names[1]])
+    assert list(chosen.sequences()) == [names[1]]
+    with pytest.raises(DatasetError, match=f"no scene scene-0103.*{names[0]}"):
+        index_from_tables(folders.town_folder(), VERSION, ["scene-0103"])
+    with pytest.raises(NuScenesError, match=VERSION):
+        index_from_tables(folders.town_folder(), "v1.0-mini")
+
+
+class _Command:
+    def __reduce__(self):
+        return (print, ("a pickle ran this",))
+
+
+class _Late:
+    def __reduce__(self):
+        return (getattr, (np.ndarray, "tofile"))
+
+
+@pytest.mark.parametrize("evil", [_Command(), {"infos": [_Late()]}, Path("x"), np.random.rand])
+def test_pickles_that_name_anything_else_are_refused(tmp_path: Path, evil, capsys) -> None:
+    file = tmp_path / "infos.pkl"
+    file.write_bytes(pickle.dumps(evil))
+    with pytest.raises(DatasetError, match=r"infos\.pkl cannot be read.*names [\w.]+\.\w+"):
+        load_info_pickle(file)
+    assert "ran this" not in capsys.readouterr().out
+
+
+def test_plain_values_and_arrays_come_back(tmp_path: Path) -> None:
+    value = {
+        "a": [1, 2.5, None, True, "text", b"bytes", (1, 2), {3}],
+        "f": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "n": np.array(["car", "bus"]),
+        "o": np.array(["car", None], dtype=object),
+        "s": np.float64(2.5),
+    }
+    for protocol in range(2, 6):
+        file = tmp_path / f"{protocol}.pkl"
+        file.write_bytes(pickle.dumps(value, protocol=protocol))
+        read = load_info_pickle(file)
+        assert read["a"] == value["a"]
+        assert np.array_equal(read["f"], value["f"]) and read["f"].dtype == np.float32
+        assert read["n"].tolist() == ["car", "bus"] and read["o"].tolist() == ["car", None]
+        assert read["s"] == 2.5
+    (tmp_path / "cut.pkl").write_bytes((tmp_path / "4.pkl").read_bytes()[:50])
+    with pytest.raises(DatasetError, match=r"cut\.pkl"):
+        load_info_pickle(tmp_path / "cut.pkl")
+    with pytest.raises(DatasetError, match="No such file"):
+        load_info_pickle(tmp_path / "none.pkl")
+
+
+def test_info_files_of_other_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no list of infos"):
+        index_from_infos(tmp_path, {"data_list": []})
+    infos = published_infos()
+    del infos["infos"][2]["cams"]["CAM_BACK"]["cam_intrinsic"]
+    with pytest.raises(DatasetError, match="info 2: field 'cam_intrinsic' is missing"):
+        index_from_infos(tmp_path, infos)
+
+
+def test_prepare_lists_what_is_broken_and_goes_on_without_it(tmp_path: Path) -> None:
+    root = tmp_path / "town"
+    root.mkdir()
+    for entry in folders.town_folder().iterdir():
+        if entry.is_dir() and entry.name not in ("samples", "gts"):
+            (root / entry.name).symlink_to(entry)
+    index = folders.town_index()
+    for frame in index.frames:
+        paths = [camera.image for camera in frame.cameras.values()]
+        for relative in (*paths, frame.lidar.points, *frame.labels.values()):
+            if not (root / relative).exists():
+                (root / relative).parent.mkdir(parents=True, exist_ok=True)
+                (root / relative).symlink_to(index.path(relative))
+    first, second, third, fourth = index.frames[:4]
+
+    def replace(relative: str, data: bytes | None) -> None:
+        (root / relative).unlink()
+        if data is not None:
+            (root / relative).write_bytes(data)
+
+    cut = index.path(second.cameras["CAM_BACK"].image).read_bytes()[:-500]
+    replace(first.cameras["CAM_FRONT"].image, None)
+    replace(second.cameras["CAM_BACK"].image, cut)
+    replace(third.lidar.points, b"\0" * 30)
+    replace(fourth.labels["occ3d"], index.path(fourth.labels["occ3d"]).read_bytes()[:-100])
+    (tmp_path / "scenes.txt").write_text("\n".join(index.sequences()) + "\n")
+
+    command = ["prepare", "nuscenes", str(root), "--version", VERSION, "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*command, "--scenes", str(tmp_path / "scenes.txt")])
+    assert result.exit_code == 0, result.output
+    assert "5 of 6 frames are usable" in result.output
+    listed = (tmp_path / "index.problems.txt").read_text().splitlines()
+    assert len(listed) == 4
+    assert [frame.token in line for frame, line in zip(index.frames, listed, strict=False)] == (
+        [True] * 4
+    )
+    assert "No such file" in listed[0] and "JPEG" in listed[1]
+    assert "whole number of points" in listed[2] and "occ3d" in listed[3]
+
+    read = DatasetIndex.load(tmp_path)
+    assert [frame.token for frame in read.frames] == [f.token for f in index.frames[1:]]
+    assert "CAM_BACK" not in read.frames[0].cameras
+    assert read.frames[1].lidar.points is None
+    assert read.frames[1].world_T_lidar_ego is not None
+    assert list(read.frames[2].labels) == ["openocc"]
+    for relative in (read.frames[3].labels["occ3d"], read.frames[3].cameras["CAM_BACK"].image):
+        assert read.path(relative).is_file()
+
+    present = CliRunner().invoke(app, [*command, "--check", "present"])
+    assert present.exit_code == 0 and "missing or damaged: CAM_FRONT in 1" in present.output
+    decoded = CliRunner().invoke(app, [*command, "--check", "decode"])
+    assert decoded.exit_code == 0 and "5 of 6 frames are usable" in decoded.output
+
+
+def test_a_folder_without_sensor_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / VERSION).symlink_to(folders.town_folder() / VERSION)
+    result = CliRunner().invoke(app, ["prepare", "nuscenes", str(tmp_path), "--version", VERSION])
+    assert result.exit_code == 2
+    assert "is the sensor data unpacked" in result.output
+    assert not (tmp_path / "index.jsonl").exists()
