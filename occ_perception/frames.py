@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,15 @@ class CameraRig:
                 return camera
         raise KeyError(f"rig has no camera {name!r}; it has {', '.join(self.names)}")
 
+    def renamed(self, names: Mapping[str, str]) -> CameraRig:
+        """The rig with cameras called otherwise.
+
+        Args:
+            names: old name -> new name; cameras without an entry keep theirs.
+        """
+        renamed = (replace(c, name=names.get(c.name, c.name)) for c in self.cameras)
+        return replace(self, cameras=tuple(renamed))
+
     def fingerprint(self) -> str:
         """Hash of everything a calibration table depends on; equal rigs give equal strings."""
         digest = hashlib.sha256()
@@ -121,6 +130,26 @@ class CameraRig:
 
 
 @dataclass(frozen=True, eq=False)
+class LidarPoints:
+    """What a lidar measured around the time of a ring, for models that are given depth.
+
+    Attributes:
+        stamp_ns: stamp of the sweep.
+        points: (n, 3) float32 or float64 in the ego frame at that time, metres.
+        world_T_ego: (4, 4) ego pose at that time.
+    """
+
+    stamp_ns: int
+    points: NDArray[np.floating]
+    world_T_ego: Float64
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 3:
+            raise ValueError(f"lidar points have shape {self.points.shape}, expected (n, 3)")
+        require_rigid(self.world_T_ego, "lidar: world_T_ego")
+
+
+@dataclass(frozen=True, eq=False)
 class CameraFrame:
     """One ring of cameras, decoded, with the ego pose at each exposure.
 
@@ -133,6 +162,7 @@ class CameraFrame:
         reused: cameras whose picture was taken over from an earlier ring.
         sequence: id of the recording or scene; a change breaks the history.
         token: source identifier (e.g. a nuScenes sample token), empty where there is none.
+        lidar: a sweep from about the same time; only models that are given depth read it.
     """
 
     rig: CameraRig
@@ -143,6 +173,7 @@ class CameraFrame:
     reused: tuple[str, ...] = ()
     sequence: str = ""
     token: str = ""
+    lidar: LidarPoints | None = None
 
     def __post_init__(self) -> None:
         if self.reference_camera not in self.images:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
+from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.zoo import ModelCard, get_card
 
@@ -24,8 +24,11 @@ def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
     """A card of the zoo with 64x176 pictures and 24 x 24 columns of 2 m."""
     card = get_card(name)
     config = card.recipe()
-    bev = VoxelGrid((-24.0, -24.0, -1.0), (2.0, 2.0, 6.4), (24, 24, 1))
-    geometry = replace(config.geometry, input_size=INPUT_SIZE, grid=bev)
+    full = config.geometry.grid
+    grid = VoxelGrid(
+        (-24.0, -24.0, full.lower[2]), (2.0, 2.0, full.voxel_size[2]), (24, 24, full.dims[2])
+    )
+    geometry = replace(config.geometry, input_size=INPUT_SIZE, grid=grid)
     small = config.with_geometry(geometry)
     return replace(
         card,
@@ -93,12 +96,21 @@ def frame_at(
         world_T_ego=poses,
         reference_camera=reference_camera,
         sequence=sequence,
+        lidar=LidarPoints(stamp_ns, _sweep(stamp_ns), poses[reference_camera]),
     )
 
 
 def drive(times_s: Iterable[float], rig: CameraRig, **options: object) -> list[CameraFrame]:
     """Frames of one drive."""
     return [frame_at(t, rig, **options) for t in times_s]
+
+
+def _sweep(stamp_ns: int) -> np.ndarray:
+    """Points all around, other ones at every time; only models that are given depth read them."""
+    rng = np.random.default_rng(stamp_ns)
+    azimuth, distance = rng.uniform(0, 2 * np.pi, 2000), rng.uniform(2, 40, 2000)
+    height = rng.uniform(0, 3, 2000)
+    return np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
 def _picture(shape: tuple[int, int], key: int, stamp_ns: int) -> np.ndarray:

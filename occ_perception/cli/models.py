@@ -56,8 +56,8 @@ def show_model(
     _print_parts(net, multiply_accumulates(net, card.measures_depth))
     state = net.initial_state(1, device="meta")
     typer.echo(f"temporal state: {state_bytes(state) / 1e6:.1f} MB per stream, float32")
-    for tensor, value in state_tensors(state).items():
-        typer.echo(f"  {tensor}: {'x'.join(str(size) for size in value.shape[1:])}")
+    for remembered, tensor in state_tensors(state).items():
+        typer.echo(f"  {remembered}: {'x'.join(str(size) for size in tensor.shape[1:])}")
 
 
 def _print_parts(net: nn.Module, macs: Mapping[str, float]) -> None:
@@ -110,5 +110,5 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
         ("protocol", card.protocol or "-"),
         ("weights", card.url or "not published"),
         ("sha256", card.sha256 or "unknown"),
-        ("licence", card.licence),
+        ("licence", card.licence or "-"),
     ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from occ_perception.frames import CameraFrame, CameraRig
-from occ_perception.geometry import invert_transform, scale_intrinsics
+from occ_perception.geometry import ImageAffine, invert_transform, scale_intrinsics
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.preprocess import CropPlan
@@ -34,6 +34,8 @@ class RigTables:
         plans: how each camera's pictures are resized and cropped.
         ego_T_cam_N44: static extrinsics, float64.
         ego_T_grid: (4, 4) pose of the voxel grid's frame in the ego frame.
+        native_K_N33, pixel_maps: intrinsics at the native size, and from native pixels to those
+            of the network's input; float64.
         K_BN33, image_rotation_BN33, image_translation_BN3: see
             :class:`~occ_perception.models.inputs.CameraTensors`; float32 on the device.
     """
@@ -42,6 +44,8 @@ class RigTables:
     plans: tuple[CropPlan, ...]
     ego_T_cam_N44: Float64
     ego_T_grid: Float64
+    native_K_N33: Float64
+    pixel_maps: tuple[ImageAffine, ...]
     K_BN33: Tensor
     image_rotation_BN33: Tensor
     image_translation_BN3: Tensor
@@ -109,6 +113,8 @@ class Calibrator:
             plans=plans,
             ego_T_cam_N44=np.stack([c.ego_T_cam for c in rig.cameras]),
             ego_T_grid=np.eye(4) if rig.ego_T_lidar is None else np.array(rig.ego_T_lidar),
+            native_K_N33=K,
+            pixel_maps=tuple(affines),
             K_BN33=self._batch(K),
             image_rotation_BN33=self._batch(rotation),
             image_translation_BN3=self._batch(translation),

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
+from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
 from occ_perception.models.zoo import ModelCard
 
 # Different pictures in memory; a drive goes round them. Enough that no cache holds them all.
 _PICTURE_SETS = 4
 _SPEED_MPS = 8.0
+_POINTS = 32_000
 _DEFAULT_SPACING_S = 0.5
 
 
@@ -43,6 +44,7 @@ def drawn_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraF
         {camera.name: _picture(rng, camera.height, camera.width) for camera in rig.cameras}
         for _ in range(min(_PICTURE_SETS, count))
     ]
+    points = _sweep(rng)
     spacing_s = card.history_spacing_s or _DEFAULT_SPACING_S
     for number in range(count):
         world_T_ego = np.eye(4)
@@ -53,7 +55,17 @@ def drawn_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraF
             stamps_ns=dict.fromkeys(rig.names, round(number * spacing_s * 1e9)),
             world_T_ego=dict.fromkeys(rig.names, world_T_ego),
             reference_camera=card.reference_camera,
+            lidar=LidarPoints(round(number * spacing_s * 1e9), points, world_T_ego)
+            if card.measures_depth
+            else None,
         )
+
+
+def _sweep(rng: np.random.Generator) -> np.ndarray:
+    """As many points as a lidar of 32 beams has, all around, (n, 3) in ego."""
+    azimuth = rng.uniform(0, 2 * np.pi, _POINTS)
+    distance, height = rng.uniform(2, 60, _POINTS), rng.uniform(-1, 4, _POINTS)
+    return np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
 def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import invert_transform, relative_motion
-from occ_perception.models.inputs import NetInputs, StepControl
+from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.models.zoo import ModelCard
-from occ_perception.runtime.calibration import Calibrator
+from occ_perception.runtime.calibration import Calibrator, RigTables
 from occ_perception.runtime.graphs import Execution, prepared_step
+from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.schedule import (
     Decision,
@@ -127,8 +128,9 @@ class OccupancyStream:
                 schedule decide whether the frame enters the history.
 
         Raises:
-            ValueError: the frame or its rig lacks a camera of the model, or the rig lacks the
-                lidar's pose where the grid lies in the lidar frame.
+            ValueError: the frame or its rig lacks a camera of the model, the rig lacks the
+                lidar's pose where the grid lies in the lidar frame, or the frame lacks the lidar
+                points that the model is given.
         """
         clock = StageClock(self._device)
         tables = self._calibrator.tables(frame.rig)
@@ -143,6 +145,7 @@ class OccupancyStream:
             cameras=self._calibrator.camera_tensors(now.world_T_ego, world_T_cam_N44, tables),
             control=self._control(decision, now, world_T_cam_N44),
             bev_augmentation_B33=self._bev_augmentation_B33,
+            depth=self._depth(frame, world_T_cam_N44, tables),
         )
         clock.lap("preprocess")
         with torch.inference_mode():
@@ -182,6 +185,21 @@ class OccupancyStream:
                 "frame, or assemble frames with missing_camera='reuse_last'"
             )
         return [frame.images[name] for name in self.card.cameras]
+
+    def _depth(
+        self, frame: CameraFrame, world_T_cam_N44: Float64, tables: RigTables
+    ) -> DepthHint | None:
+        """Measured depth, for models that are given it."""
+        if not self.card.measures_depth:
+            return None
+        if frame.lidar is None:
+            raise ValueError(
+                f"model {self.card.name} is given lidar depth, but the frame at {frame.stamp_ns} "
+                "ns has no lidar points. Feed a lidar (the node's lidar.topic, `occ run "
+                "--lidar-topic`), or choose a model whose sensors are cameras only"
+            )
+        geometry = self._model.net.config.geometry
+        return lidar_depth(frame.lidar, world_T_cam_N44, tables, geometry, self._device)
 
     def _control(self, decision: Decision, now: Moment, world_T_cam_N44: Float64) -> StepControl:
         """What the network must know about the past; motion is identity at a start."""

@@ -37,7 +37,7 @@ from occ_training.data.label_files import (
     read_ray_mask,
 )
 from occ_training.data.pictures import ImageAugmentation, PicturePlan, normalise, read_picture
-from occ_training.data.point_maps import Winners, nearest, point_maps
+from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelLayout
 from occ_training.data.sample import Sample
 
