@@ -79,6 +79,7 @@ def convert(
     to report.json.
     """
     from occ_training.convert_bag import ConvertOptions
+    from occ_training.data.records import DatasetIndex
 
     options = ConvertOptions(
         labels=labels,
@@ -96,7 +97,7 @@ def convert(
     reports, failures = convert_bags(bags, out, options, jobs, ray, say=typer.echo)
     if not reports:
         raise ValueError(f"none of {len(bags)} bags could be converted: {failures}")
-    index = join_parts(out)
+    index = DatasetIndex.load(out)
     for path, error in failures.items():
         typer.secho(f"{path} was not converted: {error}", fg=typer.colors.RED, err=True)
     typer.echo(
@@ -119,13 +120,14 @@ def convert_bags(
     ray: str | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[list[BagReport], dict[str, str]]:
-    """Convert bags side by side and write the report.
+    """Convert bags side by side, write the report, and the index of all that the folder holds.
 
     Returns:
         What became of the bags, and bag -> why for those that failed.
 
     Raises:
         ValueError: two bags have the same name.
+        DatasetError: bags differ in their cameras or label sets.
     """
     from rich.progress import Progress
 
@@ -150,6 +152,8 @@ def convert_bags(
         {"bags": [asdict(report) for report in reports], "failures": failures}, indent=1
     )
     (out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    if reports:
+        join_parts(out)
     return reports, failures
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 STEEPEST = 0.2
 """Ground rises by less than this per metre; kerbs are allowed for on top of it."""
@@ -16,6 +17,13 @@ _KERB = 0.12
 _NEIGHBOURHOOD_M = 3.0
 _TOLERANCE_M = 0.25
 _SMOOTHING_M = 1.0
+
+_START_M = 8.0
+_START_TOLERANCE_M = 0.3
+_STRIDE_M = 12.0
+_STEP_M = 0.2
+_BEND = 0.025
+"""How the ground grows: from near the vehicle, across a stride, by steps and bends so high."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +94,19 @@ class Ground:
         return place[:, 0], place[:, 1]
 
 
-def find_ground(points: Float32, cell: float, widest_gap: float) -> Ground:
+def find_ground(points: Float32, cell: float, widest_gap: float, poses: Float64) -> Ground:
     """The ground under points (n, 3), metres along the world's axes, z up.
 
-    A raster cell's lowest point is ground if no lowest point within 3 m lies lower than a slope of
-    20 % and a kerb explain. Gaps up to ``widest_gap`` metres between cells of ground are bridged
-    with the smoothed height around them.
+    It begins under the vehicle, whose frame stands on it, and grows outwards: a raster cell's
+    lowest point is ground if it continues the ground known nearby, and if no lowest point within
+    3 m lies lower than a slope of 20 % and a kerb explain. Gaps up to ``widest_gap`` metres between
+    cells of ground are bridged with the smoothed height around them.
+
+    Args:
+        points: of everything that stands still.
+        cell: edge of the raster's cells.
+        widest_gap: metres.
+        poses: (m, 4, 4) ego poses in the frame of the points.
     """
     lower = points[:, :2].min(axis=0).astype(np.float64) - cell
     place = np.floor((points[:, :2] - lower) / cell).astype(np.int64)
@@ -99,11 +114,41 @@ def find_ground(points: Float32, cell: float, widest_gap: float) -> Ground:
     lowest = np.full(int(shape[0] * shape[1]), np.inf, np.float32)
     np.minimum.at(lowest, place[:, 0] * shape[1] + place[:, 1], points[:, 2])
     lowest = lowest.reshape(shape)
-    measured = np.isfinite(lowest) & (lowest <= _highest_ground(lowest, cell))
+    candidates = np.isfinite(lowest) & (lowest <= _highest_ground(lowest, cell))
+    plane, away = _under_vehicle(poses, lower, cell, lowest.shape)
+    above = np.where(candidates, lowest - plane, 0.0).astype(np.float32)
+    measured = candidates & (away < _START_M) & (np.abs(above) < _START_TOLERANCE_M)
+    while True:
+        distance = ndimage.distance_transform_edt(~measured) * cell
+        expected = _smoothed(above, measured, _SMOOTHING_M / cell, _STRIDE_M / cell)
+        tolerance = _STEP_M + _BEND * distance
+        grown = candidates & (distance < _STRIDE_M) & (np.abs(above - expected) < tolerance)
+        if not (grown & ~measured).any():
+            break
+        measured |= grown
     heights = np.where(measured, lowest, np.nan).astype(np.float32)
     gaps = _closed(measured, widest_gap / cell) & ~measured
-    heights[gaps] = _smoothed(heights, measured, _SMOOTHING_M / cell, widest_gap / cell)[gaps]
+    bridged = _smoothed(above, measured, _SMOOTHING_M / cell, widest_gap / cell) + plane
+    heights[gaps] = bridged[gaps]
     return Ground(lower, cell, heights, measured)
+
+
+def _under_vehicle(
+    poses: Float64, lower: Float64, cell: float, shape: tuple[int, ...]
+) -> tuple[Float32, Float64]:
+    """(I, J) height of the plane that the nearest vehicle stands on, and how far that one is."""
+    origins, normals = poses[:, :3, 3], poses[:, :3, 2]
+    i, j = np.floor((origins[:, :2] - lower) / cell).astype(np.int64).T
+    i, j = np.clip(i, 0, shape[0] - 1), np.clip(j, 0, shape[1] - 1)
+    owner = np.full(shape, -1)
+    owner[i, j] = np.arange(len(poses))
+    away, nearest = ndimage.distance_transform_edt(owner < 0, return_indices=True)
+    pose = owner[tuple(nearest)]
+    x, y = (lower[n] + (np.arange(shape[n]) + 0.5) * cell for n in (0, 1))
+    dx = x[:, None] - origins[pose, 0]
+    dy = y[None] - origins[pose, 1]
+    rise = (normals[pose, 0] * dx + normals[pose, 1] * dy) / normals[pose, 2]
+    return (origins[pose, 2] - rise).astype(np.float32), away * cell
 
 
 def _highest_ground(lowest: Float32, cell: float) -> Float32:

@@ -199,6 +199,8 @@ def fill_grid(
     trusted: Any,
     labels: Any,
     frame_slot: int,
+    hit_now: Any,
+    crossed_now: Any,
     grid_T_world: Any,
     counts: Any,
     votes: Any,
@@ -206,7 +208,9 @@ def fill_grid(
     """Count points in the cells of one frame's grid.
 
     A point that is not ``trusted`` is carried from its own time slot to the frame's only if no
-    slot from one to the other saw its place free: crossed and not hit.
+    slot from one to the other saw its place free: crossed and not hit. Next to the frame's slot,
+    which is too long for what moves, the sweep of the frame itself (``hit_now``, ``crossed_now``)
+    must not see it free either.
 
     ``points`` (n, 3) are metres from the table's lower corner, ``grid_T_world`` (3, 4) maps them to
     cells of the grid; ``counts`` (X, Y, Z) and ``votes`` (X, Y, Z, classes) are added to, the votes
@@ -226,6 +230,8 @@ def fill_grid(
             if at >= 0:
                 between = _bits_between(slots[n], frame_slot)
                 if crossings[at] & ~hits[at] & between:
+                    continue
+                if abs(slots[n] - frame_slot) <= 1 and crossed_now[at] and not hit_now[at]:
                     continue
         if counts[i, j, k] < 65535:
             counts[i, j, k] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Pool = NDArray[np.unsignedinteger[Any]]
 
 SLOTS = 64
 """Time slots of a section: what a cell remembers of each is one bit."""
@@ -40,7 +42,7 @@ class LabelRule:
     slot_s: float = 0.5
     farthest_m: float = 80.0
     least_points: int = 1
-    ground_gap_m: float = 8.0
+    ground_gap_m: float = 12.0
     free_span_s: float = 2.0
     box_margin_m: float = 0.1
     nearest_sweep_s: float = 0.15
@@ -166,28 +168,31 @@ class Section:
         near = ((self._points > 0) & (self._points < upper)).all(axis=1)
         if not near.any():
             return
-        ground = find_ground(self._points[near], self._cell, self._rule.ground_gap_m)
+        vehicle = np.stack([sweep.world_T_ego for sweep in self._sweeps])
+        vehicle[:, :3, 3] -= self._corner
+        ground = find_ground(self._points[near], self._cell, self._rule.ground_gap_m, vehicle)
         self._trusted[near] = ground.holds(self._points[near])
         known = ground.classes(self._points[near], self._classes[near])
         self._gap_points, self._gap_classes = ground.gap_points(known)
 
     def _observe(self) -> None:
-        from occ_training.lidar_labels.kernels import observe_rays
-
         for sweep in self._sweeps:
             bit = np.uint64(1) << np.uint64(self._slot(sweep.stamp_ns))
-            points = (sweep.points - self._corner).astype(np.float32)
-            for n, origin in enumerate(sweep.origins - self._corner):
-                observe_rays(
-                    self._table,
-                    self._hits,
-                    self._crossings,
-                    bit,
-                    origin,
-                    points[sweep.starts[n] : sweep.starts[n + 1]],
-                    self._cell,
-                    self._rule.farthest_m,
-                )
+            self._observe_sweep(sweep, bit, self._hits, self._crossings)
+        self._hit_now = np.zeros(len(self._hits), np.uint8)
+        self._crossed_now = np.zeros_like(self._hit_now)
+
+    def _observe_sweep(
+        self, sweep: Sweep, bit: np.unsignedinteger[Any], hits: Pool, crossings: Pool
+    ) -> None:
+        from occ_training.lidar_labels.kernels import observe_rays
+
+        points = (sweep.points - self._corner).astype(np.float32)
+        for n, origin in enumerate(sweep.origins - self._corner):
+            some = points[sweep.starts[n] : sweep.starts[n + 1]]
+            observe_rays(
+                self._table, hits, crossings, bit, origin, some, self._cell, self._rule.farthest_m
+            )
 
     # -- one frame -------------------------------------------------------------------------------
 
@@ -243,6 +248,9 @@ class Section:
         some = slice(self._bounds[chosen[0]], self._bounds[chosen[-1] + 1])
         trusted = self._trusted[some].copy()
         current = int(np.argmin(np.abs(stamps - stamp_ns)))
+        self._hit_now[:] = 0
+        self._crossed_now[:] = 0
+        self._observe_sweep(self._sweeps[current], np.uint8(1), self._hit_now, self._crossed_now)
         start = self._bounds[chosen[0]]
         trusted[self._bounds[current] - start : self._bounds[current + 1] - start] = True
         self._fill(
@@ -302,6 +310,8 @@ class Section:
             trusted,
             classes,
             self._slot(stamp_ns),
+            self._hit_now,
+            self._crossed_now,
             self._grid_T_world(world_T_ego),
             counts,
             votes,
