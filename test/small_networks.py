@@ -23,7 +23,11 @@ def small_network(card: ModelCard):
     grid = VoxelGrid((-8.0, -4.0, z), (1.0, 1.0, dz), (16, 8, cells))
     net = card.build(replace(geometry, input_size=INPUT_SIZE, grid=grid))
     # Factors that keep the untrained network away from constant features and saturated logits.
-    scale = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight": 0.1}
+    scale = {
+        "depth_net.context_conv.weight": 20.0,
+        "depth_net.offset_conv.weight": 0.02,  # of features twenty times as large
+        "alocc_head.mask_embed.4.weight": 0.1,
+    }
     fill_random_weights(net, card, scale=scale)
     return net
 
@@ -69,7 +73,7 @@ def batched(*slots: NetInputs) -> NetInputs:
 
     def join(parts):
         first = parts[0]
-        if first is None or isinstance(first, float):
+        if first is None or isinstance(first, float | bool):
             return first
         if isinstance(first, torch.Tensor):
             return torch.cat(parts)

@@ -77,11 +77,14 @@ class NetOutputs:
         flow_bins_BK2XYZ: logits over the velocity bins of (vx, vy), while training only.
         depth_BNDhw: depth distribution before denoising.
         context_BNChw: context features (image supervision reads them).
+        lifted_BCXYZ: features of the cells before they meet the past, (B, C, X, Y) for maps, with
+            their graph, while training only (the causal loss differentiates them by the context).
     """
 
     logits_BKXYZ: Tensor
     depth_BNDhw: Tensor | None = None
     context_BNChw: Tensor | None = None
+    lifted_BCXYZ: Tensor | None = None
     flow_BXYZ2: Tensor | None = None
     flow_bins_BK2XYZ: Tensor | None = None
 

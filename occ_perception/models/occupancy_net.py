@@ -6,7 +6,7 @@ cells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,19 @@ from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, H
 from occ_perception.nets.cameras import camera_code
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
+from occ_perception.nets.grouped_lift import GroupedLiftConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
-from occ_perception.nets.lift import HardLiftConfig, OcclusionTransfer, SoftLiftConfig
+from occ_perception.nets.lift import (
+    HardLiftConfig,
+    NormalisedTransferConfig,
+    OcclusionTransferConfig,
+    SoftLiftConfig,
+)
 from occ_perception.nets.measured_depth import measured_depth
 from occ_perception.nets.mlp_head import MlpHeadConfig
+from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
+from occ_perception.nets.pose_correction import PoseCorrectionConfig
 from occ_perception.nets.prototype_head import PrototypeHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
 from occ_perception.nets.pyramid_head import PyramidHeadConfig
@@ -50,7 +58,9 @@ class OccupancyNetConfig:
         geometry: image size, depth bins, grid of the lifted volume, cameras.
         image: pictures to features.
         stereo: matching with the previous pictures.
+        pose: pictures and camera poses to corrected poses; matching uses them as they came.
         depth: features to depth distribution, occluded length and context.
+        occlusion: depth distribution and occluded length to lifting weights.
         geometry_fusion: fusion of depth with the past.
         inter_object: extra samples for space that objects hide from each other.
         lift: context to volume.
@@ -66,12 +76,16 @@ class OccupancyNetConfig:
     geometry: ViewGeometry
     image: ImageEncoderConfig
     stereo: PlaneSweepConfig | None = None
+    pose: PoseCorrectionConfig | None = None
     depth: DepthNetConfig
+    occlusion: OcclusionTransferConfig | NormalisedTransferConfig = field(
+        default_factory=OcclusionTransferConfig
+    )
     geometry_fusion: GeometryFusionConfig | None = None
     inter_object: InterObjectConfig | None = None
-    lift: SoftLiftConfig | HardLiftConfig
+    lift: SoftLiftConfig | HardLiftConfig | GroupedLiftConfig
     refine: BackwardProjectionConfig | None = None
-    pre: BevRefineConfig | VoxelRefineConfig | None = None
+    pre: BevRefineConfig | VoxelRefineConfig | NormalisedConvolutionConfig | None = None
     temporal: ConcatHistoryConfig | GradientFusionConfig | None = None
     encoder: BevEncoderConfig | VoxelEncoderConfig | PyramidEncoderConfig
     height: HeightLiftConfig | None = None
@@ -124,8 +138,9 @@ class OccupancyNet(Network):
         geometry = config.geometry
         self.image = config.image.build()
         self.stereo = config.stereo.build(geometry) if config.stereo else None
+        self.pose = config.pose.build() if config.pose else None
         self.depth = config.depth.build(geometry)
-        self.occlusion = OcclusionTransfer()
+        self.occlusion = config.occlusion.build()
         fusion = config.geometry_fusion
         self.geometry_fusion = fusion.build(geometry) if fusion else None
         self.inter_object = config.inter_object.build() if config.inter_object else None
@@ -173,7 +188,10 @@ class OccupancyNet(Network):
         control = inputs.control if inputs.history else _without_history(inputs.control)
         features = self.image(inputs.images_BN3HW)
         matching, stereo = self._match(features.fine_BNChw, inputs, state.stereo)
-        code = camera_code(inputs.cameras, augmentation)
+        cameras = inputs.cameras
+        if self.pose is not None:
+            cameras = self.pose(features.merged_BNChw, cameras)
+        code = camera_code(cameras, augmentation)
         depth = self.depth(features.merged_BNChw, code, matching)
         surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
         weights_BNDhw = self.occlusion(surface_BNDhw, depth.occluded_BNLhw)
@@ -184,16 +202,16 @@ class OccupancyNet(Network):
         if self.inter_object is not None:
             extra.append(self.inter_object(depth.gated_BNChw, weights_BNDhw))
 
-        rays = PixelRays(inputs.cameras, augmentation, self.config.geometry)
+        rays = PixelRays(cameras, augmentation, self.config.geometry)
         volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, *extra)
         if self.refine is not None:
             context = depth.context_BNChw
-            added = self.refine(volume, context, weights_BNDhw, inputs.cameras, augmentation)
+            added = self.refine(volume, context, weights_BNDhw, cameras, augmentation)
             volume = volume + added[..., None]
         if self.pre is not None:
-            volume = self.pre(volume)
+            volume = self.pre(volume, features.merged_BNChw)
 
-        history = None
+        lifted, history = volume, None
         if self.temporal is not None:
             volume, history = self.temporal(volume, state.history, control, augmentation)
 
@@ -209,6 +227,7 @@ class OccupancyNet(Network):
             logits_BKXYZ=logits_BKYXZ.transpose(2, 3),
             depth_BNDhw=depth.surface_BNDhw,
             context_BNChw=depth.context_BNChw,
+            lifted_BCXYZ=lifted.transpose(2, 3) if self.training else None,
             **_public_flow(flow),
         )
         following = TemporalState(stereo=stereo, geometry=fused, history=history, flow=seen)

@@ -15,7 +15,7 @@ import yaml
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.models import alocc, bevdet, fbocc, gdfusion, town
+from occ_perception.models import alocc, bevdet, causalocc, fbocc, gdfusion, town
 from occ_perception.models.network import Network, NetworkConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.models.sparseocc import recipes as sparseocc
@@ -87,7 +87,7 @@ class ModelCard:
         url: where the checkpoint is published, None where it is not.
         sha256: of that file, None until known.
         packaged: file of this package that holds the weights, None where they are published.
-        licence: of the checkpoint.
+        licence: of the checkpoint, None where there is none.
         backbone: image backbone.
         modality: ``C`` cameras only, ``C+D`` cameras and measured depth.
         note: what else a user of the checkpoint should know.
@@ -114,7 +114,7 @@ class ModelCard:
     url: str | None
     sha256: str | None = None
     packaged: Path | None = None
-    licence: str
+    licence: str | None
     backbone: str
     modality: str
     note: str = ""
@@ -239,6 +239,9 @@ _CARDS = (
     _card("fbocc_gf", fbocc.fbocc_gf, **{**_FBOCC, "names": fbocc.FBOCC_GF_NAMES}),
     _card("sparseocc", sparseocc.sparseocc, **_SPARSEOCC),
     _card("sparseocc_even", sparseocc.sparseocc_even, **_SPARSEOCC),
+    _card("causal_bevdetocc", causalocc.causal_bevdetocc, names=causalocc.CAUSAL_BEVDETOCC_NAMES),
+    _card("causal_alocc_3d", causalocc.causal_alocc_3d, names=causalocc.CAUSAL_ALOCC_NAMES),
+    _card("causal_alocc_3d_16f", causalocc.causal_alocc_3d_16f, names=causalocc.CAUSAL_ALOCC_NAMES),
     _card(
         "alocc_town",
         town.alocc_town,

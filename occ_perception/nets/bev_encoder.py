@@ -92,13 +92,16 @@ class BevRefineConfig:
 
 
 class BevRefine(nn.Module):
-    """Cleans the lifted map up before it meets the past, (B, C, Y, X) both ways."""
+    """Cleans the lifted map up before it meets the past, (B, C, Y, X) both ways.
+
+    Parts in this place are given the picture features, too; this one does not look at them.
+    """
 
     def __init__(self, config: BevRefineConfig) -> None:
         super().__init__()
         self.stack = ResidualStack2d(config.channels, (config.channels,), (1,), (1,))
 
-    def forward(self, features_BCYX: Tensor) -> Tensor:
+    def forward(self, features_BCYX: Tensor, _features_BNChw: Tensor) -> Tensor:
         return self.stack(features_BCYX)[0]
 
 

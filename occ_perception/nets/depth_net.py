@@ -23,6 +23,9 @@ CAMERA_CODE_SIZE = 27
 class DepthPrediction(NamedTuple):
     """What the depth net says about every pixel.
 
+    With several distributions per pixel, the camera axis of ``surface_BNDhw`` and of
+    ``occluded_BNLhw`` holds N * groups, groups innermost.
+
     Attributes:
         surface_BNDhw: distribution of the first visible surface over the depth bins.
         occluded_BNLhw: chance that the object still fills the k-th bin behind its surface, None
@@ -63,6 +66,7 @@ class DepthNetConfig:
         width: of the trunk.
         aspp_channels: of each pyramid branch.
         occluded_bins: length of the occlusion transfer in bins, None for none.
+        groups: distributions per pixel, for lifting in groups of channels.
         matching: how a matching distribution comes in, None where there is none.
     """
 
@@ -71,6 +75,7 @@ class DepthNetConfig:
     width: int = 256
     aspp_channels: int = 96
     occluded_bins: int | None = 22
+    groups: int = 1
     matching: MatchingEncoderConfig | None = None
 
     def build(self, geometry: ViewGeometry) -> DepthNet:
@@ -108,11 +113,13 @@ class DepthNet(nn.Module):
         self.depth_branch = nn.Sequential(
             *_branch(in_width, width, shortcut), ASPP(width, config.aspp_channels)
         )
-        self.depth_logits = nn.Conv2d(width, bins, 1)
+        self.groups = config.groups
+        self.depth_logits = nn.Conv2d(width, config.groups * bins, 1)
         self.length_branch: nn.Module | None = None
         if config.occluded_bins is not None:
             self.length_branch = nn.Sequential(
-                *_branch(in_width, width, shortcut), nn.Conv2d(width, config.occluded_bins, 1)
+                *_branch(in_width, width, shortcut),
+                nn.Conv2d(width, config.groups * config.occluded_bins, 1),
             )
 
     def forward(
@@ -130,16 +137,23 @@ class DepthNet(nn.Module):
         if self.matching is not None and matching_BNDhw is not None:
             seen = torch.cat([gated, self.matching(matching_BNDhw.flatten(0, 1))], dim=1)
         features = self.depth_branch(seen)
-        logits = self.depth_logits(features)
+        surface = self._per_group(self.depth_logits(features), cameras).softmax(dim=2)
         occluded = None
         if self.length_branch is not None:
-            occluded = self.length_branch(seen).sigmoid().unflatten(0, cameras)
+            occluded = self._per_group(self.length_branch(seen).sigmoid(), cameras)
         return DepthPrediction(
-            surface_BNDhw=logits.softmax(dim=1).unflatten(0, cameras),
+            surface_BNDhw=surface,
             occluded_BNLhw=occluded,
             context_BNChw=context.unflatten(0, cameras),
             features_BNChw=features.unflatten(0, cameras),
             gated_BNChw=gated.unflatten(0, cameras),
+        )
+
+    def _per_group(self, maps_nChw: Tensor, cameras: torch.Size) -> Tensor:
+        """(B * N, G * D, h, w) to (B, N * G, D, h, w)."""
+        B, N = cameras
+        return maps_nChw.unflatten(1, (self.groups, -1)).reshape(
+            B, N * self.groups, -1, *maps_nChw.shape[-2:]
         )
 
 

@@ -18,6 +18,15 @@ from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import hard_splat, occlusion_transfer, soft_splat
 
 
+@dataclass(frozen=True, kw_only=True)
+class OcclusionTransferConfig:
+    """Lifting weights as they are added up."""
+
+    def build(self) -> OcclusionTransfer:
+        """The module."""
+        return OcclusionTransfer()
+
+
 class OcclusionTransfer(nn.Module):
     """Lifting weights from surface distribution and occluded length.
 
@@ -29,6 +38,23 @@ class OcclusionTransfer(nn.Module):
         if occluded_BNLhw is None:
             return surface_BNDhw
         return occlusion_transfer(surface_BNDhw, occluded_BNLhw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalisedTransferConfig:
+    """Lifting weights that add up to one along every ray."""
+
+    def build(self) -> NormalisedTransfer:
+        """The module."""
+        return NormalisedTransfer()
+
+
+class NormalisedTransfer(OcclusionTransfer):
+    """Occlusion transfer that keeps mass: ``A / sum_D A`` (CausalOcc, arXiv 2509.08388)."""
+
+    def forward(self, surface_BNDhw: Tensor, occluded_BNLhw: Tensor | None) -> Tensor:
+        weights = super().forward(surface_BNDhw, occluded_BNLhw)
+        return weights / weights.sum(dim=2, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,11 +147,14 @@ class VoxelRefineConfig:
 
 
 class VoxelRefine(nn.Module):
-    """Cleans the lifted volume up before it meets the past, (B, C, Y, X, Z) both ways."""
+    """Cleans the lifted volume up before it meets the past, (B, C, Y, X, Z) both ways.
+
+    Parts in this place are given the picture features, too; this one does not look at them.
+    """
 
     def __init__(self, config: VoxelRefineConfig) -> None:
         super().__init__()
         self.stack = ResidualStack3d(config.channels, (config.channels,), (1,), (1,))
 
-    def forward(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor, _features_BNChw: Tensor) -> Tensor:
         return self.stack(volume)[0]

@@ -14,6 +14,7 @@ from occ_perception.ops.adaptive_mixing.reference import LinearMap, adaptive_mix
 from occ_perception.ops.deformable_attention.reference import deformable_attention, sample_bins
 from occ_perception.ops.deformable_conv.reference import deformable_conv
 from occ_perception.ops.displacement_gradient.reference import displacement_gradient
+from occ_perception.ops.grouped_splat.reference import grouped_soft_splat
 from occ_perception.ops.hard_splat.reference import hard_splat
 from occ_perception.ops.history_warp.reference import cell_motion, moved_cells
 from occ_perception.ops.linear_sampling.reference import (
@@ -43,6 +44,7 @@ __all__ = [
     "deformable_conv",
     "displacement_gradient",
     "first_views",
+    "grouped_soft_splat",
     "hard_splat",
     "linear_corners",
     "moved_cells",

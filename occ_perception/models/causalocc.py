@@ -1,0 +1,58 @@
+"""Recipes of CausalOcc (arXiv 2509.08388) on BEVDetOcc and ALOcc-3D.
+
+Nothing but the paper's figures is published for these networks: names in files are those of the
+public framework's parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from occ_perception.models import alocc, bevdet
+from occ_perception.models.occupancy_net import OccupancyNetConfig
+from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
+from occ_perception.nets.grouped_lift import GroupedLiftConfig
+from occ_perception.nets.lift import NormalisedTransferConfig
+from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
+from occ_perception.nets.pose_correction import PoseCorrectionConfig
+
+_PARTS: NameRules = (
+    ("pose.summary.", "pose_net."),
+    ("pose.head.", "pose_head."),
+    ("lift.offset.", "depth_net.offset_conv."),
+    ("pre.summary.", "pre_process.layers.0.0.weight_net.0."),
+    ("pre.spread.", "pre_process.layers.0.0.weight_head.0."),
+    ("pre.mix.", "pre_process.layers.0.0.weight_head_channel."),
+)
+CAUSAL_BEVDETOCC_NAMES: NameRules = (*_PARTS, *bevdet.BEVDETOCC_NAMES)
+CAUSAL_ALOCC_NAMES: NameRules = (*_PARTS, *OCCSTUDIO_NAMES)
+
+_GROUPS = 4
+
+
+def causal_bevdetocc() -> OccupancyNetConfig:
+    """BEVDetOcc with causal lifting, without history."""
+    return replace(_causal(bevdet.bevdetocc_sf()), temporal=None)
+
+
+def causal_alocc_3d() -> OccupancyNetConfig:
+    """ALOcc-3D with causal lifting, without history."""
+    return replace(causal_alocc_3d_16f(), temporal=None)
+
+
+def causal_alocc_3d_16f() -> OccupancyNetConfig:
+    """ALOcc-3D with causal lifting, sixteen frames of history."""
+    config = _causal(alocc.alocc_3d())
+    return replace(config, occlusion=NormalisedTransferConfig(), inter_object=None)
+
+
+def _causal(config: OccupancyNetConfig) -> OccupancyNetConfig:
+    """The network with a way from pixels to cells that keeps their mass."""
+    channels = config.depth.context_channels
+    return replace(
+        config,
+        pose=PoseCorrectionConfig(),
+        depth=replace(config.depth, groups=_GROUPS),
+        lift=GroupedLiftConfig(channels=channels, groups=_GROUPS),
+        pre=NormalisedConvolutionConfig(channels=channels),
+    )

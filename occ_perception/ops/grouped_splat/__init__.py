@@ -1,0 +1,1 @@
+"""Soft filling in groups: every group of channels has its own lifting weights."""
