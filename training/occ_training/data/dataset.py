@@ -26,6 +26,7 @@ from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.metrics.rays import lidar_origins
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, Preprocessing
+from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.groups import history_groups, usable_frames
@@ -37,7 +38,6 @@ from occ_training.data.label_files import (
     read_ray_mask,
 )
 from occ_training.data.pictures import ImageAugmentation, PicturePlan, normalise, read_picture
-from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelLayout
 from occ_training.data.sample import Sample
 

@@ -1,0 +1,150 @@
+"""What a data set says about one moment: pictures, lidar, labels, and the poses of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+
+Float64 = NDArray[np.float64]
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; the message says which file or line, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraRecord:
+    """One picture of a frame.
+
+    Attributes:
+        image: path of the file, relative to the root; rectified, JPEG or PNG.
+        stamp_ns: exposure.
+        K: (3, 3) intrinsics at the size of the file.
+        width, height: that size, pixels.
+        ego_T_cam: (4, 4) mounting.
+        world_T_ego: (4, 4) ego pose at ``stamp_ns``.
+    """
+
+    image: str
+    stamp_ns: int
+    K: Float64
+    width: int
+    height: int
+    ego_T_cam: Float64
+    world_T_ego: Float64
+
+    @property
+    def world_T_cam(self) -> Float64:
+        """(4, 4) pose of the camera at its own exposure."""
+        return self.world_T_ego @ self.ego_T_cam
+
+
+@dataclass(frozen=True, eq=False)
+class LidarRecord:
+    """The lidar at a frame: its pose, and its points where there are any.
+
+    Attributes:
+        points: path of little-endian float32 rows, lidar frame; None where only the pose is known.
+        columns: names of the columns, beginning with ``x, y, z``.
+        stamp_ns: time of the sweep.
+        ego_T_lidar: (4, 4) mounting.
+        world_T_ego: (4, 4) ego pose at ``stamp_ns``.
+        semantics: path of one class id per point: raw uint8 (any suffix), ``.npy`` or ``.npz``
+            (its only array, or ``lidar_seg``); None where there is none.
+        semantics_ids: what the ids mean: ``lidarseg`` (nuScenes general classes) or the name of
+            a label set.
+    """
+
+    points: str | None
+    columns: tuple[str, ...]
+    stamp_ns: int
+    ego_T_lidar: Float64
+    world_T_ego: Float64
+    semantics: str | None = None
+    semantics_ids: str = "occ3d"
+
+    @property
+    def world_T_lidar(self) -> Float64:
+        """(4, 4) pose of the lidar at its own stamp."""
+        return self.world_T_ego @ self.ego_T_lidar
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRecord:
+    """One moment: the pictures around it, the lidar, the labels.
+
+    Attributes:
+        token: unique name of the frame in its data set.
+        sequence: name of the recording or scene.
+        stamp_ns: time that frames of a sequence are ordered by (of the sweep where there is one).
+        reference_camera: the camera whose stamp the grid belongs to.
+        cameras: camera name -> picture; may lack cameras of the header.
+        lidar: None where there is none.
+        labels: key of the header's ``label_sets`` -> path of the file.
+        source: where it came from, as JSON: stamps, ids, names of the original.
+    """
+
+    token: str
+    sequence: str
+    stamp_ns: int
+    reference_camera: str
+    cameras: Mapping[str, CameraRecord]
+    lidar: LidarRecord | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def world_T_reference_ego(self) -> Float64:
+        """(4, 4) ego pose at the reference camera's stamp."""
+        return self.cameras[self.reference_camera].world_T_ego
+
+    @property
+    def world_T_lidar_ego(self) -> Float64:
+        """(4, 4) ego pose at the lidar's stamp; at the reference camera's without a lidar."""
+        return self.world_T_reference_ego if self.lidar is None else self.lidar.world_T_ego
+
+
+@dataclass(frozen=True)
+class LabelLayout:
+    """What the label files under one key are.
+
+    Attributes:
+        reader: name of the file format, see :mod:`occ_training.data.label_files`.
+        classes: label set whose ids they hold after reading.
+        grid: their cells.
+        frame: ``ego`` or ``lidar``, the frame the grid lies in.
+        time: whose stamp that frame is taken at: ``lidar`` or ``reference_camera``.
+    """
+
+    reader: str
+    classes: str
+    grid: VoxelGrid
+    frame: Literal["ego", "lidar"] = "ego"
+    time: Literal["lidar", "reference_camera"] = "lidar"
+
+
+@dataclass(frozen=True)
+class DatasetHeader:
+    """What all frames of a data set share.
+
+    Attributes:
+        name: of the data set, for people.
+        cameras: names of the cameras a complete frame has.
+        label_sets: key -> what its files are.
+        ego_frame: name of the ego frame where the data came from.
+        root: folder that paths are relative to, itself relative to the index (or absolute).
+        source: how it was made, as JSON.
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    label_sets: Mapping[str, LabelLayout] = field(default_factory=dict)
+    ego_frame: str = "base_link"
+    root: str = "."
+    source: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""Header and frames of an index as JSON values, and back.
+
+Matrices are written as their first three rows. Numbers survive to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid
+from occ_training.data.frame_records import (
+    CameraRecord,
+    DatasetError,
+    DatasetHeader,
+    FrameRecord,
+    LabelLayout,
+    LidarRecord,
+)
+
+FORMAT = "occ-dataset"
+FORMAT_VERSION = 1
+
+Float64 = NDArray[np.float64]
+
+
+def _rows(matrix: Float64) -> list[float]:
+    return [float(value) for value in np.asarray(matrix)[:3].ravel()]
+
+
+def _matrix(values: Sequence[float], columns: int, shared: dict[bytes, Float64]) -> Float64:
+    """Rows from JSON, square; equal matrices are one object (mounts repeat in every frame)."""
+    matrix = np.eye(columns)
+    matrix[:3] = np.array(values, dtype=np.float64).reshape(3, columns)
+    return shared.setdefault(matrix.tobytes(), matrix)
+
+
+def header_to_json(header: DatasetHeader, root: str) -> dict[str, Any]:
+    """The first line; ``root`` leads from the index to the files."""
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "name": header.name,
+        "cameras": list(header.cameras),
+        "ego_frame": header.ego_frame,
+        "root": root,
+        "label_sets": {
+            key: {
+                "reader": layout.reader,
+                "classes": layout.classes,
+                "frame": layout.frame,
+                "time": layout.time,
+                "lower": list(layout.grid.lower),
+                "voxel_size": list(layout.grid.voxel_size),
+                "dims": list(layout.grid.dims),
+            }
+            for key, layout in header.label_sets.items()
+        },
+        "source": dict(header.source),
+    }
+
+
+def header_from_json(value: Any) -> DatasetHeader:
+    """Inverse of :func:`header_to_json`.
+
+    Raises:
+        DatasetError: of another format or version.
+        KeyError, ValueError, TypeError: a field is missing or makes no sense.
+    """
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise DatasetError(f"is no data set index: its first line is no {FORMAT} header")
+    if value["version"] != FORMAT_VERSION:
+        raise DatasetError(
+            f"is format version {value['version']}, this program reads {FORMAT_VERSION}; "
+            "make the data set again"
+        )
+    layouts = {
+        key: LabelLayout(
+            reader=layout["reader"],
+            classes=layout["classes"],
+            frame=layout["frame"],
+            time=layout["time"],
+            grid=VoxelGrid(
+                tuple(layout["lower"]), tuple(layout["voxel_size"]), tuple(layout["dims"])
+            ),
+        )
+        for key, layout in value["label_sets"].items()
+    }
+    return DatasetHeader(
+        name=value["name"],
+        cameras=tuple(value["cameras"]),
+        label_sets=layouts,
+        ego_frame=value["ego_frame"],
+        root=value["root"],
+        source=value["source"],
+    )
+
+
+def frame_to_json(frame: FrameRecord) -> dict[str, Any]:
+    """A line after the first."""
+    lidar = frame.lidar
+    return {
+        "token": frame.token,
+        "sequence": frame.sequence,
+        "stamp_ns": frame.stamp_ns,
+        "reference_camera": frame.reference_camera,
+        "cameras": {
+            name: {
+                "image": camera.image,
+                "stamp_ns": camera.stamp_ns,
+                "size": [camera.width, camera.height],
+                "K": _rows(camera.K),
+                "ego_T_cam": _rows(camera.ego_T_cam),
+                "world_T_ego": _rows(camera.world_T_ego),
+            }
+            for name, camera in frame.cameras.items()
+        },
+        "lidar": lidar
+        and {
+            "points": lidar.points,
+            "columns": list(lidar.columns),
+            "stamp_ns": lidar.stamp_ns,
+            "ego_T_lidar": _rows(lidar.ego_T_lidar),
+            "world_T_ego": _rows(lidar.world_T_ego),
+            "semantics": lidar.semantics,
+            "semantics_ids": lidar.semantics_ids,
+        },
+        "labels": dict(frame.labels),
+        "source": dict(frame.source),
+    }
+
+
+def frame_from_json(value: dict[str, Any], shared: dict[bytes, Float64]) -> FrameRecord:
+    """Inverse of :func:`frame_to_json`.
+
+    Args:
+        value: the parsed line.
+        shared: matrices seen so far; equal ones become one object.
+
+    Raises:
+        KeyError, ValueError, TypeError: a field is missing or makes no sense.
+    """
+    cameras = {
+        name: CameraRecord(
+            image=camera["image"],
+            stamp_ns=int(camera["stamp_ns"]),
+            K=_matrix(camera["K"], 3, shared),
+            width=int(camera["size"][0]),
+            height=int(camera["size"][1]),
+            ego_T_cam=_matrix(camera["ego_T_cam"], 4, shared),
+            world_T_ego=_matrix(camera["world_T_ego"], 4, shared),
+        )
+        for name, camera in value["cameras"].items()
+    }
+    lidar = value["lidar"] and LidarRecord(
+        points=value["lidar"]["points"],
+        columns=tuple(value["lidar"]["columns"]),
+        stamp_ns=int(value["lidar"]["stamp_ns"]),
+        ego_T_lidar=_matrix(value["lidar"]["ego_T_lidar"], 4, shared),
+        world_T_ego=_matrix(value["lidar"]["world_T_ego"], 4, shared),
+        semantics=value["lidar"]["semantics"],
+        semantics_ids=value["lidar"]["semantics_ids"],
+    )
+    return FrameRecord(
+        token=value["token"],
+        sequence=value["sequence"],
+        stamp_ns=int(value["stamp_ns"]),
+        reference_camera=value["reference_camera"],
+        cameras=cameras,
+        lidar=lidar or None,
+        labels=value["labels"],
+        source=value["source"],
+    )
