@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,21 +32,30 @@ from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
 
-def choose_layout(recording: Recording, layout: TopicLayout | str | Path | None) -> TopicLayout:
+def choose_layout(
+    recording: Recording,
+    layout: TopicLayout | str | Path | None,
+    cameras: Sequence[str] | None = None,
+) -> TopicLayout:
     """The layout of a recording, with the names its topics really have.
 
     Args:
         recording: where to look.
         layout: a layout, or its name or path; None to recognise a shipped one.
+        cameras: those of a model, as it calls them; others are not looked for.
 
     Raises:
         BagError: it does not fit, or none does; the message lists what is missing.
         YamlError: the layout file is wrong.
+        ValueError: the layout has none of the model's cameras.
     """
     if layout is None:
-        return _recognised(recording)
+        recognised = _recognised(recording)
+        return recognised if cameras is None else recognised.for_model(cameras)
     if not isinstance(layout, TopicLayout):
         layout = load_layout(layout)
+    if cameras is not None:
+        layout = layout.for_model(cameras)
     match = match_layout(layout, recording.topic_types)
     if not match.fits:
         raise BagError(
@@ -132,12 +141,21 @@ class CalibratedRig:
 
 
 def calibrate(
-    recording: Recording, layout: TopicLayout, rig: CameraRig | str | Path | None = None
+    recording: Recording,
+    layout: TopicLayout,
+    rig: CameraRig | str | Path | None = None,
+    with_lidar: bool = False,
 ) -> CalibratedRig:
     """The rig of a recording.
 
     A rig that is given holds for everything. Otherwise intrinsics come from camera_info and
     mounts from tf, and the layout's rig fills in what the recording does not have.
+
+    Args:
+        recording: where to look.
+        layout: what to look for.
+        rig: a given rig, or its name or path, cameras under the layout's names.
+        with_lidar: whether the lidar's mount is wanted, too.
 
     Raises:
         BagError: something is known from nowhere; the message lists all of it.
@@ -152,7 +170,7 @@ def calibrate(
             )
         cameras = tuple(given.camera(name) for name in layout.camera_names)
         return CalibratedRig(replace(given, cameras=cameras), ("the rig is the one given",))
-    scan = _Scan(recording, layout)
+    scan = _Scan(recording, layout, with_lidar)
     scan.read_until_complete()
     return scan.result()
 
@@ -160,10 +178,12 @@ def calibrate(
 class _Scan:
     """Reads camera_info and tf until every camera is known."""
 
-    def __init__(self, recording: Recording, layout: TopicLayout) -> None:
+    def __init__(self, recording: Recording, layout: TopicLayout, with_lidar: bool) -> None:
         self._recording = recording
         self._layout = layout
-        self._fallback = load_rig(layout.rig) if layout.rig else None
+        self._fallback = layout.under_model_names(load_rig(layout.rig)) if layout.rig else None
+        self._ego_T_lidar = self._fallback.ego_T_lidar if self._fallback else None
+        self._looks_for_lidar = with_lidar and self._ego_T_lidar is None
         self._infos: dict[str, CameraInfo] = {}
         self._frames: dict[str, str] = {}
         self._mounts: dict[str, np.ndarray] = {}
@@ -215,19 +235,34 @@ class _Scan:
                 self._mounts[name] = self._tree.static_transform(self._layout.pose.ego_frame, frame)
             except TransformError as error:
                 self._why_no_mount[name] = str(error)
-        return len(self._mounts) == len(self._layout.cameras)
+        return self._has_lidar() and len(self._mounts) == len(self._layout.cameras)
+
+    def _has_lidar(self) -> bool:
+        """Whether the lidar's mount is known, if it is wanted."""
+        if self._looks_for_lidar and self._ego_T_lidar is None:
+            ego, lidar = self._layout.pose.ego_frame, self._layout.lidar_frame
+            try:
+                self._ego_T_lidar = self._tree.static_transform(ego, lidar)
+            except TransformError as error:
+                self._why_no_lidar = str(error)
+                return False
+        return True
 
     def result(self) -> CalibratedRig:
         found = [self._calibration(camera) for camera in self._layout.cameras]
         missing = [str(one) for one in found if isinstance(one, CalibrationError)]
+        if not self._has_lidar():
+            missing.append(
+                f"the model's grid lies in the lidar frame, and where {self._layout.lidar_frame} "
+                f"is mounted is not known: {self._why_no_lidar}"
+            )
         if missing:
             raise BagError(
-                f"{self._recording.path} does not say everything about its cameras: "
+                f"{self._recording.path} does not say everything about its sensors: "
                 f"{'; '.join(missing)}. Give a rig file"
             )
         cameras = tuple(one for one in found if isinstance(one, CameraCalibration))
-        lidar = self._fallback.ego_T_lidar if self._fallback else None
-        return CalibratedRig(CameraRig(cameras, lidar), self._notes())
+        return CalibratedRig(CameraRig(cameras, self._ego_T_lidar), self._notes())
 
     def _calibration(self, camera: CameraTopics) -> CameraCalibration | CalibrationError:
         """The calibration, or why there is none: all cameras are reported together."""

@@ -6,8 +6,8 @@ history spacing they were trained with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class ModelCard:
         recipe: builds the network's configuration.
         preprocessing: from picture to input.
         cameras: names in the order of the camera axis.
+        absent_cameras: cameras of the published model that this one does without, see
+            :meth:`with_cameras`.
         reference_camera: the camera whose stamp the grid is expressed at.
         grid: cells of the output.
         grid_frame: ``ego`` or ``lidar``.
@@ -101,6 +103,7 @@ class ModelCard:
     recipe: Callable[[], NetworkConfig]
     preprocessing: Preprocessing
     cameras: tuple[str, ...] = NUSCENES_CAMERAS
+    absent_cameras: tuple[str, ...] = ()
     reference_camera: str = "CAM_FRONT"
     grid: VoxelGrid
     grid_frame: str = "ego"
@@ -130,6 +133,36 @@ class ModelCard:
     def measures_depth(self) -> bool:
         """Whether the network is given depth that a lidar measured."""
         return "D" in self.modality
+
+    def with_cameras(self, names: Collection[str]) -> ModelCard:
+        """The card for a rig that has only some of the model's cameras; others are left out.
+
+        The network and its weights are the published ones. What only an absent camera sees stays
+        empty, as if nothing had ever been seen there; docs/deviations.md has the details.
+
+        Raises:
+            ValueError: ``names`` has none of the model's cameras.
+        """
+        present = tuple(name for name in self.cameras if name in names)
+        if present == self.cameras:
+            return self
+        if not present:
+            raise ValueError(
+                f"model {self.name} needs at least one of the cameras {', '.join(self.cameras)}; "
+                f"there are {', '.join(names) or 'none'}. Say which is which in model_cameras of "
+                "the layout file"
+            )
+        config = self.recipe()
+        config = config.with_geometry(replace(config.geometry, num_cameras=len(present)))
+        return replace(
+            self,
+            recipe=lambda: config,
+            cameras=present,
+            absent_cameras=tuple(name for name in self.cameras if name not in names),
+            reference_camera=(
+                self.reference_camera if self.reference_camera in present else present[0]
+            ),
+        )
 
     def build(self, geometry: Any = None) -> Network:
         """The network on the CPU in evaluation mode, its weights not yet meaningful.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """Name and weights in one word, as messages and pictures carry it."""
-        return f"{self.card.name}@{self.weights_id}"
+        """Name and weights, as messages and pictures carry them, and cameras it does without."""
+        absent = ", ".join(self.card.absent_cameras)
+        return f"{self.card.name}@{self.weights_id}" + (f" without {absent}" if absent else "")
 
 
 def load_model(
@@ -47,6 +49,7 @@ def load_model(
     weights: Path | str | None = None,
     random_seed: int | None = None,
     device: torch.device | str = "cpu",
+    cameras: Collection[str] | None = None,
 ) -> LoadedModel:
     """Build a model of the zoo and fill it.
 
@@ -56,14 +59,19 @@ def load_model(
             file kept on this machine if neither this nor a seed is given.
         random_seed: weights from a seed instead; predictions then mean nothing.
         device: where to run, e.g. ``cuda:0``; ``auto`` is a GPU where there is one.
+        cameras: those that there are, if not all of the model's; the card then says which are
+            absent.
 
     Raises:
         KeyError: there is no such model.
-        ValueError: there are no weights, or two sources of them; the device is not there; the
-            checkpoint does not fit (the message names every key), or a kept file has changed.
+        ValueError: none of its cameras is there; there are no weights, or two sources of them;
+            the device is not there; the checkpoint does not fit (the message names every key), or
+            a kept file has changed.
         FileNotFoundError: there is no such checkpoint file.
     """
     card = get_card(name)
+    if cameras is not None:
+        card = card.with_cameras(cameras)
     if weights is not None and random_seed is not None:
         raise ValueError("give either weights or a seed for random weights, not both")
     kept = find_weights(card) if weights is None and random_seed is None else None

@@ -47,6 +47,10 @@ class Section:
         """A required mapping."""
         return Section(self.source, self._name(key), self._required(key))
 
+    def __iter__(self) -> Iterator[str]:
+        """Keys, in the file's order."""
+        return map(str, self._content)
+
     def sections(self) -> Iterator[tuple[str, Section]]:
         """All entries, each of which must be a mapping."""
         for key in self._content:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from occ_perception.sensing import layouts
 from occ_perception.sensing.calibration import load_rig, save_rig
 from occ_perception.sensing.layouts import (
     COMPRESSED_IMAGE_TYPE,
@@ -16,6 +18,9 @@ from occ_perception.sensing.layouts import (
     recognise_layouts,
 )
 from occ_perception.sensing.yaml_file import YamlError
+
+SHIPPED = Path(layouts.__file__).with_name("occ_perception.yaml")
+WAYMO = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_SIDE_LEFT", "CAM_SIDE_RIGHT")
 
 CHANNELS = (
     "CAM_FRONT",
@@ -180,3 +185,56 @@ def test_mistakes_name_file_and_key(tmp_path, change, message):
 def test_an_unknown_name_lists_the_shipped_ones():
     with pytest.raises(YamlError, match=r"no topic layout 'kitti': .* autoware, clynamen"):
         load_layout("kitti")
+
+
+def mapped(tmp_path, **extra):
+    """The shipped layout of our own bags, with more in it."""
+    content = yaml.safe_load(SHIPPED.read_text())
+    path = tmp_path / "mapped.yaml"
+    path.write_text(yaml.safe_dump({**content, **extra}))
+    return path
+
+
+def test_a_layout_gives_a_model_its_cameras_under_the_models_names(tmp_path):
+    sides = {"CAM_SIDE_LEFT": "CAM_BACK_LEFT", "CAM_SIDE_RIGHT": "CAM_BACK_RIGHT"}
+    layout = load_layout(mapped(tmp_path, model_cameras=sides)).for_model(WAYMO)
+    assert layout.camera_names == WAYMO
+    topics = {camera.name: camera.image for camera in layout.cameras}
+    assert topics["CAM_SIDE_LEFT"] == "/cam_back_left/image_rect/compressed"
+    rig = layout.under_model_names(load_rig("nuscenes"))
+    assert set(WAYMO) < set(rig.names)
+    expected = load_rig("nuscenes").camera("CAM_BACK_LEFT")
+    assert (rig.camera("CAM_SIDE_LEFT").ego_T_cam == expected.ego_T_cam).all()
+
+
+def test_cameras_that_a_layout_does_not_have_are_left_out():
+    layout = load_layout("occ_perception").for_model(WAYMO)
+    assert layout.camera_names == WAYMO[:3]
+    assert layout.reference_camera == "CAM_FRONT"
+    fewer = layout.only({"CAM_FRONT", "CAM_FRONT_LEFT", "CAM_ROOF"})
+    assert fewer.camera_names == WAYMO[:2]
+    with pytest.raises(ValueError, match="the reference camera CAM_FRONT is not among CAM_ROOF"):
+        layout.only({"CAM_ROOF"})
+
+
+def test_a_layout_without_any_camera_of_the_model_says_what_to_write():
+    with pytest.raises(ValueError, match=r"none of the model's cameras left, right; .*model_came"):
+        load_layout("occ_perception").for_model(["left", "right"])
+
+
+def test_one_camera_cannot_be_two(tmp_path):
+    twice = {"CAM_SIDE_LEFT": "CAM_FRONT"}
+    layout = load_layout(mapped(tmp_path, model_cameras=twice))
+    with pytest.raises(ValueError, match="two of the model's cameras the same pictures"):
+        layout.for_model(WAYMO)
+
+
+def test_a_mapping_to_a_camera_that_is_not_there_is_refused(tmp_path):
+    path = mapped(tmp_path, model_cameras={"CAM_SIDE_LEFT": "CAM_LEFT"})
+    with pytest.raises(YamlError, match=r"CAM_SIDE_LEFT must be one of .*'CAM_LEFT'"):
+        load_layout(path)
+
+
+def test_the_lidar_frame_is_the_layouts(tmp_path):
+    assert load_layout("occ_perception").lidar_frame == "lidar_top"
+    assert load_layout(mapped(tmp_path, lidar_frame="velodyne")).lidar_frame == "velodyne"

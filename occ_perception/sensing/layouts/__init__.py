@@ -7,11 +7,12 @@ because converters disagree on both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from occ_perception.frames import CameraRig
 from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml, shipped_names
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
@@ -73,6 +74,9 @@ class TopicLayout:
         reference_camera: camera whose stamp the output refers to.
         rig: rig (name or path) for cameras without camera_info, None where all have one.
         ring_tolerance_ms: largest spread of a ring, see :class:`~.rings.RingGrouper`.
+        lidar_frame: the lidar in tf, for models whose grid lies in its frame.
+        model_cameras: what a model calls a camera -> what this layout, and rig files that go with
+            it, call it; for the cameras where the two differ.
     """
 
     name: str
@@ -83,11 +87,63 @@ class TopicLayout:
     stamp_source: Literal["header", "receive"] = "header"
     rig: str | None = None
     ring_tolerance_ms: float = 50.0
+    lidar_frame: str = "lidar_top"
+    model_cameras: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def camera_names(self) -> tuple[str, ...]:
         """Names of the cameras, in the layout's order."""
         return tuple(camera.name for camera in self.cameras)
+
+    def for_model(self, names: Sequence[str]) -> TopicLayout:
+        """What a model with these cameras reads, under the model's names.
+
+        Cameras that the model does not ask for are left out, and so are those it asks for and the
+        layout does not have.
+
+        Raises:
+            ValueError: the layout has none of the cameras, or not its reference camera.
+        """
+        own = {camera.name: camera for camera in self.cameras}
+        asked = {name: self.model_cameras.get(name, name) for name in names}
+        cameras = tuple(replace(own[n], name=name) for name, n in asked.items() if n in own)
+        if not cameras:
+            raise ValueError(
+                f"layout {self.name} has none of the model's cameras {', '.join(names)}; it has "
+                f"{', '.join(own)}. Say which is which in its model_cameras"
+            )
+        used = [asked[camera.name] for camera in cameras]
+        if len(set(used)) < len(used):
+            raise ValueError(
+                f"model_cameras of layout {self.name} gives two of the model's cameras the same "
+                f"pictures: {', '.join(f'{c.name}: {asked[c.name]}' for c in cameras)}"
+            )
+        reference = next((name for name, n in asked.items() if n == self.reference_camera), None)
+        return replace(
+            self,
+            cameras=cameras,
+            # A layout whose reference camera the model does not read needs another one.
+            reference_camera=reference or cameras[0].name,
+            model_cameras={name: n for name, n in asked.items() if n in own},
+        )
+
+    def only(self, names: Collection[str]) -> TopicLayout:
+        """The layout without the cameras that are not named.
+
+        Raises:
+            ValueError: the reference camera is one of those, or nothing is left.
+        """
+        cameras = tuple(camera for camera in self.cameras if camera.name in names)
+        if self.reference_camera not in names:
+            raise ValueError(
+                f"the reference camera {self.reference_camera} is not among "
+                f"{', '.join(names) or 'the cameras, of which there are none'}"
+            )
+        return replace(self, cameras=cameras)
+
+    def under_model_names(self, rig: CameraRig) -> CameraRig:
+        """A rig file's cameras as the model calls them; see :meth:`for_model`."""
+        return rig.renamed({own: name for name, own in self.model_cameras.items()})
 
 
 @dataclass(frozen=True)
@@ -130,6 +186,8 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
         "stamp_source",
         "rig",
         "ring_tolerance_ms",
+        "lidar_frame",
+        "model_cameras",
     )
     pose = top.section("pose")
     pose.allow("kind", "topic", "world_frame", "ego_frame")
@@ -151,6 +209,8 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
         ),
         rig=_rig_reference(name_or_path, top.text("rig", "")),
         ring_tolerance_ms=top.number("ring_tolerance_ms", 50.0),
+        lidar_frame=top.text("lidar_frame", "lidar_top"),
+        model_cameras=_model_cameras(top, {camera.name for camera in cameras}),
     )
     if layout.reference_camera not in layout.camera_names:
         raise YamlError(
@@ -202,6 +262,20 @@ def recognise_layouts(topics: Mapping[str, str]) -> list[LayoutMatch]:
     """
     matches = [match_layout(load_layout(name), topics) for name in layout_names()]
     return sorted(matches, key=lambda match: (not match.fits, -match.found))
+
+
+def _model_cameras(top: Section, own: Collection[str]) -> dict[str, str]:
+    if "model_cameras" not in top:
+        return {}
+    section = top.section("model_cameras")
+    mapping = {name: section.text(name) for name in section}
+    for name, camera in mapping.items():
+        if camera not in own:
+            raise YamlError(
+                f"{top.source}: model_cameras.{name} must be one of the layout's cameras "
+                f"{', '.join(sorted(own))}, got {camera!r}"
+            )
+    return mapping
 
 
 class _TopicSearch:
