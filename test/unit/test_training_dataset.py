@@ -306,6 +306,16 @@ def test_labels_masks_and_flow_are_those_of_the_files() -> None:
         assert sample.camera_mask_XYZ is None
 
 
+def test_a_mask_that_the_file_does_not_have_is_no_mask_of_everything(tmp_path: Path) -> None:
+    index = folders.town_index()
+    np.savez(tmp_path / "labels.npz", semantics=np.zeros((200, 200, 16), dtype=np.uint8))
+    frame = replace(index.frames[0], labels={"occ3d": str(tmp_path / "labels.npz")})
+    bare = replace(index, frames=(frame,))
+    assert dataset(bare)[0].camera_mask_XYZ is None
+    with pytest.raises(DataFileError, match=r"labels\.npz: has no camera mask"):
+        dataset(bare, ignore_unseen="camera")[0]
+
+
 def test_a_ray_mask_is_read_from_beside_the_labels(tmp_path: Path) -> None:
     index = folders.town_index()
     mask = np.random.default_rng(0).random((200, 200, 16)) < 0.3
@@ -416,7 +426,7 @@ def test_a_file_that_breaks_later_is_named(tmp_path: Path) -> None:
         broken = replace(frame, cameras={**frame.cameras, "CAM_FRONT": front})
         return dataset(replace(index, frames=(broken,)), contents=())
 
-    with pytest.raises(DataFileError, match=r"cut\.jpg.*damaged"):
+    with pytest.raises(DataFileError, match=rf"{frame.token}.*cut\.jpg.*damaged.*prepare verify"):
         with_front(picture)[0]
     with pytest.raises(DataFileError, match=r"none\.jpg.*No such file"):
         with_front(tmp_path / "none.jpg")[0]

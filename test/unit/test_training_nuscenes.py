@@ -218,6 +218,9 @@ def test_prepare_lists_what_is_broken_and_goes_on_without_it(tmp_path: Path) -> 
     for relative in (read.frames[3].labels["occ3d"], read.frames[3].cameras["CAM_BACK"].image):
         assert read.path(relative).is_file()
 
+    again = CliRunner().invoke(app, ["prepare", "verify", str(tmp_path)])
+    assert again.exit_code == 0 and "5 of 5 frames are usable" in again.output
+    assert not (tmp_path / "index.problems.txt").exists()
     present = CliRunner().invoke(app, [*command, "--check", "present"])
     assert present.exit_code == 0 and "missing or damaged: CAM_FRONT in 1" in present.output
     decoded = CliRunner().invoke(app, [*command, "--check", "decode"])

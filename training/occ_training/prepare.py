@@ -111,6 +111,21 @@ def waymo(
     _finish(index, out or root, check, threads)
 
 
+@app.command()
+def verify(
+    index: Annotated[Path, typer.Argument(help="Index of any data set, or its folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Index to write; INDEX unless given.")
+    ] = None,
+    check: Checking = CheckLevel.DECODE,
+    threads: Threads = 4,
+) -> None:
+    """Look at the files of any data set again, and leave out what cannot be read."""
+    from occ_training.data.records import DatasetIndex
+
+    _finish(DatasetIndex.load(index), out or index, check, threads)
+
+
 def _names(scenes: str | None) -> list[str] | None:
     """Names from the option: a file with one per line, or the names themselves."""
     if scenes is None:

@@ -7,6 +7,7 @@ The networks lift features to ``bda @ p`` for a point p of the grid's frame (BEV
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> Fra
         return labels
     i_XY, j_XY, inside_XY = _source_cells(bda_33, grid)
 
-    def move(volume: NDArray[np.generic] | None, outside: object) -> NDArray[np.generic] | None:
+    def move(volume: Any, outside: float) -> Any:
         if volume is None:
             return None
         moved = volume[i_XY, j_XY]

@@ -31,6 +31,7 @@ from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.groups import history_groups, usable_frames
 from occ_training.data.label_files import (
+    DataFileError,
     FrameLabels,
     read_labels,
     read_point_classes,
@@ -49,7 +50,7 @@ _CONTENTS = ("labels", "depth", "point_classes", "previous_pictures", "ray_origi
 class Visit(NamedTuple):
     """A frame, and which of the visits to it this is: each visit draws its own augmentation."""
 
-    index: int
+    frame: int
     number: int
 
 
@@ -153,6 +154,15 @@ class OccupancyDataset(Dataset[Sample]):
         index, visit = item if isinstance(item, tuple) else (item, 0)
         if not 0 <= index < len(self.frames):
             raise IndexError(f"frame {index} of a data set of {len(self.frames)}")
+        try:
+            return self._sample(index, visit)
+        except DataFileError as error:
+            raise DataFileError(
+                f"frame {self.frames[index].token}: {error}. `occ-train prepare verify INDEX` "
+                "lists all such files and makes an index without them"
+            ) from error
+
+    def _sample(self, index: int, visit: int) -> Sample:
         frame = self.frames[index]
         rng = np.random.default_rng([self.options.seed, visit, index])
         plans = self._plans(frame, rng)
@@ -285,7 +295,7 @@ class OccupancyDataset(Dataset[Sample]):
             file = self.index.path(lidar.semantics)
             classes = read_point_classes(file, lidar.semantics_ids, self._point_label_set())
             if len(classes) != len(points):
-                raise DatasetError(
+                raise DataFileError(
                     f"{file}: {len(classes)} classes for {len(points)} points of {path}"
                 )
         bins = self._geometry.depth
@@ -326,14 +336,20 @@ class OccupancyDataset(Dataset[Sample]):
         rule = self.options.ignore_unseen
         if rule is None:
             return labels
+        seen: NDArray[np.bool_] | None
         if rule == "ray":
             assert self._ray_mask_key is not None
             path = self.index.path(frame.labels[self._ray_mask_key])
             seen = read_ray_mask(path, self.index.header.label_sets[self._ray_mask_key])
         else:
             seen = labels.camera_mask_XYZ if rule == "camera" else labels.lidar_mask_XYZ
+        if seen is None and self._layout is not None and self._layout.frame == "lidar":
+            return labels  # SurroundOcc and OpenOccupancy have no masks; every cell counts
         if seen is None:
-            return labels  # sets without masks: every cell counts, as published for SurroundOcc
+            raise DataFileError(
+                f"{self.index.path(frame.labels[self._label_key or ''])}: has no {rule} mask; "
+                "load it without ignore_unseen"
+            )
         labels.semantics_XYZ[~seen] = UNKNOWN_CLASS
         return labels
 

@@ -43,7 +43,7 @@ def labels_on_grid(
         slice(start, start + step * count)
         for start, step, count in zip(first, factor, wanted.dims, strict=True)
     )
-    part = FrameLabels(*(None if v is None else v[box] for v in vars(labels).values()))
+    part = FrameLabels(**{name: None if v is None else v[box] for name, v in vars(labels).items()})
     return part if factor == (1, 1, 1) else _coarsened(part, factor, empty_class)
 
 
@@ -91,7 +91,7 @@ def _coarsened(labels: FrameLabels, factor: tuple[int, ...], empty_class: int) -
 
 
 def _any(mask: NDArray[np.bool_] | None, factor: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    return None if mask is None else _blocks(mask, factor).any(axis=-1)
+    return None if mask is None else np.asarray(_blocks(mask, factor).any(axis=-1))
 
 
 def _blocks(volume: NDArray[Any], factor: tuple[int, ...]) -> NDArray[Any]:

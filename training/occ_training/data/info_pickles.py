@@ -32,7 +32,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> Any:
     """What protocol 5 of pickle calls for contiguous arrays."""
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order).copy()
 

@@ -204,7 +204,7 @@ def image_numbers(infos: Any) -> list[int]:
     Raises:
         DatasetError: it is no such list.
     """
-    rows = infos.get("infos") if isinstance(infos, Mapping) else infos
+    rows = infos.get("infos", ()) if isinstance(infos, Mapping) else infos
     try:
         return [int(row["image"]["image_idx"]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
