@@ -12,6 +12,7 @@ of the file, nothing else is.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,9 +35,13 @@ from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.runtime.preprocess import Preprocessor
 
 FLIPS = ("cells as probable as the last one kept", "edge of a picture")
-CLOSE = 3e-5
-"""How near to zero, in rms of a mask, rounding may decide: twice the largest deviation."""
+CLOSE = 1e-3
+"""How near to zero, in rms of a mask, a logit may change sign: ten times the tolerance, because a
+place at the edge of a picture shows in the eight cells that one query was divided into."""
 _CAMERAS = 6
+_NEAREST = 16
+_CHANGES = [c for n in range(4) for c in itertools.combinations(range(4), n)]
+_CHANGES += [(k,) for k in range(4, _NEAREST)]
 
 
 class SparseGoldenFile(GoldenFile):
@@ -291,8 +296,8 @@ def settled_masks(net: nn.Module, class_logits: list[Tensor]) -> Iterator[list[i
     """Lets mask logits next to zero change sign where the file's next class logits say so.
 
     What a query becomes in the next round depends on its own picks alone, so each query is
-    settled for itself: of its four logits nearest to zero those that are close enough change sign
-    in all combinations, until the class logits of the round agree.
+    settled for itself: its four logits nearest to zero change sign in all combinations, and some
+    more one at a time, until the class logits of the round agree.
     """
     masks, layer = net.masks, net.masks.layer
     trial = copy.deepcopy(layer)  # without taps
@@ -304,14 +309,15 @@ def settled_masks(net: nn.Module, class_logits: list[Tensor]) -> Iterator[list[i
         if number == masks.config.rounds:
             return prediction
         logits = prediction.mask_logits_BQV
-        nearest = logits.abs().topk(4, dim=-1, largest=False)
+        nearest = logits.abs().topk(_NEAREST, dim=-1, largest=False)
         close = nearest.values < CLOSE * logits.square().mean().sqrt()
         wanted = class_logits[number + 1].to(logits.device)
         best_error = torch.full_like(logits[0, :, 0], torch.inf)
         best = logits
-        for pattern in range(16):
-            chosen = torch.tensor([bool(pattern >> bit & 1) for bit in range(4)]) & close.cpu()
-            signs = torch.where(chosen.to(logits.device), -1.0, 1.0)
+        for change in _CHANGES:
+            chosen = torch.zeros_like(close)
+            chosen[..., list(change)] = close[..., list(change)]
+            signs = torch.where(chosen, -1.0, 1.0)
             at = nearest.indices
             changed = logits.scatter(-1, at, logits.gather(-1, at) * signs)
             draws = masks.draws(number, 1)
