@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from occ_perception.cli.convert import Storage
+
+if TYPE_CHECKING:
+    from occ_perception.synthetic.production import Production
 
 app = typer.Typer(help="Make drives through synthetic towns, with exact labels.")
 
@@ -17,6 +20,11 @@ DEMO_TOWN, DEMO_DRIVE = 30_000, 4
 
 _TOWN = typer.Option(help="Seed: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000.")
 _DRIVE = typer.Option(help="Which drive through the town, 0-999.")
+_TOWNS = typer.Option(
+    metavar="N[-M]",
+    help="Seeds: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000 demo.",
+)
+_DRIVES = typer.Option(metavar="N[-M]", help="Which drives through each town, 0-999.")
 _SIZE = typer.Option(help="Picture size WxH; less high than 16:9 is cropped at the top.")
 _JOBS = typer.Option(help="Threads; all CPUs unless given.", min=1)
 
@@ -36,8 +44,8 @@ def _town() -> None:
 @app.command()
 def drive(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make or to add to.")],
-    town: Annotated[int, _TOWN] = DEMO_TOWN,
-    drive: Annotated[int, _DRIVE] = DEMO_DRIVE,
+    town: Annotated[str, _TOWNS] = str(DEMO_TOWN),
+    drive: Annotated[str, _DRIVES] = str(DEMO_DRIVE),
     frames: Annotated[int, typer.Option(help="Camera rings; a drive lasts 20 s.", min=1)] = 40,
     bag: Annotated[
         Storage | None,
@@ -56,45 +64,70 @@ def drive(
     jitter_rig: Annotated[
         bool, typer.Option("--jitter-rig", help="Mount the cameras a little off, by drive.")
     ] = False,
-    jobs: Annotated[int | None, _JOBS] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="CPUs to use; all of them unless given.", min=1)
+    ] = None,
 ) -> None:
-    """Record one drive as a nuScenes-format folder with label files, or as a rosbag2.
+    """Record drives as a nuScenes-format folder with label files, or as rosbag2.
 
     The folder takes any number of drives; an interrupted one goes on where it stopped. The bag
-    has the truth on /ground_truth topics.
+    has the truth on /ground_truth topics. Several drives are written side by side, bags into
+    OUT/<name of the drive>.
     """
-    from rich.progress import Progress
+    from occ_perception.synthetic.production import Production
+    from occ_perception.synthetic.sensors import SensorOptions
 
-    from occ_perception.synthetic.devkit import VERSION, write_devkit_drive
-    from occ_perception.synthetic.drive import Drive
-    from occ_perception.synthetic.recording import record_drive
-    from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
-    from occ_perception.synthetic.town import Town
-
-    if bag is None and rate is not Rate.KEYFRAMES:
-        raise ValueError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
-    if bag is None and lidar:
-        raise ValueError("a nuScenes-format folder has a sweep per keyframe: --lidar needs --bag")
     pixels = _size(size or ("1600x900" if bag is None else "800x450"))
-    options = SensorOptions(size=pixels, jitter_rig=jitter_rig, threads=jobs)
-    sensors = DriveSensors(Drive(Town(town), drive), options)
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"{sensors.drive.name}, first frame compiles", total=frames)
+    places = [(t, d) for t in _numbers("--town", town) for d in _numbers("--drive", drive)]
+    several = len(places) > 1
+    production = Production(
+        frames=frames,
+        sensors=SensorOptions(size=pixels, jitter_rig=jitter_rig, threads=1 if several else jobs),
+        bag=None if bag is None else "mcap" if bag is Storage.MCAP else "sqlite3",
+        rate=float(rate.value),
+        odometry_noise=odometry_noise,
+        lidar_rate=lidar,
+    )
+    _write(production, places, out, jobs)
+    what = f"{bag.value} bag" if bag is not None else "nuScenes-format tables and files"
+    drives = f"{len(places)} drives, " if several else ""
+    typer.echo(f"{out}: {what}, {drives}{frames} frames of {pixels[0]}x{pixels[1]}")
+
+
+def _write(
+    production: Production, places: list[tuple[int, int]], out: Path, jobs: int | None
+) -> None:
+    import os
+
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from occ_perception.synthetic.production import write_drive, write_drives
+
+    several = len(places) > 1
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        what = "drives" if several else "frames"
+        task = progress.add_task(f"{what}; the first frame compiles", total=None)
 
         def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, description=sensors.drive.name)
+            progress.update(task, completed=done, total=total, description=what)
 
-        if bag is not None:
-            kind: Literal["mcap", "sqlite3"] = "mcap" if bag is Storage.MCAP else "sqlite3"
-            record_drive(
-                sensors, out, frames, float(rate.value), kind, odometry_noise, lidar, advance
-            )
+        if several:
+            write_drives(production, places, out, jobs or os.cpu_count() or 1, advance)
         else:
-            write_devkit_drive(sensors, out, frames, progress=advance)
-    what = (
-        f"{bag.value} bag" if bag is not None else f"tables {VERSION}, scene {sensors.drive.name}"
-    )
-    typer.echo(f"{out}: {what}, {frames} frames of {pixels[0]}x{pixels[1]}")
+            write_drive(production, places[0], out, advance)
+
+
+def _numbers(option: str, text: str) -> range:
+    """``7`` or ``0-19``, both included."""
+    first, _, last = text.partition("-")
+    try:
+        numbers = range(int(first), int(last or first) + 1)
+    except ValueError:
+        numbers = range(0)
+    if not numbers:
+        raise ValueError(f"{option} takes a number or a range like 0-19, got {text!r}")
+    return numbers
 
 
 @app.command()

@@ -66,6 +66,17 @@ def write_devkit_drive(
         OSError: a file could not be written; what is there stays usable, and a later run
             continues.
     """
+    write_devkit_frames(sensors, root, frames, progress)
+    merge_devkit_drives(root)
+
+
+def write_devkit_frames(
+    sensors: DriveSensors,
+    root: Path,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Everything of :func:`write_devkit_drive` but the tables; any number of processes at once."""
     times = frame_times(frames, KEYFRAME_RATE)
     records = root / "town" / sensors.drive.name
     _check_same_recipe(records / "recipe.json", sensors, frames)
@@ -80,8 +91,20 @@ def write_devkit_drive(
     drive["frames"] = frames
     _write_map(sensors, root)
     _write(records / "drive.json", json.dumps(drive).encode())
-    for name, rows in merge_tables(root, token_of).items():
-        _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
+
+
+def merge_devkit_drives(root: Path) -> None:
+    """Make the devkit's tables anew from all complete drives of the folder.
+
+    One process after the other: tables of a merge that began before a drive was complete cannot
+    replace those that have it.
+    """
+    import fcntl
+
+    with (root / "town" / ".merging").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, rows in merge_tables(root, token_of).items():
+            _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
 
 
 def _check_same_recipe(path: Path, sensors: DriveSensors, frames: int) -> None:

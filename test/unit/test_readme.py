@@ -26,7 +26,7 @@ def _commands() -> list[str]:
 
 def test_make_targets_are_those_of_the_makefile_and_ci_runs_setup_and_test() -> None:
     targets = [command.split()[1] for command in _commands() if command.startswith("make ")]
-    assert targets == ["setup", "test", "demo"]
+    assert targets == ["setup", "test", "demo", "demo"]
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,17 @@ from occ_perception.bags.reading import BagFrames
 from occ_perception.cli.town import app
 from occ_perception.geometry import transform_points
 from occ_perception.labels import LABEL_SETS
-from occ_perception.synthetic.devkit import VERSION, token_of, write_devkit_drive
+from occ_perception.synthetic.devkit import (
+    VERSION,
+    merge_devkit_drives,
+    token_of,
+    write_devkit_drive,
+)
 from occ_perception.synthetic.labels import OCC3D_GRID
 from occ_perception.synthetic.recording import record_drive
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
+OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
 OPTIONS = SensorOptions(size=(160, 90))
 
 
@@ -147,11 +156,7 @@ def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "t.write_devkit_drive(s, Path(sys.argv[1]), 1)\n"
     )
-    here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    run = run_code(code, tmp_path)
     assert run.returncode != 0
     assert "File too large" in run.stderr
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -166,6 +171,75 @@ def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in pictures} == pictures
     with pytest.raises(ValueError, match="choose another folder"):
         write_devkit_drive(sensors(2), tmp_path, frames=2)
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_processes_side_by_side_write_what_one_writes(folder: Path, tmp_path: Path) -> None:
+    """Two drives at once with two processes of one thread each, byte for byte."""
+    arguments = ["town", "drive", "--town", "20000", "--drive", "0-1", "--frames", "2"]
+    command = [*OCC, *arguments, "--size", "160x90", "--jobs", "2", "--out", str(tmp_path / "out")]
+    subprocess.run(command, check=True, timeout=240)
+    expected, got = files_of(folder), files_of(tmp_path / "out")
+    assert set(got) == set(expected)
+    assert [name for name in expected if got[name] != expected[name]] == []
+    again = subprocess.run(
+        [*command, "--jitter-rig"], timeout=240, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert "choose another folder" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert files_of(tmp_path / "out") == got
+
+
+def test_tables_are_merged_by_one_at_a_time(folder: Path, tmp_path: Path) -> None:
+    """A merge that waited has the drives that were completed meanwhile."""
+    root = shutil.copytree(folder, tmp_path / "copy")
+    late = next((root / "town").glob("*-001")) / "drive.json"
+    content = late.read_bytes()
+    late.unlink()
+    with (root / "town" / ".merging").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        merging = threading.Thread(target=merge_devkit_drives, args=(root,))
+        merging.start()
+        merging.join(0.3)
+        assert merging.is_alive()
+        late.write_bytes(content)
+    merging.join(30)
+    assert len(table(root, "scene")) == 2
+
+
+def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "import test_synthetic_outputs as t\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "s = t.sensors(2); s.truth(0.0); s.frame(0.0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "t.record_drive(s, Path(sys.argv[1]), 4)\n"
+    )
+    run = run_code(code, tmp_path / "bag")
+    assert run.returncode != 0
+    assert "File too large" in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def run_code(code: str, path: Path) -> subprocess.CompletedProcess[str]:
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -> None:
@@ -230,6 +304,10 @@ def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
     [
         (["drive", "--town", "15000"], "belongs to no split"),
         (["drive", "--drive", "1000"], "does not exist"),
+        (["drive", "--town", "0-10500"], "town seed 10500 belongs to no split"),
+        (["drive", "--town", "7", "--drive", "998-1000"], "drive 1000 does not exist"),
+        (["drive", "--drive", "3-1"], "--drive takes a number or a range like 0-19"),
+        (["drive", "--town", "one"], "--town takes a number"),
         (["drive", "--frames", "50"], "give 1 to 41 frames"),
         (["drive", "--size", "800x451"], "cannot be cut"),
         (["drive", "--size", "big"], "must look like 800x450"),

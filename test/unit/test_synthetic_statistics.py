@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,17 @@ def test_class_does_not_follow_from_colour() -> None:
     ]
     assert (answer == label).mean() < 0.7
     assert np.mean(ratios) < 0.2
+
+
+def test_baselines_frame_what_networks_can_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far below: answers that never look at a picture. Far above: perfect depth and class."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from town_baselines import baselines
+
+    rows = baselines(train_towns=6, test_towns=4, frames=1)
+    blind = [rows["prior"], rows["plane"]]
+    seeing = [rows["oracle 352x128"], rows["oracle 704x256"]]
+    assert max(row["mIoU"] for row in blind) < 8
+    assert all(30 < row["geometry IoU"] < 60 for row in blind)
+    assert 35 < seeing[0]["mIoU"] < seeing[1]["mIoU"] < 70
+    assert seeing[0]["geometry IoU"] < seeing[1]["geometry IoU"]

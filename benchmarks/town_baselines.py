@@ -1,0 +1,112 @@
+"""What answers without a network score on held-out towns: the frame for every trained one.
+
+    python benchmarks/town_baselines.py [--train-towns 20] [--test-towns 10] [--frames 2]
+
+    prior    every voxel's most frequent class in training towns, whatever the pictures show
+    plane    a level road at the height of the ego origin
+    oracle   every pixel lifted with perfect depth and class: the voxels that hold a visible surface
+
+Scores are those of Occ3D under the camera mask: mIoU over 17 classes, and the IoU of occupied
+against free. Results go to benchmarks/results/ as dated JSON and Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from town import write_results
+
+from occ_perception.geometry import transform_points
+from occ_perception.labels import LABEL_SETS
+from occ_perception.metrics import VoxelIoU
+from occ_perception.synthetic.drive import Drive, Scene
+from occ_perception.synthetic.labels import OCC3D_GRID, camera_mask, voxelise
+from occ_perception.synthetic.render import render_view
+from occ_perception.synthetic.rig import synthetic_rig
+from occ_perception.synthetic.town import Town
+
+CLASSES = LABEL_SETS["occ3d"]
+FREE = CLASSES.empty_class
+ORACLE_SIZES = ((704, 256), (352, 128))
+FIRST_TRAIN_TOWN, FIRST_TEST_TOWN = 0, 20_000
+
+Labels = NDArray[np.uint8]
+Moment = tuple[Drive, Scene, Labels, NDArray[np.bool_]]
+
+
+def moments(first_town: int, towns: int, frames: int) -> Iterator[Moment]:
+    """Drive, scene, labels and camera mask of some moments of one drive per town."""
+    for seed in range(first_town, first_town + towns):
+        drive = Drive(Town(seed), 0)
+        for t in np.linspace(2.0, 18.0, frames):
+            scene = drive.scene(float(t))
+            yield drive, scene, voxelise(scene)[0], camera_mask(scene, synthetic_rig(), threads=1)
+
+
+def prior(training: Iterator[Moment]) -> Labels:
+    """Every voxel's most frequent class where cameras see it; free where none ever does."""
+    counts = np.zeros((CLASSES.num_classes, *OCC3D_GRID.dims), np.int32)
+    for _, _, labels, seen in training:
+        for class_id in range(CLASSES.num_classes):
+            counts[class_id] += seen & (labels == class_id)
+    majority = counts.argmax(axis=0)
+    majority[counts.sum(axis=0) == 0] = FREE
+    return majority.astype(np.uint8)
+
+
+def plane() -> Labels:
+    """A road in the voxels that hold the height of the ego origin."""
+    labels = np.full(OCC3D_GRID.dims, FREE, np.uint8)
+    level = OCC3D_GRID.indices(np.zeros((1, 3)))[0, 2]
+    labels[:, :, level] = CLASSES.class_names.index("driveable_surface")
+    return labels
+
+
+def oracle(drive: Drive, scene: Scene, size: tuple[int, int]) -> Labels:
+    """Every voxel's most frequent class among the pixels whose surface lies in it, else free."""
+    votes = np.zeros((*OCC3D_GRID.dims, CLASSES.num_classes), np.int32)
+    for camera in synthetic_rig(size).cameras:
+        view = render_view(scene, drive.weather, camera, threads=1)
+        depth = view.depth(camera.K).astype(np.float64)
+        v, u = np.nonzero(depth > 0)
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.K).T
+        index = OCC3D_GRID.indices(transform_points(camera.ego_T_cam, rays * depth[v, u, None]))
+        inside = OCC3D_GRID.contains(index)
+        np.add.at(votes, (*index[inside].T, view.classes[v, u][inside]), 1)
+    labels = votes.argmax(axis=-1)
+    labels[votes.sum(axis=-1) == 0] = FREE
+    return labels.astype(np.uint8)
+
+
+def baselines(train_towns: int, test_towns: int, frames: int) -> dict[str, dict[str, float]]:
+    """mIoU and geometry IoU in per cent by baseline."""
+    fixed = {"prior": prior(moments(FIRST_TRAIN_TOWN, train_towns, frames)), "plane": plane()}
+    oracles = {f"oracle {width}x{height}": (width, height) for width, height in ORACLE_SIZES}
+    scores = {name: VoxelIoU(CLASSES) for name in (*fixed, *oracles)}
+    for drive, scene, labels, seen in moments(FIRST_TEST_TOWN, test_towns, frames):
+        answers = dict(fixed)
+        answers |= {name: oracle(drive, scene, size) for name, size in oracles.items()}
+        for name, answer in answers.items():
+            scores[name].update(answer[None], labels[None], seen[None])
+    results = {name: score.compute() for name, score in scores.items()}
+    return {
+        name: {"mIoU": 100 * float(result["mIoU"]), "geometry IoU": 100 * float(result["IoU"])}
+        for name, result in results.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train-towns", type=int, default=20)
+    parser.add_argument("--test-towns", type=int, default=10)
+    parser.add_argument("--frames", type=int, default=2, help="per town")
+    chosen = parser.parse_args()
+    rows = baselines(chosen.train_towns, chosen.test_towns, chosen.frames)
+    write_results("town-baselines", rows)
+
+
+if __name__ == "__main__":
+    main()
