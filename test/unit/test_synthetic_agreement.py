@@ -85,7 +85,7 @@ def test_the_camera_mask_holds_what_the_pictures_show(frame) -> None:
     assert (coarse & mask).sum() / coarse.sum() > 0.9
 
 
-@pytest.mark.parametrize("frame", scenes.FRAMES[:2], ids=str)
+@every_frame
 def test_boxes_project_onto_their_own_pixels(frame) -> None:
     """Solids' corners through the written calibration against the rendered silhouette."""
     scene = scenes.scene(frame)
