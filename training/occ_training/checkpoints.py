@@ -36,6 +36,9 @@ class Checkpoints(pl.Callback):
         kept: how many stay.
         batch: slots of the global batch.
         average: averaged weights, which become ``weights.safetensors`` where there are any.
+
+    Attributes:
+        last: the checkpoint that the run goes on from, None where it begins.
     """
 
     def __init__(
@@ -46,12 +49,12 @@ class Checkpoints(pl.Callback):
         self._kept = kept
         self._batch = batch
         self._average = average
+        self.last = next(reversed(finished_checkpoints(folder)), None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the run goes on, let the slots remember what they did."""
-        if trainer.ckpt_path is not None:
-            checkpoint = Path(trainer.ckpt_path).parent
-            restore_slots(pl_module, checkpoint, slots_of(trainer, self._batch))
+        if self.last is not None:
+            restore_slots(pl_module, self.last, slots_of(trainer, self._batch))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any

@@ -34,6 +34,7 @@ from occ_training.initial_weights import load_initial_weights
 from occ_training.recipe import TrainingRecipe
 from occ_training.stepping import OccupancyTraining
 from occ_training.streams import SequenceDataset, SlotStreams, group_frames
+from occ_training.validation import Validation
 
 
 def fit(
@@ -45,6 +46,8 @@ def fit(
     accelerator: str = "auto",
     devices: int | str = "auto",
     nodes: int = 1,
+    validation: SequenceDataset | None = None,
+    validate_every: int | None = None,
     callbacks: Sequence[pl.Callback] = (),
     log_every: int = 50,
     progress: bool = True,
@@ -59,6 +62,8 @@ def fit(
         accelerator: as Lightning names it: ``auto``, ``cpu``, ``gpu``.
         devices: processes per machine, each with its own GPU.
         nodes: machines.
+        validation: frames to evaluate on, without augmentation; None = no evaluation.
+        validate_every: steps between evaluations; None = at the end only.
         callbacks: Lightning callbacks besides those of every run.
         log_every: steps between lines of the log.
         progress: whether a progress bar is shown.
@@ -76,11 +81,19 @@ def fit(
     torch.set_float32_matmul_precision("highest")
     training = OccupancyTraining(_new_network(card, recipe), card, recipe)
     average = WeightAverage(recipe.averaging) if recipe.averaging else None
+    own: list[pl.Callback] = [LearningRateMonitor("step")]
+    if progress:
+        own.append(TQDMProgressBar(refresh_rate=10))
+    if average is not None:
+        own.append(average)
+    if validation is not None:
+        every = validate_every or recipe.steps
+        own.append(Validation(validation, every, average, out / "validation"))
     folder = out / "checkpoints"
     checkpoints = Checkpoints(
         folder, recipe.checkpoint_every, recipe.kept_checkpoints, recipe.batch, average
     )
-    last = next(reversed(finished_checkpoints(folder)), None)
+    last = checkpoints.last
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -98,13 +111,8 @@ def fit(
         enable_progress_bar=progress,
         logger=_loggers(out),
         log_every_n_steps=log_every,
-        callbacks=[
-            *([TQDMProgressBar(refresh_rate=10)] if progress else []),
-            LearningRateMonitor("step"),
-            *([average] if average else []),
-            *callbacks,
-            checkpoints,  # last, so that it saves what the others have done
-        ],
+        # Checkpoints come last: they save what the others have done.
+        callbacks=[*own, *callbacks, checkpoints],
     )
     with warnings.catch_warnings():
         # The sampler is told where to go on; Lightning cannot know.

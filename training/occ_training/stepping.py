@@ -54,6 +54,8 @@ class OccupancyTraining(pl.LightningModule):
 
     def training_step(self, batch: Batch, _batch_number: int) -> Tensor:
         """Loss of one step; the state moves on."""
+        # Dropout draws from here: a run that goes on draws what it would have drawn.
+        torch.manual_seed(seed_of(self.recipe.seed, self.global_step, self.global_rank))
         outputs, captured = self._forward(batch)
         losses = self.losses(batch, outputs, captured)
         total = torch.stack(list(losses.values())).sum()

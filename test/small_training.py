@@ -1,0 +1,85 @@
+"""A small model of the town, frames to train it on, and recipes of a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from occ_training.losses.masks import MaskLossConfig
+from occ_training.recipe import Optimiser, TrainingRecipe
+from occ_training.schedules import Averaging, Fading, LearningRate
+from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
+from occ_training.town import TownFrame, render_drive
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.models.town import alocc_town
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
+from occ_perception.synthetic import SensorOptions
+
+PICTURE = (176, 99)
+INPUT_SIZE = (64, 176)
+
+
+def small_card(cells: int = 50, layers: int = 4) -> ModelCard:
+    """``alocc_town`` on 64x176 pictures, over the same 80 m, with fewer cells and two past frames.
+
+    Args:
+        cells: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
+        layers: along z; 4 (1.6 m), 8 or 16.
+    """
+    full = alocc_town()
+    size = 80.0 / cells
+    grid = VoxelGrid((-40.0, -40.0, -1.0), (size, size, 6.4), (cells, cells, 1))
+    geometry = replace(full.geometry, input_size=INPUT_SIZE, grid=grid)
+    assert isinstance(full.temporal, ConcatHistoryConfig)
+    assert full.height is not None and full.flow is not None
+    config = replace(
+        full.with_geometry(geometry),
+        temporal=replace(full.temporal, frames=2),
+        height=replace(full.height, cells=layers),
+        flow=replace(full.flow, first_cell=layers // 4, last_cell=layers // 2, reach=2),
+    )
+    card = get_card("alocc_town")
+    return replace(
+        card,
+        recipe=lambda: config,
+        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
+        grid=config.output_grid,
+    )
+
+
+def small_recipe(**changes: object) -> TrainingRecipe:
+    """Every term of the demonstration model, few points, no augmentation, four slots."""
+    recipe = TrainingRecipe(
+        name="small",
+        model="alocc_town",
+        terms=(
+            VoxelMasks(points=MaskLossConfig(points=400)),
+            ImageMasks(points=MaskLossConfig(points=60)),
+            DepthBins(),
+            Velocities(),
+        ),
+        steps=6,
+        batch=2,
+        history_from=2,
+        depth_fading=Fading(end=4),
+        optimiser=Optimiser(schedule=LearningRate(warm_up_steps=2)),
+        averaging=Averaging(updates_at_start=0, ramp=10.0),
+        image=None,
+        bev=None,
+        workers=0,
+        checkpoint_every=100,
+        synchronised_norms=False,
+    )
+    return replace(recipe, **changes)  # type: ignore[arg-type]
+
+
+@cache
+def town_frames(drives: int = 3, frames: int = 3) -> tuple[TownFrame, ...]:
+    """Key frames of a few drives through one town."""
+    options = SensorOptions(size=PICTURE, threads=1)
+    times = [2.0 + 0.5 * n for n in range(frames)]
+    return tuple(
+        frame for drive in range(drives) for frame in render_drive(7, drive, times, options)
+    )

@@ -1,0 +1,81 @@
+"""One small training run in a process of its own: ``small_training_run.py OUT FRAMES [options]``.
+
+Prints the loss of every step. With ``--kill-at N`` the process ends as after `kill -9` when step N
+is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from occ_training.fit import fit
+from occ_training.town import TownDataset
+from small_training import small_card, small_recipe
+
+
+class KillAt(pl.Callback):
+    """Ends the process without any farewell."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NoDropout(pl.Callback):
+    """Dropout draws for a whole batch at once, so it depends on how the batch is spread."""
+
+    def on_train_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("frames", type=Path)
+    arguments.add_argument("--steps", type=int, default=6)
+    arguments.add_argument("--devices", type=int, default=1)
+    arguments.add_argument("--kill-at", type=int)
+    arguments.add_argument("--by-sample", action="store_true", help="nothing mixes samples")
+    arguments.add_argument("--workers", type=int, default=0)
+    chosen = arguments.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    card = small_card()
+    recipe = small_recipe(
+        steps=chosen.steps,
+        checkpoint_every=2,
+        frozen_norms=chosen.by_sample,
+        workers=chosen.workers,
+    )
+    frames = pickle.loads(chosen.frames.read_bytes())
+    dataset = TownDataset(frames, card, recipe.sample_options(card))
+    fit(
+        recipe,
+        dataset,
+        chosen.out,
+        card=card,
+        accelerator="cpu",
+        devices=chosen.devices,
+        callbacks=[
+            *([KillAt(chosen.kill_at)] if chosen.kill_at else []),
+            *([NoDropout()] if chosen.by_sample else []),
+        ],
+        log_every=1,
+        progress=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

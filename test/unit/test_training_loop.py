@@ -1,0 +1,307 @@
+"""The training loop on frames of the town: state, resume, processes, averages, precision."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from occ_training.averaging import WeightAverage, float_entries
+from occ_training.checkpoints import finished_checkpoints
+from occ_training.data.sample import collate
+from occ_training.evaluate import (
+    add_counters,
+    evaluate_frames,
+    evaluation_options,
+)
+from occ_training.fit import fit
+from occ_training.recipe import Optimiser
+from occ_training.schedules import Averaging, Fading
+from occ_training.stepping import OccupancyTraining, freeze_norms, measured_depth_rate
+from occ_training.streams import check_each_once, group_frames, shares
+from occ_training.town import TownDataset
+from safetensors.torch import load_file
+from small_training import small_card, small_recipe, town_frames
+
+from occ_perception.metrics import Evaluation
+from occ_perception.models.checkpoint import load_checkpoint
+from occ_perception.models.state import state_tensors
+
+RUN = Path(__file__).parents[1] / "small_training_run.py"
+
+
+@pytest.fixture(scope="module")
+def frames_file(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("town") / "frames.pickle"
+    file.write_bytes(pickle.dumps(list(town_frames())))
+    return file
+
+
+def run(out: Path, frames: Path, *options: str, status: int = 0) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(RUN), str(out), str(frames), *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+
+
+def logged(out: Path, name: str = "loss") -> dict[int, float]:
+    """Step -> value, from the log that people read."""
+    with (out / "logs/csv/metrics.csv").open() as lines:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(lines) if row[name]}
+
+
+def training_of(recipe, card):
+    torch.manual_seed(0)
+    return OccupancyTraining(card.build(), card, recipe)
+
+
+# --- resume and processes -------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, frames_file) -> None:
+    """SIGKILL at step 5, in the middle of everything; the last checkpoint is of step 4."""
+    run(tmp_path / "whole", frames_file)
+    run(tmp_path / "killed", frames_file, "--kill-at", "5", status=-9)
+    killed = finished_checkpoints(tmp_path / "killed/checkpoints")
+    assert [path.name for path in killed] == ["step_0000002", "step_0000004"]
+    run(tmp_path / "killed", frames_file)
+
+    for file in ("weights.safetensors", "slot_0000.safetensors", "slot_0001.safetensors"):
+        whole, resumed = (
+            load_file(tmp_path / name / "checkpoints/step_0000006" / file)
+            for name in ("whole", "killed")
+        )
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), file
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path, frames_file) -> None:
+    """Gloo, the same global batch; norms keep their statistics, points belong to the frame."""
+    run(tmp_path / "one", frames_file, "--by-sample")
+    run(tmp_path / "two", frames_file, "--by-sample", "--devices", "2")
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
+    assert list(one) == list(two) == list(range(6))
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
+    weights = [
+        load_file(tmp_path / name / "checkpoints/step_0000006/weights.safetensors")
+        for name in ("one", "two")
+    ]
+    apart = max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0])
+    assert apart < 5e-4
+    # A checkpoint of two processes goes on in one.
+    run(tmp_path / "two", frames_file, "--by-sample", "--steps", "8")
+    assert logged(tmp_path / "two").keys() >= {6, 7}
+
+
+@pytest.mark.slow
+def test_loader_processes_change_nothing(tmp_path, frames_file) -> None:
+    run(tmp_path / "own", frames_file, "--steps", "3")
+    run(tmp_path / "two", frames_file, "--steps", "3", "--workers", "2")
+    assert logged(tmp_path / "own") == logged(tmp_path / "two")
+
+
+# --- one process ----------------------------------------------------------------------------------
+
+
+def batches(recipe, card, steps: int):
+    """The batches of the first steps, as the loop would load them."""
+    from occ_training.streams import SlotStreams
+
+    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    groups = group_frames(dataset.groups_F)
+    stream = SlotStreams(groups, recipe.batch, range(recipe.batch), recipe.seed, 0, steps)
+    return [collate([dataset[visit] for visit in visits]) for visits in stream]
+
+
+def test_state_is_carried_and_started_slot_by_slot() -> None:
+    card = small_card()
+    recipe = small_recipe(history_from=0)
+    training = training_of(recipe, card)
+    training.net.eval()
+    joint = batches(recipe, card, 4)
+    assert [b.start_B.tolist() for b in joint] == [[True] * 2, [False] * 2, [False] * 2, [True] * 2]
+    with torch.no_grad():
+        for batch in joint:
+            outputs, _ = training._forward(batch)
+    assert training._position_B.tolist() == [1, 1]
+    # The last frame starts its slot: the same as if it were the first frame ever.
+    fresh = training_of(recipe, card)
+    fresh.net.eval()
+    with torch.no_grad():
+        alone, _ = fresh._forward(joint[-1])
+    assert torch.allclose(outputs.logits_BKXYZ, alone.logits_BKXYZ, atol=1e-5)
+
+
+def test_without_history_every_frame_is_a_start_for_the_volume_but_not_for_flow() -> None:
+    card = small_card()
+    off, on = small_recipe(history_from=10**6), small_recipe(history_from=0)
+    logits, flows = {}, {}
+    for name, recipe in (("off", off), ("on", on)):
+        training = training_of(recipe, card)
+        training.net.eval()
+        for batch in batches(recipe, card, 2):
+            with torch.no_grad():
+                outputs, _ = training._forward(batch)
+        logits[name], flows[name] = outputs.logits_BKXYZ, training._state.flow.map_BYXC
+    fresh = training_of(off, card)
+    fresh.net.eval()
+    with torch.no_grad():
+        alone, _ = fresh._forward(replace(batch, start_B=torch.tensor([True, True])))
+    assert torch.allclose(logits["off"], alone.logits_BKXYZ, atol=1e-5)
+    assert not torch.allclose(logits["on"], alone.logits_BKXYZ, atol=1e-3)
+    # Flow compares with the frame before all the same: its velocities are not those of a start.
+    assert not torch.allclose(outputs.flow_BXYZ2, alone.flow_BXYZ2, atol=1e-6)
+
+
+def test_the_state_keeps_no_graph() -> None:
+    card, recipe = small_card(), small_recipe(history_from=0)
+    training = training_of(recipe, card)
+    for batch in batches(recipe, card, 2):
+        training._forward(batch)
+    assert not any(t.requires_grad for t in state_tensors(training._state).values())
+
+
+def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
+    card = small_card()
+    recipe = small_recipe(history_from=0, depth_fading=None)
+    training = training_of(recipe, card)
+    (batch,) = batches(recipe, card, 1)
+    losses = training.losses(batch, *training._forward(batch))
+    assert set(losses) == {
+        *("mask", "dice", "image_mask", "image_dice", "depth"),
+        *("flow_bins", "flow", "flow_cosine"),
+    }
+    sum(losses.values()).backward()
+    still = [n for n, p in training.net.named_parameters() if p.grad is None]
+    assert still == []
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_half_precision_trains(tmp_path, precision: str) -> None:
+    card = small_card()
+    recipe = small_recipe(steps=2, precision=precision)
+    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", log_every=1, progress=False)
+    values = logged(tmp_path)
+    full = tmp_path / "full"
+    fit(
+        replace(recipe, precision="32-true"),
+        dataset,
+        full,
+        card=card,
+        accelerator="cpu",
+        log_every=1,
+        progress=False,
+    )
+    assert list(values.values()) == pytest.approx(list(logged(full).values()), rel=0.03)
+
+
+def test_recomputing_costs_no_accuracy() -> None:
+    card = small_card()
+    gradients = []
+    for names in ((), ("image.backbone", "encoder")):
+        recipe = small_recipe(recomputed=names)
+        training = training_of(recipe, card)
+        freeze_norms(training.net)
+        (batch,) = batches(recipe, card, 1)
+        sum(training.losses(batch, *training._forward(batch)).values()).backward()
+        gradients.append({n: p.grad for n, p in training.net.named_parameters()})
+    plain, twice = gradients
+    assert all(torch.allclose(plain[n], twice[n], rtol=1e-4, atol=1e-6) for n in plain)
+
+
+def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
+    card = small_card()
+    recipe = small_recipe(depth_fading=Fading(end=10))
+    assert measured_depth_rate(card, recipe, 0) == 1.0
+    assert measured_depth_rate(card, recipe, 5) == pytest.approx(0.5)
+    assert measured_depth_rate(card, recipe, 11) is None
+    with_sensor = replace(card, modality="C+D")
+    assert measured_depth_rate(with_sensor, recipe, 11) == 1.0
+
+
+def test_averages_follow_the_formula() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    holder = type("Holder", (), {"net": net})()
+    average = WeightAverage(Averaging(most=0.9, ramp=5.0, updates_at_start=3))
+    average.on_train_start(None, holder)
+    expected = {name: value.clone() for name, value in float_entries(net).items()}
+    for update in range(1, 4):
+        with torch.no_grad():
+            for value in float_entries(net).values():
+                value += torch.randn(value.shape)
+        average.on_train_batch_end(None, holder)
+        decay = 0.9 * (1 - torch.exp(torch.tensor(-(3 + update) / 5.0)))
+        for name, value in float_entries(net).items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    assert "1.running_mean" in expected and "1.num_batches_tracked" not in expected
+    before = {name: value.clone() for name, value in float_entries(net).items()}
+    with average.applied(net):
+        assert all(torch.allclose(v, expected[n]) for n, v in float_entries(net).items())
+    assert all(torch.equal(v, before[n]) for n, v in float_entries(net).items())
+
+
+def test_weights_of_a_checkpoint_load_into_the_model(tmp_path) -> None:
+    card = small_card()
+    recipe = small_recipe(steps=1, averaging=None, optimiser=Optimiser(lr=0.01))
+    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    weights = fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
+    report = load_checkpoint(card.build(), card, weights)
+    assert report.problems == []
+
+
+def test_too_few_sequences_for_the_batch_are_named(tmp_path) -> None:
+    card = small_card()
+    recipe = small_recipe(batch=4)
+    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    with pytest.raises(ValueError, match="3 groups of frames for 4 batch slots"):
+        fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def test_shares_of_any_number_of_processes_add_up_to_the_same_scores() -> None:
+    card = small_card()
+    torch.manual_seed(1)
+    net = card.build()
+    dataset = TownDataset(town_frames(), card, evaluation_options(card))
+    reports = []
+    for processes in (1, 2, 3):
+        total = Evaluation(card.label_set, None, card.grid)
+        seen = []
+        for share in shares(group_frames(dataset.groups_F), processes):
+            part = Evaluation(card.label_set, None, card.grid)
+            seen += evaluate_frames(net, card, dataset, part, torch.device("cpu"), groups=share)
+            add_counters(total, {n: part.part(n).counters() for n in part.metrics})
+        check_each_once(seen, len(dataset))
+        reports.append(total.report().to_json())
+    assert reports[0] == reports[1] == reports[2]
+    assert '"frames": 9' in reports[0]
+
+
+def test_validation_in_the_course_of_training_leaves_it_alone(tmp_path) -> None:
+    card, recipe = small_card(), small_recipe(steps=2)
+    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    held_out = TownDataset(town_frames()[:3], card, evaluation_options(card))
+    common = {"card": card, "accelerator": "cpu", "log_every": 1, "progress": False}
+    fit(recipe, dataset, tmp_path / "plain", **common)
+    fit(recipe, dataset, tmp_path / "seen", validation=held_out, validate_every=1, **common)
+    assert logged(tmp_path / "plain") == logged(tmp_path / "seen")
+    assert sorted(p.name for p in (tmp_path / "seen/validation").glob("*.json")) == [
+        "step_0000001.json",
+        "step_0000002.json",
+    ]
+    assert len(logged(tmp_path / "seen", "val/camera_mask/mIoU")) == 2
