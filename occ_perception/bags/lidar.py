@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import add_transforms, tf_topics
+from occ_perception.bags.following import Follower
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.frames import CameraFrame, LidarPoints
 from occ_perception.geometry import transform_points
+from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.message_fields import stamp_ns
+from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
+from occ_perception.sensing.rings import Ring
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
-POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
-
-# sensor_msgs/PointField.datatype
-_NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+# A lidar at 10 Hz has a sweep within 50 ms of every ring.
+_SWEEP_TOLERANCE_NS = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,34 +93,46 @@ class LidarSweeps:
         yield LidarSweep(stamp_ns(cloud.header.stamp), points, intensity)
 
 
-def points_from_message(message: Any) -> NDArray[np.void]:
-    """The points (n,) of a sensor_msgs/PointCloud2 with its fields as named columns.
+class LidarAssembler:
+    """Makes frames of rings and gives each the sweep nearest to it, for models given depth.
 
-    Raises:
-        ValueError: no x, y, z, a field of no known type, or less data than promised.
+    Args:
+        frames: makes the frames.
+        sweeps: of the same recording.
     """
-    fields = {field.name: field for field in message.fields}
-    order = ">" if message.is_bigendian else "<"
-    if not {"x", "y", "z"} <= fields.keys():
-        raise ValueError(f"points have fields {', '.join(fields) or 'none'}, expected x, y and z")
-    strange = [name for name, f in fields.items() if f.datatype not in _NUMPY_TYPES]
-    if strange:
-        raise ValueError(f"fields {', '.join(strange)} of points have an unknown type")
-    count = int(message.width) * int(message.height)
-    if message.point_step * count > len(message.data):
-        raise ValueError(
-            f"{count} points of {message.point_step} bytes, but only {len(message.data)} bytes"
-        )
-    dtype = np.dtype(
-        {
-            "names": list(fields),
-            "formats": [order + _NUMPY_TYPES[f.datatype] for f in fields.values()],
-            "offsets": [int(f.offset) for f in fields.values()],
-            "itemsize": int(message.point_step),
-        }
-    )
-    points: NDArray[np.void] = np.frombuffer(message.data, dtype, count)
-    return points
+
+    def __init__(self, frames: FrameAssembler, sweeps: LidarSweeps) -> None:
+        self._frames = frames
+        self._sweeps = sweeps
+        self._follower: Follower[LidarSweep] | None = None
+
+    def reset(self) -> None:
+        """Time went back, or the recording is read again."""
+        self._frames.reset()
+        self._follower = None
+
+    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> CameraFrame:
+        """The ring's frame.
+
+        Raises:
+            FrameError: as :meth:`FrameAssembler.assemble`, or no sweep or no pose of a sweep is
+                near.
+        """
+        frame = self._frames.assemble(ring, poses, sequence)
+        self._follower = self._follower or Follower(self._sweeps, _SWEEP_TOLERANCE_NS)
+        sweep = self._follower.at(frame.stamp_ns)
+        if sweep is None:
+            within = f"within {_SWEEP_TOLERANCE_NS / 1e6:g} ms of the ring"
+            raise FrameError(
+                "no_lidar", frame.reference_camera, f"no sweep on {self._sweeps.topic} {within}"
+            )
+        try:
+            world_T_ego = poses.at(sweep.stamp_ns)
+        except PoseUnavailable as error:
+            raise FrameError(
+                "pose_unavailable", frame.reference_camera, f"lidar sweep: {error}"
+            ) from error
+        return replace(frame, lidar=LidarPoints(sweep.stamp_ns, sweep.points, world_T_ego))
 
 
 def _only_topic(recording: Recording) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from occ_perception.bags.calibrating import add_transforms, calibrate, choose_layout, tf_topics
+from occ_perception.bags.lidar import LidarAssembler, LidarSweeps
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.frames import CameraFrame, CameraRig
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.message_fields import (
@@ -21,6 +23,9 @@ from occ_perception.sensing.message_fields import (
 from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformTree
+
+if TYPE_CHECKING:  # bags are read without torch, which the models need
+    from occ_perception.models.zoo import ModelCard
 
 _LONGEST_POSE_DELAY_NS = 1_500_000_000
 """A ring is not kept waiting for poses longer than this.
@@ -40,6 +45,10 @@ class BagFrames:
         sequence: name of the frames' sequence; the recording's name by default. Where time goes
             back in mid-recording a new sequence ``NAME#2`` begins.
         missing_camera: what to do with rings that lack a camera, see :class:`FrameAssembler`.
+        model: whose frames are wanted: only its cameras are read, under its names, and the
+            lidar's mount where its grid lies there. Cameras that layout or rig do not have are
+            absent from the frames. Where it is given depth, every frame has a lidar sweep.
+        lidar_topic: of sensor_msgs/PointCloud2, where the recording has several.
 
     Attributes:
         layout: the layout in use, with the recording's own topic names.
@@ -49,6 +58,7 @@ class BagFrames:
     Raises:
         BagError: nothing can be read, no layout fits, or a calibration is missing.
         YamlError: a layout or rig file is wrong.
+        ValueError: the recording has none of the model's cameras, or not the reference camera.
     """
 
     def __init__(
@@ -58,12 +68,20 @@ class BagFrames:
         rig: CameraRig | str | Path | None = None,
         sequence: str | None = None,
         missing_camera: Literal["drop", "reuse_last"] = "drop",
+        model: ModelCard | None = None,
+        lidar_topic: str | None = None,
     ) -> None:
         self.recording = Recording(path)
         self.sequence = sequence or Path(path).stem
+        cameras = None if model is None else model.cameras
+        with_lidar = model is not None and model.grid_frame == "lidar"
         try:
-            self.layout = choose_layout(self.recording, layout)
-            calibrated = calibrate(self.recording, self.layout, rig)
+            self.layout = choose_layout(self.recording, layout, cameras)
+            given = rig if rig is None or isinstance(rig, CameraRig) else load_rig(rig)
+            if model is not None and given is not None:
+                given = self.layout.under_model_names(given)
+                self.layout = self.layout.only(given.names)
+            calibrated = calibrate(self.recording, self.layout, given, with_lidar)
         except BaseException:
             self.recording.close()
             raise
@@ -73,6 +91,11 @@ class BagFrames:
             calibrated.rig, self.layout.reference_camera, missing_camera, encodings
         )
         self.rig = self._assembler.rig
+        self._made: Assembler[CameraFrame] = self._assembler
+        self._sweeps: LidarSweeps | None = None
+        if model is not None and model.measures_depth:
+            self._sweeps = LidarSweeps(path, self.layout.pose.ego_frame, lidar_topic)
+            self._made = LidarAssembler(self._assembler, self._sweeps)
         self._counters = RingCounters()
 
     def __enter__(self) -> BagFrames:
@@ -84,6 +107,8 @@ class BagFrames:
     def close(self) -> None:
         """Close the recording."""
         self.recording.close()
+        if self._sweeps is not None:
+            self._sweeps.close()
 
     @property
     def problems(self) -> list[BagProblem]:
@@ -102,8 +127,8 @@ class BagFrames:
         return self.recording.topics[topics[self.layout.reference_camera]].count
 
     def __iter__(self) -> Iterator[CameraFrame]:
-        self._assembler.reset()
-        reading = RingReading(self.recording, self.layout, self._assembler, self.sequence)
+        self._made.reset()
+        reading = RingReading(self.recording, self.layout, self._made, self.sequence)
         self._counters = reading.rings.counters
         for message in self.recording.messages(reading.topics):
             yield from reading.take(message)

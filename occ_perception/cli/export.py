@@ -33,7 +33,8 @@ def export(
 
     Points have red, green, blue and label, and vx, vy in m/s where there is flow.
     """
-    from occ_perception.bags.footage import Follower, open_occupancy
+    from occ_perception.bags.following import Follower
+    from occ_perception.bags.footage import open_occupancy
     from occ_perception.bags.lidar import LidarSweeps
     from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
 

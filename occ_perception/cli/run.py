@@ -37,6 +37,10 @@ def run(
     rig: Annotated[
         str | None, typer.Option(help="Camera rig, name or YAML file; from the bag if left out.")
     ] = None,
+    lidar_topic: Annotated[
+        str | None,
+        typer.Option(help="Points for models that are given depth; recognised if left out."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     commit_spacing: Annotated[
         float | None,
@@ -53,17 +57,25 @@ def run(
     """
     from occ_perception.bags.reading import BagFrames
     from occ_perception.bags.writing import BagWriter
+    from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
     from occ_perception.runtime.weights import load_model
 
     writer = BagWriter(out / "predictions")
-    loaded = load_model(model, weights, random_weights, device)
-    if random_weights is not None:
-        _warn(f"weights are random (seed {random_weights}): the output is meaningless")
-    with BagFrames(bag, layout=layout, rig=rig) as frames:
+    card = get_card(model)
+    with BagFrames(bag, layout=layout, rig=rig, model=card, lidar_topic=lidar_topic) as frames:
+        loaded = load_model(model, weights, random_weights, device, frames.rig.names)
+        if random_weights is not None:
+            _warn(f"weights are random (seed {random_weights}): the output is meaningless")
+        if loaded.card.absent_cameras:
+            absent = ", ".join(loaded.card.absent_cameras)
+            _warn(f"no camera is {absent}: what only it would see stays empty or is guessed")
         ego_frame = frames.layout.pose.ego_frame
         stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
-        record = Record(str(bag), frames.layout.name, loaded.label, str(loaded.device))
+        record = Record(
+            *(str(bag), frames.layout.name, loaded.label, str(loaded.device)),
+            absent_cameras=loaded.card.absent_cameras,
+        )
         failure: BaseException | None = None
         with writer:
             results = Results(out, writer, npz)
@@ -157,6 +169,7 @@ class Record:
 
     Attributes:
         bag, layout, model, device: what was run on what.
+        absent_cameras: cameras of the model that the rig does not have.
         problems: what the reader skipped.
         timings_ms: of every frame, by stage.
         breaks: when and why the history was emptied.
@@ -167,6 +180,7 @@ class Record:
     layout: str
     model: str
     device: str
+    absent_cameras: tuple[str, ...] = ()
     problems: list[BagProblem] = field(default_factory=list)
     timings_ms: list[dict[str, float]] = field(default_factory=list)
     breaks: list[tuple[int, str]] = field(default_factory=list)
@@ -192,6 +206,7 @@ class Record:
             "layout": self.layout,
             "model": self.model,
             "device": self.device,
+            "absent_cameras": list(self.absent_cameras),
             "finished": failure is None,
             "error": "" if failure is None else str(failure) or type(failure).__name__,
             "frames": len(self.timings_ms),

@@ -17,28 +17,36 @@ class InputPlan:
     """Everything the node must know about its inputs.
 
     Attributes:
-        cameras: the model's cameras, in the model's order; ``camera_info`` is empty for those
-            whose calibration is in ``rig``.
+        cameras: the model's cameras, in the model's order and under its names, as far as layout
+            and rig have them; ``camera_info`` is empty for those whose calibration is in ``rig``.
+        absent: the model's cameras that layout or rig do not have.
         pose: source of the ego pose.
         reference_camera: camera whose stamp a grid is expressed at.
         stamp_source: ``header`` or ``receive``.
         tolerance_ns: largest spread of a ring.
         rig: calibration from a file, None where camera_info and tf give all of it.
         encodings: camera -> encoding to assume for its raw pictures.
+        lidar_frame: frame of the lidar in tf, where the model's grid lies in it or its points are
+            read, and no file says where the lidar is; empty else.
+        lidar_topic: points for a model that is given depth; empty for others.
     """
 
     cameras: tuple[CameraTopics, ...]
+    absent: tuple[str, ...]
     pose: PoseSource
     reference_camera: str
     stamp_source: str
     tolerance_ns: int
     rig: CameraRig | None
     encodings: dict[str, str]
+    lidar_frame: str = ""
+    lidar_topic: str = ""
 
     @property
     def needs_tf(self) -> bool:
-        """Whether the pose or a camera's mount comes from tf."""
-        return self.pose.kind == "tf" or any(camera.camera_info for camera in self.cameras)
+        """Whether the pose or a sensor's mount comes from tf."""
+        mounts = bool(self.lidar_frame) or any(camera.camera_info for camera in self.cameras)
+        return self.pose.kind == "tf" or mounts
 
 
 def plan_inputs(parameters: NodeParameters, card: ModelCard) -> InputPlan:
@@ -49,7 +57,9 @@ def plan_inputs(parameters: NodeParameters, card: ModelCard) -> InputPlan:
     """
     layout = _layout(parameters, card)
     rig = _rig(parameters, layout)
-    cameras = tuple(_camera(name, layout, parameters) for name in card.cameras)
+    if parameters.rig and rig is not None:  # it is the whole calibration: others cannot be used
+        layout = _only(layout, rig, parameters)
+    cameras = tuple(_camera(camera, layout, parameters) for camera in layout.cameras)
     for camera in cameras:
         if not camera.camera_info and (rig is None or camera.name not in rig.names):
             has = "there is no rig file" if rig is None else f"the rig has {', '.join(rig.names)}"
@@ -58,13 +68,16 @@ def plan_inputs(parameters: NodeParameters, card: ModelCard) -> InputPlan:
                 "camera_info_topics"
             )
     reference = parameters.reference_camera or layout.reference_camera
-    if reference not in card.cameras:
+    if reference not in layout.camera_names:
         raise ParameterError(
-            f"reference_camera is {reference}, expected one of {', '.join(card.cameras)}"
+            f"reference_camera is {reference}, expected one of {', '.join(layout.camera_names)}"
         )
     tolerance_ms = parameters.sync_tolerance_ms or layout.ring_tolerance_ms
+    lidar_known = rig is not None and rig.ego_T_lidar is not None
+    lidar_frame = parameters.lidar_frame or layout.lidar_frame
     return InputPlan(
         cameras=cameras,
+        absent=tuple(name for name in card.cameras if name not in layout.camera_names),
         pose=_pose(parameters, layout),
         reference_camera=reference,
         stamp_source=(
@@ -73,23 +86,42 @@ def plan_inputs(parameters: NodeParameters, card: ModelCard) -> InputPlan:
         tolerance_ns=round(tolerance_ms * 1e6),
         rig=rig,
         encodings={camera.name: camera.encoding for camera in cameras if camera.encoding},
+        lidar_frame=lidar_frame if _needs_lidar_mount(card) and not lidar_known else "",
+        lidar_topic=_lidar_topic(parameters, card),
     )
+
+
+def _needs_lidar_mount(card: ModelCard) -> bool:
+    return card.grid_frame == "lidar" or card.measures_depth
+
+
+def _lidar_topic(parameters: NodeParameters, card: ModelCard) -> str:
+    if not card.measures_depth:
+        return ""
+    if not parameters.lidar_topic:
+        raise ParameterError(
+            f"model {card.name} is given lidar depth and cannot run on cameras alone: set "
+            "lidar.topic to a topic of sensor_msgs/PointCloud2, or choose another model"
+        )
+    return parameters.lidar_topic
 
 
 def _layout(parameters: NodeParameters, card: ModelCard) -> TopicLayout:
     if not parameters.layout:
         return _private_layout(card)
     try:
-        layout = load_layout(parameters.layout)
+        return load_layout(parameters.layout).for_model(card.cameras)
     except (ValueError, OSError) as error:
         raise ParameterError(f"layout: {error}") from error
-    absent = [name for name in card.cameras if name not in layout.camera_names]
-    if absent:
-        raise ParameterError(
-            f"layout {layout.name} has no camera {', '.join(absent)}, which model {card.name} "
-            f"needs; it has {', '.join(layout.camera_names)}"
-        )
-    return layout
+
+
+def _only(layout: TopicLayout, rig: CameraRig, parameters: NodeParameters) -> TopicLayout:
+    """The layout without the cameras that the rig file does not have."""
+    reference = parameters.reference_camera or layout.reference_camera
+    try:
+        return replace(layout, reference_camera=reference).only(rig.names)
+    except ValueError as error:
+        raise ParameterError(f"rig {parameters.rig}: {error}") from error
 
 
 def _private_layout(card: ModelCard) -> TopicLayout:
@@ -114,12 +146,12 @@ def _rig(parameters: NodeParameters, layout: TopicLayout) -> CameraRig | None:
     if not chosen:
         return None
     try:
-        return load_rig(chosen)
+        return layout.under_model_names(load_rig(chosen))
     except (ValueError, OSError) as error:
         raise ParameterError(f"rig: {error}") from error
 
 
-def _camera(name: str, layout: TopicLayout, parameters: NodeParameters) -> CameraTopics:
+def _camera(camera: CameraTopics, layout: TopicLayout, parameters: NodeParameters) -> CameraTopics:
     """The layout's camera with the overrides of the parameters."""
     for parameter, entries in (
         ("image_topics", parameters.image_topics),
@@ -131,7 +163,7 @@ def _camera(name: str, layout: TopicLayout, parameters: NodeParameters) -> Camer
                     f"{parameter}: no camera is called {other}; the layout has "
                     f"{', '.join(layout.camera_names)}"
                 )
-    camera = next(camera for camera in layout.cameras if camera.name == name)
+    name = camera.name
     images = parse_assignments("image_topics", parameters.image_topics)
     infos = parse_assignments("camera_info_topics", parameters.camera_info_topics)
     return replace(

@@ -19,10 +19,12 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 
 from occ_perception.frames import Float64
+from occ_perception.models.zoo import get_card
 from occ_perception.ros.camera_inputs import CameraInput, Picture
 from occ_perception.ros.diagnostics import OK, WARN, DiagnosticsPublisher, Status
 from occ_perception.ros.ego_poses import SharedPoses
 from occ_perception.ros.input_plan import plan_inputs
+from occ_perception.ros.lidar_input import LidarInput
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
 from occ_perception.ros.pose_inputs import OdometryInput, TransformInput, add_transforms
@@ -65,8 +67,8 @@ class OccupancyNode(Node):
         for sentence in self._settings.unknown:
             self.get_logger().warning(sentence)
         values = self._settings.values
-        model = _load_model(values)
-        self._plan = plan_inputs(values, model.card)
+        self._plan = plan_inputs(values, get_card(values.model))
+        model = _load_model(values, [camera.name for camera in self._plan.cameras])
         self._ring_counts: Counter[str] = Counter()
         self._last_ring_at: float | None = None
         self._held: Ring | None = None
@@ -76,9 +78,9 @@ class OccupancyNode(Node):
         self._mailbox: Mailbox[Job] = Mailbox()
 
         self._create_poses(values)
-        lidar_frame = values.lidar_frame if model.card.grid_frame == "lidar" else ""
+        plan = self._plan
         self._rig_source = RigSource(
-            self._plan.cameras, self._plan.pose.ego_frame, self._plan.rig, self._tree, lidar_frame
+            plan.cameras, plan.pose.ego_frame, plan.rig, self._tree, plan.lidar_frame
         )
         self._rings = self._create_synchronizer(values)
         self._create_inputs(values)
@@ -95,6 +97,7 @@ class OccupancyNode(Node):
             self._settings,
             reference_camera=self._plan.reference_camera,
             encodings=self._plan.encodings,
+            lidar=self._lidar,
             on_bad_picture=self._on_bad_picture,
             logger=self.get_logger(),
         )
@@ -104,6 +107,8 @@ class OccupancyNode(Node):
         )
         self._create_timers()
         self._worker.start()
+        if plan.absent:
+            self.get_logger().warning(_without(plan.absent))
         self.get_logger().info(f"{model.label} runs on {model.device}; waiting for cameras")
 
     def stop(self) -> None:
@@ -162,6 +167,17 @@ class OccupancyNode(Node):
             if plan.needs_tf
             else None
         )
+        self._lidar = (
+            LidarInput(
+                self,
+                plan.lidar_topic,
+                plan.pose.ego_frame,
+                round(values.lidar_tolerance_ms * 1e6),
+                reliability,
+            )
+            if plan.lidar_topic
+            else None
+        )
 
     def _create_timers(self) -> None:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -180,7 +196,7 @@ class OccupancyNode(Node):
     def _poll(self) -> None:
         for camera in self._cameras.values():
             camera.poll()
-        for source in (self._odometry, self._transforms):
+        for source in (self._odometry, self._transforms, self._lidar):
             if source is not None:
                 source.poll()
 
@@ -233,6 +249,8 @@ class OccupancyNode(Node):
         self._held = None
         self._poses.change(self._odometry_poses.reset)
         self._poses.change(self._tree.reset)
+        if self._lidar is not None:
+            self._lidar.reset()
         self._worker.reset(reason)
 
     def _on_ring(self, ring: Ring) -> None:
@@ -274,6 +292,7 @@ class OccupancyNode(Node):
             camera.status(self._rig_source.problem(name), stale_after_s)
             for name, camera in self._cameras.items()
         ]
+        statuses.append(self._rig_status())
         statuses.append(self._synchronization_status(stale_after_s))
         if self._odometry is not None:
             statuses.append(self._odometry.status(stale_after_s))
@@ -281,8 +300,21 @@ class OccupancyNode(Node):
             if self._odometry is None:
                 statuses.append(self._transforms.status(stale_after_s))
             statuses.append(self._transforms.mounts_status())
+        if self._lidar is not None:
+            statuses.append(self._lidar.status(stale_after_s))
         statuses += [self._worker.status(), self._time_status(), self._parameters_status()]
         return statuses
+
+    def _rig_status(self) -> Status:
+        card, absent = self._model.card, self._plan.absent
+        level, text = (WARN, _without(absent)) if absent else (OK, "has all cameras of the model")
+        values = {
+            "cameras": ", ".join(card.cameras),
+            "absent": ", ".join(absent),
+            "reference_camera": self._plan.reference_camera,
+            "grid_frame": card.grid_frame,
+        }
+        return Status("rig", level, text, values)
 
     def _synchronization_status(self, stale_after_s: float) -> Status:
         counters = self._rings.counters
@@ -331,7 +363,14 @@ class OccupancyNode(Node):
         return Status("parameters", level, text, values)
 
 
-def _load_model(values: NodeParameters) -> LoadedModel:
+def _without(absent: tuple[str, ...]) -> str:
+    return (
+        f"runs without {', '.join(absent)}: layout or rig do not have it; what only it would see "
+        "stays empty or is guessed"
+    )
+
+
+def _load_model(values: NodeParameters, cameras: list[str]) -> LoadedModel:
     device = values.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -342,4 +381,5 @@ def _load_model(values: NodeParameters) -> LoadedModel:
             "without: exactly one of the two; `occ models show "
             f"{values.model}` prints where the checkpoint is"
         )
-    return load_model(values.model, values.weights or None, None if seed < 0 else seed, device)
+    weights_seed = None if seed < 0 else seed
+    return load_model(values.model, values.weights or None, weights_seed, device, cameras)

@@ -179,8 +179,23 @@ class NodeParameters:
     )
     lidar_frame: str = _parameter(
         "lidar_frame",
-        "lidar_top",
-        "Frame of the lidar in tf; only read for models whose grid lies in the lidar frame.",
+        "",
+        "Frame of the lidar in tf; only read for models whose grid lies in it or that are given "
+        "depth, where no rig file has the lidar's pose. \"\" = the layout's, lidar_top without "
+        "one.",
+    )
+    lidar_topic: str = _parameter(
+        "lidar.topic",
+        "",
+        "Topic of sensor_msgs/PointCloud2; only read for models that are given depth, which need "
+        "it.",
+    )
+    lidar_tolerance_ms: float = _parameter(
+        "lidar.tolerance_ms",
+        100.0,
+        "How far from a ring's reference stamp its lidar sweep may lie.",
+        minimum=0.0,
+        maximum=1000.0,
     )
     pose_extrapolation_ms: float = _parameter(
         "pose.max_extrapolation_ms",

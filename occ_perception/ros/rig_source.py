@@ -19,7 +19,7 @@ class RigSource:
         ego_frame: vehicle frame in tf.
         fixed: rig file for the cameras without a camera_info topic.
         tree: extrinsics of the others.
-        lidar_frame: frame of the lidar in tf, only for models whose grid lies there.
+        lidar_frame: frame of the lidar in tf, only for models that must know where it is.
     """
 
     def __init__(
@@ -110,5 +110,5 @@ class RigSource:
             return self._tree.static_transform(self._ego_frame, self._lidar_frame)
         except TransformError as error:
             raise LookupError(
-                f"the model's grid lies in the lidar frame; waiting for it in tf: {error}"
+                f"the model needs to know where the lidar is; waiting for it in tf: {error}"
             ) from error

@@ -15,6 +15,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
 from occ_perception.ros.ego_poses import SharedPoses
+from occ_perception.ros.lidar_input import LidarInput, MissingSweepError
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
 from occ_perception.ros.synchronizer import Mailbox
@@ -51,6 +52,7 @@ class Worker:
         parameters: the live ones are read at every ring.
         reference_camera: camera whose stamp the grid refers to.
         encodings: camera -> encoding to assume for raw pictures.
+        lidar: sweeps for a model that is given depth, None for others.
         on_bad_picture: told (camera, text) when a camera's picture cannot be used.
         logger: of the node.
     """
@@ -65,6 +67,7 @@ class Worker:
         *,
         reference_camera: str,
         encodings: Mapping[str, str],
+        lidar: LidarInput | None,
         on_bad_picture: Callable[[str, str], None],
         logger: RcutilsLogger,
     ) -> None:
@@ -75,6 +78,7 @@ class Worker:
         self._parameters = parameters
         self._reference_camera = reference_camera
         self._encodings = encodings
+        self._lidar = lidar
         self._on_bad_picture = on_bad_picture
         self._logger = logger
         self._latency = LatencyWindow()
@@ -132,6 +136,9 @@ class Worker:
                 self._on_bad_picture(error.camera, str(error))
             self._fail(error.reason, str(error))
             return
+        except MissingSweepError as error:
+            self._fail("no_lidar", str(error))
+            return
         except Exception as error:
             if not self._outputs.are_open:
                 return
@@ -164,7 +171,10 @@ class Worker:
         if forget_pictures:
             assembler.reset()
         self._poses.wait_until_settled(job.ring.newest_stamp_ns, values.pose_wait_ms * 1e-3)
-        return assembler.assemble(job.ring, self._poses)
+        frame = assembler.assemble(job.ring, self._poses)
+        return (
+            frame if self._lidar is None else self._lidar.with_points(frame, job.rig, self._poses)
+        )
 
     def _note(self, prediction: OccupancyPrediction) -> None:
         self._frames += 1

@@ -20,7 +20,12 @@ from occ_perception.sensing.rings import Ring
 Float64 = NDArray[np.float64]
 
 FrameProblem = Literal[
-    "missing_camera", "undecodable_image", "size_mismatch", "pose_not_yet", "pose_unavailable"
+    "missing_camera",
+    "undecodable_image",
+    "size_mismatch",
+    "pose_not_yet",
+    "pose_unavailable",
+    "no_lidar",
 ]
 
 

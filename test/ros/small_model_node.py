@@ -1,6 +1,7 @@
 """occupancy_node with a small model beside those of the zoo, so that tests need not wait seconds.
 
-Everything is the real node; the network is ALOcc-2D-mini on small pictures and a small grid.
+Everything is the real node; the networks are published ones on small pictures and a small grid:
+ALOcc-2D-mini, one whose grid lies in the lidar frame, one with flow, one that is given lidar depth.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from occ_perception.ros.node import main
 SMALL_MODEL = "alocc_2d_mini_small"
 
 MODELS[SMALL_MODEL] = replace(small_card(), name=SMALL_MODEL)
+for name in ("alocc_2d_mini_surroundocc", "alocc_flow_2d", "alocc_3d_gf_depth"):
+    MODELS[f"{name}_small"] = small_card(name, rename=f"{name}_small")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,14 +20,16 @@ from small_footage import (
     write_footage,
 )
 
-from occ_perception.bags.footage import Follower, Footage
-from occ_perception.bags.lidar import LidarSweeps, points_from_message
+from occ_perception.bags.following import Follower
+from occ_perception.bags.footage import Footage
+from occ_perception.bags.lidar import LidarSweeps
 from occ_perception.bags.message_types import ros2_types
 from occ_perception.bags.predictions import ArrayFolder, BagPredictions
 from occ_perception.bags.recording import BagError
 from occ_perception.bags.writing import BagWriter
 from occ_perception.cli.run import _save_arrays
 from occ_perception.geometry import matrix_from_pose, transform_points
+from occ_perception.sensing.point_fields import points_from_message
 
 
 @pytest.fixture(scope="module")

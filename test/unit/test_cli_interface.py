@@ -71,6 +71,7 @@ INTERFACE = {
         "--random-weights",
         "--layout",
         "--rig",
+        "--lidar-topic",
         "--device",
         "--commit-spacing",
         "--every",

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.footage import Follower
+from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
     GROUND_TRUTH_IN_VIEW,

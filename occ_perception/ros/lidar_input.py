@@ -1,0 +1,120 @@
+"""Lidar sweeps as they arrive, for models that are given depth."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2
+
+from occ_perception.frames import CameraFrame, CameraRig, LidarPoints
+from occ_perception.geometry import transform_points
+from occ_perception.ros.diagnostics import Status
+from occ_perception.ros.ego_poses import SharedPoses
+from occ_perception.ros.pose_inputs import PoseInput
+from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.sensing.ego_pose import PoseUnavailable
+from occ_perception.sensing.message_fields import stamp_ns
+from occ_perception.sensing.point_fields import POINTS_TYPE, positions_from_message
+
+# Two seconds of a lidar at 10 Hz: a network on a slow machine asks for sweeps of a while ago.
+_KEPT = 20
+
+
+class MissingSweepError(ValueError):
+    """A ring that no sweep belongs to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One message, in the frame it was published in."""
+
+    stamp_ns: int
+    frame_id: str
+    points: NDArray[np.float64]
+
+
+class LidarInput(PoseInput):
+    """A lidar's points, and which of them belong to a ring.
+
+    Args:
+        node: owner.
+        topic: of sensor_msgs/PointCloud2.
+        ego_frame: points in this frame are taken as they are, others belong to the rig's lidar.
+        tolerance_ns: how far from a ring's reference stamp a sweep may lie.
+        reliability: see :class:`InputSubscription`.
+    """
+
+    def __init__(
+        self, node: Node, topic: str, ego_frame: str, tolerance_ns: int, reliability: str
+    ) -> None:
+        super().__init__()
+        self._ego_frame = ego_frame
+        self._tolerance_ns = tolerance_ns
+        self._lock = threading.Lock()
+        self._sweeps: deque[Sweep] = deque(maxlen=_KEPT)
+        self._subscription = InputSubscription(
+            node,
+            [topic],
+            {POINTS_TYPE: PointCloud2},
+            self._take,
+            depth=_KEPT,
+            reliability=reliability,
+        )
+
+    def poll(self) -> None:
+        """Look for a publisher."""
+        self._subscription.poll()
+
+    def status(self, stale_after_s: float) -> Status:
+        """The lidar's line in the diagnostics."""
+        return self.report("lidar", self._subscription, stale_after_s)
+
+    def reset(self) -> None:
+        """Time went back."""
+        with self._lock:
+            self._sweeps.clear()
+
+    def with_points(self, frame: CameraFrame, rig: CameraRig, poses: SharedPoses) -> CameraFrame:
+        """The frame with the sweep nearest to its reference stamp; any thread.
+
+        Raises:
+            MissingSweepError: there is none within the tolerance, or no pose for it.
+        """
+        with self._lock:
+            sweeps = list(self._sweeps)
+        sweep = min(sweeps, key=lambda s: abs(s.stamp_ns - frame.stamp_ns), default=None)
+        at = f"the ring at {frame.stamp_ns * 1e-9:.3f} s"
+        if sweep is None:
+            raise MissingSweepError(f"no lidar sweep came on {self._subscription.topic} for {at}")
+        apart_ns = abs(sweep.stamp_ns - frame.stamp_ns)
+        if apart_ns > self._tolerance_ns:
+            raise MissingSweepError(
+                f"the lidar sweep nearest to {at} is {apart_ns / 1e6:.0f} ms away, at most "
+                f"{self._tolerance_ns / 1e6:g} ms are allowed (lidar.tolerance_ms)"
+            )
+        try:
+            world_T_ego = poses.at(sweep.stamp_ns)
+        except PoseUnavailable as error:
+            raise MissingSweepError(f"no ego pose for the lidar sweep of {at}: {error}") from error
+        points = sweep.points
+        if sweep.frame_id != self._ego_frame:
+            assert rig.ego_T_lidar is not None, "the plan asks for the lidar's mount"
+            points = transform_points(rig.ego_T_lidar, points)
+        return replace(frame, lidar=LidarPoints(sweep.stamp_ns, points, world_T_ego))
+
+    def _take(self, message: Any) -> None:
+        try:
+            points = positions_from_message(message)
+        except ValueError as error:
+            self.reject(str(error))
+            return
+        self._newest_ns = stamp_ns(message.header.stamp)
+        frame_id = message.header.frame_id.lstrip("/")
+        with self._lock:
+            self._sweeps.append(Sweep(self._newest_ns, frame_id, points))

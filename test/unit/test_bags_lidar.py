@@ -1,0 +1,46 @@
+"""Bags give every frame of a depth-assisted model the sweep nearest to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_footage import SmallFootage, write_footage
+
+from occ_perception.bags.lidar import LidarSweeps
+from occ_perception.bags.reading import BagFrames
+from occ_perception.models.zoo import get_card
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> SmallFootage:
+    return write_footage(tmp_path_factory.mktemp("footage"))
+
+
+def test_frames_have_the_nearest_sweep_and_the_pose_at_its_stamp(footage: SmallFootage) -> None:
+    sweeps = {sweep.stamp_ns: sweep for sweep in LidarSweeps(footage.cameras)}
+    with BagFrames(footage.cameras, model=get_card("alocc_3d_depth")) as bag:
+        for _ in range(2):  # a bag can be read again
+            frames = list(bag)
+            assert len(frames) == len(footage.frames)
+            for frame, driven in zip(frames, footage.frames, strict=True):
+                lidar = frame.lidar
+                assert lidar is not None
+                assert lidar.stamp_ns == min(sweeps, key=lambda s: abs(s - driven.stamp_ns))
+                assert np.array_equal(lidar.points, sweeps[lidar.stamp_ns].points)
+                # Odometry holds the poses of the cameras; the sweep's lies between them.
+                there = lidar.world_T_ego[:3, 3] - driven.world_T_ego["CAM_FRONT"][:3, 3]
+                late_s = (lidar.stamp_ns - driven.stamp_ns) * 1e-9
+                assert np.linalg.norm(there) == pytest.approx(8.0 * abs(late_s), abs=0.1)
+
+
+def test_models_of_cameras_alone_read_no_lidar(footage: SmallFootage) -> None:
+    with BagFrames(footage.cameras, model=get_card("alocc_3d")) as bag:
+        assert all(frame.lidar is None for frame in bag)
+
+
+def test_a_topic_that_is_not_there_is_refused_or_leaves_no_frame(footage: SmallFootage) -> None:
+    card = get_card("alocc_3d_depth")
+    with BagFrames(footage.cameras, model=card, lidar_topic="/no/such") as bag:
+        assert list(bag) == []
+        assert {problem.reason for problem in bag.problems} == {"no_lidar"}
+        assert "no sweep on /no/such within 100 ms" in str(bag.problems[0])
