@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from occ_perception.ros.parameters import (
     ParameterServer,
     declarations,
 )
+from occ_perception.sensing.calibration import load_rig, save_rig
 
 pytestmark = pytest.mark.ros
 
@@ -185,6 +187,36 @@ def test_a_rig_file_replaces_camera_info_and_tf() -> None:
     assert not plan.needs_tf
     assert plan.rig is not None
     assert all(camera.camera_info == "" for camera in plan.cameras)
+
+
+def test_cameras_that_the_rig_file_does_not_have_are_absent(tmp_path: Path) -> None:
+    nominal = load_rig("nuscenes")
+    cameras = tuple(c for c in nominal.cameras if c.name != "CAM_BACK")
+    save_rig(tmp_path / "five.yaml", replace(nominal, cameras=cameras))
+    parameters = NodeParameters(rig=str(tmp_path / "five.yaml"))
+    plan = plan_inputs(parameters, get_card("alocc_2d_mini"))
+    assert plan.absent == ("CAM_BACK",)
+    assert "CAM_BACK" not in [camera.name for camera in plan.cameras]
+    with pytest.raises(ParameterError, match="CAM_BACK is not among"):
+        plan_inputs(replace(parameters, reference_camera="CAM_BACK"), get_card("alocc_2d_mini"))
+
+
+def test_a_model_for_another_rig_takes_the_cameras_it_knows() -> None:
+    plan = plan_inputs(NodeParameters(layout="occ_perception"), get_card("alocc_3d_waymo"))
+    assert plan.absent == ("CAM_SIDE_LEFT", "CAM_SIDE_RIGHT")
+    assert plan.cameras[0].name == plan.reference_camera == "CAM_FRONT"
+
+
+def test_the_lidars_mount_is_asked_of_tf_where_no_file_has_it(tmp_path: Path) -> None:
+    card = get_card("alocc_3d_surroundocc")
+    assert plan_inputs(NodeParameters(rig="nuscenes"), card).lidar_frame == ""
+    blind = tmp_path / "blind.yaml"
+    save_rig(blind, replace(load_rig("nuscenes"), ego_T_lidar=None))
+    plan = plan_inputs(NodeParameters(rig=str(blind)), card)
+    assert plan.lidar_frame == "lidar_top" and plan.needs_tf
+    named = plan_inputs(NodeParameters(rig=str(blind), lidar_frame="velodyne"), card)
+    assert named.lidar_frame == "velodyne"
+    assert not plan_inputs(NodeParameters(rig=str(blind)), get_card("alocc_3d")).needs_tf
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from nuscenes_folder import VERSION, drawn_scene
 from PIL import Image
 from small_streams import SMALL_MODEL, small_card
@@ -24,9 +25,12 @@ from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import OCCUPANCY_TOPIC
 from occ_perception.cli import app
 from occ_perception.codec import EncodedOccupancy, decode_occupancy
+from occ_perception.frames import CameraRig
 from occ_perception.models.zoo import MODELS
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import load_model
+from occ_perception.sensing import layouts
+from occ_perception.sensing.calibration import save_rig
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -182,15 +186,47 @@ def test_a_missing_bag_or_an_unfit_rig_is_one_line(bag: Path, tmp_path: Path) ->
     assert result.exit_code == 2 and "no_rig.yaml" in result.output
 
 
-def test_a_model_that_does_not_fit_the_rig_fails_with_its_reason(bag: Path, tmp_path: Path):
+def test_a_model_that_does_not_fit_the_rig_is_refused_with_its_reason(bag: Path, tmp_path: Path):
     out = tmp_path / "out"
     result = occ(
         *("run", bag, "-m", "alocc_2d_mini_surroundocc", "--random-weights", 1, "-o", out),
     )
     assert result.exit_code == 2
-    assert "rig has no ego_T_lidar" in result.output
+    assert "grid lies in the lidar frame, and where lidar_top is mounted" in result.output
+    assert not out.exists()
+
+
+def test_a_rig_with_fewer_cameras_runs_and_says_so(bag: Path, tmp_path: Path) -> None:
+    with BagFrames(bag) as frames:
+        cameras = tuple(c for c in frames.rig.cameras if c.name != "CAM_BACK")
+        save_rig(tmp_path / "five.yaml", CameraRig(cameras))
+    out = tmp_path / "out"
+    options = ("-m", SMALL_MODEL, "--random-weights", 4, "--limit", 1, "-o", out)
+    result = occ("run", bag, *options, "--rig", tmp_path / "five.yaml")
+    assert result.exit_code == 0, result.output
+    assert "no camera is CAM_BACK" in result.output
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["finished"] is False and "ego_T_lidar" in summary["error"]
+    assert summary["absent_cameras"] == ["CAM_BACK"]
+    assert summary["model"].endswith(" without CAM_BACK")
+    ((message, _),) = decoded(out / "predictions")
+    assert set(message.camera_names) == {camera.name for camera in cameras}
+
+
+def test_a_model_runs_on_cameras_with_other_names(bag: Path, tmp_path: Path, expected) -> None:
+    """The bag's own layout with every camera renamed, and the names of the model beside."""
+    shipped = Path(layouts.__file__).with_name("occ_perception.yaml")
+    content = yaml.safe_load(shipped.read_text())
+    own = {name: name.removeprefix("CAM_").lower() for name in content["cameras"]}
+    content["cameras"] = {own[name]: topics for name, topics in content["cameras"].items()}
+    content["reference_camera"] = own[content["reference_camera"]]
+    content["model_cameras"] = own
+    (tmp_path / "renamed.yaml").write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    options = ("-m", SMALL_MODEL, "--random-weights", 4, "--limit", 1, "--npz", "-o", out)
+    result = occ("run", bag, *options, "--layout", tmp_path / "renamed.yaml")
+    assert result.exit_code == 0, result.output
+    (arrays,) = (out / "npz").glob("*.npz")
+    assert np.array_equal(np.load(arrays)["labels_XYZ"], expected[0].labels)
 
 
 def test_an_interrupted_run_keeps_a_readable_bag(tmp_path: Path) -> None:
