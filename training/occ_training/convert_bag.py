@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import calibrate, choose_layout
-from occ_perception.bags.lidar import POINTS_TYPE
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
 from occ_perception.bags.reading import RingReading
 from occ_perception.bags.recording import BagError, Recording
@@ -23,6 +22,7 @@ from occ_perception.frames import CameraRig
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS
 from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.point_fields import POINTS_TYPE
 from occ_training.convert_labels import (
     SAME_MOMENT_NS,
     GroundTruthTopics,

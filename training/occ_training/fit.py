@@ -99,7 +99,8 @@ def fit(
         devices=devices,
         num_nodes=nodes,
         strategy=_strategy(accelerator, devices, nodes),
-        precision=recipe.precision,  # type: ignore[arg-type]
+        # fp16 needs its gradients scaled; number formats are chosen part by part in the network.
+        precision="16-mixed" if recipe.precision == "fp16" else "32-true",
         max_steps=recipe.steps,
         max_epochs=-1,
         gradient_clip_val=recipe.optimiser.clip_norm,

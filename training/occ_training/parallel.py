@@ -7,6 +7,7 @@ that fails becomes an outcome with the reason; the others go on.
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def _on_ray(
         raise ModuleNotFoundError(
             f"--ray {address} needs Ray: pip install ray; without it, --jobs uses local processes"
         ) from error
+    _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options["include_dashboard"] = False
@@ -114,3 +116,17 @@ def _on_ray(
                 yield Outcome(item, None, _said(error))
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries a wrong address for minutes, and then ends the process."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}); give HOST:PORT of its head, "
+            "ray://HOST:PORT, auto or local"
+        ) from error

@@ -58,7 +58,7 @@ class TrainingRecipe:
         averaging: of weights; None keeps the trained ones only.
         image, bev: augmentation of pictures and of the grid; None for none.
         point_ids: classes of lidar points are the label set's, or always Occ3D's.
-        precision: as Lightning names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        precision: of the convolutional parts: ``fp32``, ``bf16`` or ``fp16``.
         recomputed: sub-modules that are computed again in the backward pass, to save memory.
         synchronised_norms: batch statistics are taken over all processes.
         frozen_norms: batch norms keep their statistics.
@@ -84,7 +84,7 @@ class TrainingRecipe:
     image: ImageAugmentation | None = field(default_factory=ImageAugmentation)
     bev: BevAugmentation | None = field(default_factory=BevAugmentation)
     point_ids: Literal["label_set", "occ3d"] = "label_set"
-    precision: str = "32-true"
+    precision: str = "fp32"
     recomputed: tuple[str, ...] = ()
     synchronised_norms: bool = True
     frozen_norms: bool = False

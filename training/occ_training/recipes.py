@@ -144,7 +144,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         steps=12_000,
         history_from=2_000,
         depth_fading=Fading(end=6_000),
-        precision="bf16-mixed",
+        precision="bf16",
         recomputed=(),
         checkpoint_every=500,
     )

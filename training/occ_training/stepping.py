@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from occ_perception.models.inputs import NetInputs, NetOutputs
 from occ_perception.models.state import (
@@ -20,6 +19,7 @@ from occ_perception.models.state import (
     state_to,
 )
 from occ_perception.models.zoo import ModelCard
+from occ_training.computing import compute_in, freeze_norms, recompute
 from occ_training.data.sample import Batch
 from occ_training.recipe import TrainingRecipe
 from occ_training.streams import seed_of
@@ -46,6 +46,7 @@ class OccupancyTraining(pl.LightningModule):
         self._state: TemporalState | None = None
         self._position_B: Tensor | None = None
         recompute(net, recipe.recomputed)
+        compute_in(net, recipe.precision)
 
     def on_train_start(self) -> None:
         """Let norms keep their statistics, where the recipe wants that."""
@@ -96,7 +97,9 @@ class OccupancyTraining(pl.LightningModule):
             self._position_B = torch.zeros(len(batch), dtype=torch.long, device=self.device)
         position_B = torch.where(batch.start_B, 0, self._position_B)
         inputs = self._inputs(batch, position_B)
-        with capturing(self.net, self.recipe.captures) as captured:
+        # Half precision, where the recipe wants it, is the parts' own business.
+        own_precision = torch.autocast(self.device.type, enabled=False)
+        with capturing(self.net, self.recipe.captures) as captured, own_precision:
             outputs, state = self.net(inputs, self._state)
         self._state = detach_state(state)
         self._position_B = position_B + 1
@@ -151,33 +154,3 @@ def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> f
         fuses_depth = getattr(card.recipe(), "geometry_fusion", None) is not None
         return fading if fuses_depth else 1.0
     return fading if fading > 0.0 else None
-
-
-def freeze_norms(net: nn.Module) -> None:
-    """Batch norms use and keep the statistics they have."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
-    """Let sub-modules be computed again in the backward pass instead of kept (1604.06174).
-
-    Batch norms inside see every batch twice, and move their running statistics twice; the
-    published training does the same.
-
-    Raises:
-        AttributeError: the network has no sub-module of that name.
-    """
-    for name in names:
-        module = net.get_submodule(name)
-        module.forward = _twice(module.forward)  # type: ignore[method-assign]
-
-
-def _twice(forward: Any) -> Any:
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return checkpointed

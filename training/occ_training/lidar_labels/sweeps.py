@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import add_transforms, tf_topics
-from occ_perception.bags.lidar import POINTS_TYPE, points_from_message
 from occ_perception.bags.reading import RingReading
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
 from occ_perception.sensing.rings import Ring
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
