@@ -16,8 +16,8 @@ from occ_perception.runtime.arithmetic import multiply_accumulates, network_with
 USUAL = {"alocc_2d_mini", "alocc_3d"}
 WHOLE_ZOO = [
     pytest.param(name, marks=() if name in USUAL else pytest.mark.slow)
-    for name, card in MODELS.items()
-    if card.config_stem and not name.endswith("_nomask")
+    for name in MODELS
+    if not name.endswith("_nomask")
 ]
 
 
@@ -33,6 +33,7 @@ def published_gmac(stem):
 def test_no_network_computes_more_than_the_published_code(name):
     card = get_card(name)
     gmac = multiply_accumulates(network_without_data(card), card.measures_depth)["total"] / 1e9
+    assert gmac > 10
     published = published_gmac(card.config_stem)
     assert 0.8 * published < gmac < 1.01 * published
 

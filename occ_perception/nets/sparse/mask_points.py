@@ -88,7 +88,7 @@ class EvenDrawsConfig:
         """The module."""
         steps_P = (torch.arange(picks) + 0.5) / picks
         spread = torch.quasirandom.SobolEngine(3).draw(rounds * queries * picks)
-        spread_RQP3 = spread.view(rounds, queries, picks, 3)
+        spread_RQP3 = spread.view(rounds, queries, picks, 3).to(steps_P.device)
         within_RQP1 = steps_P[:, None].expand(rounds, queries, -1, 1)
         return FixedDraws(torch.cat([within_RQP1, spread_RQP3], dim=-1))
 
