@@ -14,6 +14,7 @@ import typer
 import occ_perception
 import occ_training
 from occ_perception.cli import PlainErrors
+from occ_training.commands import evaluate, fit, overfit, recipes
 from occ_training.convert import convert
 from occ_training.prepare import app as prepare_app
 
@@ -56,6 +57,10 @@ def _options(
 
 
 app.command()(convert)
+app.command()(fit)
+app.command("eval")(evaluate)
+app.command()(overfit)
+app.command()(recipes)
 app.add_typer(prepare_app, name="prepare")
 
 

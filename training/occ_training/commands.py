@@ -1,0 +1,195 @@
+"""``occ-train fit``, ``eval``, ``overfit`` and ``recipes``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from occ_perception.metrics import Report
+    from occ_training.recipe import RunFile
+
+
+def fit(
+    recipe: Annotated[str, typer.Argument(help="See `occ-train recipes`; or a YAML run file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Index of the training data; the run file's if left out.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Key of its labels; the model's own label set if left out.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="Index to evaluate on.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Processes on this machine: a number or auto.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a number of the recipe."),
+    ] = None,
+) -> None:
+    """Train a model, or go on where the run in OUT ended.
+
+    OUT gets logs/ (CSV, TensorBoard), checkpoints/ and validation/. The weights of a checkpoint go
+    into `occ run --weights`.
+    """
+    from occ_perception.models.zoo import get_card
+    from occ_training.data.dataset import OccupancyDataset
+    from occ_training.data.records import DatasetIndex
+    from occ_training.evaluate import evaluation_options
+    from occ_training.fit import fit as train
+
+    run = _chosen_run(recipe, set_ or [])
+    data, labels = data or run.data, labels or run.labels
+    if data is None:
+        raise ValueError(f"{recipe} names no data set: give --data, or `data:` in a run file")
+    card = get_card(run.recipe.model)
+    dataset = OccupancyDataset(
+        DatasetIndex.load(data), card, run.recipe.sample_options(card, labels)
+    )
+    _tell_left_out(dataset)
+    held_out = None
+    if (validation := validation or run.validation) is not None:
+        options = evaluation_options(card, labels)
+        held_out = OccupancyDataset(DatasetIndex.load(validation), card, options)
+        _tell_left_out(held_out)
+    weights = train(
+        run.recipe,
+        dataset,
+        out,
+        accelerator=accelerator,
+        devices=_device_count(devices or run.devices),
+        nodes=nodes or run.nodes,
+        validation=held_out,
+    )
+    typer.echo(f"weights: {weights}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="See `occ models list`.")],
+    data: Annotated[Path, typer.Option(help="Index of the data set.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint: .pth or .safetensors; the model's own else.")
+    ] = None,
+    random_weights: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Random weights instead.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Key of the labels; the model's own label set if left out.")
+    ] = None,
+    sequence: Annotated[
+        list[str] | None, typer.Option(help="Only this recording; may be repeated.")
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="Only this part of the protocol; may be repeated.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for one .npz per frame.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores as CSV.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; each takes whole sequences.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on, or local.")
+    ] = None,
+) -> None:
+    """Score a model on a data set, by the protocol its results are published in.
+
+    Every frame is looked at once, whatever the number of processes; the scores do not depend on it.
+    """
+    from tqdm import tqdm
+
+    from occ_training.evaluate import EvaluationTask
+    from occ_training.evaluate import evaluate as run
+
+    task = EvaluationTask(
+        model=model,
+        weights=weights,
+        random_seed=random_weights,
+        device=device,
+        data=data,
+        labels=labels,
+        sequences=tuple(sequence) if sequence else None,
+        parts=tuple(part) if part else None,
+        save=save,
+    )
+    _tell_left_out(task.dataset())
+    with tqdm(unit="frame") as bar:
+
+        def on_progress(seen: int, frames: int) -> None:
+            bar.total = frames
+            bar.update(seen - bar.n)
+
+        report = run(task, jobs, ray, on_progress)
+    _write_report(report, json, csv)
+
+
+def overfit(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
+    cells: Annotated[int, typer.Option(help="Cells along x and y: 50, 100 or 200.")] = 100,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+) -> None:
+    """Learn two frames of the town by heart: a smoke test of the whole training code.
+
+    Needs no data. Prints how far the loss fell, and the scores on the two frames beside those of
+    an oracle that knows every pixel's depth and class.
+    """
+    from occ_training.overfitting import overfit_two_frames
+
+    result = overfit_two_frames(out, steps, cells, precision, accelerator)
+    typer.echo(result.summary())
+
+
+def recipes() -> None:
+    """List the recipes."""
+    from occ_training.recipes import RECIPES
+
+    for name in sorted(RECIPES):
+        recipe = RECIPES[name]()
+        terms = ", ".join(type(term).__name__ for term in recipe.terms)
+        history = f"history from step {recipe.history_from}"
+        typer.echo(f"{name}: {recipe.steps} steps of {recipe.batch}, {history}; {terms}")
+
+
+def _chosen_run(name: str, settings: list[str]) -> RunFile:
+    import yaml
+
+    from occ_training.recipe import changed, read_run
+    from occ_training.recipes import RECIPES
+
+    run = read_run(name, RECIPES)
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise ValueError(f"--set {setting}: expected NAME=VALUE, as in --set steps=1000")
+        change: object = yaml.safe_load(value)
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        assert isinstance(change, dict)
+        run = replace(run, recipe=changed(run.recipe, change, f"--set {setting}"))
+    return run
+
+
+def _device_count(devices: int | str) -> int | str:
+    return devices if devices == "auto" else int(devices)
+
+
+def _tell_left_out(dataset: object) -> None:
+    left_out = dataset.left_out  # type: ignore[attr-defined]
+    summary = left_out.summary(len(dataset) + len(left_out.tokens))  # type: ignore[arg-type]
+    if summary:
+        typer.echo(summary, err=True)
+
+
+def _write_report(report: Report, json: Path | None, csv: Path | None) -> None:
+    for path, text in ((json, report.to_json()), (csv, report.to_csv())):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    report.print()

@@ -1,0 +1,193 @@
+"""The smoke test of the training code: two frames of the town, learnt by heart.
+
+Says whether pictures, poses, labels, losses and gradients belong together; nothing about how well
+a network generalises.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from occ_perception.geometry import VoxelGrid, invert_transform, transform_points
+from occ_perception.metrics import Evaluation
+from occ_perception.models.checkpoint import load_checkpoint
+from occ_perception.models.town import alocc_town
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.synthetic import Drive, DriveSensors, SensorOptions, Town
+from occ_training.data.sample import collate
+from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
+from occ_training.fit import fit
+from occ_training.losses.masks import MaskLossConfig
+from occ_training.recipe import Optimiser, TrainingRecipe
+from occ_training.schedules import Averaging, LearningRate
+from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
+from occ_training.town import TownDataset, TownFrame, render_frame
+
+_TOWN, _DRIVE, _TIMES = 7, 0, (2.0, 2.5)
+_PICTURE, _INPUT_SIZE = (176, 99), (64, 176)
+_SCORED = ("camera_mask", "all_voxels")
+
+
+@dataclass(frozen=True)
+class OverfitResult:
+    """What came of it.
+
+    Attributes:
+        first_loss, last_loss: without the terms that can be negative.
+        scores: mIoU and IoU of the network under the camera mask, fractions of 1.
+        oracle: those of an answer that puts every pixel of the same pictures at its true depth
+            with its true class.
+        weights: of the network.
+    """
+
+    first_loss: float
+    last_loss: float
+    scores: dict[str, float]
+    oracle: dict[str, float]
+    weights: Path
+
+    def summary(self) -> str:
+        """For people."""
+        rows = [f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"]
+        for name in ("mIoU", "IoU"):
+            ours, best = 100 * self.scores[name], 100 * self.oracle[name]
+            rows.append(f"{name} {ours:.1f} %, oracle of perfect depth and class {best:.1f} %")
+        return "\n".join([*rows, f"weights: {self.weights}"])
+
+
+def small_town_card(cells: int) -> ModelCard:
+    """``alocc_town`` on 64x176 pictures over the same 80 m, with cubic cells and one past frame.
+
+    Args:
+        cells: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
+
+    Raises:
+        ValueError: another number of cells, which the labels cannot be put on.
+    """
+    if cells not in (50, 100, 200):
+        raise ValueError(f"cells must be 50, 100 or 200, got {cells}")
+    full, size, layers = alocc_town(), 80.0 / cells, cells * 16 // 200
+    grid = VoxelGrid((-40.0, -40.0, -1.0), (size, size, 6.4), (cells, cells, 1))
+    assert full.temporal is not None and full.height is not None and full.flow is not None
+    config = replace(
+        full,
+        geometry=replace(full.geometry, input_size=_INPUT_SIZE, grid=grid),
+        temporal=replace(full.temporal, frames=1),
+        height=replace(full.height, cells=layers),
+        flow=replace(full.flow, first_cell=layers // 5, last_cell=layers // 2),
+    )
+    card = get_card("alocc_town")
+    preprocessing = replace(card.preprocessing, input_size=_INPUT_SIZE)
+    return replace(
+        card, recipe=lambda: config, preprocessing=preprocessing, grid=config.output_grid
+    )
+
+
+def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
+    """Every term of the demonstration model on the same two frames, again and again."""
+    return TrainingRecipe(
+        name="overfit",
+        model="alocc_town",
+        terms=(
+            VoxelMasks(points=MaskLossConfig(points=4000)),
+            ImageMasks(points=MaskLossConfig(points=100)),
+            DepthBins(),
+            Velocities(),
+        ),
+        steps=steps,
+        batch=1,
+        optimiser=Optimiser(
+            lr=2e-3,
+            weight_decay=0.0,
+            schedule=LearningRate(warm_up_steps=20, drops=(steps * 3 // 4,)),
+        ),
+        averaging=Averaging(most=0.9, updates_at_start=0, ramp=20.0),
+        image=None,
+        bev=None,
+        precision=precision,
+        workers=0,
+        checkpoint_every=steps,
+        kept_checkpoints=1,
+        synchronised_norms=False,
+    )
+
+
+def overfit_two_frames(
+    out: Path, steps: int, cells: int, precision: str = "fp32", accelerator: str = "auto"
+) -> OverfitResult:
+    """Train on two frames that follow each other, and score the answers on them.
+
+    Args:
+        out: folder of the run; it must not hold one already.
+        steps: of the optimiser.
+        cells: see :func:`small_town_card`.
+        precision: of the convolutional parts.
+        accelerator: as Lightning names it.
+
+    Raises:
+        FileExistsError: there is a run in ``out``.
+    """
+    if (out / "checkpoints").exists():
+        raise FileExistsError(f"{out} holds a run already; choose another folder")
+    sensors = DriveSensors(Drive(Town(_TOWN), _DRIVE), SensorOptions(size=_PICTURE))
+    frames = [render_frame(sensors, t) for t in _TIMES]
+    card, recipe = small_town_card(cells), overfit_recipe(steps, precision)
+    dataset = TownDataset(frames, card, recipe.sample_options(card))
+    weights = fit(recipe, dataset, out, card=card, accelerator=accelerator, devices=1, log_every=10)
+    first, last = _ends_of_loss(out / "logs/csv/metrics.csv")
+    plain = TownDataset(frames, card, evaluation_options(card, parts=_SCORED))
+    net = card.build()
+    load_checkpoint(net, card, weights)
+    learnt = Evaluation(card.label_set, _SCORED, card.grid)
+    evaluate_frames(net, card, plain, learnt, torch.device("cpu"))
+    best = Evaluation(card.label_set, _SCORED, card.grid)
+    for index, (t, frame) in enumerate(zip(_TIMES, frames, strict=True)):
+        answer = oracle_answer(sensors, t, frame, card)
+        best.update(answer, frame_truth(collate([plain[index]])))
+    return OverfitResult(first, last, _means(learnt), _means(best), weights)
+
+
+def oracle_answer(
+    sensors: DriveSensors, t: float, frame: TownFrame, card: ModelCard
+) -> NDArray[np.uint8]:
+    """Every pixel at its true depth with its true class; cells nobody saw a surface in are free.
+
+    Args:
+        sensors: that the frame comes from.
+        t: its time.
+        frame: gives the poses.
+        card: gives the cells.
+    """
+    grid, free = card.grid, card.labels.empty_class
+    votes = np.zeros((*grid.dims, card.labels.num_classes), dtype=np.int64)
+    for camera in sensors.rig.cameras:
+        view = sensors.view(camera.name, sensors.exposure(camera.name, t))
+        depth = view.depth(camera.K).astype(np.float64)
+        v, u = np.nonzero(depth > 0)
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.K).T
+        grid_T_cam = (
+            invert_transform(frame.world_T_grid) @ frame.world_T_ego[camera.name] @ camera.ego_T_cam
+        )
+        index = grid.indices(transform_points(grid_T_cam, rays * depth[v, u, None]))
+        inside = grid.contains(index)
+        np.add.at(votes, (*index[inside].T, view.classes[v, u][inside]), 1)
+    return np.where(votes.any(axis=-1), votes.argmax(axis=-1), free).astype(np.uint8)
+
+
+def _ends_of_loss(log: Path) -> tuple[float, float]:
+    """First and last logged loss, the cosine term left out: it is at best -1."""
+    with log.open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row.get("loss")]
+    losses = [float(row["loss"]) - float(row["loss/flow_cosine"]) for row in rows]
+    return losses[0], losses[-1]
+
+
+def _means(evaluation: Evaluation) -> dict[str, float]:
+    scores = evaluation.part("camera_mask").compute()
+    return {name: float(scores[name]) for name in ("mIoU", "IoU")}
