@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import add_transforms, tf_topics
 from occ_perception.bags.following import Follower
-from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.frames import CameraFrame, LidarPoints
 from occ_perception.geometry import transform_points
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
@@ -71,6 +71,11 @@ class LidarSweeps:
     def close(self) -> None:
         """Close the recording."""
         self.recording.close()
+
+    @property
+    def problems(self) -> list[BagProblem]:
+        """What was skipped so far and why."""
+        return self.recording.problems
 
     def __iter__(self) -> Iterator[LidarSweep]:
         for message in self.recording.messages({self.topic}):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from occ_perception.bags.lidar import LidarSweeps
+    from occ_perception.bags.ring_sweeps import RingSweeps
 
 _FARTHEST_SWEEP_NS = 60_000_000
 
@@ -35,11 +39,10 @@ def export(
     """
     from occ_perception.bags.following import Follower
     from occ_perception.bags.footage import open_occupancy
-    from occ_perception.bags.lidar import LidarSweeps
     from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
 
     count = sweeps_written = 0
-    sweeps = LidarSweeps(lidar, topic=lidar_topic) if lidar is not None else None
+    sweeps = _open_lidar(lidar, lidar_topic) if lidar is not None else None
     nearest = Follower(sweeps or (), _FARTHEST_SWEEP_NS)
     predictions = open_occupancy(source, topic)
     for prediction in islice(islice(predictions, 0, None, every), limit):
@@ -54,10 +57,25 @@ def export(
     predictions.close()
     if sweeps is not None:
         sweeps.close()
-    problems = predictions.problems + (sweeps.recording.problems if sweeps is not None else [])
+    problems = predictions.problems + (sweeps.problems if sweeps is not None else [])
     for problem in problems:
         typer.secho(f"skipped: {problem}", fg=typer.colors.YELLOW, err=True)
     if not count:
         raise ValueError(f"{source} holds no readable occupancy")
     points = f", {sweeps_written} of lidar points" if sweeps is not None else ""
     typer.echo(f"{ply}: {count} files of occupancy{points}")
+
+
+def _open_lidar(bag: Path, topic: str | None) -> RingSweeps | LidarSweeps:
+    """Sweeps at the stamps of the camera rings, or as they are where the bag has no rings."""
+    from occ_perception.bags.lidar import LidarSweeps
+    from occ_perception.bags.recording import BagError
+    from occ_perception.bags.ring_sweeps import RingSweeps
+
+    try:
+        return RingSweeps(bag, topic)
+    except BagError as error:
+        sweeps = LidarSweeps(bag, topic=topic)
+        note = f"the vehicle's motion between sweeps and occupancy is not undone: {error}"
+        typer.secho(note, fg=typer.colors.YELLOW, err=True)
+        return sweeps

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.ring_sweeps import RingSweeps
 from occ_perception.cli.town import app
 from occ_perception.geometry import transform_points
 from occ_perception.labels import LABEL_SETS
@@ -286,6 +287,23 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
         assert np.array_equal(volumes[1] == 255, ~labels.mask_camera)
         # The pose the bag gives for that picture is the one the labels are made in.
         assert np.allclose(frame.world_T_reference_ego, own.drive.pose(seconds), atol=1e-4)
+
+
+def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) -> None:
+    """The front camera fires 35 ms before the lidar; the drive tells how far that is."""
+    own = sensors(1)
+    record_drive(own, tmp_path / "bag", frames=3, lidar_rate=10.0)
+    sweeps = list(RingSweeps(tmp_path / "bag"))
+    assert [sweep.stamp_ns for sweep in sweeps] == [
+        own.stamp_ns(own.reference_time(t)) for t in (0.0, 0.5, 1.0)
+    ]
+    for sweep, t in zip(sweeps, (0.0, 0.5, 1.0), strict=True):
+        ego_T_world = np.linalg.inv(own.drive.pose(own.reference_time(t)))
+        reported = own.points(t).points[:, :3].astype(np.float64)
+        moved = transform_points(ego_T_world @ own.drive.pose(t) @ own.ego_T_lidar, reported)
+        unmoved = transform_points(own.ego_T_lidar, reported)
+        assert np.abs(sweep.points - moved).max() < 0.02
+        assert np.abs(sweep.points - unmoved).max() > 0.1
 
 
 def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
