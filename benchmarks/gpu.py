@@ -32,10 +32,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "test" / "parity")]
 
 import torch  # noqa: E402
-from check import check_file  # noqa: E402
+from check import check_file, opened  # noqa: E402
 from golden_file import GoldenFile, UnknownConfigError  # noqa: E402
 
-from occ_perception.models.labels_from_logits import class_map  # noqa: E402
+from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
 from occ_perception.models.zoo import ModelCard  # noqa: E402
 from occ_perception.runtime.graphs import Execution, matrix_units, prepared_step  # noqa: E402
 from occ_perception.runtime.measuring import (  # noqa: E402
@@ -135,7 +135,7 @@ def pieces(plan: Plan) -> Iterator[tuple[str, str, PIECE]]:
 def parity(path: Path, device: torch.device) -> dict[str, Any]:
     """A golden file by the pass rule."""
     try:
-        golden = GoldenFile(path)
+        golden = opened(path)
     except UnknownConfigError as problem:
         return {"skipped": str(problem).split(";")[0]}
     with matrix_units(tf32=False):
@@ -157,7 +157,7 @@ def parity(path: Path, device: torch.device) -> dict[str, Any]:
 def agreement(path: Path, device: torch.device) -> dict[str, Any]:
     """Labels of half precision against float32, each with its own history; worst frame."""
     try:
-        golden = GoldenFile(path)
+        golden = opened(path)
     except UnknownConfigError as problem:
         return {"skipped": str(problem).split(";")[0]}
     net = golden.build().to(device).requires_grad_(False)
@@ -187,7 +187,7 @@ def _labels(
     with torch.inference_mode():
         for frame in golden.frames:
             outputs, state = step(golden.inputs(frame, device), state)
-            labels.append(class_map(outputs.logits_BKXYZ, golden.card).cpu())
+            labels.append(labels_of(outputs, golden.card).cpu())
     return labels
 
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from golden_file import GoldenFile, Samples, synthetic_image
 from torch import Tensor, nn
@@ -385,7 +384,9 @@ def _judged(name: str, got: Tensor, expected: Samples, flips: tuple[str, ...]) -
 def _decomposed(affine: np.ndarray, pixel_T_ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Native intrinsics (3, 3) and cam_T_ego (4, 4) of a projection to input pixels."""
     native = np.linalg.inv(affine) @ pixel_T_ego[:3]
-    K, R = scipy.linalg.rq(native[:, :3])
+    # RQ from the QR of the matrix turned round.
+    Q, upper = np.linalg.qr(native[::-1, :3].T)
+    K, R = upper.T[::-1, ::-1], Q.T[::-1]
     signs = np.diag(np.sign(np.diag(K)))
     K, R = K @ signs, signs @ R
     cam_T_ego = np.eye(4)

@@ -14,6 +14,7 @@ from small_streams import SMALL_MODEL, small_card
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
+from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.graphs import Execution
@@ -84,6 +85,18 @@ def test_the_rate_follows_from_arithmetic_and_time(measured) -> None:
         2 * measured["gmac"]["total"] / seconds / 1e3, abs=2e-3
     )
     assert measured["memory_mb"]["process_peak"] > measured["memory_mb"]["state"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("alocc_flow_2d", "flow"), ("alocc_3d_gf_depth", "geometry_fusion")]
+)
+def test_networks_with_flow_or_lidar_depth_are_measured_too(name: str, part: str) -> None:
+    card = small_card(name)
+    net = card.build()
+    fill_random_weights(net, card)
+    model = LoadedModel(card, net.requires_grad_(False), torch.device("cpu"), "random")
+    measured = measure_stream(model, Execution(), frames=1, warm_up=1, stages=True)
+    assert measured["stages_ms"][part]["p50"] > 0 and measured["gmac"][part] > 0
 
 
 def test_no_hook_stays(model, measured) -> None:
