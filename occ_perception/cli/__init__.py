@@ -59,7 +59,9 @@ def _is_for_the_user(error: Exception, packages: tuple[str, ...]) -> bool:
         (step.tb_frame, step.tb_lasti) for step in _steps(error.__traceback__)
     )
     raised_here = dis.opname[frame.f_code.co_code[instruction]] == "RAISE_VARARGS"
-    return raised_here and frame.f_code.co_filename.startswith(packages)
+    # A symlinked install imports the package by a path that leads elsewhere.
+    file = Path(frame.f_code.co_filename).resolve()
+    return raised_here and any(file.is_relative_to(Path(p).resolve()) for p in packages)
 
 
 def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:

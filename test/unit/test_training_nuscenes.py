@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import occ_training
 import pytest
 import training_folders as folders
 from occ_training.cli import app
@@ -15,6 +19,7 @@ from occ_training.data.nuscenes import index_from_infos, index_from_tables
 from occ_training.data.records import DatasetError, DatasetIndex
 from typer.testing import CliRunner
 
+import occ_perception
 from occ_perception.bags.nuscenes import NuScenesError
 from occ_perception.geometry import transform_points
 from occ_perception.models.zoo import NUSCENES_CAMERAS
@@ -233,3 +238,20 @@ def test_a_folder_without_sensor_data_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is the sensor data unpacked" in result.output
     assert not (tmp_path / "index.jsonl").exists()
+
+
+def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_path: Path) -> None:
+    """Also where a package is imported through a link, as symlinked colcon installs do."""
+    (tmp_path / "occ_training").symlink_to(Path(occ_training.__file__).parent)
+    (tmp_path / "occ_perception").symlink_to(Path(occ_perception.__file__).parent)
+    run = "from occ_training.cli import main; main()"
+    for folder, said in ((tmp_path, "no nuScenes tables"), (folders.town_folder(), "no scene x")):
+        arguments = ["prepare", "nuscenes", str(folder), "--version", VERSION, "--scenes", "x"]
+        result = subprocess.run(
+            [sys.executable, "-c", run, *arguments],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 2
+        assert said in result.stderr and "Traceback" not in result.stderr
