@@ -1,0 +1,107 @@
+"""Work on local processes and on Ray gives the same, whatever fails in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from occ_training.parallel import Outcome, run_all
+
+
+def halve(number: int) -> tuple[int, int]:
+    """Half of an even number, and the process that knew it."""
+    if number == 13:
+        os._exit(1)
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number // 2, os.getpid()
+
+
+def by_item(outcomes) -> dict[int, Outcome]:
+    return {outcome.item: outcome for outcome in outcomes}
+
+
+def test_failures_are_outcomes_and_the_rest_goes_on() -> None:
+    for jobs in (1, 2):
+        found = by_item(run_all(halve, [2, 3, 4], jobs))
+        assert [found[n].result[0] for n in (2, 4)] == [1, 2]
+        assert found[3].result is None and found[3].error == "ValueError: 3 is odd"
+        inside = {found[n].result[1] for n in (2, 4)} == {os.getpid()}
+        assert inside == (jobs == 1)
+
+
+def test_a_process_that_dies_is_an_outcome_too() -> None:
+    found = by_item(run_all(halve, [13, 2], jobs=2))
+    assert found[13].result is None and "Process" in found[13].error
+
+
+def test_without_ray_the_message_names_the_way_out(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match="--jobs"):
+        list(run_all(halve, [2], ray_address="local"))
+
+
+@pytest.fixture
+def ray_environment() -> dict[str, str]:
+    """Ray is there, and nobody else may send its workers work."""
+    pytest.importorskip("ray")
+    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@pytest.fixture
+def cluster(ray_environment) -> Iterator[str]:
+    """A Ray cluster of its own processes, as an operator starts one."""
+    port = 20_000 + os.getpid() % 20_000
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ray_environment
+    ) as head:
+        assert head.stdout is not None
+        started = any("--block" in line for line in iter(head.stdout.readline, ""))
+        assert started, "the head ended at once"
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()  # ends its children too
+            head.communicate(timeout=60)
+
+
+def outcomes(address: str, numbers: list[int], environment: dict[str, str]) -> dict[int, Outcome]:
+    """What a process of its own gets from a cluster: Ray keeps its settings for good."""
+    command = [sys.executable, __file__, address, *map(str, numbers)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert run.returncode == 0, run.stderr
+    rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("[")]
+    return {item: Outcome(item, result, error) for item, result, error in rows}
+
+
+@pytest.mark.slow
+def test_a_running_cluster_does_the_work(cluster, ray_environment) -> None:
+    found = outcomes(cluster, [2, 3, 4, 6], ray_environment)
+    assert [found[n].result[0] for n in (2, 4, 6)] == [1, 2, 3]
+    assert found[3].error == "ValueError: 3 is odd"
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_is_started_and_ended(ray_environment) -> None:
+    found = outcomes("local", [2, 3, 13], ray_environment)
+    assert found[2].result[0] == 1
+    assert found[3].error == "ValueError: 3 is odd"
+    assert found[13].result is None and found[13].error, "its worker died, also in retries"
+
+
+def test_nobody_answers_at_a_wrong_address() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConnectionError, match="no Ray cluster"):
+        list(run_all(halve, [2], ray_address="127.0.0.1:1"))
+
+
+if __name__ == "__main__":
+    for one in run_all(halve, [int(word) for word in sys.argv[2:]], ray_address=sys.argv[1]):
+        print(json.dumps([one.item, one.result, one.error]), flush=True)
