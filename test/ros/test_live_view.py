@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -9,15 +11,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("occ_perception.ros.live_view", exc_type=ImportError)
-pytest.importorskip("rerun")
 
 import rclpy
-from car import Car, Listener, small_rig, spin_until, write_rig
+from car import CAMERAS, Car, Listener, picture, spin_for, spin_until, write_rig
 from conftest import Launch
 from processes import OCC, SMALL_MODEL_NODE, RunningProcess, wait_for
 from rclpy.node import Node
 
+from occ_perception.ros.messages import prediction_from_message
+
 pytestmark = pytest.mark.ros
+
+HAS_RERUN = importlib.util.find_spec("rerun") is not None
+WATCHER = Path(__file__).with_name("watch_node.py")
 
 SECOND = 10**9
 START = 1_600_000_000 * SECOND
@@ -43,39 +49,54 @@ def start_node(launch: Launch, folder: Path) -> RunningProcess:
     )  # fmt: skip
 
 
-def test_a_running_node_is_followed_into_a_recording(
-    tmp_path: Path, launch: Launch, node: Node
-) -> None:
+def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) -> None:
     """Pictures, path and occupancy of every moment, each at the stamp of its grid."""
     occupancy_node = start_node(launch, tmp_path)
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
     out = tmp_path / "live.rrd"
-    command = ["view", "--live", "--out", out]
-    viewer = launch([sys.executable, SMALL_MODEL_OCC, *command])
+    viewers = [launch([sys.executable, WATCHER, "/occupancy_node"])]
+    if HAS_RERUN:
+        command = ["view", "--live", "--out", out]
+        viewers.append(launch([sys.executable, SMALL_MODEL_OCC, *command]))
 
-    def is_followed() -> bool:
-        assert viewer.is_running, viewer.output()
-        # Node and viewer.
-        return all(p.get_subscription_count() > 1 for p in [*car.pictures.values(), car.odometry])
+    def are_following() -> bool:
+        for viewer in viewers:
+            assert viewer.is_running, viewer.output()
+        publishers = [*car.pictures.values(), car.odometry]
+        return all(p.get_subscription_count() == 1 + len(viewers) for p in publishers)
 
-    spin_until(node, is_followed, 120.0, "the viewer subscribes")
+    spin_until(node, are_following, 120.0, "the viewers subscribe")
+    spin_for(node, 0.5)
     stamps = []
     for number in range(3):
         stamps.append(car.ring(START + number * SECOND // 2))
         listener.wait_for_grid(stamps[-1])
-    wait_for(lambda: "3 moments" in viewer.output(), 60.0, "three moments are shown")
-    assert viewer.stop() == 0, viewer.output()
-    assert viewer.output().splitlines()[-1] == f"3 moments in {out}"
-    assert "not shown" not in viewer.output()
+    for viewer in viewers:
+        wait_for(lambda viewer=viewer: "3 moments" in viewer.output(), 60.0, "three are shown")
+        assert viewer.stop() == 0, viewer.output()
+        assert "not shown" not in viewer.output()
     assert occupancy_node.is_running
 
-    rows, times, poses = read_recording(out)
-    cameras = [f"cameras/{camera.name}" for camera in small_rig().cameras]
-    for entity in ("prediction/cells", "motion", *cameras):
-        assert rows[f"/world/ego/{entity}"] >= 3, entity
-    assert times == stamps
-    np.testing.assert_allclose(np.diff(poses, axis=0), [[2.5, 0, 0]] * 2, atol=1e-3)
+    moments = [json.loads(line) for line in viewers[0].output().splitlines() if line[0] == "{"]
+    assert [moment["stamp"] for moment in moments] == stamps
+    for moment, stamp in zip(moments, stamps, strict=True):
+        grid = prediction_from_message(listener.grids[stamp])
+        assert moment["occupied"] == int((grid.labels != grid.empty_class).sum())
+        assert moment["cameras"] == list(grid.camera_stamps_ns)
+        assert list(moment["pictures"].values()) == [
+            pytest.approx(picture(name, taken * 1e-9).mean(), abs=1.0)
+            for name, taken in grid.camera_stamps_ns.items()
+        ]
+    travelled = np.diff([moment["position"] for moment in moments], axis=0)
+    np.testing.assert_allclose(travelled, [[2.5, 0, 0]] * 2, atol=1e-3)
+    if HAS_RERUN:
+        assert viewers[1].output().splitlines()[-1] == f"3 moments in {out}"
+        rows, times, positions = read_recording(out)
+        for entity in ("prediction/cells", "motion", *(f"cameras/{name}" for name in CAMERAS)):
+            assert rows[f"/world/ego/{entity}"] >= 3, entity
+        assert times == stamps
+        np.testing.assert_allclose(np.diff(positions, axis=0), [[2.5, 0, 0]] * 2, atol=1e-3)
 
 
 def read_recording(path: Path) -> tuple[dict[str, int], list[int], np.ndarray]:
@@ -95,6 +116,7 @@ def read_recording(path: Path) -> tuple[dict[str, int], list[int], np.ndarray]:
     return rows, times, np.array(positions)
 
 
+@pytest.mark.skipif(not HAS_RERUN, reason="rerun is not installed")
 def test_without_a_node_it_says_who_is_there(tmp_path: Path, launch: Launch) -> None:
     run = launch([*OCC, "view", "/nobody", "--live", "--out", tmp_path / "a.rrd"])
     assert run.wait(60) == 2, run.output()

@@ -1,0 +1,33 @@
+"""Prints what :func:`occ_perception.ros.live_view.watch` shows of a node, a line per moment."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import small_model_node  # noqa: F401 - the node runs a model of the tests
+
+from occ_perception.ros.live_view import watch
+
+shown = 0
+
+
+def show(prediction, frame) -> None:
+    global shown
+    shown += 1
+    moment = {
+        "stamp": prediction.stamp_ns,
+        "occupied": int((prediction.labels != prediction.empty_class).sum()),
+        "cameras": list(prediction.camera_stamps_ns),
+    }
+    if frame is not None:
+        moment["pictures"] = {
+            name: float(frame.images[name].mean()) for name in prediction.camera_stamps_ns
+        }
+        moment["position"] = frame.world_T_reference_ego[:3, 3].tolist()
+    print(json.dumps(moment), flush=True)
+    print(f"{shown} moments", flush=True)
+
+
+if __name__ == "__main__":
+    watch(sys.argv[1], show, lambda text: print(f"note: {text}", flush=True))
