@@ -1,0 +1,59 @@
+"""SparseOcc with every weight of the full one on 64x96 pictures, 32 x 32 x 16 cells, few kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+from small_networks import INPUT_SIZE
+
+from occ_perception.geometry import VoxelGrid
+from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.sparseocc.net import SparseOcc, SparseOccConfig
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.nets.sparse.mask_points import DrawsConfig
+
+GRID = VoxelGrid((-6.4, -6.4, -1.0), (0.4, 0.4, 0.4), (32, 32, 16))
+KEEP = (64, 128, 256)
+
+
+def small_config(name: str = "sparseocc", draws: DrawsConfig | None = None) -> SparseOccConfig:
+    """The recipe's parts at small size."""
+    config = get_card(name).recipe()
+    layers = tuple(
+        replace(layer, keep=keep, keep_in_training=2 * keep)
+        for layer, keep in zip(config.voxels.layers, KEEP, strict=True)
+    )
+    return replace(
+        config,
+        geometry=replace(config.geometry, input_size=INPUT_SIZE, grid=GRID),
+        voxels=replace(config.voxels, layers=layers),
+        masks=replace(config.masks, draws=draws or config.masks.draws),
+    )
+
+
+def small_sparse_card(name: str = "sparseocc") -> ModelCard:
+    """The card of the small network."""
+    card, config = get_card(name), small_config(name)
+    return replace(
+        card,
+        recipe=lambda: config,
+        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
+        grid=GRID,
+    )
+
+
+def small_sparse(name: str = "sparseocc", draws: DrawsConfig | None = None) -> SparseOcc:
+    """The network with recipe weights, without gradients."""
+    net = small_config(name, draws).build().eval().requires_grad_(False)
+    net.load_state_dict(_weights())
+    return net
+
+
+@cache
+def _weights() -> dict[str, torch.Tensor]:
+    """Drawn once: 80 million numbers take seconds."""
+    net = small_config().build()
+    fill_random_weights(net, get_card("sparseocc"))
+    return net.state_dict()
