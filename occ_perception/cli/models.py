@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from occ_perception.models.zoo import ModelCard
 
+_TABLE_WIDTH = 110
+
 app = typer.Typer(help="Models that can be run.", no_args_is_help=True)
 
 
@@ -25,19 +27,19 @@ def list_models() -> None:
     from occ_perception.models.zoo import MODELS
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "sensors", "input", "history", "labels"):
+    for column in ("name", "cameras", "input", "history", "labels", "published"):
         table.add_column(column, no_wrap=True)
-    table.add_column("published", overflow="fold")
     for card in MODELS.values():
         table.add_row(
             card.name,
-            f"{len(card.cameras)} cameras" + (" + lidar" if card.measures_depth else ""),
+            f"{len(card.cameras)}" + (" + lidar" if card.measures_depth else ""),
             "{}x{}".format(*card.preprocessing.input_size),
-            f"{card.history_frames} frames" if card.history_frames else "none",
+            str(card.history_frames or "-"),
             card.label_set,
             _figures(card),
         )
-    Console().print(table)
+    # Names are there to be copied: better a line that the terminal wraps than a name cut short.
+    Console(width=_TABLE_WIDTH).print(table)
 
 
 @app.command("show")
@@ -75,7 +77,7 @@ def _print_parts(net: nn.Module, macs: Mapping[str, float]) -> None:
             if count := _parameters(inner):
                 table.add_row(f"  {inner_name}", f"  {type(inner).__name__}", f"{count:,}")
     table.add_row("total", "", f"{_parameters(net):,}", f"{macs['total'] / 1e9:.1f}")
-    Console(width=100).print(table)
+    Console(width=_TABLE_WIDTH).print(table)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
+from occ_perception.models.zoo import MODELS
 
 # Every command with its arguments and options. A change here is a change for users and belongs in
 # the change log.
@@ -228,9 +229,12 @@ def test_mistyped_options_are_usage_errors() -> None:
 def test_models_are_listed_and_described() -> None:
     listing = CliRunner().invoke(app, ["models", "list"])
     assert listing.exit_code == 0
-    for name in ("alocc_2d_mini", "alocc_2d_mini_nomask", "alocc_2d_mini_surroundocc"):
-        assert name in listing.output
+    rows = [line.split() for line in listing.output.splitlines()]
+    assert [row[0] for row in rows[1:]] == list(MODELS)  # every name in full
+    row = next(row for row in rows if row[0] == "alocc_3d_gf_depth")
+    assert row[1:] == ["6", "+", "lidar", "256x704", "1", "occ3d", "mIoU", "54.9"]
     shown = CliRunner().invoke(app, ["models", "show", "alocc_2d_mini"])
     assert shown.exit_code == 0
-    for fact in ("256x704", "36,228,096", "102.4 MB", "16 frames, 0.5 s apart", "Apache-2.0"):
+    facts = ("256x704", "36,228,096", "102.4 MB", "16 frames, 0.5 s apart", "Apache-2.0")
+    for fact in (*facts, "176.3", "ConcatHistory", "history.slots_BTYXC: 16x200x200x40"):
         assert fact in shown.output
