@@ -8,7 +8,7 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow lint demo gpu clean
+.PHONY: setup test test-slow lint demo demo-checkpoint gpu clean
 
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh
@@ -24,6 +24,11 @@ lint: setup
 
 demo: setup
 	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)
+
+# Renders, trains, scores and packs; can be ended and called again. Any Python with torch, timm,
+# numba, SciPy, OpenCV and the like will do: no setup, no ROS.
+demo-checkpoint:
+	PYTHONPATH=.:training $(PYTHON) -m occ_training.demo.run $(ARGS)
 
 # Any Python with torch and the like will do: no setup, no ROS.
 gpu:

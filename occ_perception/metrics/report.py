@@ -8,11 +8,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Report:
     def tables(self) -> Group:
         """Rich tables: the scores, then one per part with those of each class."""
         parts = [self._classes(part) for part in self.scores]
+        from rich.console import Group  # scores are computed on machines without it, too
+
         return Group(self._summary(), *(table for table in parts if table.row_count))
 
     def print(self, console: Console | None = None) -> None:
         """Print :meth:`tables`."""
+        from rich.console import Console
+
         (console or Console()).print(self.tables())
 
     def to_json(self) -> str:
@@ -100,6 +104,9 @@ class Report:
 
 def _table(title: str, first_column: str) -> Table:
     # Without padding the widest table, with three ray and three velocity columns, fits 80 columns.
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.add_column(first_column, no_wrap=True)
     return table

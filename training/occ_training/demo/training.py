@@ -1,0 +1,279 @@
+"""The training loop of the demonstration checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.models.state import TemporalState, detach_state
+from occ_perception.models.zoo import ModelCard
+from occ_training.averaging import float_entries
+from occ_training.data.sample import Batch
+from occ_training.demo.batches import BatchMaker, Slot
+from occ_training.demo.frames import TownFrame
+from occ_training.demo.plan import Plan
+from occ_training.demo.pool import FramePool
+from occ_training.demo.resuming import Saved, load, save
+from occ_training.streams import seed_of
+from occ_training.supervision import (
+    DepthBins,
+    ImageMasks,
+    Losses,
+    SupervisedStep,
+    Term,
+    Velocities,
+    VoxelQuartet,
+    full_precision,
+)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another term, times a factor."""
+
+    term: Term
+    factor: float
+
+    @property
+    def captures(self) -> tuple[str, ...]:
+        """Of the term."""
+        return self.term.captures
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """The term's losses."""
+        return {name: self.factor * value for name, value in self.term(step).items()}
+
+
+# From nothing, in minutes: losses over all voxels teach far more per step than masks at drawn
+# points, and squared velocity errors of 10 m/s must not take the whole clipped gradient.
+TERMS: tuple[Term, ...] = (
+    VoxelQuartet(),
+    ImageMasks(),
+    DepthBins(),
+    Scaled(Velocities(), 0.05),
+)
+_LOSS_MEMORY = 0.98
+
+
+class GateError(RuntimeError):
+    """The network learns too little; going on would waste the time."""
+
+
+@dataclass(eq=False)
+class _Walk:
+    """A slot's way through a clip."""
+
+    frames: list[TownFrame] = field(default_factory=list)
+    position: int = 0
+    mirror: tuple[float, float] = (1.0, 1.0)
+
+
+class DemoTraining:
+    """A run that can be ended at any moment and goes on from its last minute.
+
+    Slots begin with new clips when a run goes on; weights, averages, moments of the optimiser,
+    learning rate and random draws go on where they were.
+
+    Args:
+        plan: of the run.
+        card: of the model; tests give one with other sizes.
+        pool: frames to learn from.
+        folder: of the run's files.
+        device: to train on.
+    """
+
+    def __init__(
+        self, plan: Plan, card: ModelCard, pool: FramePool, folder: Path, device: torch.device
+    ) -> None:
+        self.plan = plan
+        self.card = card
+        self.device = device
+        self.curve: list[dict[str, float]] = []
+        self.step = 0
+        self.seconds = 0.0
+        self._pool = pool
+        self._folder = folder
+        torch.manual_seed(plan.seed)
+        self.net = card.build().to(device).train()
+        self._averages = {n: t.clone() for n, t in float_entries(self.net).items()}
+        self._optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
+        )
+        self._batches = BatchMaker(card, device, plan.light)
+        self._walks = [_Walk() for _ in range(plan.batch)]
+        self._state: TemporalState | None = None
+        self._position_B = torch.zeros(plan.batch, dtype=torch.long, device=device)
+        self._losses: dict[str, float] = {}
+        self._go_on()
+
+    def train(
+        self,
+        until: float,
+        save_every_s: float = 60.0,
+        log_every: int = 50,
+        validate: Callable[[OccupancyNet], float] | None = None,
+        report: Callable[[str], None] = print,
+    ) -> bool:
+        """Train to the end of the plan, or until a moment of ``time.monotonic``.
+
+        Args:
+            until: when to stop.
+            save_every_s: seconds between states on disk.
+            log_every: steps between points of the curve.
+            validate: gives the mIoU of averaged weights; None leaves the gate out.
+            report: told how it goes.
+
+        Returns:
+            Whether the plan is complete.
+
+        Raises:
+            GateError: see :class:`Plan`.
+            RenderError: the frames ran out.
+        """
+        self._pool.wait_for(max(1, self.plan.first_clips))
+        saved_at = begun = time.monotonic()
+        seconds_before = self.seconds
+        while self.step < self.plan.steps and time.monotonic() < until:
+            self._step()
+            now = time.monotonic()
+            self.seconds = seconds_before + now - begun
+            if self.step % log_every == 0 or self.step == self.plan.steps:
+                self._note(report)
+            if validate is not None and self.step == self.plan.gate_step:
+                self._gate(validate, report)
+            if now - saved_at > save_every_s:
+                self.save()
+                saved_at = now
+        self.save()
+        return self.step >= self.plan.steps
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        tensors: dict[str, Tensor] = {f"net.{n}": t for n, t in self.net.state_dict().items()}
+        tensors |= {f"average.{n}": t for n, t in self._averages.items()}
+        for number, moments in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"moment.{number}.{n}": torch.as_tensor(t) for n, t in moments.items()}
+        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve}
+        save(self._folder, Saved(self.plan.to_json(), facts, tensors))
+
+    def averaged(self) -> OccupancyNet:
+        """A network with averaged weights, in evaluation mode."""
+        net = self.card.build().to(self.device)
+        net.load_state_dict(self.net.state_dict())
+        with torch.no_grad():
+            for name, tensor in float_entries(net).items():
+                tensor.copy_(self._averages[name])
+        return net.eval()
+
+    def _go_on(self) -> None:
+        saved = load(self._folder, self.plan.to_json())
+        if saved is None:
+            return
+        self.step, self.seconds = int(saved.facts["step"]), float(saved.facts["seconds"])
+        self.curve = list(saved.facts["curve"])
+        by_kind: dict[str, dict[str, Tensor]] = {"net": {}, "average": {}, "moment": {}}
+        for name, tensor in saved.tensors.items():
+            kind, rest = name.split(".", 1)
+            by_kind[kind][rest] = tensor
+        self.net.load_state_dict(by_kind["net"])
+        self._averages = {n: t.to(self.device) for n, t in by_kind["average"].items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in by_kind["moment"].items():
+            number, rest = name.split(".", 1)
+            moments.setdefault(int(number), {})[rest] = tensor
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _step(self) -> None:
+        plan, step = self.plan, self.step
+        for group in self._optimiser.param_groups:
+            group["lr"] = plan.lr * plan.learning_rate(step)
+        generator = torch.Generator().manual_seed(seed_of(plan.seed, step))
+        batch = self._batches(self._next_slots(), generator)
+        loss = torch.stack(list(self._loss_terms(batch).values())).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), plan.clip_norm)
+        self._optimiser.step()
+        self.step += 1
+        decay = plan.averaging.decay(self.step)
+        current = float_entries(self.net)
+        torch._foreach_lerp_(
+            [self._averages[name] for name in current], list(current.values()), 1.0 - decay
+        )
+
+    def _loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        position_B = torch.where(batch.start_B, 0, self._position_B)
+        if self._state is None:
+            self._state = self.net.initial_state(len(batch), self.device)
+        rate = self.plan.depth_fading.rate(self.step)
+        inputs = batch.inputs(position_B, rate if rate > 0.0 else None)
+        half = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            outputs, state = self.net(inputs, self._state)
+        self._state, self._position_B = detach_state(state), position_B + 1
+        supervised = SupervisedStep(
+            net=self.net,
+            card=self.card,
+            batch=batch,
+            outputs=full_precision(outputs),
+            seed=seed_of(self.plan.seed, self.step),
+        )
+        losses: dict[str, Tensor] = {}
+        for term in TERMS:
+            losses |= term(supervised)
+        self._remember(losses)
+        return losses
+
+    def _next_slots(self) -> list[Slot]:
+        """Every slot's next frame; one whose clip has ended takes any that is there."""
+        rng = np.random.default_rng(seed_of(self.plan.seed, self.step, 1))
+        slots = []
+        for number, walk in enumerate(self._walks):
+            if walk.position == len(walk.frames):
+                walk.frames = self._pool.ready(int(rng.integers(len(self._pool))))
+                walk.position = 0
+                walk.mirror = (float(rng.choice((-1, 1))), float(rng.choice((-1, 1))))
+            previous = walk.frames[walk.position - 1] if walk.position else None
+            frame = walk.frames[walk.position]
+            slots.append(Slot(frame, previous, walk.mirror, self.step * self.plan.batch + number))
+            walk.position += 1
+        return slots
+
+    def _remember(self, losses: dict[str, Tensor]) -> None:
+        # Reading a value waits for the GPU; every tenth step tells enough.
+        if self.step % 10 and self._losses:
+            return
+        for name, value in losses.items():
+            now = float(value.detach())
+            before = self._losses.get(name, now)
+            self._losses[name] = before + (1.0 - _LOSS_MEMORY**10) * (now - before)
+
+    def _note(self, report: Callable[[str], None]) -> None:
+        point: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 1)}
+        point |= {name: round(value, 4) for name, value in self._losses.items()}
+        point |= {"clips": len(self._pool)}
+        self.curve.append(point)
+        report("  ".join(f"{name} {value:g}" for name, value in point.items()))
+
+    def _gate(
+        self, validate: Callable[[OccupancyNet], float], report: Callable[[str], None]
+    ) -> None:
+        reached = validate(self.averaged())
+        report(f"step {self.step}: mIoU {100 * reached:.1f} % on validation towns")
+        self.curve.append({"step": self.step, "seconds": self.seconds, "mIoU": reached})
+        if not reached > self.plan.gate_miou:
+            self.save()
+            raise GateError(
+                f"mIoU {100 * reached:.1f} % after {self.step} steps, expected more than "
+                f"{100 * self.plan.gate_miou:.0f} %: look at the depth loss, the axes of "
+                "mirrored labels and the class weights before going on"
+            )
