@@ -20,6 +20,7 @@ from occ_training.losses.depth import depth_binary_cross_entropy, depth_cross_en
 from occ_training.losses.flow import flow_losses, moving_voxels
 from occ_training.losses.image_semantics import image_logits, nearest_point_labels
 from occ_training.losses.masks import MaskLoss, MaskLossConfig, race
+from occ_training.losses.matching import covered_labels, listed_cell_loss, matched_losses
 from occ_training.losses.voxels import (
     away_from_ends,
     cross_entropy,
@@ -165,7 +166,7 @@ def test_masks_depend_on_the_sample_alone() -> None:
         present = targets[one][targets[one] < 255].unique()
         shares.append(weights[present].sum())
     joined = sum(p * s for p, s in zip(parts, shares, strict=True)) / sum(shares)
-    assert float(both.dice) == pytest.approx(float(joined), rel=1e-5)
+    assert both.dice.item() == pytest.approx(joined.item(), rel=1e-5)
 
 
 # --- depth and image semantics --------------------------------------------------------------------
@@ -344,6 +345,7 @@ def test_lovasz_against_its_definition() -> None:
 
 def test_voxel_losses_differentiate() -> None:
     logits, targets = voxel_example()
+    logits, targets = logits.detach()[:8].requires_grad_(), targets[:8]
     for loss in (cross_entropy, semantic_scale, geometric_scale, lovasz_softmax):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets), (logits,))
 
@@ -452,3 +454,70 @@ def test_log_weights_have_no_dummy_class() -> None:
     weights = log_weights("occ3d")
     assert float(weights[0]) == 0.0
     assert float(weights[1]) == pytest.approx(1 / math.log(944004.001))
+
+
+# --- listed cells and matched masks ---------------------------------------------------------------
+
+
+def test_listed_cells_are_compared_with_all_they_cover() -> None:
+    labels = torch.randint(0, 5, (8, 8, 4), generator=random(13))
+    labels[0, 0, 0] = 255
+    corners = torch.tensor([[0, 0, 0], [4, 2, 2]])
+    covered = covered_labels(corners, 2, labels)
+    for row, (x, y, z) in enumerate(corners.tolist()):
+        block = labels[x : x + 2, y : y + 2, z : z + 2]
+        assert sorted(covered[row].tolist()) == sorted(block.flatten().tolist())
+
+    logits = torch.randn(2, 5, generator=random(14), dtype=torch.float64)
+    weights = torch.linspace(0.5, 1.5, 5)
+    got = listed_cell_loss(logits, covered, weights)
+    dense, targets = [], []
+    for row in range(2):
+        for label in covered[row].tolist():
+            if label != 255:
+                dense.append(logits[row].float())
+                targets.append(label)
+    dense, targets = torch.stack(dense), torch.tensor(targets)
+    p, t = dense.softmax(1).numpy().astype(np.float64), targets.numpy()
+    semantic = np.mean([affinity(p[:, k], t == k) for k in range(4) if (t == k).any()])
+    entropy = -sum(weights[k].item() * math.log(row[k]) for row, k in zip(p, t, strict=True))
+    entropy /= sum(weights[k].item() for k in t)
+    geometric = affinity(1 - p[:, 4], t != 4)
+    lovasz = float(lovasz_softmax(dense, targets))
+    assert float(got) == pytest.approx(semantic + entropy + geometric + lovasz, rel=1e-4)
+
+
+def test_matching_is_the_cheapest_of_all_assignments() -> None:
+    generator = random(15)
+    classes = torch.randn(4, 6, generator=generator)
+    masks = 2 * torch.randn(4, 30, generator=generator)
+    labels = torch.randint(0, 3, (30,), generator=generator) * 2  # 0, 2, 4
+    labels[:5] = 6  # free
+    labels[5] = 255
+    present = [0, 2, 4]
+
+    def pair(q: int, k: int) -> tuple[float, float, float]:
+        truth = (labels == k).double()
+        p = masks[q].double().sigmoid()
+        entropy = -(truth * p.log() + (1 - truth) * (1 - p).log()).mean()
+        dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+        s = sigmoid(float(classes[q, k]))
+        focal = -math.log(s) * 0.25 * (1 - s) ** 2 + math.log(1 - s) * 0.75 * s**2
+        return 5 * float(entropy), 5 * float(dice), 4 * focal
+
+    best = min(
+        itertools.permutations(range(4), 3),
+        key=lambda rows: sum(sum(pair(q, k)) for q, k in zip(rows, present, strict=True)),
+    )
+    got = matched_losses(classes, masks, labels)
+    chosen = [pair(q, k) for q, k in zip(best, present, strict=True)]
+    assert got.count.item() == 3
+    assert got.mask.item() == pytest.approx(sum(c[0] for c in chosen), rel=1e-4)
+    assert got.dice.item() == pytest.approx(sum(c[1] for c in chosen), rel=1e-4)
+    total = 0.0
+    wanted = dict(zip(best, present, strict=True))
+    for q, k in np.ndindex(4, 6):
+        s = sigmoid(float(classes[q, k]))
+        hit = wanted.get(q) == k
+        total += -0.25 * (1 - s) ** 2 * math.log(s) if hit else -0.75 * s**2 * math.log(1 - s)
+    assert got.classes.item() == pytest.approx(4 * total, rel=1e-4)

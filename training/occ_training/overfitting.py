@@ -139,7 +139,7 @@ def overfit_two_frames(
     frames = [render_frame(sensors, t) for t in _TIMES]
     card, recipe = small_town_card(cells), overfit_recipe(steps, precision)
     dataset = TownDataset(frames, card, recipe.sample_options(card))
-    weights = fit(recipe, dataset, out, card=card, accelerator=accelerator, devices=1, log_every=10)
+    weights = fit(recipe, dataset, out, card=card, accelerator=accelerator, devices=1, log_every=1)
     first, last = _ends_of_loss(out / "logs/csv/metrics.csv")
     plain = TownDataset(frames, card, evaluation_options(card, parts=_SCORED))
     net = card.build()

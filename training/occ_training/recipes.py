@@ -13,15 +13,17 @@ from dataclasses import replace
 from functools import partial
 
 from occ_training.data.bev_augmentation import BevAugmentation
-from occ_training.layerwise_decay import swin_layers
+from occ_training.data.pictures import ImageAugmentation
+from occ_training.layerwise_decay import backbone_slower, swin_layers
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.recipe import Optimiser, TrainingRecipe
-from occ_training.schedules import Fading
+from occ_training.schedules import Fading, LearningRate
 from occ_training.supervision import (
     CausalInfluence,
     DepthBinary,
     DepthBins,
     ImageMasks,
+    ListedCells,
     Term,
     Velocities,
     VoxelEntropy,
@@ -135,6 +137,34 @@ _CAUSAL_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), CausalInfluence()
 _CAUSAL_SINGLE = {"steps": 24 * _SURROUNDOCC_EPOCH, "history_from": 0}
 
 
+def _sparseocc(name: str, model: str) -> TrainingRecipe:
+    """Clips of eight frames that follow each other; everything is supervised, seen or not."""
+    return TrainingRecipe(
+        name=name,
+        model=model,
+        terms=(ListedCells(),),
+        steps=24 * _SURROUNDOCC_EPOCH,
+        ignore_unseen=None,
+        splits=1,
+        optimiser=Optimiser(
+            lr=5e-4,
+            groups=backbone_slower,
+            clip_norm=35.0,
+            schedule=LearningRate(
+                warm_up_steps=500, warm_up_from=1 / 3, drops=(22 * _SURROUNDOCC_EPOCH,)
+            ),
+        ),
+        averaging=None,
+        image=ImageAugmentation(rotation_deg=(0.0, 0.0)),
+        bev=BevAugmentation(rotation_deg=(-22.5, 22.5)),
+        synchronised_norms=False,
+        frozen_norms=True,
+        workers=8,
+        checkpoint_every=_SURROUNDOCC_EPOCH,
+        note="published with shuffled clips, one augmentation for all cameras, and colour changes",
+    )
+
+
 def _town(name: str, model: str) -> TrainingRecipe:
     """The demonstration model on the synthetic town."""
     return _alocc(
@@ -180,9 +210,11 @@ _MAKERS: dict[str, Callable[[str, str], TrainingRecipe]] = {
     "fbocc": _fbocc,
     "fbocc_nomask": partial(_fbocc, **_ALL_VOXELS),
     "fbocc_gf": partial(_fbocc, history_from=0, splits=1),
-    "causalocc_bevdet": partial(_causal, terms=_CAUSAL_BEVDET, **_CAUSAL_SINGLE),
-    "causalocc_alocc_3d": partial(_causal, terms=_CAUSAL_ALOCC, **_CAUSAL_SINGLE),
-    "causalocc_alocc_3d_16f": partial(_causal, terms=_CAUSAL_ALOCC),
+    "causal_bevdetocc": partial(_causal, terms=_CAUSAL_BEVDET, **_CAUSAL_SINGLE),
+    "causal_alocc_3d": partial(_causal, terms=_CAUSAL_ALOCC, **_CAUSAL_SINGLE),
+    "causal_alocc_3d_16f": partial(_causal, terms=_CAUSAL_ALOCC),
+    "sparseocc": _sparseocc,
+    "sparseocc_even": _sparseocc,
     "alocc_town": _town,
 }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.labels import UNKNOWN_CLASS
-from occ_perception.models.inputs import NetOutputs
+from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.dataset import Content
 from occ_training.data.sample import Batch
@@ -26,6 +26,12 @@ from occ_training.losses.depth import depth_binary_cross_entropy, depth_cross_en
 from occ_training.losses.flow import flow_losses, moving_voxels
 from occ_training.losses.image_semantics import image_logits, nearest_point_labels
 from occ_training.losses.masks import MaskLoss, MaskLossConfig
+from occ_training.losses.matching import (
+    average_matches,
+    covered_labels,
+    listed_cell_loss,
+    matched_losses,
+)
 from occ_training.streams import seed_of
 
 Losses = dict[str, Tensor]
@@ -47,7 +53,7 @@ class SupervisedStep:
     net: nn.Module
     card: ModelCard
     batch: Batch
-    outputs: NetOutputs
+    outputs: Any
     seed: int
     captured: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -260,6 +266,49 @@ class CausalInfluence:
         return {"causal": self.weight * loss}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedCells:
+    """Cells from coarse to fine, and masks matched with the classes that occur (SparseOcc)."""
+
+    captures: ClassVar[tuple[str, ...]] = ()
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``cells_N`` per level, and ``mask``, ``dice`` and ``classes`` over all predictions."""
+        outputs = step.outputs
+        assert isinstance(outputs, SparseOutputs)
+        weights_K = log_weights(step.card.label_set)[1:].to(step.labels_BXYZ.device)
+        losses: Losses = {}
+        for number, level in enumerate(outputs.levels):
+            side = 2 ** (len(outputs.levels) - 1 - number)
+            per_sample = [
+                listed_cell_loss(logits, covered_labels(corner, side, labels), weights_K)
+                for logits, corner, labels in zip(
+                    level.logits_BVK, level.corner_BV3, step.labels_BXYZ, strict=True
+                )
+            ]
+            losses[f"cells_{number}"] = torch.stack(per_sample).mean()
+        finest = outputs.levels[-1]
+        labels_BV = [
+            covered_labels(corner, 1, labels)[:, 0]
+            for corner, labels in zip(finest.corner_BV3, step.labels_BXYZ, strict=True)
+        ]
+        matched = [
+            [
+                matched_losses(classes, masks, labels_V)
+                for classes, masks, labels_V in zip(
+                    prediction.class_logits_BQK, prediction.mask_logits_BQV, labels_BV, strict=True
+                )
+            ]
+            for prediction in outputs.predictions
+        ]
+        count = average_matches([sample.count for sample in matched[0]])
+        for name in ("mask", "dice", "classes"):
+            terms = [getattr(sample, name) for samples in matched for sample in samples]
+            losses[name] = torch.stack(terms).sum() / count
+        return losses
+
+
 @contextmanager
 def capturing(net: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
     """Outputs of sub-modules, while the block runs the network.
@@ -284,8 +333,10 @@ def capturing(net: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tens
             handle.remove()
 
 
-def full_precision(outputs: NetOutputs) -> NetOutputs:
+def full_precision(outputs: Outputs) -> Outputs:
     """Outputs as float32, which every loss is computed in."""
+    if not isinstance(outputs, NetOutputs):
+        return outputs
     floats = {
         name: value.float()
         for name, value in vars(outputs).items()

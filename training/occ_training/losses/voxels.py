@@ -62,16 +62,17 @@ def focal(
     return _FOCAL_WEIGHT * mean_of(total, count)
 
 
-def semantic_scale(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
+def semantic_scale(logits_VK: Tensor, targets_V: Tensor, first_class: int = 1) -> Tensor:
     """Scene-class affinity over classes (MonoScene, arXiv 2112.00726).
 
-    ``-ln`` of soft precision, recall and specificity of every class that occurs, the dummy class
-    and free space (the last one) left out; summed, and averaged over these classes.
+    ``-ln`` of soft precision, recall and specificity of every class that occurs, from
+    ``first_class`` (the dummy class left out) up to free space, the last one, which is left out
+    too; summed, and averaged over these classes.
     """
     probabilities_VK = logits_VK.softmax(dim=1)
     losses = [
         _affinity(probabilities_VK[:, k], (targets_V == k).to(logits_VK.dtype))
-        for k in range(1, logits_VK.shape[1] - 1)
+        for k in range(first_class, logits_VK.shape[1] - 1)
         if bool((targets_V == k).any())
     ]
     return torch.stack(losses).mean() if losses else logits_VK.sum() * 0.0

@@ -1,0 +1,239 @@
+"""Schedules, slot streams, recipes and run files: what decides about a run, without running it."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from occ_training.cli import app
+from occ_training.layerwise_decay import swin_layer
+from occ_training.recipe import changed, read_run
+from occ_training.recipes import RECIPES
+from occ_training.schedules import Averaging, Fading, LearningRate
+from occ_training.streams import SlotStreams, check_each_once, group_frames, shares
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from occ_perception.models.zoo import MODELS, get_card
+
+CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
+# Commands of this kind; a change is a change for users.
+INTERFACE = {
+    "fit": "RECIPE --out --data --labels --validation --devices --nodes --accelerator --set",
+    "eval": "MODEL --data --weights --random-weights --labels --sequence --part --save --json --csv"
+    " --device --jobs --ray",
+    "overfit": "--out --steps --cells --precision --accelerator",
+    "recipes": "",
+}
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+def test_warm_up_is_the_published_line() -> None:
+    rate = LearningRate(warm_up_steps=200, warm_up_from=0.001)
+    for step in (0, 1, 57, 199):
+        assert rate.factor(step) == pytest.approx(1 - (1 - step / 200) * (1 - 0.001))
+    assert rate.factor(200) == rate.factor(10**6) == 1.0
+    dropping = LearningRate(warm_up_steps=0, drops=(10, 20), drop_factor=0.2)
+    assert [dropping.factor(s) for s in (9, 10, 20)] == pytest.approx([1.0, 0.2, 0.04])
+
+
+def test_measured_depth_fades_as_half_a_cosine() -> None:
+    fading = Fading(end=48030)
+    assert fading.rate(0) == 1.0 and fading.rate(48031) == 0.0
+    for step in (1, 12345, 48030):
+        assert fading.rate(step) == pytest.approx((math.cos(math.pi * step / 48030) + 1) / 2)
+    later = Fading(begin=16010, end=32020)
+    assert later.rate(16010) == 1.0
+    assert later.rate(24015) == pytest.approx(0.5)
+
+
+def test_decay_of_the_average_is_the_published_one() -> None:
+    schedule = Averaging()
+    assert schedule.decay(1) == pytest.approx(0.999 * (1 - math.exp(-10561 / 2000)))
+    assert schedule.decay(10**6) == pytest.approx(0.999)
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+GROUPS = [range(0, 3), range(3, 8), range(8, 9), range(9, 13), range(13, 15)]
+
+
+def stream(mine: range, slots: int = 4, first: int = 0, last: int = 40) -> list[list[int]]:
+    steps = SlotStreams(GROUPS, slots, mine, seed=5, first_step=first, last_step=last)
+    return [[visit[0] for visit in visits] for visits in steps]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_slots_see_the_same_on_any_number_of_processes(processes: int) -> None:
+    each = 4 // processes
+    parts = [stream(range(p * each, (p + 1) * each)) for p in range(processes)]
+    joined = [[i for part in parts for i in part[step]] for step in range(40)]
+    assert joined == stream(range(4))
+
+
+def test_slots_walk_every_fourth_group_of_one_permutation_stream() -> None:
+    generator = torch.Generator().manual_seed(5)
+    order = [g for _ in range(20) for g in torch.randperm(5, generator=generator).tolist()]
+    for slot, column in enumerate(zip(*stream(range(4)), strict=True)):
+        expected = [i for group in order[slot::4] for i in GROUPS[group]]
+        assert list(column) == expected[:40]
+
+
+def test_a_stream_goes_on_at_any_step() -> None:
+    assert stream(range(4), first=17) == stream(range(4))[17:]
+    visits = list(SlotStreams(GROUPS, 1, range(1), 0, 3, 5))
+    assert [v[0][1] for v in visits] == [3, 4]  # the draw of each visit belongs to its step
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 groups of frames for 6 batch slots"):
+        SlotStreams(GROUPS, 6, range(6), 0, 0, 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_evaluation_deals_every_sequence_once_and_evenly(processes: int) -> None:
+    lengths = np.random.default_rng(1).integers(30, 42, 150)
+    groups = group_frames(np.repeat(np.arange(150), lengths))
+    assert [len(g) for g in groups] == lengths.tolist()
+    dealt = shares(groups, processes)
+    check_each_once([i for share in dealt for g in share for i in groups[g]], int(lengths.sum()))
+    loads = [sum(len(groups[g]) for g in share) for share in dealt]
+    assert max(loads) - min(loads) <= 42
+
+
+@pytest.mark.parametrize("seen", [[0, 1], [0, 1, 2, 2], [0, 1, 2, 3]])
+def test_a_frame_missing_or_seen_twice_is_an_error(seen: list[int]) -> None:
+    check_each_once([2, 0, 1], 3)
+    with pytest.raises(RuntimeError, match="the scores would be wrong"):
+        check_each_once(seen, 3)
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_every_model_of_the_zoo_has_a_recipe_for_it() -> None:
+    assert set(MODELS) == set(RECIPES)
+    assert all(RECIPES[name]().model == name for name in RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "batch", "history_from", "fading_end"),
+    [
+        ("alocc_2d_mini", 96_060, 16, 16_010, 48_030),
+        ("alocc_flow_3d", 144_090, 16, 16_010, 48_030),
+        ("bevdetocc_sf", 96_060, 16, 16_010, None),
+        ("fbocc", 80_040, 32, 8_004, None),
+        ("fbocc_gf", 80_040, 32, 0, None),
+        ("alocc_3d_waymo", 118_560, 16, 19_760, 59_280),
+        ("alocc_3d_gf", 96_060, 16, 0, 48_030),
+        ("alocc_3d_surroundocc", 42_192, 16, 0, 10_548),
+    ],
+)
+def test_recipes_have_the_published_lengths(name, steps, batch, history_from, fading_end) -> None:
+    recipe = RECIPES[name]()
+    assert (recipe.steps, recipe.batch, recipe.history_from) == (steps, batch, history_from)
+    assert (recipe.depth_fading and recipe.depth_fading.end) == fading_end
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
+    recipe, card = RECIPES[name](), get_card(name)
+    contents = recipe.sample_options(card).contents
+    for term in recipe.terms:
+        assert set(term.contents) <= set(contents)
+    assert ("previous_pictures" in contents) == (getattr(card.recipe(), "stereo", None) is not None)
+    if card.modality == "C+D":
+        assert "depth" in contents
+
+
+def test_swin_layers_are_numbered_from_the_pictures() -> None:
+    backbone = "image.backbone."
+    assert swin_layer(f"{backbone}patch_embed.projection.weight") == 0
+    assert swin_layer(f"{backbone}stages.0.blocks.0.norm1.weight") == 1
+    assert swin_layer(f"{backbone}stages.2.blocks.17.ffn.fc1.weight") == 22
+    assert swin_layer(f"{backbone}stages.2.downsample.reduction.weight") == 22
+    assert swin_layer("depth.reduce.0.weight") == 25
+    recipe, card = RECIPES["alocc_3d_depth_swin_b"](), get_card("alocc_3d_depth_swin_b")
+    with torch.device("meta"):
+        net = card.recipe().build()
+    groups = recipe.optimiser.groups(net, recipe.optimiser)
+    count = sum(len(group["params"]) for group in groups)
+    assert count == len(list(net.parameters()))
+    rates = {group["lr"] for group in groups}
+    assert min(rates) == pytest.approx(2e-4 * 0.85**25) and max(rates) == pytest.approx(2e-4)
+
+
+# --- run files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_run_files_are_understood(path: Path) -> None:
+    run = read_run(str(path), RECIPES)
+    assert run.recipe.model in MODELS and run.data is not None
+
+
+def test_changes_reach_into_parts_and_keep_kinds(tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "recipe: alocc_2d\ndata: d\nchanges: {batch: 4, bev: null, optimiser: {lr: 0.001}}\n"
+    )
+    run = read_run(str(file), RECIPES)
+    assert (run.recipe.batch, run.recipe.bev, run.recipe.optimiser.lr) == (4, None, 0.001)
+    assert run.recipe.steps == RECIPES["alocc_2d"]().steps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepps": 1}, "'stepps' cannot be changed; what can is steps, batch"),
+        ({"steps": "many"}, "steps is 'many', expected something like 96060"),
+        ({"terms": []}, "'terms' cannot be changed"),
+        ({"optimiser": {"momentum": 0.9}}, "optimiser: 'momentum' cannot be changed"),
+        ({"synchronised_norms": 1}, "synchronised_norms is 1"),
+    ],
+)
+def test_wrong_changes_say_what_is_possible(change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        changed(RECIPES["alocc_2d"](), change, "run.yaml")
+
+
+def test_unknown_recipes_and_fields_are_named(tmp_path) -> None:
+    with pytest.raises(KeyError, match="no recipe 'alocc_9d'; there are alocc_2d"):
+        read_run("alocc_9d", RECIPES)
+    file = tmp_path / "run.yaml"
+    file.write_text("recipe: alocc_2d\ndatta: d\n")
+    with pytest.raises(ValueError, match="unknown datta; there are recipe, data"):
+        read_run(str(file), RECIPES)
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def test_commands_and_options_are_frozen() -> None:
+    commands = get_command(app).commands
+    for name, words in INTERFACE.items():
+        found = [
+            p.opts[0] if p.param_type_name == "option" else p.name.upper()
+            for p in commands[name].params
+        ]
+        assert found == words.split(), name
+
+
+def test_recipes_are_listed_and_a_run_without_data_is_refused(tmp_path) -> None:
+    listing = CliRunner().invoke(app, ["recipes"])
+    assert listing.exit_code == 0
+    assert "alocc_2d_mini: 96060 steps of 16, history from step 16010" in listing.output
+    refused = CliRunner().invoke(app, ["fit", "alocc_2d_mini", "--out", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert refused.output.startswith("error: alocc_2d_mini names no data set: give --data")
+
+
+def test_streams_are_endless() -> None:
+    walk = SlotStreams(GROUPS, 4, range(4), 0, 0, 1).walk(3)
+    assert len(list(islice(walk, 1000))) == 1000
