@@ -192,8 +192,9 @@ class NodeParameters:
     )
     lidar_tolerance_ms: float = _parameter(
         "lidar.tolerance_ms",
-        100.0,
-        "How far from a ring's reference stamp its lidar sweep may lie.",
+        200.0,
+        "How far from a ring's reference stamp its lidar sweep may lie; a lidar at 10 Hz that "
+        "stamps the beginning of a rotation delivers it 100 ms later.",
         minimum=0.0,
         maximum=1000.0,
     )
