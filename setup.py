@@ -70,6 +70,7 @@ setup(
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         (f"share/{NAME}/config", files("config/*.yaml") + files("config/*.xml")),
         (f"share/{NAME}/config/rviz", files("config/rviz/*.rviz")),
+        (f"share/{NAME}/config/training", files("config/training/*.yaml")),
     ],
     zip_safe=False,
     install_requires=[

@@ -77,7 +77,7 @@ workspace_checksum() {
   {
     cat occ_msgs/msg/*.msg occ_msgs/CMakeLists.txt {.,occ_msgs,training}/package.xml \
       {.,training}/setup.{py,cfg} colcon_defaults.yaml "$stamps/packages"
-    ls launch config config/rviz
+    ls launch config config/rviz config/training
   } | sha256sum | cut -d' ' -f1
 }
 

@@ -22,6 +22,7 @@ from occ_training.evaluate import (
     evaluation_options,
 )
 from occ_training.fit import fit
+from occ_training.initial_weights import load_initial_weights
 from occ_training.recipe import Optimiser
 from occ_training.schedules import Averaging, Fading
 from occ_training.stepping import OccupancyTraining, measured_depth_rate
@@ -32,6 +33,7 @@ from small_training import small_card, small_recipe, town_frames
 
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
+from occ_perception.models.published_names import published_key
 from occ_perception.models.state import state_tensors
 
 RUN = Path(__file__).parents[1] / "small_training_run.py"
@@ -261,6 +263,24 @@ def test_weights_of_a_checkpoint_load_into_the_model(tmp_path) -> None:
     weights = fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
     report = load_checkpoint(card.build(), card, weights)
     assert report.problems == []
+
+
+def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
+    card = small_card()
+    net, other = card.build(), card.build()
+    file = tmp_path / "detector.pth"
+    tensors = {f"module.{published_key(k, card.names)}": v for k, v in other.state_dict().items()}
+    fitting = [key for key in tensors if "img_backbone" in key]
+    tensors = {key: tensors[key] for key in fitting} | {"module.bbox_head.weight": torch.ones(3)}
+    tensors[fitting[0]] = torch.ones(7)
+    torch.save({"state_dict": tensors}, file)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    said = load_initial_weights(net, card, file)
+    assert f"{len(fitting) - 1} of {len(before)} tensors taken" in said
+    assert "1 have another shape" in said
+    after, source = net.state_dict(), other.state_dict()
+    taken = {k for k in after if published_key(k, card.names) in {f[7:] for f in fitting[1:]}}
+    assert all(torch.equal(after[k], source[k] if k in taken else before[k]) for k in after)
 
 
 def test_too_few_sequences_for_the_batch_are_named(tmp_path) -> None:

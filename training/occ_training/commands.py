@@ -130,8 +130,8 @@ def evaluate(
 
 def overfit(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
-    cells: Annotated[int, typer.Option(help="Cells along x and y: 50, 100 or 200.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 360,
+    cells: Annotated[int, typer.Option(help="Cells along x and y: 50, 100 or 200.")] = 50,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -172,7 +173,7 @@ class TrainingData(pl.LightningDataModule):
 def _new_network(card: ModelCard, recipe: TrainingRecipe) -> nn.Module:
     net = card.build()
     if recipe.initial_weights is not None:
-        load_initial_weights(net, card, recipe.initial_weights)
+        rank_zero_info(load_initial_weights(net, card, recipe.initial_weights))
     return net
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -12,10 +11,8 @@ from occ_perception.models.network import Network
 from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.zoo import ModelCard
 
-_log = logging.getLogger(__name__)
 
-
-def load_initial_weights(net: Network, card: ModelCard, path: Path) -> int:
+def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
     """Copy every tensor whose published name and shape fit.
 
     Args:
@@ -24,7 +21,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> int:
         path: ``.pth`` or ``.safetensors`` file, of a detector or an earlier run.
 
     Returns:
-        The number of tensors taken.
+        One line for people: how many tensors were taken, and what was not.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,12 +39,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> int:
     with torch.no_grad():
         for key in report.loaded:
             own[key].copy_(tensors[published_key(key, card.names)])
-    _log.info(
-        "%s: %d of %d tensors taken, %d of the network are not in it, %d have another shape",
-        path,
-        len(report.loaded),
-        len(own),
-        len(report.missing),
-        len(report.wrong_shape),
+    return (
+        f"{path}: {len(report.loaded)} of {len(own)} tensors taken; {len(report.missing)} are not "
+        f"in it, {len(report.wrong_shape)} have another shape"
     )
-    return len(report.loaded)
