@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from occ_perception.models.state import clone_state, state_from_tensors, state_t
 from occ_perception.nets.sparse.frame_history import Frames, pixel_T_grid
 from occ_perception.nets.sparse.mask_points import EvenDrawsConfig, SeededDrawsConfig
 from occ_perception.nets.sparse.pyramid import Pyramid
+from occ_perception.runtime.folding import fold
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 
@@ -225,6 +227,18 @@ def test_the_first_camera_in_the_cards_order_is_looked_at(net) -> None:
         a, _ = net(plain, net.initial_state(1))
         b, _ = net(shuffled, net.initial_state(1))
     assert not same(a, b)
+
+
+def test_folded_norms_are_the_same_network(net) -> None:
+    """The list of cells is the same up to those that are equally probable; the golden file holds
+    the rest (see the parity tests)."""
+    rewritten = copy.deepcopy(net)
+    fold(rewritten, torch.device("cpu"))
+    assert not [m for m in rewritten.image.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for plain, folded in zip(run(net, DRIVE[:2])[0], run(rewritten, DRIVE[:2])[0], strict=True):
+        assert len(cells_of(plain) ^ cells_of(folded)) <= 2
+        a, b = (out.predictions[0].mask_logits_BQV.sort(dim=-1).values for out in (plain, folded))
+        assert (a - b).abs().max() < 1e-3 * a.std()
 
 
 def test_one_forward_serves_training_too() -> None:
