@@ -1,0 +1,96 @@
+"""Scores of the demonstration: classes by name, counted cells only, flow where things can move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
+
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.labels import LABEL_SETS
+from occ_perception.metrics import OCC3D_GRID
+from occ_perception.models.zoo import MODELS
+from occ_perception.ros.demo import DemoError, choose_network
+from occ_perception.ros.demo_scores import Scoring
+
+pytestmark = pytest.mark.ros
+
+OCC3D = LABEL_SETS["occ3d"]
+
+
+def occupancy(label_set_name: str = "occ3d") -> OccupancyPrediction:
+    """A road, a wall behind, and a car on the road that drives at 5 m/s."""
+    label_set = LABEL_SETS[label_set_name]
+    ids = {name: number for number, name in enumerate(label_set.class_names)}
+    labels = np.full(OCC3D_GRID.dims, label_set.empty_class, np.uint8)
+    labels[:, :, 1] = ids["driveable_surface"]
+    labels[180, :, 2:10] = ids["manmade"]
+    labels[130:140, 95:100, 2:6] = ids["car"]
+    flow = np.zeros((*OCC3D_GRID.dims, 2), np.float32)
+    flow[130:140, 95:100, 2:6] = (5.0, 0.0)
+    names, empty = label_set.class_names, label_set.empty_class
+    return OccupancyPrediction(0, "base_link", OCC3D_GRID, np.eye(4), labels, names, empty, flow)
+
+
+def test_the_truth_itself_scores_all_of_it_in_any_vocabulary() -> None:
+    for vocabulary in ("occ3d", "openocc"):
+        scoring = Scoring()
+        scoring.add(occupancy(vocabulary), occupancy(), None)
+        result = scoring.result()
+        assert result is not None
+        assert (result.mean_iou, result.geometry_iou, result.velocity_error) == (1, 1, 0)
+        assert not result.in_view
+        ious = {entry.name: entry.iou for entry in result.classes if not math.isnan(entry.iou)}
+        assert ious == {"driveable_surface": 1, "manmade": 1, "car": 1}
+
+
+def test_only_cells_in_view_count_and_errors_are_what_they_are() -> None:
+    truth = occupancy()
+    car = truth.labels == OCC3D.class_names.index("car")
+    labels = truth.labels.copy()
+    labels[180] = OCC3D.empty_class  # the wall is forgotten, but not in view
+    labels[car & (np.indices(car.shape)[2] == 5)] = OCC3D.empty_class  # a quarter of the car
+    flow = np.asarray(truth.flow).copy()
+    flow[car] += (-3.0, 4.0)
+    in_view = np.ones(truth.labels.shape, bool)
+    in_view[180] = False
+    scoring = Scoring()
+    scoring.add(replace(truth, labels=labels, flow=flow), truth, in_view)
+    result = scoring.result()
+    assert result is not None
+    assert result.in_view
+    ious = {entry.name: entry.iou for entry in result.classes if not math.isnan(entry.iou)}
+    assert ious == {"driveable_surface": 1, "car": pytest.approx(0.75)}
+    assert result.mean_iou == pytest.approx(0.875)
+    (score,) = (entry for entry in result.classes if entry.name == "car")
+    assert (score.true_cells, score.predicted_cells) == (200, 150)
+    # Rays that hit the car in the truth may hit what lies behind it in the prediction.
+    assert 4.0 < score.velocity_error <= 5.0
+
+
+def test_a_vocabulary_that_the_truth_does_not_know_is_refused() -> None:
+    strange = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
+    with pytest.raises(ValueError, match="has no class dragon"):
+        Scoring().add(strange, occupancy(), None)
+    with pytest.raises(ValueError, match="are those of none of"):
+        Scoring().add(occupancy(), strange, None)
+    assert Scoring().result() is None
+
+
+def test_the_towns_network_is_shown_where_its_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "alocc_town.safetensors"
+    monkeypatch.setitem(MODELS, "alocc_town", replace(MODELS["alocc_town"], packaged=weights))
+    assert choose_network("", on_town=True).name == "alocc_2d_mini"
+    weights.touch()
+    assert choose_network("", on_town=True).name == "alocc_town"
+    assert choose_network("", on_town=False).name == "alocc_2d_mini"
+    assert choose_network("alocc_3d", on_town=True).name == "alocc_3d"
+    with pytest.raises(DemoError, match="no model 'x'"):
+        choose_network("x", on_town=True)
