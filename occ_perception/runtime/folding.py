@@ -25,6 +25,8 @@ _PAIRS = {
     "aspp.AtrousBranch": (("atrous_conv", "bn"),),
     "backbones.resnet.Bottleneck": (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
     "backbones.resnet.ResNet": (("conv1", "bn1"),),
+    "pyramid_encoder.BiasedBlock3d": (("conv1", "bn1"), ("conv2", "bn2")),
+    "pyramid_encoder.NormedConv3d": (("conv", "bn"),),
     "residual.ResidualBlock2d": (("conv1", "bn1"), ("conv2", "bn2")),
     "voxel_encoder.ConvNorm3d": (("conv", "bn"),),
 }

@@ -12,6 +12,7 @@ from occ_perception.models.labels_from_logits import class_map
 from occ_perception.models.zoo import get_card
 
 OCC3D, SURROUND = get_card("alocc_2d_mini"), get_card("alocc_2d_mini_surroundocc")
+SOFTMAX = get_card("bevdetocc_sf")
 
 
 def one_voxel(**logits):
@@ -47,6 +48,21 @@ def test_equals_the_largest_logit_below_saturation_and_leaves_logits_alone():
     kept = logits.clone()
     assert np.array_equal(class_map(logits, OCC3D), logits[:, 1:].numpy().argmax(axis=1))
     assert torch.equal(logits, kept)
+
+
+def test_a_softmax_does_not_saturate():
+    saturated = one_voxel(k0=90.0, k4=20.0, k9=25.0)
+    assert class_map(saturated, SOFTMAX).item() == 8
+    assert class_map(saturated, OCC3D).item() == 3
+
+
+@pytest.mark.parametrize("layout", ["XYZ", "YXZ"])
+def test_equals_the_arg_max_of_a_softmax(layout):
+    logits = 8 * torch.randn(2, 19, 6, 5, 4, generator=torch.Generator().manual_seed(1))
+    if layout == "YXZ":
+        logits = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    expected = logits[:, 1:].double().softmax(dim=1).argmax(dim=1)
+    assert torch.equal(class_map(logits, SOFTMAX).long(), expected)
 
 
 def literal(logits, card):
