@@ -18,6 +18,7 @@ import torch
 from flips import OtherSide, explained_by_flips, with_slack
 from golden_file import GoldenFile, Samples, UnknownConfigError
 from rounding import OwnNumbers, precise_twin, within_rounding
+from shaken import Shaken, explained_by_rounding, spread
 from sparse_golden import SparseGoldenFile, check_sparse_file
 from taps import FLOWS, LIFTS, tapped
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
     discontinuities = discontinuities_of(net)
     twin = precise_twin(golden, net)
     other_side = OtherSide(golden, net, device) if discontinuities else None
+    shaken = Shaken(golden, net, device) if discontinuities else None
     state = net.initial_state(batch_size=1)
     twin_state = state
     for frame in golden.frames:
@@ -69,6 +71,16 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
             slack = (outputs.logits_BKXYZ - flipped_outputs.logits_BKXYZ).abs()
             allowing = frame_verdicts(golden, frame, caught, outputs, discontinuities, slack)
             verdicts = [explained_by_flips(*pair) for pair in zip(verdicts, allowing, strict=True)]
+        if shaken is not None and not all(verdict.passed for verdict in verdicts):
+            runs = [(flipped, flipped_outputs), *shaken.run_to(frame)]
+            farthest, farthest_outputs = spread(caught, outputs, runs)
+            slack = (outputs.logits_BKXYZ - farthest_outputs.logits_BKXYZ).abs()
+            allowing = frame_verdicts(
+                golden, frame, with_slack(caught, farthest), outputs, discontinuities, slack
+            )
+            verdicts = [
+                explained_by_rounding(*pair) for pair in zip(verdicts, allowing, strict=True)
+            ]
         yield from ((frame, verdict) for verdict in verdicts)
 
 
