@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -132,26 +132,30 @@ def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
 
 
 def _class_table(scores: Scores) -> Iterable[str]:
+    has_flow = not math.isnan(scores.velocity_error)
+    head = ["class", "IoU", "true cells", "predicted cells"]
+    rows = [
+        [
+            _swatch(entry),
+            _percent(entry.iou),
+            f"{entry.true_cells:,}",
+            f"{entry.predicted_cells:,}",
+        ]
+        for entry in scores.classes
+    ]
+    note = "Cells are summed over all frames; free space is not a class of the mean."
+    if has_flow:
+        head.append("flow error, m/s")
+        for row, entry in zip(rows, scores.classes, strict=True):
+            error = entry.velocity_error
+            row.append("" if math.isnan(error) else f"{error:.2f}")
+        note += (
+            " Flow error: mean length of the difference of true and predicted velocity where rays "
+            "from the vehicle's roof meet something that can move."
+        )
     yield "<h2>Classes</h2>"
-    yield from _table(
-        ["class", "IoU", "true cells", "predicted cells", "flow error, m/s"],
-        (
-            (
-                _swatch(entry),
-                _percent(entry.iou),
-                f"{entry.true_cells:,}",
-                f"{entry.predicted_cells:,}",
-                "" if math.isnan(entry.velocity_error) else f"{entry.velocity_error:.2f}",
-            )
-            for entry in scores.classes
-        ),
-        escape=False,
-    )
-    yield (
-        '<p class="note">Cells are summed over all frames; free space is not a class of the mean. '
-        "Flow error: mean length of the difference of true and predicted velocity where rays from "
-        "the vehicle's roof meet something that can move.</p>"
-    )
+    yield from _table(head, rows, escape=False)
+    yield f'<p class="note">{note}</p>'
 
 
 def _swatch(entry: ClassScore) -> str:
@@ -201,7 +205,7 @@ def _versions(setting: Setting, filmed: Filmed | None) -> list[tuple[str, str]]:
     ]
 
 
-def _table(head: list[str], rows: Iterable[tuple[str, ...]], escape: bool = True) -> Iterable[str]:
+def _table(head: list[str], rows: Iterable[Sequence[str]], escape: bool = True) -> Iterable[str]:
     yield "<table>"
     if head:
         yield "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
