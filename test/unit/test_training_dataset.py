@@ -13,7 +13,7 @@ import torch
 import training_folders as folders
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import OccupancyDataset, SampleOptions, Visit
-from occ_training.data.label_files import DataFileError
+from occ_training.data.label_files import LAYOUTS, DataFileError
 from occ_training.data.pictures import ImageAugmentation
 from occ_training.data.records import DatasetError, DatasetIndex
 from occ_training.data.sample import collate
@@ -346,6 +346,23 @@ def test_labels_follow_the_augmented_grid_of_the_sample() -> None:
         assert np.array_equal(sample.labels_XYZ[tuple(moved.T)], plain.labels_XYZ[tuple(cells.T)])
         seen.add((bda[0, 0], bda[1, 1]))
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("model", ["alocc_3d_surroundocc", "alocc_2d_mini_surroundocc"])
+def test_surroundocc_cells_are_taken_as_they_are(model: str, tmp_path: Path) -> None:
+    """The mini model was published with the numbers of another grid; its labels were these."""
+    rows = np.array([[0, 0, 0, 1], [199, 5, 15, 16], [100, 100, 8, 255]])
+    np.save(tmp_path / "rows.npy", rows)
+    index = folders.town_index()
+    frame = replace(index.frames[0], labels={"surroundocc": str(tmp_path / "rows.npy")})
+    header = replace(index.header, label_sets={"surroundocc": LAYOUTS["surroundocc"]})
+    options = SampleOptions(ignore_unseen="camera")  # as published; the set has no masks
+    data = OccupancyDataset(
+        replace(index, header=header, frames=(frame,)), get_card(model), options
+    )
+    labels = data[0].labels_XYZ
+    assert labels[tuple(rows[:, :3].T)].tolist() == [1, 16, 255]
+    assert (labels == 17).sum() == 200 * 200 * 16 - 3
 
 
 def test_models_with_smaller_grids_and_pictures_read_the_same_files() -> None:

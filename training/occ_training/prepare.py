@@ -156,14 +156,14 @@ def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> 
     """Look at the files, say what is wrong, write what is left."""
     from rich.progress import Progress
 
-    from occ_training.data.file_checks import Check, check_files
+    from occ_training.data.file_checks import check_files
     from occ_training.data.records import DatasetError
 
     with Progress(transient=True) as progress:
         task = progress.add_task("files", total=len(index))
         usable, report = check_files(
             index,
-            Check(level.value),
+            level.value,
             threads,
             lambda done, total: progress.update(task, completed=done, total=total),
         )

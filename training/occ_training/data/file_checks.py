@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -27,16 +27,8 @@ from occ_training.data.label_files import (
 from occ_training.data.pictures import read_picture
 from occ_training.data.records import DatasetIndex, FrameRecord
 
-
-class Check(str, Enum):
-    """How closely files are looked at."""
-
-    PRESENT = "present"
-    """There and not empty."""
-    WHOLE = "whole"
-    """Also complete: begins and ends as it should."""
-    DECODE = "decode"
-    """Read as training reads it."""
+Check = Literal["present", "whole", "decode"]
+"""How closely files are looked at: there and not empty; complete, too; read as training does."""
 
 
 @dataclass
@@ -78,7 +70,7 @@ class _File:
 
 def check_files(
     index: DatasetIndex,
-    check: Check = Check.WHOLE,
+    check: Check = "whole",
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DatasetIndex, CheckReport]:
@@ -120,9 +112,9 @@ def _problem(file: _File, check: Check) -> str:
     try:
         if not file.path.stat().st_size:
             return f"{file.path}: is empty"
-        if check is Check.WHOLE:
+        if check == "whole":
             file.whole()
-        elif check is Check.DECODE:
+        elif check == "decode":
             file.read()
     except OSError as error:
         return f"{file.path}: {error.strerror or error}"
