@@ -137,13 +137,13 @@ def test_state_is_carried_and_started_slot_by_slot() -> None:
     assert [b.start_B.tolist() for b in joint] == [[True] * 2, [False] * 2, [False] * 2, [True] * 2]
     with torch.no_grad():
         for batch in joint:
-            outputs, _ = training._forward(batch)
+            outputs = training._forward(batch)
     assert training._position_B.tolist() == [1, 1]
     # The last frame starts its slot: the same as if it were the first frame ever.
     fresh = training_of(recipe, card)
     fresh.net.eval()
     with torch.no_grad():
-        alone, _ = fresh._forward(joint[-1])
+        alone = fresh._forward(joint[-1])
     assert torch.allclose(outputs.logits_BKXYZ, alone.logits_BKXYZ, atol=1e-5)
 
 
@@ -156,12 +156,12 @@ def test_without_history_every_frame_is_a_start_for_the_volume_but_not_for_flow(
         training.net.eval()
         for batch in batches(recipe, card, 2):
             with torch.no_grad():
-                outputs, _ = training._forward(batch)
+                outputs = training._forward(batch)
         logits[name], flows[name] = outputs.logits_BKXYZ, training._state.flow.map_BYXC
     fresh = training_of(off, card)
     fresh.net.eval()
     with torch.no_grad():
-        alone, _ = fresh._forward(replace(batch, start_B=torch.tensor([True, True])))
+        alone = fresh._forward(replace(batch, start_B=torch.tensor([True, True])))
     assert torch.allclose(logits["off"], alone.logits_BKXYZ, atol=1e-5)
     assert not torch.allclose(logits["on"], alone.logits_BKXYZ, atol=1e-3)
     # Flow compares with the frame before all the same: its velocities are not those of a start.
@@ -181,7 +181,7 @@ def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
     recipe = small_recipe(history_from=0, depth_fading=None)
     training = training_of(recipe, card)
     (batch,) = batches(recipe, card, 1)
-    losses = training.losses(batch, *training._forward(batch))
+    losses = training.losses(batch, training._forward(batch))
     assert set(losses) == {
         *("mask", "dice", "image_mask", "image_dice", "depth"),
         *("flow_bins", "flow", "flow_cosine"),
@@ -219,7 +219,7 @@ def test_recomputing_costs_no_accuracy() -> None:
         training = training_of(recipe, card)
         freeze_norms(training.net)
         (batch,) = batches(recipe, card, 1)
-        sum(training.losses(batch, *training._forward(batch)).values()).backward()
+        sum(training.losses(batch, training._forward(batch)).values()).backward()
         gradients.append({n: p.grad for n, p in training.net.named_parameters()})
     plain, twice = gradients
     assert all(torch.allclose(plain[n], twice[n], rtol=1e-4, atol=1e-6) for n in plain)

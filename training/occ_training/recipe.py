@@ -95,11 +95,6 @@ class TrainingRecipe:
     kept_checkpoints: int = 2
     note: str = ""
 
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """Sub-modules that some term reads."""
-        return tuple(dict.fromkeys(name for term in self.terms for name in term.captures))
-
     def sample_options(self, card: ModelCard, labels: str | None = None) -> SampleOptions:
         """What a data set has to load for this run.
 

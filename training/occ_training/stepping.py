@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from occ_perception.models.inputs import NetInputs, NetOutputs
+from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import (
     TemporalState,
     detach_state,
@@ -23,7 +23,7 @@ from occ_training.computing import compute_in, freeze_norms, recompute
 from occ_training.data.sample import Batch
 from occ_training.recipe import TrainingRecipe
 from occ_training.streams import seed_of
-from occ_training.supervision import SupervisedStep, capturing, full_precision
+from occ_training.supervision import SupervisedStep, full_precision
 
 
 class OccupancyTraining(pl.LightningModule):
@@ -57,17 +57,14 @@ class OccupancyTraining(pl.LightningModule):
         """Loss of one step; the state moves on."""
         # Dropout draws from here: a run that goes on draws what it would have drawn.
         torch.manual_seed(seed_of(self.recipe.seed, self.global_step, self.global_rank))
-        outputs, captured = self._forward(batch)
-        losses = self.losses(batch, outputs, captured)
+        losses = self.losses(batch, self._forward(batch))
         total = torch.stack(list(losses.values())).sum()
         for name, value in losses.items():
             self.log(f"loss/{name}", value.detach(), batch_size=len(batch), sync_dist=True)
         self.log("loss", total.detach(), batch_size=len(batch), prog_bar=True, sync_dist=True)
         return total
 
-    def losses(
-        self, batch: Batch, outputs: NetOutputs, captured: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         """Every weighted loss of a step by name, in float32.
 
         Raises:
@@ -81,7 +78,6 @@ class OccupancyTraining(pl.LightningModule):
                 batch=batch,
                 outputs=full_precision(outputs),
                 seed=seed_of(self.recipe.seed, self.global_step),
-                captured=captured,
             )
             for term in self.recipe.terms:
                 values = term(step)
@@ -91,19 +87,18 @@ class OccupancyTraining(pl.LightningModule):
                 losses |= values
         return losses
 
-    def _forward(self, batch: Batch) -> tuple[NetOutputs, dict[str, Tensor]]:
+    def _forward(self, batch: Batch) -> Outputs:
         if self._state is None or self._position_B is None:
             self._state = self.net.initial_state(len(batch), self.device)
             self._position_B = torch.zeros(len(batch), dtype=torch.long, device=self.device)
         position_B = torch.where(batch.start_B, 0, self._position_B)
         inputs = self._inputs(batch, position_B)
         # Half precision, where the recipe wants it, is the parts' own business.
-        own_precision = torch.autocast(self.device.type, enabled=False)
-        with capturing(self.net, self.recipe.captures) as captured, own_precision:
+        with torch.autocast(self.device.type, enabled=False):
             outputs, state = self.net(inputs, self._state)
         self._state = detach_state(state)
         self._position_B = position_B + 1
-        return outputs, captured
+        return outputs
 
     def _inputs(self, batch: Batch, position_B: Tensor) -> NetInputs:
         rate = measured_depth_rate(self.card, self.recipe, self.global_step)

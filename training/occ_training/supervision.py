@@ -5,8 +5,6 @@ A recipe lists its terms; the loss is their plain sum. Legend as in :mod:`occ_tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -47,7 +45,6 @@ class SupervisedStep:
         batch: samples on the network's device.
         outputs: of the network.
         seed: of everything drawn at random in this step.
-        captured: outputs of the sub-modules that some term asked for, by name.
     """
 
     net: nn.Module
@@ -55,7 +52,6 @@ class SupervisedStep:
     batch: Batch
     outputs: Any
     seed: int
-    captured: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def labels_BXYZ(self) -> Tensor:
@@ -102,11 +98,9 @@ class Term(Protocol):
     """A part of the loss.
 
     Attributes:
-        captures: names of sub-modules whose outputs it reads.
         contents: what it needs of a frame, besides pictures.
     """
 
-    captures: ClassVar[tuple[str, ...]]
     contents: ClassVar[tuple[Content, ...]]
 
     def __call__(self, step: SupervisedStep) -> Losses:
@@ -117,7 +111,6 @@ class Term(Protocol):
 class VoxelMasks:
     """Class masks over voxels (ALOcc)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
     points: MaskLossConfig = field(default_factory=MaskLossConfig)
 
@@ -138,7 +131,6 @@ class ImageMasks:
     and class weights follow the voxels' numbering, as published.
     """
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("depth", "point_classes")
     points: MaskLossConfig = field(default_factory=lambda: MaskLossConfig(points=1056))
     weight: float = 0.1
@@ -158,7 +150,6 @@ class ImageMasks:
 class DepthBins:
     """Cross entropy of the measured depth bin (ALOcc)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("depth",)
     weight: float = 1.0
 
@@ -175,7 +166,6 @@ class DepthBins:
 class DepthBinary:
     """Binary cross entropy of the measured depth bin (BEVDet, FB-Occ)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("depth",)
     weight: float
 
@@ -192,7 +182,6 @@ class DepthBinary:
 class VoxelEntropy:
     """Plain cross entropy over voxels (BEVDetOcc)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
 
     def __call__(self, step: SupervisedStep) -> Losses:
@@ -205,7 +194,6 @@ class VoxelEntropy:
 class VoxelQuartet:
     """Focal, both scale losses and Lovász over voxels (FB-Occ, arXiv 2307.01492)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
 
     def __call__(self, step: SupervisedStep) -> Losses:
@@ -227,7 +215,6 @@ class VoxelQuartet:
 class Velocities:
     """Velocity bins, squared error and direction (ALOcc-Flow)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
 
     def __call__(self, step: SupervisedStep) -> Losses:
@@ -249,16 +236,16 @@ class Velocities:
 class CausalInfluence:
     """What is seen decides about its own class only (CausalOcc, arXiv 2509.08388)."""
 
-    captures: ClassVar[tuple[str, ...]] = ("pre",)
     contents: ClassVar[tuple[Content, ...]] = ("labels", "depth", "point_classes")
     weight: float = 0.02
 
     def __call__(self, step: SupervisedStep) -> Losses:
         """``causal``."""
-        assert step.outputs.context_BNChw is not None
+        lifted, context = step.outputs.lifted_BCXYZ, step.outputs.context_BNChw
+        assert lifted is not None and context is not None
         loss = causal_loss(
-            step.captured["pre"].transpose(2, 3),  # x before y
-            step.outputs.context_BNChw,
+            lifted,
+            context,
             step.targets_BXYZ,
             step.pixel_targets_BNhw,
             step.generators("causal", torch.device("cpu")),
@@ -270,7 +257,6 @@ class CausalInfluence:
 class ListedCells:
     """Cells from coarse to fine, and masks matched with the classes that occur (SparseOcc)."""
 
-    captures: ClassVar[tuple[str, ...]] = ()
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
 
     def __call__(self, step: SupervisedStep) -> Losses:
@@ -307,30 +293,6 @@ class ListedCells:
             terms = [getattr(sample, name) for samples in matched for sample in samples]
             losses[name] = torch.stack(terms).sum() / count
         return losses
-
-
-@contextmanager
-def capturing(net: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Outputs of sub-modules, while the block runs the network.
-
-    Args:
-        net: the network.
-        names: of sub-modules as in ``named_modules``.
-    """
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs[name] = output
-
-        return hook
-
-    handles = [net.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def full_precision(outputs: Outputs) -> Outputs:
