@@ -17,6 +17,7 @@ from occ_training.cli import app
 from occ_training.data.info_pickles import load_info_pickle
 from occ_training.data.nuscenes import index_from_infos, index_from_tables
 from occ_training.data.records import DatasetError, DatasetIndex
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import occ_perception
@@ -255,3 +256,29 @@ def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_p
         )
         assert result.returncode == 2
         assert said in result.stderr and "Traceback" not in result.stderr
+
+
+# Every sub-command with its arguments and options. A change here is a change for users and belongs
+# in the change log.
+PREPARE = {
+    "infos": ["ROOT", "PICKLE", "--out -o", "--check", "--threads"],
+    "nuscenes": [
+        "ROOT", "--version", "--scenes", "--split", "--out -o", "--check", "--threads"
+    ],
+    "verify": ["INDEX", "--out -o", "--check", "--threads"],
+    "waymo": [
+        "ROOT", "--poses", "--labels", "--frames", "--scenes", "--out -o", "--check", "--threads"
+    ],
+}  # fmt: skip
+
+
+def test_options_of_prepare_are_those_that_are_documented() -> None:
+    commands = get_command(app).commands["prepare"].commands
+    found = {
+        name: [
+            " ".join(p.opts) if p.param_type_name == "option" else p.name.upper()
+            for p in command.params
+        ]
+        for name, command in commands.items()
+    }
+    assert found == PREPARE
