@@ -17,9 +17,10 @@ STEMS = sorted(
     }
 )
 # The quickest that have between them: a map and a volume, sixteen frames and gradient-descent
-# fusion, stereo, flow, lidar depth; and the sparse network, which has nothing in common with them.
-# The committed file adds a network without stereo.
+# fusion, stereo, flow, lidar depth; hard assignment; and the sparse network, which has nothing in
+# common with them. The committed file adds a network without stereo.
 USUAL = {
+    "bevdetocc_r50_256x704_bevdet_pretrain_solofusion_16f",
     "aloccflow_2d_r50_256x704_bevdet_preatrain_16f",
     "alocc_3d_r50_256x704_bevdet_preatrain_gt_depth_gdfusion",
     "r50_nuimg_704x256_8f",
