@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from occ_perception.models.checkpoint import CheckpointError, load_checkpoint
+from occ_perception.models.checkpoint import CheckpointError, load_checkpoint, match_keys
 from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
@@ -103,6 +103,18 @@ def test_a_file_of_the_model_without_history_does_not_fit_the_one_with_it(tmp_pa
     shorter = {k: v for k, v in published.items() if not k.startswith("history_")}
     with pytest.raises(CheckpointError, match=r"missing: history_keyframe_time_conv\.0\.weight"):
         load_checkpoint(net, CARD, saved(tmp_path, shorter))
+
+
+def test_tensors_that_only_a_file_has_are_ignored_with_the_reason():
+    card = get_card("fbocc")
+    net = card.build()
+    tensors = {published_key(key, card.names): value for key, value in net.state_dict().items()}
+    unused = "backward_projection.transformer.cams_embeds"
+    report = match_keys(net, card, {**tensors, unused: torch.zeros(6, 80)})
+    assert report.problems == []
+    assert list(report.ignored) == [unused] and "multiplied by zero" in report.ignored[unused]
+    assert len(report.loaded) == len(net.state_dict())
+    assert match_keys(net, card, tensors).problems == []
 
 
 class Bomb:
