@@ -18,6 +18,7 @@ from occ_perception.geometry import invert_transform, relative_motion, scale_int
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
 from occ_perception.metrics.rays import lidar_origins
 from occ_perception.models.zoo import ModelCard
+from occ_perception.sensing.point_maps import point_maps
 from occ_perception.synthetic import OCC3D_GRID, Drive, DriveSensors, SensorOptions, Town
 from occ_perception.synthetic.labels import camera_mask, voxelise
 from occ_training.data.bev_augmentation import augment_labels
@@ -25,7 +26,6 @@ from occ_training.data.dataset import SampleOptions, Visit
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.label_files import FrameLabels
 from occ_training.data.pictures import PicturePlan, normalise
-from occ_perception.sensing.point_maps import point_maps
 from occ_training.data.sample import Sample
 
 Float64 = NDArray[np.float64]
