@@ -32,6 +32,7 @@ def normalise_rows(norm: nn.BatchNorm2d | nn.BatchNorm3d, rows: Tensor) -> Tenso
 
 def norm_as_affine(norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel that the norm amounts to in evaluation mode."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 

@@ -193,6 +193,7 @@ class ProjectSlots(nn.Module):
     def forward(self, slots: Tensor, seconds: Tensor, out: Tensor | None = None) -> Tensor:
         C = self.conv.out_channels
         weight, time_weight = self.conv.weight[:, :C], self.conv.weight[:, C].flatten()
+        assert self.conv.bias is not None
         bias_BkC = seconds[..., None] * time_weight + self.conv.bias
         if out is None:
             bias = bias_BkC.view(*seconds.shape, *[1] * (slots.dim() - 3), C)
