@@ -24,7 +24,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
-        f"occ_perception=={VERSION}",
+        f"occ_perception[backbones,synthetic]=={VERSION}",
         "lightning>=2.4",
         "tensorboard",
     ],
