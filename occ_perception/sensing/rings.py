@@ -71,7 +71,9 @@ class RingGrouper:
     passed since the reference picture arrived, or when a later ring is complete (pictures of one
     camera arrive in order, so what is missing will not come any more). Rings come out in the
     order of their reference stamps, and no picture is used twice. Among the possible
-    combinations the one with most cameras wins, then the one with the smallest spread.
+    combinations the one with most cameras wins, then the one with the smallest spread. (In an
+    incomplete ring the gap may be filled by a picture of the rotation before, if that one has no
+    ring of its own because its reference picture was lost.)
 
     Args:
         cameras: names of the cameras of a complete ring.

@@ -90,7 +90,11 @@ def test_arrival_order_within_a_ring_changes_nothing(orders):
 def test_whatever_arrives_when_no_picture_is_used_twice_and_no_ring_is_mixed(
     delays, lost, repeated
 ):
-    """Late, lost, repeated and overtaking pictures: rings stay pure, ordered and accounted for."""
+    """Late, lost, repeated and overtaking pictures: rings stay pure, ordered and accounted for.
+
+    A rotation whose reference picture was lost makes no ring, and its last picture may lie within
+    the tolerance of the next reference picture: there it can fill the gap of one that was lost.
+    """
     sent = [p for p in pictures(10, PERIOD_12_HZ) if (p[2], p[0]) not in lost]
     again = [p for p in sent if (p[2], p[0]) in repeated]
     arrivals = [(stamp + delays[i % 60] * MS, c, stamp, k) for i, (c, stamp, k) in enumerate(sent)]
@@ -103,7 +107,11 @@ def test_whatever_arrives_when_no_picture_is_used_twice_and_no_ring_is_mixed(
 
     used = Counter((camera, stamp) for ring in rings for camera, stamp in ring.stamps_ns.items())
     assert all(count == 1 for count in used.values())
-    assert all(len(ring_numbers(ring)) == 1 for ring in rings)
+    for ring in rings:
+        own = ring.payloads["CAM_FRONT"]
+        strangers = ring_numbers(ring) - {own}
+        assert not strangers or ring.missing
+        assert all((number, "CAM_FRONT") in lost for number in strangers)
     references = [ring.reference_stamp_ns for ring in rings]
     assert references == sorted(set(references))
     assert all(set(ring.payloads) | set(ring.missing) == set(CAMERAS) for ring in rings)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import typer
-from small_model_node import MODELS
+from small_model_node import add_small_models
 
-from occ_perception.models.zoo import get_card
+from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.ros import demo, demo_playing
 from occ_perception.ros.node import main as run_node
 
@@ -33,9 +33,9 @@ def small_town_card():
     )
 
 
-MODELS[SMALL_TOWN_MODEL] = small_town_card()
-
 if __name__ == "__main__":
+    add_small_models()
+    MODELS[SMALL_TOWN_MODEL] = small_town_card()
     if "--ros-args" in sys.argv:
         sys.exit(run_node())
     demo_playing.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))

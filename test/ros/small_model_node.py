@@ -19,9 +19,14 @@ from occ_perception.ros.node import main
 
 SMALL_MODEL = "alocc_2d_mini_small"
 
-MODELS[SMALL_MODEL] = replace(small_card(), name=SMALL_MODEL)
-for name in ("alocc_2d_mini_surroundocc", "alocc_flow_2d", "alocc_3d_gf_depth"):
-    MODELS[f"{name}_small"] = small_card(name, rename=f"{name}_small")
+
+def add_small_models() -> None:
+    """Put them into the zoo of this process; never done by an import, which tests do as well."""
+    MODELS[SMALL_MODEL] = replace(small_card(), name=SMALL_MODEL)
+    for name in ("alocc_2d_mini_surroundocc", "alocc_flow_2d", "alocc_3d_gf_depth"):
+        MODELS[f"{name}_small"] = small_card(name, rename=f"{name}_small")
+
 
 if __name__ == "__main__":
+    add_small_models()
     sys.exit(main())

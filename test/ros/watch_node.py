@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-import small_model_node  # noqa: F401 - the node runs a model of the tests
+from small_model_node import add_small_models
 
 from occ_perception.ros.live_view import watch
 
@@ -30,4 +30,5 @@ def show(prediction, frame) -> None:
 
 
 if __name__ == "__main__":
+    add_small_models()  # the node runs one of them
     watch(sys.argv[1], show, lambda text: print(f"note: {text}", flush=True))
