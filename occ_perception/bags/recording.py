@@ -25,6 +25,8 @@ from occ_perception.bags.salvage import intact_part_of_mcap
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")
 
+Reader = rosbag1.Reader | rosbag2.Reader
+
 
 class BagError(ValueError):
     """A recording that cannot be used; the message says why and what to do."""
@@ -90,7 +92,7 @@ class Recording:
         self._stack = ExitStack()
         self._stores: dict[str, Typestore] = {}
         try:
-            self._readers = [self._open(file) for file in self._files()]
+            self._readers = self._open()
         except BaseException:
             self._stack.close()
             raise
@@ -148,21 +150,26 @@ class Recording:
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RecordedMessage]:
         """Messages of some topics, or of all, in the order of their reception.
 
-        Ends early at damage, with a problem listed.
+        A damaged file ends early, with a problem listed; the others are read on.
         """
         wanted = self.topics if topics is None else topics
-        streams = []
-        for reader in self._readers:
-            connections = [c for c in reader.connections if c.topic in wanted]
-            if connections:
-                streams.append(reader.messages(connections=connections))
+        streams = [self._until_damage(reader, wanted) for reader in self._readers]
+        for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
+            yield RecordedMessage(
+                connection.topic, connection.msgtype, received_ns, raw, connection
+            )
+
+    def _until_damage(
+        self, reader: Reader, topics: Collection[str]
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        connections = [c for c in reader.connections if c.topic in topics]
+        if not connections:  # which the reader takes for all
+            return
         try:
-            for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
-                yield RecordedMessage(
-                    connection.topic, connection.msgtype, received_ns, raw, connection
-                )
+            yield from reader.messages(connections=connections)
         except Exception as error:  # damage shows in as many ways as there are parsers
-            self.note("damaged_file", f"reading stopped early: {_said(error)}")
+            name = Path(str(reader.path)).name
+            self.note("damaged_file", f"{name}: reading stopped early: {_said(error)}")
 
     def decode(self, message: RecordedMessage) -> Any:
         """The message object, with the attribute names of its ROS type.
@@ -214,8 +221,8 @@ class Recording:
                 return store
         return ros1_types() if self.is_ros1 else ros2_types()
 
-    def _files(self) -> list[Path]:
-        """What a reader is needed for: the folder itself where it is intact."""
+    def _open(self) -> list[Reader]:
+        """One reader where the recording is intact, else one for each file that can be read."""
         if not self.path.exists():
             raise BagError(f"no recording at {self.path}")
         if self.path.is_file():
@@ -224,29 +231,53 @@ class Recording:
                     f"{self.path} is not a recording: expected a rosbag2 folder or a file ending "
                     f"in .mcap, .db3 or .bag"
                 )
-            return [self.path]
-        if (self.path / "metadata.yaml").is_file():
-            return [self.path]
+            return [self._open_file(self.path)]
         files = sorted(f for f in self.path.iterdir() if f.suffix in _STORAGE_SUFFIXES)
+        if (self.path / "metadata.yaml").is_file():
+            return self._open_folder(files)
         if not files:
             raise BagError(
                 f"{self.path} is not a rosbag2 folder: it has neither metadata.yaml nor "
                 ".mcap or .db3 files"
             )
         self.note("no_metadata", "metadata.yaml is missing, the recording was not closed properly")
-        return files
+        return self._open_each(files)
 
-    def _open(self, path: Path) -> rosbag1.Reader | rosbag2.Reader:
-        reader: rosbag1.Reader | rosbag2.Reader
+    def _open_folder(self, files: list[Path]) -> list[Reader]:
+        reader = rosbag2.Reader(self.path)
         try:
-            is_ros1 = path.is_file() and path.suffix == ".bag"
-            reader = rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)
             self._stack.enter_context(reader)
         except Exception as error:
-            damaged = path if path.is_file() else next(path.glob("*.mcap"), path)
-            if damaged.suffix != ".mcap":
-                raise BagError(f"{path} cannot be read: {_said(error)}{_advice(path)}") from error
-            return self._open_intact_part(damaged, error)
+            if not files:
+                raise BagError(f"{self.path} cannot be read: {_said(error)}") from error
+            readers = self._open_each(files)
+            if not any(_said(error) in problem.text for problem in self.problems):
+                self.note("damaged_file", f"{_said(error)}; the files that are there are read")
+            return readers
+        return [reader]
+
+    def _open_each(self, files: list[Path]) -> list[Reader]:
+        readers: list[Reader] = []
+        refusals = []
+        for file in files:
+            try:
+                readers.append(self._open_file(file))
+            except BagError as error:  # noqa: PERF203  (opening takes longer)
+                refusals.append(str(error))
+        if refusals and not any(reader.message_count for reader in readers):
+            raise BagError("; ".join(refusals[:3]))
+        for refusal in refusals:
+            self.note("damaged_file", refusal)
+        return readers
+
+    def _open_file(self, path: Path) -> Reader:
+        try:
+            reader = rosbag1.Reader(path) if path.suffix == ".bag" else rosbag2.Reader(path)
+            self._stack.enter_context(reader)
+        except Exception as error:
+            if path.suffix == ".mcap":
+                return self._open_intact_part(path, error)
+            raise BagError(f"{path} cannot be read: {_said(error)}{_advice(path)}") from error
         return reader
 
     def _open_intact_part(self, path: Path, error: Exception) -> rosbag2.Reader:
@@ -271,8 +302,6 @@ def _said(error: Exception) -> str:
 
 
 def _advice(path: Path) -> str:
-    if path.suffix == ".bag" and path.is_file():
+    if path.suffix == ".bag":
         return "; `rosbag reindex` or `rosbag fix` may repair it"
-    if path.suffix == ".db3" or any(path.glob("*.db3*")):
-        return "; `sqlite3 FILE .recover` may save its messages"
-    return ""
+    return "; `sqlite3 FILE .recover` may save its messages"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import bag_families
 import numpy as np
 import pytest
+import yaml
 from bag_families import MS, Messages, pixels
 from nuscenes_folder import Picture, drawn_pictures
 
@@ -37,6 +38,28 @@ def write_ours(path, pictures, storage="mcap", poses=None, shift_ns=None):
             writer.write_camera_info(calibration(picture), stamp)
             writer.write_camera(picture.channel, stamp, picture.jpeg)
     return path
+
+
+def write_split(path, pictures, storage="mcap"):
+    """The same in two files of one recording, as rosbag2 splits them."""
+    files, halves = [], []
+    middle = len(pictures) // 12 * 6
+    path.mkdir()
+    for half in (pictures[:middle], pictures[middle:]):
+        part = write_ours(path.with_name(f"part_{len(files)}"), half, storage)
+        halves.append(yaml.safe_load((part / "metadata.yaml").read_text()))
+        (file,) = (f for f in part.iterdir() if f.name != "metadata.yaml")
+        files.append(file.rename(path / f"{path.name}_{len(files)}{file.suffix}"))
+    info, second = (half["rosbag2_bagfile_information"] for half in halves)
+    info["relative_file_paths"] = [file.name for file in files]
+    info["message_count"] += second["message_count"]
+    info["duration"]["nanoseconds"] = pictures[-1].stamp_ns - pictures[0].stamp_ns
+    for topic, other in zip(
+        info["topics_with_message_count"], second["topics_with_message_count"], strict=True
+    ):
+        topic["message_count"] += other["message_count"]
+    (path / "metadata.yaml").write_text(yaml.safe_dump(halves[0]))
+    return files
 
 
 def calibration(picture: Picture):
@@ -80,6 +103,72 @@ def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
     frames = BagFrames(path)
     assert 0 < len(list(frames)) < len(pictures) // 6
     assert any(reason in ("damaged_file", "undecodable_image") for reason in reasons(frames))
+
+
+@pytest.mark.parametrize("has_metadata", [True, False])
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
+    tmp_path, pictures, storage, damaged, has_metadata
+):
+    files = write_split(tmp_path / "bag", pictures, storage)
+    whole = BagFrames(tmp_path / "bag")
+    intact = [frame.stamp_ns for frame in whole]
+    assert len(intact) == 6 and whole.problems == []
+    files[damaged].write_bytes(files[damaged].read_bytes()[:100])
+    if not has_metadata:
+        (tmp_path / "bag" / "metadata.yaml").unlink()
+    frames = BagFrames(tmp_path / "bag")
+    assert [frame.stamp_ns for frame in frames] == (intact[:3], intact[3:])[1 - damaged]
+    assert reasons(frames) == ["no_metadata"] * (not has_metadata) + ["damaged_file"]
+    assert f"{files[damaged].name} cannot be read" in str(frames.problems[-1])
+
+
+def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_path):
+    pictures = drawn_pictures(keyframes=5, size=(640, 360))
+    first, second = write_split(tmp_path / "bag", pictures)
+    intact = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    first.write_bytes(first.read_bytes()[: first.stat().st_size * 2 // 3])
+    frames = BagFrames(tmp_path / "bag")
+    stamps = [frame.stamp_ns for frame in frames]
+    lost = sorted(set(intact) - set(stamps))
+    assert 0 < len(lost) < len(intact) // 2
+    assert lost[-1] < stamps[-len(intact) // 2], "the second file is whole"
+    assert stamps[0] == intact[0], "and so is the beginning of the first"
+    texts = [p.text for p in frames.problems if p.reason == "damaged_file"]
+    assert len(texts) == 1 and texts[0].startswith(f"{first.name} is damaged")
+    assert second.name not in texts[0]
+
+
+def test_damage_met_while_reading_ends_one_file_only(tmp_path):
+    pictures = drawn_pictures(keyframes=5, size=(640, 360))
+    first, _ = write_split(tmp_path / "bag", pictures)
+    intact = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    data = bytearray(first.read_bytes())
+    start = len(data) // 2
+    data[start : start + 200_000] = bytes(200_000)
+    first.write_bytes(bytes(data))
+    stamps = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    assert len(stamps) < len(intact) and stamps[-12:] == intact[-12:]
+
+
+def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, pictures):
+    _, second = write_split(tmp_path / "bag", pictures)
+    second.unlink()
+    frames = BagFrames(tmp_path / "bag")
+    assert len(list(frames)) == 3
+    assert reasons(frames) == ["damaged_file"] and second.name in str(frames.problems[0])
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, pictures, storage):
+    files = write_split(tmp_path / "bag", pictures, storage)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(BagError) as refusal:
+        BagFrames(tmp_path / "bag")
+    assert all(f"{file.name} cannot be read" in str(refusal.value) for file in files)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000])
