@@ -1,11 +1,12 @@
 """Occupancy node, and optionally a bag that plays into it and RViz that shows the result.
 
-    ros2 launch occ_perception alocc.launch.py weights:=alocc_2d_mini.pth layout:=foxglove
-    ros2 launch occ_perception alocc.launch.py weights:=... bag:=/data/drive rviz:=true
+    ros2 launch occ_perception alocc.launch.py weights:=alocc_2d_mini.pth layout:=car.yaml
+    ros2 launch occ_perception alocc.launch.py weights:=... layout:=foxglove bag:=drive rviz:=true
     ros2 launch occ_perception alocc.launch.py --show-args
 
-The bag starts when the node has loaded its network. All processes get the DDS profile of
-config/fastdds.xml; a camera driver or a bag started elsewhere needs it exported in its own shell.
+The bag starts when the node has loaded its network; `layout` is the bag's (`occ info` names it).
+All processes get the DDS profile of config/fastdds.xml; a camera driver or a bag started elsewhere
+needs it exported in its own shell.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "bag",
         default_value="",
-        description='rosbag2 to play, with /clock, as soon as the node is ready. "" = none.',
+        description="rosbag2 to play, with /clock, as soon as the node is ready; goes with layout "
+        '(`occ info` names it). "" = none.',
     ),
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the bag; 1 = real."),
     DeclareLaunchArgument(
@@ -111,8 +113,11 @@ ARGUMENTS = [
     ),
 ]
 
-# The node's log line after which it has subscribed to its inputs.
+# The node's log line after which it looks for its inputs.
 READY = b"waiting for cameras"
+
+# The player advertises first; within these seconds the node, which follows publishers, subscribes.
+DELAY_S = 2.0
 
 
 def start_processes(context: LaunchContext) -> list[Action]:
@@ -152,6 +157,7 @@ def bag_player(bag: str, rate: str) -> ExecuteProcess:
     """`ros2 bag play` with /clock and with latched /tf_static, which converted bags forget."""
     quality = str(SHARE / "config" / "bag_qos.yaml")
     command = ["ros2", "bag", "play", bag, "--rate", rate, "--clock", "100"]
+    command += ["--delay", str(DELAY_S)]
     command += ["--disable-keyboard-controls", "--qos-profile-overrides-path", quality]
     return ExecuteProcess(cmd=command, output="screen")
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nuscenes_folder import drawn_scene
+from nuscenes_folder import VERSION, drawn_scene
 
-from occ_perception.sensing.layouts import layout_names
+from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.recording import Recording
+from occ_perception.sensing.layouts import layout_names, load_layout, match_layout
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -60,6 +62,19 @@ def test_launch_arguments_are_declared() -> None:
     used = re.findall(r"(\w+):=", " ".join(re.findall(r"^ros2 launch.*$", README, re.M)))
     assert used
     assert set(used) <= declared
+
+
+def test_started_nodes_listen_to_the_bag_that_was_converted(tmp_path: Path) -> None:
+    """Without the bag's layout they would wait on their private topics for ever."""
+    drawn_scene(tmp_path / "nuscenes", scene="scene-0103", keyframes=1, size=(160, 90))
+    convert_nuscenes(tmp_path / "nuscenes", VERSION, "scene-0103", tmp_path / "drive")
+    started = re.findall(r"^ros2 (?:launch .*bag:=drive|run .*).*$", README, re.M)
+    assert len(started) == 2
+    with Recording(tmp_path / "drive") as drive:
+        for command in started:
+            arguments = dict(word.split(":=") for word in command.split() if ":=" in word)
+            match = match_layout(load_layout(arguments["layout"]), drive.topic_types)
+            assert match.fits, match.problems
 
 
 def test_parameters_and_defaults_are_the_nodes() -> None:
