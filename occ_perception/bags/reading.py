@@ -16,6 +16,7 @@ from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.message_fields import (
+    is_about,
     picture_from_message,
     pose_from_odometry,
     stamp_ns,
@@ -230,11 +231,12 @@ class RingReading(Generic[Made]):
 
     def _feed_odometry(self, message: RecordedMessage) -> None:
         odometry = self._recording.decode(message)
-        child, expected = odometry.child_frame_id.lstrip("/"), self._layout.pose.ego_frame
-        if child != expected:
+        expected = self._layout.pose.ego_frame
+        if not is_about(odometry, expected):
             self._recording.note(
                 "pose",
-                f"{message.topic} gives poses of {child!r}, expected {expected!r}; set "
+                f"{message.topic} gives poses of {odometry.child_frame_id!r}, expected "
+                f"{expected!r}; set "
                 "pose.ego_frame in the layout, or take the pose from tf",
             )
             return

@@ -78,6 +78,15 @@ class PlayOptions:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise PlayError(f"rate must be positive, got {self.rate}")
+        for option, value in (
+            ("start", self.start_s),
+            ("delay", self.delay_s),
+            ("clock", self.clock_hz),
+            ("wait", self.wait_s),
+            ("answer-timeout", self.answer_timeout_s),
+        ):
+            if not (math.isfinite(value) and value >= 0):
+                raise PlayError(f"--{option} must be a number from 0 up, got {value:g}")
         if self.lockstep and self.clock_hz:
             raise PlayError(
                 "--lockstep and --clock exclude each other: a bag clock would stand still while "

@@ -15,6 +15,7 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
 from occ_perception.sensing.message_fields import (
+    is_about,
     pose_from_odometry,
     stamp_ns,
     transforms_from_message,
@@ -108,11 +109,10 @@ class OdometryInput(PoseInput):
         return self.report("ego pose", self._subscription, stale_after_s)
 
     def _take(self, message: Any) -> None:
-        child = message.child_frame_id.lstrip("/")
-        if child and child != self._ego_frame:
+        if not is_about(message, self._ego_frame):
             self.reject(
-                f"odometry is about frame {child}, expected {self._ego_frame}; set ego_frame, or "
-                "take the pose from tf"
+                f"odometry is about frame {message.child_frame_id}, expected {self._ego_frame}; "
+                "set ego_frame, or take the pose from tf"
             )
             return
         try:

@@ -62,6 +62,12 @@ def camera_info_from_message(message: Any) -> CameraInfo:
     )
 
 
+def is_about(odometry: Any, frame: str) -> bool:
+    """Whether a nav_msgs/Odometry is about a frame; one that names none is believed."""
+    child = odometry.child_frame_id.lstrip("/")
+    return child in ("", frame)
+
+
 def pose_from_odometry(message: Any) -> Float64:
     """``frame_T_child`` (4, 4) of a nav_msgs/Odometry.
 

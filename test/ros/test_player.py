@@ -194,6 +194,9 @@ def test_lockstep_reports_rings_without_answer(bag: Path, node: Node, launch: La
     [
         (["/nowhere/bag"], "no recording at /nowhere/bag"),
         (["BAG", "--rate", "0"], "rate must be positive"),
+        (["BAG", "--delay", "-1"], "--delay must be a number from 0 up, got -1"),
+        (["BAG", "--start", "-0.5"], "--start must be a number from 0 up, got -0.5"),
+        (["BAG", "--clock", "nan"], "--clock must be a number from 0 up, got nan"),
         (["BAG", "--lockstep", "/answers", "--clock", "10"], "exclude each other"),
         (["BAG", "--lockstep", "/answers", "--loop"], "cannot be combined with --loop"),
         (["BAG", "--remap", "a=b"], "FROM:=TO"),

@@ -1,0 +1,35 @@
+"""What the fields of messages mean, for the node and for bags alike."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from nuscenes_folder import drawn_pictures
+
+from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.writing import BagWriter
+from occ_perception.frames import CameraCalibration
+from occ_perception.sensing.message_fields import is_about
+
+
+@pytest.mark.parametrize(("child", "about"), [
+    ("base_link", True), ("/base_link", True), ("", True), ("base_footprint", False),
+])  # fmt: skip
+def test_an_odometry_that_names_no_frame_is_believed(child, about):
+    assert is_about(SimpleNamespace(child_frame_id=child), "base_link") is about
+
+
+def test_a_bag_whose_odometry_names_no_frame_gives_frames(tmp_path):
+    pictures = drawn_pictures(keyframes=1, size=(320, 180))[:6]
+    with BagWriter(tmp_path / "bag", ego_frame="") as writer:
+        mounts = [("base_link", f"{p.channel.lower()}_optical", p.ego_T_cam) for p in pictures]
+        writer.write_transforms(pictures[0].stamp_ns, mounts, static=True)
+        for p in pictures:
+            camera = CameraCalibration(p.channel, *p.size, p.K, p.ego_T_cam)
+            writer.write_odometry(p.stamp_ns, p.world_T_ego)
+            writer.write_camera_info(camera, p.stamp_ns)
+            writer.write_camera(p.channel, p.stamp_ns, p.jpeg)
+    with BagFrames(tmp_path / "bag") as frames:
+        assert len(list(frames)) == 1
+        assert frames.problems == []
