@@ -6,7 +6,7 @@ The devkit itself is not needed: its tables are JSON files (nuScenes, Caesar et 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -143,8 +143,8 @@ def read_scene(
     """
     tables = NuScenesTables(Path(root), version)
     samples = tables.samples(scene)
-    sensors = {record["token"]: record for record in tables.read("sensor")}
-    mounts = {record["token"]: record for record in tables.read("calibrated_sensor")}
+    sensors = tables.by_token("sensor")
+    mounts = tables.by_token("calibrated_sensor")
 
     def channel(data: Record) -> str:
         return str(sensors[mounts[data["calibrated_sensor_token"]]["sensor_token"]]["channel"])
@@ -156,7 +156,7 @@ def read_scene(
         and (channel(data).startswith("CAM_") or (lidar and channel(data) == LIDAR_CHANNEL))
     ]
     tokens = {data["ego_pose_token"] for data in wanted}
-    poses = {r["token"]: r for r in tables.read("ego_pose", where=lambda r: r["token"] in tokens)}
+    poses = tables.by_token("ego_pose", where=lambda r: r["token"] in tokens)
     for data in sorted(wanted, key=lambda r: (r["timestamp"], channel(r))):
         mount, pose = mounts[data["calibrated_sensor_token"]], poses[data["ego_pose_token"]]
         K = np.array(mount["camera_intrinsic"], dtype=np.float64)
@@ -201,6 +201,18 @@ class NuScenesTables:
         token = scenes[scene]
         return {r["token"] for r in self.read("sample", where=lambda r: r["scene_token"] == token)}
 
+    def by_token(
+        self, table: str, where: Callable[[Record], bool] | None = None
+    ) -> Mapping[str, Record]:
+        """The records of a table under their tokens.
+
+        Raises:
+            NuScenesError: the table is missing or damaged; also where a token is looked up that
+                it lacks.
+        """
+        records = {record["token"]: record for record in self.read(table, where)}
+        return _Records(self._folder / f"{table}.json", records)
+
     def read(self, table: str, where: Callable[[Record], bool] | None = None) -> list[Record]:
         """The records of a table, optionally only some.
 
@@ -219,6 +231,20 @@ class NuScenesTables:
             raise NuScenesError(f"table {file} is missing") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise NuScenesError(f"table {file} is damaged: {error!r}") from error
+
+
+class _Records(dict[str, Record]):
+    """Records under their tokens, of a table that should have every token asked for."""
+
+    def __init__(self, file: Path, records: Record) -> None:
+        super().__init__(records)
+        self._file = file
+
+    def __missing__(self, token: str) -> Record:
+        raise NuScenesError(
+            f"table {self._file} has no record {token!r}, which another table names; "
+            "unpack the tables again, all from one release"
+        )
 
 
 def pose_of(record: Record) -> Float64:

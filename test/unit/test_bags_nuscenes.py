@@ -163,6 +163,18 @@ def test_damaged_tables_are_named(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+@pytest.mark.parametrize("table", ["sensor", "calibrated_sensor", "ego_pose"])
+def test_a_record_that_a_table_lacks_is_named(tmp_path, table):
+    drawn_scene(tmp_path / "data", keyframes=1)
+    file = tmp_path / "data" / VERSION / f"{table}.json"
+    records = json.loads(file.read_text())
+    lost = records.pop(2)["token"]
+    file.write_text(json.dumps(records))
+    with pytest.raises(NuScenesError, match=rf"/{table}\.json has no record '{lost}'"):
+        convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
 def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
     pictures = drawn_scene(tmp_path / "data", keyframes=2)
     rings = rings_of(pictures)

@@ -60,21 +60,18 @@ def index_from_tables(
     folder = Path(root)
     tables = NuScenesTables(folder, version)
     wanted = _wanted_scenes(tables.read("scene"), scenes, folder / version)
-    samples = {
-        r["token"]: r for r in tables.read("sample", where=lambda r: r["scene_token"] in wanted)
-    }
-    channels = {r["token"]: r["channel"] for r in tables.read("sensor")}
-    mounts = {r["token"]: r for r in tables.read("calibrated_sensor")}
+    samples = tables.by_token("sample", where=lambda r: r["scene_token"] in wanted)
+    sensors, mounts = tables.by_token("sensor"), tables.by_token("calibrated_sensor")
     readings: dict[str, dict[str, Row]] = defaultdict(dict)
     key_frames = tables.read(
         "sample_data", where=lambda r: r["is_key_frame"] and r["sample_token"] in samples
     )
     for row in key_frames:
-        channel = channels[mounts[row["calibrated_sensor_token"]]["sensor_token"]]
+        channel = sensors[mounts[row["calibrated_sensor_token"]]["sensor_token"]]["channel"]
         if channel in (*NUSCENES_CAMERAS, LIDAR_CHANNEL):
             readings[row["sample_token"]][channel] = row
     used = {row["ego_pose_token"] for row in key_frames}
-    poses = {r["token"]: r for r in tables.read("ego_pose", where=lambda r: r["token"] in used)}
+    poses = tables.by_token("ego_pose", where=lambda r: r["token"] in used)
     point_classes = _lidarseg_files(folder, version, tables)
 
     frames = []
@@ -217,7 +214,7 @@ def _wanted_scenes(rows: list[Row], scenes: Iterable[str] | None, where: Path) -
     return {by_name[name]: name for name in names}
 
 
-def _camera_of_row(row: Row, mounts: dict[str, Row], poses: dict[str, Row]) -> CameraRecord:
+def _camera_of_row(row: Row, mounts: Mapping[str, Row], poses: Mapping[str, Row]) -> CameraRecord:
     mount = mounts[row["calibrated_sensor_token"]]
     return CameraRecord(
         image=row["filename"],
