@@ -269,9 +269,6 @@ class LiveView:
 
     def _on_transforms(self, message: Any, static: bool) -> None:
         self._feed(lambda: add_transforms(self._tree, message, static))
-        with self._changed:
-            if static or self._rig_source.rig() is None:
-                self._rig_source.invalidate()
 
     def _feed(self, add: Callable[[], None]) -> None:
         """Add to the poses; where their time goes back, as in a bag that starts over, anew."""

@@ -218,10 +218,7 @@ class OccupancyNode(Node):
 
         stamps = [0 if static else stamp_ns(t.header.stamp) for t in message.transforms]
         self._take(max(stamps, default=0), add)
-        # Mounts may come on /tf too; once the rig is complete only /tf_static can change it.
-        if static or self._rig_source.rig() is None:
-            self._rig_source.invalidate()
-            self._hand_over()
+        self._hand_over()  # mounts may come on /tf too
 
     def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
         self._rig_source.take_camera_info(camera, info)

@@ -10,6 +10,9 @@ from occ_perception.sensing.calibration import CameraInfo, calibration_from_came
 from occ_perception.sensing.layouts import CameraTopics
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
+# No state of the tree: the rig must be made anew.
+_NONE_SEEN = -1
+
 
 class RigSource:
     """The calibration of all cameras, complete as soon as everything it needs has arrived.
@@ -18,7 +21,7 @@ class RigSource:
         cameras: the model's cameras, with their layout.
         ego_frame: vehicle frame in tf.
         fixed: rig file for the cameras without a camera_info topic.
-        tree: extrinsics of the others.
+        tree: extrinsics of the others; what changes in it is noticed.
         lidar_frame: frame of the lidar in tf, only for models that must know where it is.
     """
 
@@ -39,21 +42,17 @@ class RigSource:
         self._rig: CameraRig | None = None
         self._problems: dict[str, str] = {}
         self.changes = 0
-        self.invalidate()
+        self._mounts_seen = _NONE_SEEN
 
     def take_camera_info(self, camera: str, info: CameraInfo) -> None:
         """A camera's calibration arrived or changed."""
         self._infos[camera] = info
-        self.invalidate()
-
-    def invalidate(self) -> None:
-        """Something changed, e.g. a static transform; the rig is made anew when next asked for."""
-        self._stale = True
+        self._mounts_seen = _NONE_SEEN
 
     def rig(self) -> CameraRig | None:
         """The rig; None while something is missing, see :meth:`problem`."""
-        if self._stale:
-            self._stale = False
+        if self._mounts_seen != self._tree.mount_changes:
+            self._mounts_seen = self._tree.mount_changes
             rig = self._make()
             # The object stays the same where the numbers do, so that readers can compare it.
             if rig is None or self._rig is None or rig.fingerprint() != self._rig.fingerprint():

@@ -6,7 +6,7 @@ Bags of one family re-stamp the whole tree, camera mounts included, in every /tf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,8 @@ Float64 = NDArray[np.float64]
 # A mount may be re-published with rounding noise, but not move.
 _MOUNT_SHIFT_M = 1e-3
 _MOUNT_TURN = 1e-4
+# Two steps within this time are motion; a lone one is another mount, as of another vehicle's bag.
+_MOTION_NS = 10_000_000_000
 
 
 class TransformError(LookupError):
@@ -32,7 +34,18 @@ class _Edge:
     """The latest value; the only one where the edge is static."""
     is_static: bool
     history: PoseBuffer
-    has_moved: bool = field(default=False)
+    stepped_ns: int | None = None
+    """When a message last differed from the one before."""
+    moves: bool = False
+
+    def judge(self, stamp_ns: int, parent_T_child: Float64) -> bool:
+        """Compare a new value with the latest; whether that changes what is known of a mount."""
+        if not _differs(self.parent_T_child, parent_T_child):
+            return False
+        moved, stepped_ns = self.moves, self.stepped_ns
+        self.moves = stepped_ns is not None and abs(stamp_ns - stepped_ns) <= _MOTION_NS
+        self.stepped_ns = stamp_ns
+        return not (moved and self.moves)
 
     def at(self, stamp_ns: int) -> Float64:
         return self.parent_T_child if self.is_static else self.history.at(stamp_ns)
@@ -51,6 +64,8 @@ class TransformTree:
         self.max_extrapolation_ns = max_extrapolation_ns
         self.max_gap_ns = max_gap_ns
         self._edges: dict[str, _Edge] = {}
+        self.mount_changes = 0
+        """How often something came that :meth:`static_transform` may answer differently after."""
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -59,9 +74,11 @@ class TransformTree:
         return tuple(sorted(parents | self._edges.keys()))
 
     def reset(self) -> None:
-        """Forget the history of moving frames; mounts keep their last value."""
+        """Keep what is static only: the rest comes again, perhaps from another vehicle's bag."""
+        self._edges = {child: edge for child, edge in self._edges.items() if edge.is_static}
         for edge in self._edges.values():
             edge.history.reset()
+        self.mount_changes += 1
 
     def add(
         self,
@@ -89,8 +106,10 @@ class TransformTree:
             )
         if not static:
             edge.history.add(stamp_ns, matrix)
+            self.mount_changes += edge.judge(stamp_ns, matrix)
+        else:
+            self.mount_changes += _differs(edge.parent_T_child, matrix)
         edge.is_static = static
-        edge.has_moved = edge.has_moved or (not static and _differs(edge.parent_T_child, matrix))
         edge.parent_T_child = matrix
 
     def static_transform(self, target: str, source: str) -> Float64:
@@ -102,7 +121,7 @@ class TransformTree:
         """
         up_source, up_target = self._ways(target, source)
         for child in (*up_source, *up_target):
-            if self._edges[child].has_moved:
+            if self._edges[child].moves:
                 raise TransformError(
                     f"{source!r} is not rigidly mounted on {target!r}: frame {child!r} moves "
                     f"in {self._edges[child].parent!r}"
@@ -136,6 +155,7 @@ class TransformTree:
             name=f"tf {parent} -> {child}",
         )
         self._edges[child] = _Edge(parent, matrix, static, history)
+        self.mount_changes += 1
         return self._edges[child]
 
     def _ancestors(self, frame: str) -> list[str]:

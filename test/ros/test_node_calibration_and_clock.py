@@ -30,6 +30,7 @@ from conftest import Launch
 from geometry_msgs.msg import TransformStamped
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
@@ -57,25 +58,27 @@ class SimulatedCar:
         self.now_ns = 1_600_000_000 * SECOND
         self.clock = node.create_publisher(Clock, "/clock", 10)
         self.mounts = node.create_publisher(TFMessage, "/tf_static", LATCHED)
+        self.tf = node.create_publisher(TFMessage, "/tf", 10)
         self.infos = {
             name: node.create_publisher(CameraInfo, self.car.topic(name, "camera_info"), LATCHED)
             for name in CAMERAS
         }
         self.rig = {camera.name: camera for camera in small_rig().cameras}
 
-    def send_mounts(self) -> None:
+    def send_mounts(self, publisher: Publisher, higher_m: float = 0.0) -> None:
         from tf2_msgs.msg import TFMessage
 
         message = TFMessage()
         for camera in self.rig.values():
             stamped = TransformStamped(child_frame_id=camera.frame_id)
             stamped.header.frame_id = "base_link"
+            stamped.header.stamp = ros_time(self.now_ns)
             (x, y, z), (qx, qy, qz, qw) = pose_from_matrix(camera.ego_T_cam)
             translation, rotation = stamped.transform.translation, stamped.transform.rotation
-            translation.x, translation.y, translation.z = x, y, z
+            translation.x, translation.y, translation.z = x, y, z + higher_m
             rotation.x, rotation.y, rotation.z, rotation.w = qx, qy, qz, qw
             message.transforms.append(stamped)
-        self.mounts.publish(message)
+        publisher.publish(message)
 
     def tick(self, step_ns: int) -> None:
         self.now_ns += step_ns
@@ -115,7 +118,7 @@ def test_a_ring_waits_for_mounts_and_the_last_camera_info(simulated: SimulatedCa
     stamp = simulated.ring()
     front = listener.wait_for_status("camera CAM_FRONT", "waiting for the mount of cam_front_opt")
     assert front.level == ERROR
-    simulated.send_mounts()
+    simulated.send_mounts(simulated.mounts)
     back = listener.wait_for_status("camera CAM_BACK", "waiting for camera_info on")
     assert back.level == ERROR
     assert listener.wait_for_status("camera CAM_FRONT", "receiving").level == OK
@@ -184,6 +187,24 @@ def test_a_clock_that_jumps_back_empties_the_history(simulated: SimulatedCar) ->
     assert message.history_length == 0
     assert "the clock jumped" in message.history_break
     assert int(listener.values("time")["jumps_back"]) == jumps + 1
+
+
+def test_drives_of_vehicles_whose_mounts_come_in_tf_follow_each_other(
+    simulated: SimulatedCar,
+) -> None:
+    """camera_info stays as it is; the mounts differ by centimetres and come in /tf only."""
+    listener = simulated.listener
+    simulated.send_mounts(simulated.tf, higher_m=0.02)
+    spin_for(simulated.node, 1.0)
+    message = listener.wait_for_grid(simulated.ring())
+    assert message.history_break == "camera calibration changed"
+
+    simulated.tick(-200 * SECOND)
+    stamp = simulated.ring()
+    listener.wait_for_status("camera CAM_FRONT", "waiting for the mount of cam_front_optical")
+    assert stamp not in listener.grids, "the mounts of the other vehicle are not used"
+    simulated.send_mounts(simulated.tf, higher_m=0.04)
+    listener.wait_for_grid(stamp)
 
 
 def test_reports_go_on_when_the_clock_stops(simulated: SimulatedCar) -> None:

@@ -130,6 +130,7 @@ def test_a_camera_on_a_moving_mount_is_refused():
     tree.add("base_link", "gimbal", 0, random_pose(8))
     tree.add("gimbal", "cam", 0, np.eye(4), static=True)
     tree.add("base_link", "gimbal", 100 * MS, random_pose(9))
+    tree.add("base_link", "gimbal", 200 * MS, random_pose(10))
     with pytest.raises(TransformError, match="'gimbal' moves in 'base_link'"):
         tree.static_transform("base_link", "cam")
 
@@ -139,6 +140,52 @@ def test_a_new_static_value_replaces_the_old_one():
     tree.add("base_link", "cam", 0, random_pose(10), static=True)
     tree.add("base_link", "cam", 1, random_pose(11), static=True)
     np.testing.assert_allclose(tree.static_transform("base_link", "cam"), random_pose(11))
+
+
+def test_another_vehicles_mounts_in_tf_replace_the_first_ones():
+    """Two scenes one after the other, in time or with time going back, each with its own mounts."""
+    tree = TransformTree()
+
+    def drive_scene(start_ms: int, mount: np.ndarray) -> None:
+        for stamp in range(start_ms, start_ms + 20_000, 500):
+            tree.add("map", "base_link", stamp * MS, driving(stamp))
+            tree.add("base_link", "cam", stamp * MS, mount)
+            np.testing.assert_array_equal(tree.static_transform("base_link", "cam"), mount)
+
+    drive_scene(100_000, random_pose(20))
+    drive_scene(200_000, random_pose(21))
+    tree.reset()
+    with pytest.raises(TransformError, match="tf has no frame 'base_link'"):
+        tree.static_transform("base_link", "cam")
+    drive_scene(0, random_pose(22))
+
+
+def test_what_moved_before_a_reset_may_be_mounted_after_it():
+    tree = TransformTree()
+    for stamp in range(3):
+        tree.add("base_link", "cam", stamp * 100 * MS, driving(stamp))
+    tree.reset()
+    tree.add("base_link", "cam", 0, random_pose(23))
+    np.testing.assert_array_equal(tree.static_transform("base_link", "cam"), random_pose(23))
+
+
+def test_mount_changes_count_only_what_matters():
+    tree = TransformTree()
+
+    def changes(*added, static=False) -> int:
+        before = tree.mount_changes
+        tree.add(*added, static=static)
+        return tree.mount_changes - before
+
+    assert changes("base_link", "lidar", 0, random_pose(24), static=True) == 1
+    assert changes("base_link", "lidar", 9, random_pose(24), static=True) == 0
+    assert changes("base_link", "lidar", 9, random_pose(25), static=True) == 1
+    # The vehicle: known, a first step, then seen to move; after that no news for the mounts.
+    driven = [changes("map", "base_link", k * 100 * MS, driving(k)) for k in range(6)]
+    assert driven == [1, 1, 1, 0, 0, 0]
+    assert [changes("base_link", "cam", k * 100 * MS, random_pose(26)) for k in range(3)] == [
+        1, 0, 0
+    ]  # fmt: skip
 
 
 def test_after_a_jump_back_a_reset_keeps_mounts_and_forgets_motion():
