@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from flips import OtherSide, explained_by_flips, with_slack
 from golden_file import GoldenFile, Samples, UnknownConfigError
-from rounding import OwnNumbers, precise_twin, within_rounding
+from rounding import OwnNumbers, PreciseTwin, needs_twin, within_rounding
 from shaken import Shaken, explained_by_rounding, spread
 from sparse_golden import SparseGoldenFile, check_sparse_file
 from taps import FLOWS, LIFTS, tapped
 from torch import Tensor, nn
-from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels
+from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels, conclusion
 
 from occ_perception.models.inputs import NetOutputs
 from occ_perception.models.labels_from_logits import class_map
@@ -49,21 +49,17 @@ def check_file(golden: GoldenFile, device: torch.device) -> Iterator[tuple[int, 
         return
     net = golden.build().to(device)
     discontinuities = discontinuities_of(net)
-    twin = precise_twin(golden, net)
+    twin = PreciseTwin(golden, device) if needs_twin(net, device) else None
     other_side = OtherSide(golden, net, device) if discontinuities else None
     shaken = Shaken(golden, net, device) if discontinuities else None
     state = net.initial_state(batch_size=1)
-    twin_state = state
     for frame in golden.frames:
         inputs = golden.inputs(frame, device)
         with torch.no_grad(), tapped(net) as caught:
             outputs, state = net(inputs, state)
         verdicts = list(frame_verdicts(golden, frame, caught, outputs, discontinuities))
-        if twin is not None:
-            with torch.no_grad(), tapped(twin.to(device)) as precise:
-                precise_outputs, twin_state = twin(inputs, twin_state)
-            expected = OwnNumbers(golden, precise, precise_outputs)
-            own = frame_verdicts(expected, frame, caught, outputs, discontinuities)
+        if twin is not None and not all(verdict.passed for verdict in verdicts):
+            own = frame_verdicts(twin.run_to(frame), frame, caught, outputs, discontinuities)
             verdicts = [within_rounding(*pair) for pair in zip(verdicts, own, strict=True)]
         if other_side is not None and not all(verdict.passed for verdict in verdicts):
             flipped, flipped_outputs = other_side.run_to(frame)
@@ -202,12 +198,12 @@ def main(arguments: list[str] | None = None) -> int:
             status = 2
             continue
         print(f"{golden.path.name}: {golden.card.name}")
-        failed = 0
+        verdicts = []
         for frame, verdict in check_file(golden, torch.device(options.device)):
             print(f"  f{frame} {verdict.line()}", flush=True)
-            failed += not verdict.passed
-        print(f"  {'FAILED: ' + str(failed) + ' comparisons' if failed else 'passed'}")
-        status = status or int(failed > 0)
+            verdicts.append(verdict)
+        print(f"  {conclusion(verdicts)}")
+        status = status or int(not all(verdict.passed for verdict in verdicts))
     return status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,10 @@ class GoldenFile:
             bev_augmentation_B33=tensor("bda"),
             depth=self._depth_hint(frame, device) if self.meta["gt_depth"] else None,
         )
+
+    def sequences(self, device: torch.device) -> Iterator[Iterable[NetInputs]]:
+        """Inputs to run through a network one after the other, each time from an empty state."""
+        yield (self.inputs(frame, device) for frame in self.frames)
 
     def _depth_hint(self, frame: int, device: torch.device) -> DepthHint:
         """Measured depth of a frame by recipe, checked against the file."""

@@ -82,4 +82,4 @@ def explained_by_rounding(verdict: Verdict, allowing: Verdict) -> Verdict:
     if verdict.passed or not allowing.passed:
         return verdict
     note = f"{verdict.beyond - allowing.beyond} explained by rounding before motion fusion"
-    return replace(verdict, passed=True, note=note)
+    return replace(verdict, passed=True, by_rounding=True, note=note)

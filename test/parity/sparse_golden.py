@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -71,7 +71,11 @@ class SparseGoldenFile(GoldenFile):
         levels = np.clip(np.round(118 + 55 * smooth), 0, 255).astype(np.uint8)
         return levels[:, ::-1].transpose(0, 2, 3, 1)
 
-    def steps(self, frame: int) -> list[NetInputs]:
+    def sequences(self, device: torch.device) -> Iterator[Iterable[NetInputs]]:
+        """The chain of each frame."""
+        return (self.steps(frame, device) for frame in self.frames)
+
+    def steps(self, frame: int, device: torch.device) -> list[NetInputs]:
         """Inputs of the frames of the chain, oldest first; the first one starts a sequence.
 
         The file says how places of the current ego frame are seen by the cameras of each frame.
@@ -85,6 +89,10 @@ class SparseGoldenFile(GoldenFile):
         calibrations = [[_decomposed(affine, m) for m in ring] for ring in pixel_T_now]
         pictures = [self.pictures(n) for n in chain]
         self._check_pictures(frame, np.stack(pictures))
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return _float32(array).to(device)
+
         now_T_front = np.linalg.inv(calibrations[0][0][1])
         steps: list[NetInputs] = []
         previous_T_now: np.ndarray | None = None
@@ -97,23 +105,23 @@ class SparseGoldenFile(GoldenFile):
             poses = np.stack([ego_T_now @ np.linalg.inv(c[1]) for c in calibrations[age]])
             steps.append(
                 NetInputs(
-                    images_BN3HW=self._normalised(pictures[age]),
+                    images_BN3HW=self._normalised(pictures[age]).to(device),
                     cameras=CameraTensors(
-                        grid_T_cam_BN44=_float32(poses),
-                        K_BN33=_float32(np.stack([c[0] for c in calibrations[age]])),
-                        image_rotation_BN33=_float32(
+                        grid_T_cam_BN44=tensor(poses),
+                        K_BN33=tensor(np.stack([c[0] for c in calibrations[age]])),
+                        image_rotation_BN33=tensor(
                             np.stack([np.diag(affine.diagonal())] * _CAMERAS)
                         ),
-                        image_translation_BN3=_float32(
+                        image_translation_BN3=tensor(
                             np.stack([affine[:, 2] * (1, 1, 0)] * _CAMERAS)
                         ),
                     ),
                     control=StepControl(
-                        start_B=torch.tensor([start]),
-                        previous_T_current_B44=torch.from_numpy(motion)[None],
-                        position_B=torch.tensor([len(steps)]),
+                        start_B=torch.tensor([start], device=device),
+                        previous_T_current_B44=torch.from_numpy(motion)[None].to(device),
+                        position_B=torch.tensor([len(steps)], device=device),
                     ),
-                    bev_augmentation_B33=torch.eye(3)[None],
+                    bev_augmentation_B33=torch.eye(3, device=device)[None],
                 )
             )
             previous_T_now = ego_T_now
@@ -156,28 +164,28 @@ class SparseGoldenFile(GoldenFile):
 
 
 class FileDraws(nn.Module):
-    """The numbers that the file's random draws were replaced by."""
+    """The numbers that the file's random draws were replaced by, on a device."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: torch.device) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed, self.device = seed, device
 
     def forward(self, round_number: int, _batch_size: int) -> Draws:
         first, second = (
             np.random.default_rng([self.seed, 4, 2 * round_number + k]) for k in (0, 1)
         )
-        return Draws(_float32(first.random((100, 16))), _float32(second.random((100, 16, 3))))
+        numbers = _float32(first.random((100, 16))), _float32(second.random((100, 16, 3)))
+        return Draws(*(drawn.to(self.device) for drawn in numbers))
 
 
 def check_sparse_file(
     golden: SparseGoldenFile, device: torch.device
 ) -> Iterator[tuple[int, Verdict]]:
     """Verdicts of all frames, as they are reached: (frame, verdict)."""
-    net = golden.build()
+    net = golden.build().to(device)
     for frame in golden.frames:
-        net.masks.draws = FileDraws(golden.meta["seed"] + frame)
-        net.to(device)
-        *earlier, current = golden.steps(frame)
+        net.masks.draws = FileDraws(golden.meta["seed"] + frame, device)
+        *earlier, current = golden.steps(frame, device)
         state = net.initial_state(1)
         with torch.no_grad():
             for inputs in earlier:

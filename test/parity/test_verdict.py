@@ -7,7 +7,7 @@ import pytest
 import torch
 from check import check_logits, check_samples
 from golden_file import Samples
-from verdict import compare, compare_labels
+from verdict import Verdict, compare, compare_labels, conclusion
 
 EXPECTED = np.linspace(-3, 3, 2000, dtype=np.float32)
 RMS = float(np.sqrt(np.mean(EXPECTED.astype(np.float64) ** 2)))
@@ -108,3 +108,13 @@ def test_values_read_at_steep_places_may_move_with_their_places():
     verdict = compare("x", got, expected, 1.0, slack=slack)
     assert verdict.passed
     assert "1 more explained by rounding" in verdict.note
+
+
+def test_a_files_conclusion_names_what_failed_and_what_only_rounding_explains():
+    plain = Verdict("map", 0.0, 0.0, 1, 0, True)
+    allowed = Verdict("labels", 0.1, 0.1, 1, 1, True, by_rounding=True)
+    wrong = Verdict("lift", 1.0, 1.0, 1, 1, False)
+    assert conclusion([plain, plain]) == "passed"
+    expected = "passed, 2 of 3 comparisons only by measured rounding: labels x2"
+    assert conclusion([plain, allowed, allowed]) == expected
+    assert conclusion([plain, allowed, wrong]) == "FAILED: 1 comparisons: lift x1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +27,7 @@ class Verdict:
         beyond: how many of them deviate by more than the tolerance.
         passed: whether the pass rule holds.
         note: why it does not, or which discontinuities explain the deviating samples.
+        by_rounding: whether it holds only because measured rounding is allowed for.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Verdict:
     beyond: int
     passed: bool
     note: str = ""
+    by_rounding: bool = False
 
     def line(self) -> str:
         """One line for people."""
@@ -92,3 +96,22 @@ def compare_labels(got: np.ndarray, expected: np.ndarray) -> Verdict:
     return Verdict(
         "labels", float(differ > 0), share, expected.size, differ, passed, f"{1 - share:.4%} equal"
     )
+
+
+def conclusion(verdicts: Iterable[Verdict]) -> str:
+    """All of a file in one line: what failed, or what would without measured rounding."""
+    verdicts = list(verdicts)
+    failed = [v.name for v in verdicts if not v.passed]
+    if failed:
+        return f"FAILED: {len(failed)} comparisons: {_counted(failed)}"
+    allowed = [v.name for v in verdicts if v.by_rounding]
+    if not allowed:
+        return "passed"
+    return (
+        f"passed, {len(allowed)} of {len(verdicts)} comparisons only by measured rounding: "
+        f"{_counted(allowed)}"
+    )
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} x{count}" for name, count in Counter(names).items())
