@@ -38,60 +38,78 @@ def measure_stream(
     warm_up: int = 5,
     stages: bool = False,
 ) -> dict[str, Any]:
-    """Run a model on a drawn drive and report, ready for JSON.
+    """Run a model once on a drawn drive and report, see :class:`StreamBenchmark`."""
+    return StreamBenchmark(model, frames, warm_up).measure(execution, stages)
+
+
+class StreamBenchmark:
+    """A model with what all measurements of it share: a drawn drive, counted arithmetic.
 
     Args:
         model: what to run, and where.
-        execution: how.
         frames: how many are measured.
         warm_up: how many run before them; the first ones load, tune and compile.
-        stages: also time the network's parts. Waiting for each of them costs a GPU nothing (it
-            keeps its own time), but a compiled network has no parts.
 
     Raises:
-        ValueError: stages of a compiled network, or no frame to measure.
+        ValueError: no frame to measure.
     """
-    if frames < 1 or warm_up < 1:
-        raise ValueError(f"at least one frame and one warm-up frame, got {frames} and {warm_up}")
-    if stages and execution.compiled:
-        raise ValueError("a compiled network has no stages to time; leave one of the two out")
-    device = model.device
-    drive = list(drawn_frames(model.card, warm_up + frames))
-    arithmetic = multiply_accumulates(model.net, model.card.measures_depth)
-    stream = OccupancyStream(model, execution=execution)
-    begun = time.perf_counter()
-    for frame in drive[:warm_up]:
-        stream.step(frame)
-    warm_up_s = time.perf_counter() - begun
-    _forget_peak(device)
-    timings, cpu_seconds = [], []
-    with stage_times(model.net, device, stages) as parts:
-        for frame in drive[warm_up:]:
-            cpu_begun = time.process_time()
-            timings.append(dict(stream.step(frame).timings_ms))
-            cpu_seconds.append(time.process_time() - cpu_begun)
-            parts.close_frame()
-    network_s = float(np.median([t["network"] for t in timings])) / 1e3
-    return {
-        "model": model.card.name,
-        "weights": model.weights_id,
-        "date": date.today().isoformat(),
-        "device": device_facts(device),
-        "versions": versions(device),
-        "precision": execution.precision,
-        "compiled": execution.compiled,
-        "timed": TIMED,
-        "pictures": "{}x{}".format(*model.card.preprocessing.native_size),
-        "frames": frames,
-        "warm_up_frames": warm_up,
-        "warm_up_seconds": round(warm_up_s, 2),
-        "milliseconds": {s: percentiles([t[s] for t in timings]) for s in timings[0]},
-        "stages_ms": {name: percentiles(values) for name, values in parts.by_stage.items()},
-        "cpu_seconds_per_frame": round(float(np.median(cpu_seconds)), 4),
-        "memory_mb": {**peak_memory_mb(device), "state": _megabytes(_state_bytes(stream))},
-        "gmac": {name: round(macs / 1e9, 3) for name, macs in arithmetic.items()},
-        "network_tflops": round(2 * arithmetic["total"] / network_s / 1e12, 3),
-    }
+
+    def __init__(self, model: LoadedModel, frames: int = 50, warm_up: int = 5) -> None:
+        if frames < 1 or warm_up < 1:
+            raise ValueError(f"at least one frame and one warm-up, got {frames} and {warm_up}")
+        self._model, self._warm_up = model, warm_up
+        self._drive = list(drawn_frames(model.card, warm_up + frames))
+        self._arithmetic = multiply_accumulates(model.net, model.card.measures_depth)
+
+    def measure(self, execution: Execution, stages: bool = False) -> dict[str, Any]:
+        """Run the drive in a new stream and report, ready for JSON.
+
+        Args:
+            execution: how.
+            stages: also time the network's parts. Waiting for each of them costs a GPU nothing
+                (it keeps its own time), but a compiled network has no parts.
+
+        Raises:
+            ValueError: stages of a compiled network.
+        """
+        if stages and execution.compiled:
+            raise ValueError("a compiled network has no stages to time; leave one of the two out")
+        model, warm_up, drive = self._model, self._warm_up, self._drive
+        device = model.device
+        stream = OccupancyStream(model, execution=execution)
+        begun = time.perf_counter()
+        for frame in drive[:warm_up]:
+            stream.step(frame)
+        warm_up_s = time.perf_counter() - begun
+        _forget_peak(device)
+        timings, cpu_seconds = [], []
+        with stage_times(model.net, device, stages) as parts:
+            for frame in drive[warm_up:]:
+                cpu_begun = time.process_time()
+                timings.append(dict(stream.step(frame).timings_ms))
+                cpu_seconds.append(time.process_time() - cpu_begun)
+                parts.close_frame()
+        network_s = float(np.median([t["network"] for t in timings])) / 1e3
+        return {
+            "model": model.card.name,
+            "weights": model.weights_id,
+            "date": date.today().isoformat(),
+            "device": device_facts(device),
+            "versions": versions(device),
+            "precision": execution.precision,
+            "compiled": execution.compiled,
+            "timed": TIMED,
+            "pictures": "{}x{}".format(*model.card.preprocessing.native_size),
+            "frames": len(drive) - warm_up,
+            "warm_up_frames": warm_up,
+            "warm_up_seconds": round(warm_up_s, 2),
+            "milliseconds": {s: percentiles([t[s] for t in timings]) for s in timings[0]},
+            "stages_ms": {name: percentiles(values) for name, values in parts.by_stage.items()},
+            "cpu_seconds_per_frame": round(float(np.median(cpu_seconds)), 4),
+            "memory_mb": {**peak_memory_mb(device), "state": _megabytes(_state_bytes(stream))},
+            "gmac": {name: round(macs / 1e9, 3) for name, macs in self._arithmetic.items()},
+            "network_tflops": round(2 * self._arithmetic["total"] / network_s / 1e12, 3),
+        }
 
 
 def distinct_networks(names: Sequence[str] = ()) -> Iterator[ModelCard]:
@@ -116,6 +134,7 @@ class StageTimes:
 
     def __init__(self, device: torch.device) -> None:
         self.by_stage: dict[str, list[float]] = defaultdict(list)
+        self._device = device
         self._on_gpu = device.type == "cuda"
         self._marks: list[tuple[str, Any, Any]] = []
 
@@ -124,7 +143,7 @@ class StageTimes:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def add(self, stage: str, begun: Any) -> None:

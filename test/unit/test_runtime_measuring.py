@@ -16,9 +16,15 @@ from typer.testing import CliRunner
 from occ_perception.cli import app
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime import measuring
 from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.graphs import Execution
-from occ_perception.runtime.measuring import measure_stream, percentiles, stage_times
+from occ_perception.runtime.measuring import (
+    StreamBenchmark,
+    measure_stream,
+    percentiles,
+    stage_times,
+)
 from occ_perception.runtime.weights import LoadedModel, load_model
 
 
@@ -171,3 +177,34 @@ def test_occ_bench_measures_writes_and_compares(tmp_path: Path) -> None:
     b.write_text("{}")
     assert "was not written by `occ bench --json`" in occ("--compare", a, b).output
     assert "give either a model" in occ().output
+
+
+def test_marks_are_made_on_the_gpu_that_runs_the_network(monkeypatch) -> None:
+    """With two of them, the process's current one may be the other."""
+    recorded = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            recorded.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    with stage_times(torch.nn.Sequential(torch.nn.Identity()), torch.device("cuda:1"), True) as t:
+        t.mark()
+    assert recorded == ["stream of cuda:1"]
+
+
+def test_measurements_of_a_model_share_drive_and_arithmetic(model, monkeypatch) -> None:
+    counts = []
+    count = measuring.multiply_accumulates
+    monkeypatch.setattr(
+        measuring, "multiply_accumulates", lambda *given: counts.append(1) or count(*given)
+    )
+    benchmark = StreamBenchmark(model, frames=2, warm_up=1)
+    first, second = (benchmark.measure(Execution(kind)) for kind in ("fp32", "bf16"))
+    assert counts == [1] and first["gmac"] == second["gmac"]
+    assert (first["precision"], second["precision"]) == ("fp32", "bf16")
+    assert first["frames"] == 2 and first["warm_up_frames"] == 1
