@@ -282,7 +282,7 @@ class _Scan:
             raise CalibrationError(f"camera {name}: no mounting pose: {why}")
         if name in self._infos:
             calibration = calibration_from_camera_info(
-                self._infos[name], name, mount, camera.rectified
+                self._infos[name], name, mount, camera.is_rectified()
             )
             return replace(calibration, frame_id=self._frames[name])
         if nominal is None:

@@ -40,6 +40,7 @@ class CameraInput:
         topics: where the camera is found.
         stamp_source: ``header`` or ``receive``.
         reliability: see :class:`InputSubscription`.
+        on_topic: called with (camera name, topic) when that is where its pictures come from now.
         on_picture: called with (camera name, stamp in ns, picture).
         on_camera_info: called whenever the content of camera_info changed; None where the
             calibration comes from a rig file.
@@ -52,16 +53,19 @@ class CameraInput:
         *,
         stamp_source: str,
         reliability: str,
+        on_topic: Callable[[str, str], None],
         on_picture: Callable[[str, int, Picture], None],
         on_camera_info: Callable[[str, CameraInfo], None] | None,
     ) -> None:
         self.name = topics.name
         self._node = node
         self._stamp_source = stamp_source
+        self._on_topic = on_topic
         self._on_picture = on_picture
         self._on_camera_info = on_camera_info
         self._rate = RateMeter()
         self._info_fields: dict[str, Any] = {}
+        self._topic = ""
         self._last_stamp_ns = 0
         self._rejected = 0
         self._problem, self._problem_at = "", 0.0
@@ -92,6 +96,9 @@ class CameraInput:
     def poll(self) -> None:
         """Look for publishers."""
         self._pictures.poll()
+        if self._pictures.topic != self._topic:
+            self._topic = self._pictures.topic
+            self._on_topic(self.name, self._topic)
         if self._infos is not None:
             self._infos.poll()
 

@@ -225,6 +225,7 @@ class LiveView:
                 camera,
                 stamp_source=plan.stamp_source,
                 reliability=reliability,
+                on_topic=self._on_picture_topic,
                 on_picture=self._on_picture,
                 on_camera_info=self._on_camera_info if camera.camera_info else None,
             )
@@ -254,6 +255,10 @@ class LiveView:
             self._flows[stamp_ns(message.header.stamp)] = message
             _keep_newest(self._flows, _MOMENTS_KEPT)
             self._changed.notify_all()
+
+    def _on_picture_topic(self, camera: str, topic: str) -> None:
+        with self._changed:
+            self._rig_source.take_picture_topic(camera, topic)
 
     def _on_picture(self, camera: str, stamp: int, picture: Picture) -> None:
         with self._changed:

@@ -151,6 +151,7 @@ class OccupancyNode(Node):
                 camera,
                 stamp_source=plan.stamp_source,
                 reliability=reliability,
+                on_topic=self._rig_source.take_picture_topic,
                 on_picture=self._on_picture,
                 on_camera_info=self._on_camera_info if camera.camera_info else None,
             )

@@ -39,6 +39,7 @@ class RigSource:
         self._tree = tree
         self._lidar_frame = lidar_frame
         self._infos: dict[str, CameraInfo] = {}
+        self._picture_topics: dict[str, str] = {}
         self._rig: CameraRig | None = None
         self._problems: dict[str, str] = {}
         self.changes = 0
@@ -47,6 +48,11 @@ class RigSource:
     def take_camera_info(self, camera: str, info: CameraInfo) -> None:
         """A camera's calibration arrived or changed."""
         self._infos[camera] = info
+        self._mounts_seen = _NONE_SEEN
+
+    def take_picture_topic(self, camera: str, topic: str) -> None:
+        """Where a camera's pictures really come from, whatever was remapped."""
+        self._picture_topics[camera] = topic
         self._mounts_seen = _NONE_SEEN
 
     def rig(self) -> CameraRig | None:
@@ -98,7 +104,8 @@ class RigSource:
             ego_T_cam = self._tree.static_transform(self._ego_frame, frame)
         except TransformError as error:
             raise LookupError(f"waiting for the mount of {frame} in tf: {error}") from error
-        return calibration_from_camera_info(info, topics.name, ego_T_cam, topics.rectified)
+        rectified = topics.is_rectified(self._picture_topics.get(topics.name, ""))
+        return calibration_from_camera_info(info, topics.name, ego_T_cam, rectified)
 
     def _ego_T_lidar(self) -> Float64 | None:
         if not self._lidar_frame:

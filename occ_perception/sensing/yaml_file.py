@@ -72,10 +72,10 @@ class Section:
             raise self._wrong(key, " or ".join(choices), value)
         return value
 
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self._content.get(key, default)
-        if not isinstance(value, bool):
+    def flag(self, key: str) -> bool | None:
+        """True or false; None where the file does not say."""
+        value = self._content.get(key)
+        if not isinstance(value, bool | None):
             raise self._wrong(key, "true or false", value)
         return value
 

@@ -15,7 +15,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from occ_perception.ros.camera_inputs import CameraInput
 from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.sensing.layouts import CameraTopics
 
 pytestmark = pytest.mark.ros
 
@@ -150,4 +152,29 @@ def test_topics_can_be_remapped(ros_context: None) -> None:
         inputs.poll()
         time.sleep(0.02)
     assert publisher.topic_name == "/front/image_raw"
+    node.destroy_node()
+
+
+def test_a_camera_says_where_its_pictures_come_from_after_remapping(ros_context: None) -> None:
+    """Whether they are rectified hangs on it."""
+    assert ros_context is None
+    node = Node("renamed", cli_args=["--ros-args", "-r", "~/front/compressed:=/front/image_rect"])
+    said: list[tuple[str, str]] = []
+    camera = CameraInput(
+        node,
+        CameraTopics("CAM_FRONT", "~/front"),
+        stamp_source="header",
+        reliability="auto",
+        on_topic=lambda *where: said.append(where),
+        on_picture=print,
+        on_camera_info=None,
+    )
+    camera.poll()
+    publisher = node.create_publisher(CompressedImage, "/front/image_rect", RELIABLE)
+    give_up = time.monotonic() + 20
+    while len(said) < 2:
+        assert time.monotonic() < give_up
+        camera.poll()
+        time.sleep(0.02)
+    assert said == [("CAM_FRONT", "/renamed/front"), ("CAM_FRONT", publisher.topic_name)]
     node.destroy_node()

@@ -123,7 +123,7 @@ def test_topics_are_those_of_the_shipped_layout():
         assert camera.image == camera_topic(camera.name)
         assert camera.camera_info == camera_info_topic(camera.name)
         assert camera.frame_id in ("", optical_frame(camera.name))
-        assert camera.rectified
+        assert camera.is_rectified()
 
 
 def test_camera_info_round_trip(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,29 @@ def test_a_second_bag_with_other_mounts_is_seen_with_the_same_camera_info(
     drive(tree, 0 if goes_back else 200_000, 1.72)
     second = source.rig()
     assert second is not None and second.camera("CAM_FRONT").ego_T_cam[0, 3] == 1.72
+
+
+@pytest.mark.parametrize(("stated", "topic", "rectified"), [
+    (None, "", True),
+    (None, "/front/image_raw/compressed", False),
+    (None, "/front/image_rect_color", True),
+    (True, "/front/image_raw", True),
+    (False, "", False),
+])  # fmt: skip
+def test_pictures_are_rectified_where_the_topic_they_come_from_says_so(
+    tree: TransformTree, stated: bool | None, topic: str, rectified: bool
+) -> None:
+    camera = CameraTopics(
+        "CAM_FRONT", "/CAM_FRONT/image_rect", "/CAM_FRONT/camera_info", rectified=stated
+    )
+    source = RigSource((camera,), "base_link", None, tree)
+    lens = {"D": (-0.2, 0.05, 0.0, 0.0, 0.0), "distortion_model": "plumb_bob"}
+    source.take_camera_info("CAM_FRONT", replace(INFO, **lens))
+    drive(tree, 0, 1.70)
+    assert source.rig() is not None
+    if topic:
+        source.take_picture_topic("CAM_FRONT", topic)
+    assert source.rig().camera("CAM_FRONT").is_rectified is rectified
 
 
 def test_the_rig_is_the_same_object_while_its_numbers_are(

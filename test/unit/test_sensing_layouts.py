@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,10 +121,12 @@ def test_what_is_missing_is_named():
 
 def test_rectified_follows_the_topic_name_unless_said_otherwise():
     def rectified(name):
-        return {camera.rectified for camera in load_layout(name).cameras}
+        return {camera.is_rectified() for camera in load_layout(name).cameras}
 
     assert rectified("foxglove") == rectified("occ_perception") == rectified("clynamen") == {True}
     assert rectified("autoware") == {False}
+    other = replace(load_layout("autoware").cameras[0], image="/front/image_rect_color")
+    assert other.is_rectified() and not other.is_rectified("/front/image_raw")
 
 
 LAYOUT = """

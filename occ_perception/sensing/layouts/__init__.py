@@ -33,7 +33,8 @@ class CameraTopics:
         camera_info: topic of the calibration; empty where there is none.
         frame_id: optical frame in tf; empty to believe camera_info or the picture's header.
         encoding: take raw pictures as this encoding; empty to believe the message.
-        rectified: the pictures are rectified, so that camera_info's P holds and D does not.
+        rectified: what the layout states, see :meth:`is_rectified`; None to believe the topic's
+            name.
     """
 
     name: str
@@ -41,7 +42,18 @@ class CameraTopics:
     camera_info: str = ""
     frame_id: str = ""
     encoding: str = ""
-    rectified: bool = False
+    rectified: bool | None = None
+
+    def is_rectified(self, topic: str = "") -> bool:
+        """Whether the pictures are rectified, so that camera_info's P holds and D does not.
+
+        Args:
+            topic: where the pictures really come from; "" = :attr:`image`.
+        """
+        if self.rectified is not None:
+            return self.rectified
+        # image_proc names rectified pictures image_rect and image_rect_color.
+        return "/image_rect" in (topic or self.image)
 
 
 @dataclass(frozen=True)
@@ -322,13 +334,11 @@ def _ros2_type(kind: str) -> str:
 
 def _camera(name: str, section: Section) -> CameraTopics:
     section.allow("image", "camera_info", "frame_id", "encoding", "rectified")
-    image = section.text("image")
     return CameraTopics(
         name=name,
-        image=image,
+        image=section.text("image"),
         camera_info=section.text("camera_info", ""),
         frame_id=section.text("frame_id", ""),
         encoding=section.text("encoding", ""),
-        # image_proc names rectified pictures image_rect and image_rect_color.
-        rectified=section.flag("rectified", "/image_rect" in image),
+        rectified=section.flag("rectified"),
     )
