@@ -7,11 +7,11 @@ loaded half. Pickles are read with ``weights_only=True``: a file that would run 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from occ_perception.models.zoo import ModelCard
 
 # In order of preference: averaged weights are the ones that published figures belong to.
 _WRAPPERS = ("ema_state_dict", "state_dict", "model")
+# A zip file; of PyTorch before 1.6 a pickle.
+_BEGINNINGS = (b"PK\x03\x04", b"\x80")
 _GRID_KEYS = ("view_transformer.dx", "view_transformer.bx", "view_transformer.nx")
 _GRID_TOLERANCE = 1e-3
 
@@ -190,24 +192,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: not a checkpoint, or one that would run code when read.
+        PermissionError: it may not be opened.
+        CheckpointError: not a checkpoint, a damaged one, or one that would run code when read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    with path.open("rb") as file:
+        beginning = file.read(40)
+    if not beginning.startswith(_BEGINNINGS):
+        raise CheckpointError(
+            f"{path} is not a checkpoint file: it starts with {beginning!r}, expected the zip file "
+            "or pickle that torch.save writes. A web page or a pointer in place of the file means "
+            "that the download went wrong"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # damage shows in as many ways as the format has parts
+        # torch's own text is not passed on: it advises to read the file without the check.
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and forbidden:
+            raise CheckpointError(
+                f"{path} was refused: it holds more than tensors and plain values "
+                f"({forbidden[1]}), and reading it could run code. Take the file from its "
+                "publisher, or let whoever made it save the bare state_dict or a .safetensors file"
+            ) from error
         raise CheckpointError(
-            f"{path} was refused: it holds more than tensors and plain values, and reading it "
-            f"could run code ({_first_line(error)}). Take the file from its publisher, or let "
-            "whoever made it save the bare state_dict or a .safetensors file"
-        ) from error
-    except (RuntimeError, EOFError, BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint ({_first_line(error)}); "
-            "was the download complete?"
+            f"{path} is not a readable checkpoint ({_short(error)}); was the download complete?"
         ) from error
     return _unwrapped(content, path)
 
@@ -220,7 +232,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file ({_first_line(error)})"
+            f"{path} is not a readable safetensors file ({_short(error)})"
         ) from error
 
 
@@ -266,5 +278,8 @@ def _check_grid(
     return ignored, wrong
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _short(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "its pickle is damaged or holds more than tensors and plain values"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

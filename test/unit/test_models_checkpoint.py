@@ -8,7 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from occ_perception.models.checkpoint import CheckpointError, load_checkpoint, match_keys
+from occ_perception.models.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    match_keys,
+    read_tensors,
+)
 from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
@@ -124,8 +129,9 @@ class Bomb:
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path, net, capsys):
     path = saved(tmp_path, {"state_dict": {"weight": Bomb()}})
-    with pytest.raises(CheckpointError, match=r"refused.*could run code"):
+    with pytest.raises(CheckpointError, match=r"refused.*print\), .*could run code") as refusal:
         load_checkpoint(net, CARD, path)
+    assert "weights_only" not in str(refusal.value)
     assert "never" not in capsys.readouterr().out
 
 
@@ -144,6 +150,43 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, net, name, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(net, CARD, path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><title>404</title>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+        b'{"error": "Unauthorized"}',
+        b"",
+    ],
+    ids=["page", "pointer", "answer", "nothing"],
+)
+def test_what_came_instead_of_a_checkpoint_is_shown(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"not a checkpoint file: it starts with") as refusal:
+        read_tensors(path)
+    assert repr(content[:20])[:-1] in str(refusal.value)
+    assert "run code" not in str(refusal.value)
+
+
+# A name that is cut short is another name than the allowed one.
+_UNREADABLE = r"not a readable checkpoint \(.+\)|was refused: .* plain values \(\S+\)"
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_a_file_cut_anywhere_is_not_readable(tmp_path, is_zip):
+    whole = tmp_path / "whole.pth"
+    tensors = {f"layer.{k}": torch.arange(8.0) for k in range(20)}
+    torch.save({"state_dict": tensors}, whole, _use_new_zipfile_serialization=is_zip)
+    content = whole.read_bytes()
+    path = tmp_path / "cut.pth"
+    for length in range(10, len(content) - 200, 37):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=_UNREADABLE) as refusal:
+            read_tensors(path)
+        assert "weights_only" not in str(refusal.value)
 
 
 def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path, net):
