@@ -39,6 +39,7 @@ from occ_perception.ros.time_line import TimeLine
 from occ_perception.ros.worker import Job, Worker
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
+from occ_perception.sensing.assembly import FrameError, LastPictures
 from occ_perception.sensing.calibration import CameraInfo
 from occ_perception.sensing.ego_pose import PoseBuffer
 from occ_perception.sensing.message_fields import stamp_ns
@@ -48,6 +49,7 @@ from occ_perception.sensing.transform_tree import TransformTree
 
 _POLL_S = 0.2
 _TICK_S = 0.02
+_LOG_EVERY_S = 5.0
 # Long enough for one frame of the largest network on a CPU.
 _STOP_S = 30.0
 
@@ -72,6 +74,7 @@ class OccupancyNode(Node):
         self._ring_counts: Counter[str] = Counter()
         self._last_ring_at: float | None = None
         self._held: Ring | None = None
+        self._last_pictures = LastPictures() if values.missing_camera == "reuse_last" else None
         self._last_missing: tuple[str, ...] = ()
         self._incomplete_reported = 0
         self._time_line = TimeLine()
@@ -223,7 +226,12 @@ class OccupancyNode(Node):
 
     def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
         self._rig_source.take_camera_info(camera, info)
+        self._forget_pictures()  # they may have another size
         self._hand_over()
+
+    def _forget_pictures(self) -> None:
+        if self._last_pictures is not None:
+            self._last_pictures.reset()
 
     def _take(self, stamp_ns: int, add: Callable[[], None]) -> None:
         """Add stamped data; where its stamps went back, empty everything first."""
@@ -245,6 +253,7 @@ class OccupancyNode(Node):
         self._time_line.jumped(old_end_ns, reason)
         self._rings.reset()
         self._held = None
+        self._forget_pictures()
         self._poses.change(self._odometry_poses.reset)
         self._poses.change(self._tree.reset)
         if self._lidar is not None:
@@ -255,9 +264,16 @@ class OccupancyNode(Node):
         self._last_ring_at = time.monotonic()
         if ring.missing:
             self._last_missing = ring.missing
-            if self._settings.values.missing_camera == "drop":
-                self._ring_counts["dropped_incomplete"] += 1
-                return
+        # Here and not in the worker, which does not see the rings that newer ones overwrite.
+        if self._last_pictures is not None:
+            try:
+                ring = self._last_pictures.complete(ring)
+            except FrameError as error:
+                text = f"ring dropped: {error}"
+                self.get_logger().warning(text, throttle_duration_sec=_LOG_EVERY_S)
+        if ring.missing:
+            self._ring_counts["dropped_incomplete"] += 1
+            return
         if self._held is not None:
             self._ring_counts["dropped_without_calibration"] += 1
         self._held = ring

@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
@@ -31,7 +31,7 @@ class Job:
     """A ring for the worker.
 
     Attributes:
-        ring: the pictures.
+        ring: the pictures, of every camera.
         rig: their calibration.
         closed_at: monotonic seconds when the ring was complete; latency counts from here.
     """
@@ -125,7 +125,7 @@ class Worker:
         if reason:
             self._stream.reset(reason)
         try:
-            frame = self._assemble(job, forget_pictures=bool(reason))
+            frame = self._assemble(job)
             assembled = time.monotonic()
             prediction = self._stream.step(frame)
             stepped = time.monotonic()
@@ -161,17 +161,13 @@ class Worker:
             }
         )
 
-    def _assemble(self, job: Job, forget_pictures: bool) -> CameraFrame:
-        values = self._parameters.values
+    def _assemble(self, job: Job) -> CameraFrame:
         if self._assembler is None or self._assembler[0] is not job.rig:
-            policy = cast(Literal["drop", "reuse_last"], values.missing_camera)
-            assembler = FrameAssembler(job.rig, self._reference_camera, policy, self._encodings)
-            self._assembler = (job.rig, assembler)
-        assembler = self._assembler[1]
-        if forget_pictures:
-            assembler.reset()
-        self._poses.wait_until_settled(job.ring.newest_stamp_ns, values.pose_wait_ms * 1e-3)
-        frame = assembler.assemble(job.ring, self._poses)
+            reference, encodings = self._reference_camera, self._encodings
+            self._assembler = job.rig, FrameAssembler(job.rig, reference, encodings=encodings)
+        wait_s = self._parameters.values.pose_wait_ms * 1e-3
+        self._poses.wait_until_settled(job.ring.newest_stamp_ns, wait_s)
+        frame = self._assembler[1].assemble(job.ring, self._poses)
         return (
             frame if self._lidar is None else self._lidar.with_points(frame, job.rig, self._poses)
         )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -44,6 +44,54 @@ class FrameError(ValueError):
         super().__init__(f"camera {camera}: {text}")
 
 
+class LastPictures:
+    """Gives rings that lack a camera its last picture, with that picture's own stamp.
+
+    Args:
+        max_age_ns: a picture older than the ring by more than this is not reused.
+    """
+
+    def __init__(self, max_age_ns: int = 500_000_000) -> None:
+        self.max_age_ns = max_age_ns
+        self._last: dict[str, tuple[int, Any]] = {}
+
+    def reset(self) -> None:
+        """Forget all pictures, e.g. after a time jump."""
+        self._last.clear()
+
+    def complete(self, ring: Ring) -> Ring:
+        """The ring with every camera; to be called with every ring, in their order.
+
+        Raises:
+            FrameError: a missing camera's last picture is too old, or there is none. The ring's
+                own pictures are kept for later ones all the same.
+        """
+        self._last |= {name: (ring.stamps_ns[name], ring.payloads[name]) for name in ring.payloads}
+        if not ring.missing:
+            return ring
+        reused = {name: self._recent(name, ring.reference_stamp_ns) for name in ring.missing}
+        return replace(
+            ring,
+            payloads={**ring.payloads, **{name: payload for name, (_, payload) in reused.items()}},
+            stamps_ns={**ring.stamps_ns, **{name: stamp for name, (stamp, _) in reused.items()}},
+            missing=(),
+            reused=ring.missing,
+        )
+
+    def _recent(self, name: str, reference_stamp_ns: int) -> tuple[int, Any]:
+        if name not in self._last:
+            raise FrameError("missing_camera", name, "no earlier picture to reuse")
+        age = reference_stamp_ns - self._last[name][0]
+        if not 0 <= age <= self.max_age_ns:
+            raise FrameError(
+                "missing_camera",
+                name,
+                f"its last picture is {age / 1e6:.0f} ms old, at most "
+                f"{self.max_age_ns / 1e6:.0f} ms are reused",
+            )
+        return self._last[name]
+
+
 class FrameAssembler:
     """Turns rings of :class:`SensorImage` or :class:`CompressedPicture` into camera frames.
 
@@ -51,9 +99,8 @@ class FrameAssembler:
         rig: calibrations of the pictures as they arrive.
         reference_camera: camera whose stamp the frame refers to.
         missing_camera: what happens to a ring without some camera: ``drop`` refuses it,
-            ``reuse_last`` takes that camera's last picture with its own stamp and pose.
+            ``reuse_last`` takes that camera's last picture, see :class:`LastPictures`.
         encodings: camera -> encoding to read raw pictures as, see :func:`decode_image`.
-        max_reuse_age_ns: a picture older than the ring by more than this is not reused.
     """
 
     def __init__(
@@ -62,13 +109,11 @@ class FrameAssembler:
         reference_camera: str,
         missing_camera: Literal["drop", "reuse_last"] = "drop",
         encodings: Mapping[str, str] | None = None,
-        max_reuse_age_ns: int = 500_000_000,
     ) -> None:
         rig.camera(reference_camera)
         self._raw_rig = rig
         self.reference_camera = reference_camera
-        self.missing_camera = missing_camera
-        self.max_reuse_age_ns = max_reuse_age_ns
+        self._last_pictures = LastPictures() if missing_camera == "reuse_last" else None
         self._encodings = dict(encodings or {})
         self._undistort_maps = {
             camera.name: _undistort_maps(camera)
@@ -80,11 +125,11 @@ class FrameAssembler:
         """The rig of the frames: same intrinsics, no distortion."""
         workers = min(len(rig.cameras), os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._last: CameraFrame | None = None
 
     def reset(self) -> None:
-        """Forget the last frame, e.g. after a time jump."""
-        self._last = None
+        """Forget the last pictures, e.g. after a time jump."""
+        if self._last_pictures is not None:
+            self._last_pictures.reset()
 
     def assemble(
         self, ring: Ring, poses: EgoPoses, sequence: str = "", token: str = ""
@@ -94,56 +139,30 @@ class FrameAssembler:
         Poses are looked up first: trying a ring again while they are on their way costs nothing.
 
         Raises:
-            FrameError: see there; the assembler is unchanged and can take the next ring.
+            FrameError: see there; the assembler can take the next ring.
         """
-        present = [name for name in self.rig.names if name in ring.payloads]
-        reused = tuple(name for name in self.rig.names if name not in ring.payloads)
-        last = self._reusable(ring, reused)
-        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in present}
-        pictures = self._decoders.map(lambda name: self.picture(name, ring), present)
-        images = dict(zip(present, pictures, strict=True))
-        stamps = {name: ring.stamps_ns[name] for name in present}
-        if last is not None:
-            for name in reused:
-                images[name] = np.asarray(last.images[name])
-                stamps[name] = last.stamps_ns[name]
-                world_T_ego[name] = last.world_T_ego[name]
-        frame = CameraFrame(
-            rig=self.rig,
-            images={name: images[name] for name in self.rig.names},
-            stamps_ns={name: stamps[name] for name in self.rig.names},
-            world_T_ego={name: world_T_ego[name] for name in self.rig.names},
-            reference_camera=self.reference_camera,
-            reused=reused,
-            sequence=sequence,
-            token=token,
-        )
-        self._last = frame
-        return frame
-
-    def _reusable(self, ring: Ring, missing: tuple[str, ...]) -> CameraFrame | None:
-        """The frame that missing pictures may be taken from; None where nothing is missing."""
-        if not missing:
-            return None
-        if self.missing_camera == "drop":
+        if self._last_pictures is not None:
+            ring = self._last_pictures.complete(ring)
+        names = self.rig.names
+        if missing := [name for name in names if name not in ring.payloads]:
             raise FrameError(
                 "missing_camera",
                 missing[0],
                 f"no picture within the ring at {ring.reference_stamp_ns / 1e9:.3f} s "
                 f"(missing: {', '.join(missing)})",
             )
-        for name in missing:
-            if self._last is None:
-                raise FrameError("missing_camera", name, "no earlier picture to reuse")
-            age = ring.reference_stamp_ns - self._last.stamps_ns[name]
-            if not 0 <= age <= self.max_reuse_age_ns:
-                raise FrameError(
-                    "missing_camera",
-                    name,
-                    f"its last picture is {age / 1e6:.0f} ms old, at most "
-                    f"{self.max_reuse_age_ns / 1e6:.0f} ms are reused",
-                )
-        return self._last
+        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
+        pictures = self._decoders.map(lambda name: self.picture(name, ring), names)
+        return CameraFrame(
+            rig=self.rig,
+            images=dict(zip(names, pictures, strict=True)),
+            stamps_ns={name: ring.stamps_ns[name] for name in names},
+            world_T_ego=world_T_ego,
+            reference_camera=self.reference_camera,
+            reused=ring.reused,
+            sequence=sequence,
+            token=token,
+        )
 
     def picture(self, name: str, ring: Ring) -> RgbImage:
         """One picture of a ring, decoded, of the calibrated size, rectified.

@@ -25,17 +25,20 @@ class Ring:
         payloads: camera -> what was given to :meth:`RingGrouper.add`.
         stamps_ns: camera -> its stamp, for the same cameras.
         missing: cameras without a picture in this ring, in the grouper's order.
+        reused: cameras whose picture is of an earlier ring, see :class:`~.assembly.LastPictures`.
     """
 
     reference_stamp_ns: int
     payloads: Mapping[str, Any]
     stamps_ns: Mapping[str, int]
     missing: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
 
     @property
     def spread_ns(self) -> int:
-        """Newest minus oldest stamp."""
-        return max(self.stamps_ns.values()) - min(self.stamps_ns.values())
+        """Newest minus oldest stamp of its own pictures."""
+        own = [stamp for camera, stamp in self.stamps_ns.items() if camera not in self.reused]
+        return max(own) - min(own)
 
     @property
     def newest_stamp_ns(self) -> int:

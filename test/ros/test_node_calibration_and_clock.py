@@ -173,6 +173,21 @@ def test_a_missing_camera_is_bridged_with_its_last_picture(simulated: SimulatedC
     simulated.listener.wait_for_status("synchronization", "")
 
 
+def test_the_picture_of_a_ring_without_answer_is_reused_too(simulated: SimulatedCar) -> None:
+    """Dropped, or skipped by a slow network: pictures of that ring are the last all the same."""
+    simulated.listener.wait_for_grid(simulated.ring())
+    simulated.tick(400_000_000)
+    failed = simulated.car.ring(simulated.now_ns, replaced={"CAM_BACK": b"no picture"})
+    simulated.tick(200_000_000)
+    stamp = simulated.car.ring(simulated.now_ns, without=["CAM_BACK_LEFT"])
+    spin_for(simulated.node, 0.5)
+    simulated.tick(310_000_000)
+    message = simulated.listener.wait_for_grid(stamp)
+    assert failed not in simulated.listener.grids
+    reused = message.camera_stamps[message.camera_names.index("CAM_BACK_LEFT")]
+    assert stamp - (reused.sec * SECOND + reused.nanosec) < 300_000_000
+
+
 def test_a_clock_that_jumps_back_empties_the_history(simulated: SimulatedCar) -> None:
     listener = simulated.listener
     listener.wait_for_grid(simulated.ring())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import matrix_from_pose
-from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.assembly import FrameAssembler, FrameError, LastPictures
 from occ_perception.sensing.ego_pose import PoseBuffer
 from occ_perception.sensing.images import CompressedPicture, SensorImage
 from occ_perception.sensing.rings import Ring
@@ -133,6 +133,24 @@ def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_an
     frames.reset()
     with pytest.raises(FrameError, match="no earlier picture"):
         frames.assemble(ring(300, missing=("right",)), poses())
+
+
+def test_last_pictures_are_those_of_rings_that_never_became_frames():
+    """A slow network is given few of the rings; each of them passes here."""
+    last = LastPictures()
+    for start_ms in (0, 1200):
+        assert last.complete(ring(start_ms)).reused == ()
+    completed = last.complete(ring(1300, missing=("right",), left=picture(9)))
+    assert (completed.missing, completed.reused) == ((), ("right",))
+    assert completed.stamps_ns["right"] == 1220 * MS
+    assert completed.spread_ns == 10 * MS
+    with pytest.raises(FrameError, match="camera right: its last picture is 990 ms old"):
+        last.complete(ring(2200, missing=("right",)))
+    # The refused ring's own pictures count.
+    assert last.complete(ring(2300, missing=("left",), right=picture(9))).reused == ("left",)
+    frame = assembler().assemble(completed, poses(1400))
+    assert frame.reused == ("right",)
+    assert frame.world_T_ego["right"][0, 3] == pytest.approx(12.2)
 
 
 @pytest.mark.parametrize(("model", "coefficients"), [
