@@ -1,9 +1,11 @@
-"""Pictures as the checkpoints expect them, bit for bit, from decoded RGB.
+"""Pictures as the checkpoints expect them, from decoded RGB.
 
 The published pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
 bottom, channel order swapped to BGR, normalisation with constants that keep their RGB order. That
 order mix is a slip of the training code which the released checkpoints of ALOcc (arXiv 2411.07725)
-and of its BEVDet ancestors have learnt. SparseOcc reads RGB; a card says which.
+and of its BEVDet ancestors have learnt. SparseOcc reads RGB; a card says which. Tests hold crop,
+order and normalisation to reference pictures bit for bit, and the filter of the resize, which is
+another one there, to its definition (docs/deviations.md).
 
 Legend: N cameras in the order of the model card, H and W network input size, C channels.
 """
