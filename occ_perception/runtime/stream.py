@@ -232,7 +232,9 @@ class OccupancyStream:
             )
 
     def _empty(self) -> StreamSnapshot:
-        state = self._model.net.initial_state(1, device=self._device)
+        # Made as all later states are: a compiled network is compiled anew for another sort.
+        with torch.inference_mode():
+            state = self._model.net.initial_state(1, device=self._device)
         return StreamSnapshot(model=self._model.label, state=state)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from small_sparse import small_sparse_card
 from small_streams import SMALL_MODEL, drive, small_card, surround_rig
 
 from occ_perception.models.state import state_tensors
 from occ_perception.models.zoo import MODELS
+from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.graphs import Execution, prepared_step
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
@@ -93,6 +95,33 @@ def test_only_convolutional_parts_see_half_precision(model, frames) -> None:
     assert seen["lift"] == seen["temporal"] == {torch.float32}
     assert len(convolutions) > 50
     assert all(seen[name] == {torch.bfloat16} for name in convolutions)
+
+
+def small_model(name: str) -> LoadedModel:
+    """A network of the zoo at small size."""
+    card = small_sparse_card(name) if name == "sparseocc" else small_card(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, name, card)
+        return load_model(name, random_seed=1)
+
+
+@pytest.mark.parametrize("name", ["alocc_2d_mini", "alocc_3d_gf", "sparseocc"])
+def test_a_state_is_of_one_sort_from_the_first_frame_on(name: str) -> None:
+    """Else a compiled network is compiled anew at the second frame, and at the third."""
+
+    def sorts(stream: OccupancyStream) -> dict[str, tuple]:
+        tensors = state_tensors(stream.snapshot().state)
+        return {
+            name: (t.is_inference(), t.stride(), t.untyped_storage().nbytes() // t.element_size())
+            for name, t in tensors.items()
+        }
+
+    model = small_model(name)
+    stream = OccupancyStream(model)
+    first = sorts(stream)
+    for frame in drawn_frames(model.card, 2):
+        stream.step(frame)
+        assert sorts(stream) == first
 
 
 def test_the_shared_network_is_not_changed(model, frames) -> None:

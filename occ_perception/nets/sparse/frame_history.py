@@ -124,11 +124,16 @@ class FrameHistory(nn.Module):
         )
         frames = Frames(joined, number, _without_augmentation(projections, bev_augmentation_B33))
         following = FrameHistoryState(
-            maps=Pyramid(*(level[:, :F] for level in joined)),
-            frame_BF=number[:, :F],
-            pixel_T_ego_BFN44=projections[:, :F],
+            maps=Pyramid(*(_own(level[:, :F]) for level in joined)),
+            frame_BF=_own(number[:, :F]),
+            pixel_T_ego_BFN44=_own(projections[:, :F]),
         )
         return frames, following
+
+
+def _own(view: Tensor) -> Tensor:
+    """A copy with memory and strides of its own: a view keeps the frame that is to be forgotten."""
+    return view.clone(memory_format=torch.contiguous_format)
 
 
 def pixel_T_grid(cameras: CameraTensors) -> Tensor:
