@@ -31,6 +31,7 @@ demo-checkpoint:
 	PYTHONPATH=.:training $(PYTHON) -m occ_training.demo.run $(ARGS)
 
 # Any Python with torch and the like will do: no setup, no ROS.
+# Golden files: those of OCC_SHARED, or of ARGS="--reference FOLDER"; a checkout alone has one.
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
