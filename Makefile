@@ -10,8 +10,9 @@ in_workspace := source env.sh &&
 
 .PHONY: setup test test-slow lint demo demo-checkpoint gpu clean
 
+# Make hands on a PYTHON that it was given; the default is setup.sh's own.
 setup:
-	@PYTHON=$(PYTHON) scripts/setup.sh
+	@scripts/setup.sh
 
 test: setup
 	$(in_workspace) python -m pytest -m "not slow" $(ARGS)

@@ -4,7 +4,7 @@
 # Each step leaves a stamp holding a checksum of what it was made from. A step whose stamp is
 # current is skipped; an interrupted one has no stamp and is done again.
 #
-# PYTHON   interpreter that .venv is made from (default python3)
+# PYTHON   interpreter that .venv is made from (default: the one it was made from, at first python3)
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -34,8 +34,29 @@ require_tools() {
   [ ${#missing[@]} = 0 ] || fail "not found: ${missing[*]}. Debian and Ubuntu: apt-get install build-essential cmake python3-dev python3-venv"
 }
 
+# The same for an interpreter and for the environments made from it.
+interpreter_of() {
+  "$1" -c 'import os, sys; print("Python %d.%d in" % sys.version_info[:2], os.path.realpath(sys.base_prefix))'
+}
+
+# Sets python. What is installed in .venv belongs to its interpreter, so that one stays.
+choose_python() {
+  python=${PYTHON:-python3}
+  [ -e "$venv/bin/python" ] || [ -L "$venv/bin/python" ] || return 0
+  local there wanted
+  there=$(interpreter_of "$venv/bin/python") \
+    || fail ".venv/bin/python does not run any more; start anew: make clean, then make setup"
+  [ ! -f "$stamps/venv" ] || "$venv/bin/python" -c 'import pip' 2> /dev/null \
+    || fail ".venv was made for another version than $there; start anew: make clean, then make setup"
+  if [ -n "$PYTHON" ]; then
+    wanted=$(interpreter_of "$PYTHON") || fail "PYTHON=$PYTHON does not run"
+    [ "$wanted" = "$there" ] \
+      || fail ".venv has $there, PYTHON=$PYTHON is $wanted; leave PYTHON out, or start anew: make clean, then make setup PYTHON=$PYTHON"
+  fi
+  python=$venv/bin/python
+}
+
 make_venv() {
-  local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
     || fail "$("$python" --version 2>&1) is not supported; Python 3.10 to 3.13 is: make setup PYTHON=python3.11"
   "$python" -c 'import sysconfig, pathlib, sys
@@ -83,7 +104,8 @@ workspace_checksum() {
 
 require_tools
 [ -f install/setup.bash ] || rm -f "$stamps/workspace"
-once venv "${PYTHON:-python3} $root" make_venv
+choose_python
+once venv "$root" make_venv
 once torch "$(checksum_of constraints/torch.txt)" install_torch
 once packages "$(checksum_of constraints/workspace.txt setup.py training/setup.py)" install_packages
 once wheels "$(checksum_of "$stamps/torch" "$stamps/packages" scripts/adapt_wheels.py scripts/torchvision_on_cpu.py)" adapt_wheels

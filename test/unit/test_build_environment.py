@@ -89,6 +89,70 @@ def test_activation_before_set_up_says_what_to_run(tmp_path: Path) -> None:
     assert f"make -C {tmp_path} setup" in result.stderr
 
 
+# Stands for an interpreter: a version and a place of its own, no installing.
+STAND_IN = """#!{python}
+import os, shutil, sys, sysconfig  # which has the real headers
+sys.version_info, sys.base_prefix = {version}, "{prefix}"
+if sys.argv[1] == "-c":
+    exec(sys.argv[2])
+elif sys.argv[1:3] == ["-m", "venv"]:
+    os.makedirs(f"{{sys.argv[3]}}/bin", exist_ok=True)
+    for name in ("python", "pip"):
+        if not os.path.exists(f"{{sys.argv[3]}}/bin/{{name}}"):
+            shutil.copy(__file__, f"{{sys.argv[3]}}/bin/{{name}}")
+    open(f"{{sys.argv[3]}}/bin/activate", "w").close()
+"""
+
+
+@pytest.fixture
+def bare_checkout(tmp_path: Path) -> Path:
+    """What set-up reads, and a `bin` with tools that do nothing beside stand-ins for Python."""
+    root = tmp_path / "checkout"
+    for name in ("scripts", "constraints", "occ_msgs", "launch", "config", "training"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "package.xml", "setup.py", "setup.cfg", "colcon_defaults.yaml"):
+        shutil.copy(ROOT / name, root)
+    tools = root / "bin"
+    tools.mkdir()
+    for name in ("cmake", "g++", "colcon"):
+        (tools / name).write_text("#!/bin/sh\n")
+    for name, version in (("python3", (3, 9)), ("python3.11", (3, 11)), ("python3.12", (3, 12))):
+        (tools / name).write_text(
+            STAND_IN.format(python=sys.executable, version=version, prefix=root / name)
+        )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    return root
+
+
+def test_a_chosen_interpreter_is_kept(bare_checkout: Path) -> None:
+    def make(arguments: str) -> subprocess.CompletedProcess[str]:
+        return bash(f"export PATH=$PWD/bin:$PATH; make {arguments}", folder=bare_checkout)
+
+    venv = bare_checkout / ".venv"
+    refused = make("setup")
+    assert refused.returncode and "is not supported; Python 3.10 to 3.13 is" in refused.stderr
+    assert not venv.exists()
+
+    first = make("setup PYTHON=python3.12")
+    assert first.returncode == 0, first.stderr
+    assert "== venv" in first.stdout
+    for again in ("setup", "setup PYTHON=python3.12"):  # python3 is another one, and too old
+        result = make(again)
+        assert result.returncode == 0, result.stderr
+        assert "== venv" not in result.stdout
+
+    other = make("setup PYTHON=python3.11")
+    assert other.returncode
+    for part in ("Python 3.12 in", "PYTHON=python3.11 is Python 3.11 in", "make clean"):
+        assert part in other.stderr
+    assert "(3, 12)" in (venv / "bin/python").read_text(), "nothing was changed"
+
+    (venv / "bin/python").unlink()
+    (venv / "bin/python").symlink_to(bare_checkout / "removed")
+    assert ".venv/bin/python does not run any more" in make("setup").stderr
+
+
 @needs_set_up
 @pytest.mark.parametrize(
     ("package", "executable"),
