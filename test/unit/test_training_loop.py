@@ -189,6 +189,12 @@ def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
     sum(losses.values()).backward()
     still = [n for n, p in training.net.named_parameters() if p.grad is None]
     assert still == []
+    # Without classes of lidar points data parallel training waits for no gradient that never comes.
+    plain = training_of(recipe.without("point_classes"), card)
+    losses = plain.losses(batch, plain._forward(batch))
+    assert not any("image" in name for name in losses)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in plain.net.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("precision", ["bf16"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import training_folders as folders
 from occ_training.cli import app
+from occ_training.initial_weights import load_initial_weights
 from occ_training.layerwise_decay import swin_layer
 from occ_training.recipe import changed, read_run
 from occ_training.recipes import RECIPES
@@ -18,7 +21,9 @@ from occ_training.streams import SlotStreams, check_each_once, group_frames, sha
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from occ_perception.models.published_names import published_key
 from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime.weight_files import weights_path
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
 # Commands of this kind; a change is a change for users.
@@ -232,6 +237,42 @@ def test_recipes_are_listed_and_a_run_without_data_is_refused(tmp_path) -> None:
     refused = CliRunner().invoke(app, ["fit", "alocc_2d_mini", "--out", str(tmp_path)])
     assert refused.exit_code == 2
     assert refused.output.startswith("error: alocc_2d_mini names no data set: give --data")
+
+
+def test_data_without_point_classes_is_trained_on_without_them(tmp_path, monkeypatch) -> None:
+    """An ordinary lidar says nothing of classes; the run file of the README has to do for it."""
+    trained = {}
+
+    def train(recipe, dataset, *_, **__) -> Path:
+        trained[len(trained)] = [type(term).__name__ for term in recipe.terms]
+        assert ("point_classes" in dataset.options.contents) == ("ImageMasks" in trained[0])
+        return tmp_path
+
+    monkeypatch.setattr("occ_training.fit.fit", train)
+    index = folders.town_index()
+    plain = [replace(f, lidar=replace(f.lidar, semantics=None)) for f in index.frames]
+    replace(index, frames=tuple(plain)).save(tmp_path / "plain")
+    config = next(path for path in CONFIGS if path.stem == "own_data")
+    options = ["fit", str(config), "--out", str(tmp_path), "--data"]
+    told = CliRunner().invoke(app, [*options, str(tmp_path / "plain")])
+    assert told.exit_code == 0, told.output
+    assert "no frame of" in told.output and "trained without ImageMasks" in told.output
+    assert trained == {0: ["VoxelMasks", "DepthBins"]}
+
+
+def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> None:
+    """The run file for own recordings names them so, wherever they are kept."""
+    run = read_run(str(next(path for path in CONFIGS if path.stem == "own_data")), RECIPES)
+    card = get_card(run.recipe.model)
+    net = card.build()
+    ours, weight = next(iter(net.named_parameters()))
+    given = torch.full_like(weight, 3.0)
+    monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="`occ weights fetch alocc_2d_mini` gets it"):
+        load_initial_weights(net, card, run.recipe.initial_weights)
+    torch.save({"state_dict": {published_key(ours, card.names): given}}, weights_path(card))
+    said = load_initial_weights(net, card, run.recipe.initial_weights)
+    assert ": 1 of " in said and torch.equal(weight, given)
 
 
 def test_streams_are_endless() -> None:

@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from occ_perception.metrics import Report
-    from occ_training.recipe import RunFile
+    from occ_training.data.records import DatasetIndex
+    from occ_training.recipe import RunFile, TrainingRecipe
 
 
 def fit(
@@ -48,10 +49,10 @@ def fit(
     data, labels = data or run.data, labels or run.labels
     if data is None:
         raise ValueError(f"{recipe} names no data set: give --data, or `data:` in a run file")
-    card = get_card(run.recipe.model)
-    dataset = OccupancyDataset(
-        DatasetIndex.load(data), card, run.recipe.sample_options(card, labels)
-    )
+    index = DatasetIndex.load(data)
+    chosen = _suited(run.recipe, index)
+    card = get_card(chosen.model)
+    dataset = OccupancyDataset(index, card, chosen.sample_options(card, labels))
     _tell_left_out(dataset)
     held_out = None
     if (validation := validation or run.validation) is not None:
@@ -59,7 +60,7 @@ def fit(
         held_out = OccupancyDataset(DatasetIndex.load(validation), card, options)
         _tell_left_out(held_out)
     weights = train(
-        run.recipe,
+        chosen,
         dataset,
         out,
         accelerator=accelerator,
@@ -174,6 +175,21 @@ def _chosen_run(name: str, settings: list[str]) -> RunFile:
         assert isinstance(change, dict)
         run = replace(run, recipe=changed(run.recipe, change, f"--set {setting}"))
     return run
+
+
+def _suited(recipe: TrainingRecipe, index: DatasetIndex) -> TrainingRecipe:
+    """Less what learns from classes of lidar points, where no frame has them; says so."""
+    if any(frame.lidar is not None and frame.lidar.semantics for frame in index.frames):
+        return recipe
+    suited = recipe.without("point_classes")
+    left_out = [type(term).__name__ for term in recipe.terms if term not in suited.terms]
+    if left_out:
+        typer.echo(
+            f"no frame of {index.header.name} has classes of lidar points: trained without "
+            f"{', '.join(left_out)}",
+            err=True,
+        )
+    return suited
 
 
 def _device_count(devices: int | str) -> int | str:

@@ -9,7 +9,8 @@ import torch
 from occ_perception.models.checkpoint import CheckpointError, match_keys, read_tensors
 from occ_perception.models.network import Network
 from occ_perception.models.published_names import published_key, unwrapped_key
-from occ_perception.models.zoo import ModelCard
+from occ_perception.models.zoo import MODELS, ModelCard, get_card
+from occ_perception.runtime.weight_files import find_weights, verify_kept
 
 
 def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
@@ -18,15 +19,19 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
     Args:
         net: built from ``card``; its other tensors are left alone.
         card: names the tensors.
-        path: ``.pth`` or ``.safetensors`` file, of a detector or an earlier run.
+        path: ``.pth`` or ``.safetensors`` file, of a detector or an earlier run; or a name of the
+            zoo, which is that model's checkpoint where `occ weights fetch` keeps it.
 
     Returns:
         One line for people: how many tensors were taken, and what was not.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or that model's checkpoint is not here.
+        WeightsError: the kept checkpoint is not what it was.
         CheckpointError: it cannot be read safely, or nothing in it fits.
     """
+    if str(path) in MODELS and not path.exists():
+        path = _kept_checkpoint(str(path))
     tensors = {unwrapped_key(key): value for key, value in read_tensors(path).items()}
     report = match_keys(net, card, tensors)
     if not report.loaded:
@@ -43,3 +48,16 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
         f"{path}: {len(report.loaded)} of {len(own)} tensors taken; {len(report.missing)} are not "
         f"in it, {len(report.wrong_shape)} have another shape"
     )
+
+
+def _kept_checkpoint(model: str) -> Path:
+    card = get_card(model)
+    kept = find_weights(card)
+    if kept is None:
+        raise FileNotFoundError(
+            f"initial_weights: the checkpoint of {model} is not on this machine; "
+            f"`occ weights fetch {model}` gets it, `--set initial_weights=null` starts without"
+        )
+    if card.packaged is None:
+        verify_kept(card, kept)
+    return kept

@@ -12,7 +12,7 @@ from torch import nn
 
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.bev_augmentation import BevAugmentation
-from occ_training.data.dataset import SampleOptions
+from occ_training.data.dataset import Content, SampleOptions
 from occ_training.data.pictures import ImageAugmentation
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import Term
@@ -62,7 +62,8 @@ class TrainingRecipe:
         recomputed: sub-modules that are computed again in the backward pass, to save memory.
         synchronised_norms: batch statistics are taken over all processes.
         frozen_norms: batch norms keep their statistics.
-        initial_weights: file to start from; tensors that do not fit are left as they are.
+        initial_weights: file to start from, or the name of a model whose checkpoint is kept on
+            this machine; tensors that do not fit are left as they are.
         seed: of permutations, augmentation, drawn points and initial weights.
         workers: loader processes per trainer process.
         checkpoint_every: steps between checkpoints.
@@ -94,6 +95,11 @@ class TrainingRecipe:
     checkpoint_every: int = 8005
     kept_checkpoints: int = 2
     note: str = ""
+
+    def without(self, content: Content) -> TrainingRecipe:
+        """The same run less the terms that need ``content`` of a frame."""
+        terms = tuple(term for term in self.terms if content not in term.contents)
+        return replace(self, terms=terms)
 
     def sample_options(self, card: ModelCard, labels: str | None = None) -> SampleOptions:
         """What a data set has to load for this run.

@@ -23,7 +23,7 @@ from occ_training.computing import compute_in, freeze_norms, recompute
 from occ_training.data.sample import Batch
 from occ_training.recipe import TrainingRecipe
 from occ_training.streams import seed_of
-from occ_training.supervision import SupervisedStep, full_precision
+from occ_training.supervision import ImageMasks, SupervisedStep, full_precision
 
 
 class OccupancyTraining(pl.LightningModule):
@@ -47,6 +47,9 @@ class OccupancyTraining(pl.LightningModule):
         self._position_B: Tensor | None = None
         recompute(net, recipe.recomputed)
         compute_in(net, recipe.precision)
+        image_embed = getattr(getattr(net, "head", None), "image_embed", None)
+        if image_embed is not None and not any(isinstance(t, ImageMasks) for t in recipe.terms):
+            image_embed.requires_grad_(False)  # data parallel training would wait for its gradients
 
     def on_train_start(self) -> None:
         """Let norms keep their statistics, where the recipe wants that."""
