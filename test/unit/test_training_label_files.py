@@ -115,18 +115,20 @@ def test_point_classes_are_matched_by_name(tmp_path: Path) -> None:
     raw = np.array([17, 14, 24, 0, 31], dtype=np.uint8)  # car, bicycle, road, noise, ego vehicle
     raw.tofile(tmp_path / "x_lidarseg.bin")
     occ3d, openocc = LABEL_SETS["occ3d"], LABEL_SETS["openocc"]
-    read = read_point_classes(tmp_path / "x_lidarseg.bin", "lidarseg", occ3d)
+    read = read_point_classes(tmp_path / "x_lidarseg.bin", "lidarseg", occ3d, 5)
     assert [occ3d.class_names[k] for k in read[:4]] == [
         "car", "bicycle", "driveable_surface", "others"
     ]  # fmt: skip
-    read = read_point_classes(tmp_path / "x_lidarseg.bin", "lidarseg", openocc)
+    read = read_point_classes(tmp_path / "x_lidarseg.bin", "lidarseg", openocc, 5)
     assert [openocc.class_names[k] for k in read[:3]] == ["car", "bicycle", "driveable_surface"]
     assert read[3:].tolist() == [255, 255]  # OpenOcc has no class for the rest
     np.savez(tmp_path / "x.npz", lidar_seg=np.array([[4], [2]], dtype=np.uint8))
-    assert read_point_classes(tmp_path / "x.npz", "occ3d", occ3d).tolist() == [4, 2]
+    assert read_point_classes(tmp_path / "x.npz", "occ3d", occ3d, 2).tolist() == [4, 2]
     np.array([40], dtype=np.uint8).tofile(tmp_path / "y.bin")
     with pytest.raises(DataFileError, match=r"y\.bin.*lidarseg"):
-        read_point_classes(tmp_path / "y.bin", "lidarseg", occ3d)
+        read_point_classes(tmp_path / "y.bin", "lidarseg", occ3d, 1)
+    with pytest.raises(DataFileError, match=r"x\.npz: 2 classes for the 3 points"):
+        read_point_classes(tmp_path / "x.npz", "occ3d", occ3d, 3)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ import occ_training
 import pytest
 import training_folders as folders
 from occ_training.cli import app
+from occ_training.data.file_checks import check_files
 from occ_training.data.info_pickles import load_info_pickle
 from occ_training.data.nuscenes import index_from_infos, index_from_tables
 from occ_training.data.records import DatasetError, DatasetIndex
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -125,6 +129,15 @@ def test_scenes_are_chosen_by_name() -> None:
         index_from_tables(folders.town_folder(), "v1.0-mini")
 
 
+@pytest.mark.parametrize("table", ["sensor", "calibrated_sensor", "ego_pose"])
+def test_a_record_that_a_table_lacks_is_named(tmp_path: Path, table: str) -> None:
+    shutil.copytree(folders.town_folder() / VERSION, tmp_path / VERSION)
+    file = tmp_path / VERSION / f"{table}.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:1]))
+    with pytest.raises(NuScenesError, match=rf"/{table}\.json has no record"):
+        index_from_tables(tmp_path, VERSION)
+
+
 class _Command:
     def __reduce__(self):
         return (print, ("a pickle ran this",))
@@ -144,12 +157,52 @@ def test_pickles_that_name_anything_else_are_refused(tmp_path: Path, evil, capsy
     assert "ran this" not in capsys.readouterr().out
 
 
+def pickled_array(dtype: bytes, state: bytes) -> bytes:
+    """Protocol 0, by hand: an array of one element of eight bytes, its type in a chosen state."""
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+        b"(I1\n(I1\ntcnumpy\ndtype\n(S'%s'\nI00\nI01\ntR%sbI00\nS'12345678'\ntb." % (dtype, state)
+    )
+
+
+ADDRESSES = b"(I3\nS'|'\nNNNI-1\nI-1\nI%d\nt"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "state", "message"),
+    [
+        (b"O8", ADDRESSES % 0, "arrays of 'O8', expected numbers or text"),
+        (b"O8", ADDRESSES % 63, "arrays of 'O8', expected numbers or text"),
+        (b"V8", ADDRESSES % 0, "arrays of 'V8', expected numbers or text"),
+        (b"f8", ADDRESSES % 63, "gives the type float64 the state"),
+        (b"S8", b"(I3\nS'|'\nN(S'a'\nt(dI8\nI1\nI0\nt", "gives the type .*the state"),
+    ],
+)
+def test_types_that_make_addresses_of_bytes_are_refused(
+    tmp_path: Path, dtype: bytes, state: bytes, message: str
+) -> None:
+    """Not loaded in this process before it is refused: what went through would crash it."""
+    file = tmp_path / "infos.pkl"
+    file.write_bytes(pickled_array(dtype, state))
+    with pytest.raises(DatasetError, match=message):
+        load_info_pickle(file)
+
+
+def test_states_of_anything_but_arrays_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "infos.pkl"
+    file.write_bytes(b"cnumpy.core.multiarray\n_reconstruct\n(dS'a'\nI1\nsb.")
+    with pytest.raises(DatasetError, match="sets the state of a function"):
+        load_info_pickle(file)
+    file.write_bytes(pickled_array(b"f8", b"(I3\nS'<'\nNNNI-1\nI-1\nI0\nt"))
+    assert load_info_pickle(file).tobytes() == b"12345678"  # the same file, honestly
+
+
 def test_plain_values_and_arrays_come_back(tmp_path: Path) -> None:
     value = {
         "a": [1, 2.5, None, True, "text", b"bytes", (1, 2), {3}],
         "f": np.arange(6, dtype=np.float32).reshape(2, 3),
         "n": np.array(["car", "bus"]),
-        "o": np.array(["car", None], dtype=object),
+        "big": np.array([1, 2], dtype=">i4"),
         "s": np.float64(2.5),
     }
     for protocol in range(2, 6):
@@ -158,7 +211,8 @@ def test_plain_values_and_arrays_come_back(tmp_path: Path) -> None:
         read = load_info_pickle(file)
         assert read["a"] == value["a"]
         assert np.array_equal(read["f"], value["f"]) and read["f"].dtype == np.float32
-        assert read["n"].tolist() == ["car", "bus"] and read["o"].tolist() == ["car", None]
+        assert read["n"].tolist() == ["car", "bus"] and read["big"].tolist() == [1, 2]
+        assert np.dtype("i4").isnative  # what a file says of its types stays its own
         assert read["s"] == 2.5
     (tmp_path / "cut.pkl").write_bytes((tmp_path / "4.pkl").read_bytes()[:50])
     with pytest.raises(DatasetError, match=r"cut\.pkl"):
@@ -176,6 +230,21 @@ def test_info_files_of_other_shape_are_refused(tmp_path: Path) -> None:
         index_from_infos(tmp_path, infos)
 
 
+@pytest.mark.parametrize("check", ["whole", "decode"])
+def test_too_few_classes_of_points_are_listed(tmp_path: Path, check) -> None:
+    frame = folders.frame("a")
+    lidar = replace(frame.lidar, semantics="a.classes", semantics_ids="occ3d")
+    index = folders.index(tmp_path, replace(frame, lidar=lidar, labels={}))
+    Image.new("RGB", folders.PICTURE).save(tmp_path / "a.jpg")
+    np.zeros((10, 3), np.float32).tofile(tmp_path / "a.bin")
+    np.zeros(10, np.uint8).tofile(tmp_path / "a.classes")
+    assert check_files(index, check)[1].problems == []
+    np.zeros(5, np.uint8).tofile(tmp_path / "a.classes")
+    kept, report = check_files(index, check)
+    assert "a.classes: 5 classes for the 10 points" in report.problems[0]
+    assert kept.frames[0].lidar.semantics is None and kept.frames[0].lidar.points == "a.bin"
+
+
 def test_prepare_lists_what_is_broken_and_goes_on_without_it(tmp_path: Path) -> None:
     root = tmp_path / "town"
     root.mkdir()
@@ -191,16 +260,16 @@ def test_prepare_lists_what_is_broken_and_goes_on_without_it(tmp_path: Path) -> 
                 (root / relative).symlink_to(index.path(relative))
     first, second, third, fourth = index.frames[:4]
 
-    def replace(relative: str, data: bytes | None) -> None:
+    def rewrite(relative: str, data: bytes | None) -> None:
         (root / relative).unlink()
         if data is not None:
             (root / relative).write_bytes(data)
 
     cut = index.path(second.cameras["CAM_BACK"].image).read_bytes()[:-500]
-    replace(first.cameras["CAM_FRONT"].image, None)
-    replace(second.cameras["CAM_BACK"].image, cut)
-    replace(third.lidar.points, b"\0" * 30)
-    replace(fourth.labels["occ3d"], index.path(fourth.labels["occ3d"]).read_bytes()[:-100])
+    rewrite(first.cameras["CAM_FRONT"].image, None)
+    rewrite(second.cameras["CAM_BACK"].image, cut)
+    rewrite(third.lidar.points, b"\0" * 30)
+    rewrite(fourth.labels["occ3d"], index.path(fourth.labels["occ3d"]).read_bytes()[:-100])
     (tmp_path / "scenes.txt").write_text("\n".join(index.sequences()) + "\n")
 
     command = ["prepare", "nuscenes", str(root), "--version", VERSION, "--out", str(tmp_path)]

@@ -287,17 +287,13 @@ class OccupancyDataset(Dataset[Sample]):
         if not (with_classes or "depth" in self.options.contents) or lidar is None:
             return None, None
         assert lidar.points is not None
-        path = self.index.path(lidar.points)
-        points = read_points(path, lidar.columns)
+        points = read_points(self.index.path(lidar.points), lidar.columns)
         classes = None
         if with_classes:
             assert lidar.semantics is not None
             file = self.index.path(lidar.semantics)
-            classes = read_point_classes(file, lidar.semantics_ids, self._point_label_set())
-            if len(classes) != len(points):
-                raise DataFileError(
-                    f"{file}: {len(classes)} classes for {len(points)} points of {path}"
-                )
+            wanted = self._point_label_set()
+            classes = read_point_classes(file, lidar.semantics_ids, wanted, len(points))
         bins = self._geometry.depth
         found = [
             point_maps(

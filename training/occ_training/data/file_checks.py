@@ -105,7 +105,10 @@ def check_files(
 def _problems(index: DatasetIndex, frame: FrameRecord, check: Check) -> dict[str, str]:
     """Kind of file -> what is wrong with it."""
     found = {file.kind: _problem(file, check) for file in _files(index, frame)}
-    return {kind: problem for kind, problem in found.items() if problem}
+    problems = {kind: problem for kind, problem in found.items() if problem}
+    if "lidar" in problems:
+        problems.pop("point classes", None)  # they are compared with their sweep, and go with it
+    return problems
 
 
 def _problem(file: _File, check: Check) -> str:
@@ -138,13 +141,16 @@ def _files(index: DatasetIndex, frame: FrameRecord) -> Iterator[_File]:
             lambda p=path: read_points(p, columns),
             lambda p=path: _whole_points(p, len(columns)),
         )
-    if lidar is not None and lidar.semantics is not None:
+    if lidar is not None and lidar.points is not None and lidar.semantics is not None:
         path, ids = index.path(lidar.semantics), lidar.semantics_ids
+        sweep, row_bytes = index.path(lidar.points), 4 * len(lidar.columns)
         yield _File(
             "point classes",
             path,
-            lambda p=path: read_point_classes(p, ids, LABEL_SETS["occ3d"]),
-            lambda p=path: _whole_arrays(p),
+            lambda p=path: read_point_classes(
+                p, ids, LABEL_SETS["occ3d"], _rows_of(sweep, row_bytes)
+            ),
+            lambda p=path: _whole_classes(p, _rows_of(sweep, row_bytes)),
         )
     for key, relative in frame.labels.items():
         path, layout = index.path(relative), index.header.label_sets[key]
@@ -170,6 +176,18 @@ def _whole_points(path: Path, columns: int) -> None:
         raise DataFileError(
             f"{path}: {size} bytes are no whole number of points of {columns} float32"
         )
+
+
+def _rows_of(path: Path, row_bytes: int) -> int:
+    return path.stat().st_size // row_bytes
+
+
+def _whole_classes(path: Path, points: int) -> None:
+    """Raw files have a byte per point."""
+    _whole_arrays(path)
+    size = path.stat().st_size
+    if path.suffix not in (".npz", ".npy") and size != points:
+        raise DataFileError(f"{path}: {size} classes for the {points} points of its sweep")
 
 
 def _whole_arrays(path: Path) -> None:

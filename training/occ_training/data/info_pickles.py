@@ -1,35 +1,40 @@
 """Pickled annotation files of published code bases, read without running anything.
 
-Unpickling may import and call whatever the file names. Here only plain values and numpy arrays are
-built; a file that names anything else is refused, and the message says what.
+Unpickling may import and call whatever the file names. Here only plain values and numpy arrays of
+numbers or text are built; a file that names anything else is refused, and the message says what.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from occ_training.data.records import DatasetError
 
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_PLAIN_KINDS = "biufcSU"
 _NUMPY_SCALARS = (np.bool_, np.float16, np.float32, np.float64, np.int32, np.int64, np.uint8)
 
-# Rebuilding an array calls these; each makes an array, a type or a number and nothing else.
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{("numpy", scalar.__name__): scalar for scalar in _NUMPY_SCALARS},
-    **{(m, "_reconstruct"): np.empty(0).__reduce__()[0] for m in _ARRAY_MODULES},
-    **{(m, "scalar"): np.float64(0).__reduce__()[0] for m in _ARRAY_MODULES},
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "slice"): slice,
-    ("builtins", "complex"): complex,
-}
+
+def _dtype(name: Any, *_: Any) -> np.dtype[Any]:
+    """A type of numbers or text by its name; a copy, as its state may be set."""
+    dtype = np.dtype(name, False, True) if isinstance(name, str) else None
+    if dtype is None or dtype.kind not in _PLAIN_KINDS:
+        raise pickle.UnpicklingError(f"has arrays of {name!r}, expected numbers or text")
+    return dtype
+
+
+def _reconstruct(*_: Any) -> NDArray[Any]:
+    """An empty array, whose state follows."""
+    return np.empty(0, np.int8)
+
+
+def _scalar(dtype: np.dtype[Any], raw: bytes) -> Any:
+    """One number, from as many bytes as it has."""
+    return np.frombuffer(raw, dtype, count=1)[0]
 
 
 def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> Any:
@@ -44,19 +49,49 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-for _module in ("numpy.core.numeric", "numpy._core.numeric"):
-    _ALLOWED[(_module, "_frombuffer")] = _frombuffer
-_ALLOWED[("_codecs", "encode")] = _encode
-
-
 def _ordered_dict(*items: Any) -> dict[Any, Any]:
     return dict(*items)
 
 
-_ALLOWED[("collections", "OrderedDict")] = _ordered_dict
+# What files name for arrays and containers, and what is called in its place.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
+    ("numpy", "dtype"): _dtype,
+    **{("numpy", scalar.__name__): scalar for scalar in _NUMPY_SCALARS},
+    ("_codecs", "encode"): _encode,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "slice"): slice,
+    ("builtins", "complex"): complex,
+    ("collections", "OrderedDict"): _ordered_dict,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
+    _ALLOWED[(f"{_core}.multiarray", "scalar")] = _scalar
+    _ALLOWED[(f"{_core}.numeric", "_frombuffer")] = _frombuffer
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):
+    """The unpickler in Python, where it can be said whose state a file may set."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set the state of an array, or of its type if numpy itself would write that state.
+
+        Any other state of a type may claim that its bytes are addresses of objects.
+        """
+        state, value = self.stack[-1], self.stack[-2]  # type: ignore[attr-defined]
+        if isinstance(value, np.dtype):
+            written = [kind.__reduce__()[2] for kind in (value, value.newbyteorder())]
+            if state not in written:
+                raise pickle.UnpicklingError(f"gives the type {value} the state {state!r}")
+        elif not isinstance(value, np.ndarray):
+            raise pickle.UnpicklingError(f"sets the state of a {type(value).__name__}")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         """The function or type a pickle names, if it is one of the few that are harmless."""
         module = {"__builtin__": "builtins"}.get(module, module)
@@ -74,18 +109,19 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_info_pickle(path: str | Path) -> Any:
-    """Content of a pickle file: dicts, lists, numbers, text and numpy arrays.
+    """Content of a pickle file: dicts, lists, numbers, text and numpy arrays of numbers or text.
 
     Raises:
         DatasetError: missing, damaged, or it names something that is not needed for that.
     """
     file = Path(path)
     try:
-        return _PlainUnpickler(io.BytesIO(file.read_bytes())).load()
+        with file.open("rb") as stream:
+            return _PlainUnpickler(stream).load()
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle may fail in any way
         raise DatasetError(
             f"{file} cannot be read as an annotation file: {error}. If you trust where it comes "
-            "from, rewrite it with plain lists and numpy arrays"
+            "from, rewrite it with plain lists, and numpy arrays of numbers or text"
         ) from error

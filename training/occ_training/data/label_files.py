@@ -116,16 +116,18 @@ def read_points(path: Path, columns: tuple[str, ...]) -> NDArray[np.float32]:
     return np.frombuffer(data, dtype="<f4").reshape(-1, len(columns))
 
 
-def read_point_classes(path: Path, ids: str, label_set: LabelSet) -> NDArray[np.uint8]:
+def read_point_classes(path: Path, ids: str, label_set: LabelSet, points: int) -> NDArray[np.uint8]:
     """Class ids (P,) of points in the terms of a label set, 255 where it has no such class.
 
     Args:
         path: raw uint8, ``.npy``, or ``.npz`` with one array.
         ids: what the file holds: ``lidarseg`` or the name of a label set.
         label_set: what is wanted. Classes are matched by name.
+        points: P, how many the sweep has.
 
     Raises:
-        DataFileError: missing or damaged, or with ids the set does not have.
+        DataFileError: missing or damaged, of another number of points, or with ids the set does
+            not have.
     """
     try:
         if path.suffix == ".npz":
@@ -137,8 +139,10 @@ def read_point_classes(path: Path, ids: str, label_set: LabelSet) -> NDArray[np.
             classes = np.fromfile(path, dtype=np.uint8)
     except (*_DAMAGE, IndexError) as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
-    table = point_class_table(ids, label_set)
     flat = classes.ravel()
+    if flat.size != points:
+        raise DataFileError(f"{path}: {flat.size} classes for the {points} points of its sweep")
+    table = point_class_table(ids, label_set)
     known = flat.size == 0 or (int(flat.min()) >= 0 and int(flat.max()) < len(table))
     if not known or (table[flat] == _NO_SUCH_ID).any():
         raise DataFileError(f"{path}: class ids up to {flat.max()} are not those of {ids}")
