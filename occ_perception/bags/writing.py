@@ -151,6 +151,10 @@ class BagWriter:
         finally:
             shutil.rmtree(self._unfinished, ignore_errors=True)
 
+    def note(self, key: str, text: str) -> None:
+        """A text for the recording's metadata, among the custom data of rosbag2."""
+        self._writer.set_custom_data(key, text)
+
     def write_camera(self, camera: str, stamp_ns: int, picture: bytes | CompressedPicture) -> None:
         """One picture as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
         if isinstance(picture, bytes):

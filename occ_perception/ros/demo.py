@@ -54,13 +54,13 @@ def make_drive(out: Path, frames: int, size: str) -> Path:
     """The demonstration drive as a bag; made where ``out`` does not hold it already.
 
     Raises:
-        DemoError: it could not be made.
+        DemoError: it could not be made, or ``out`` holds one of other options or another version.
     """
     bag = out / f"town_{frames}x{size}"
-    if bag.is_dir():  # a bag has its name only when it is complete
+    if bag.is_dir():  # whether it is the one asked for is found out by the command below
         print(f"the drive is that of an earlier run: {bag}")
-        return bag
-    print("making the drive; kernels are compiled on first use")
+    else:
+        print("making the drive; kernels are compiled on first use")
     arguments = ["town", "drive", "--bag", "mcap", "--out", str(bag)]
     arguments += ["--frames", str(frames), "--size", size]
     if subprocess.run([*OCC_COMMAND, *arguments]).returncode:

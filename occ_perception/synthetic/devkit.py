@@ -32,8 +32,8 @@ from occ_perception.synthetic.devkit_tables import GENERAL_ID, merge_tables, sta
 from occ_perception.synthetic.drive import Scene
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.labels import OccupancyLabels, openocc_labels
+from occ_perception.synthetic.recipe import check_folder, recipe_of
 from occ_perception.synthetic.recording import encode_jpeg
-from occ_perception.synthetic.seeds import GENERATOR_VERSION
 from occ_perception.synthetic.sensors import DriveSensors, frame_times
 
 VERSION = "v1.0-town"
@@ -79,7 +79,9 @@ def write_devkit_frames(
     """Everything of :func:`write_devkit_drive` but the tables; any number of processes at once."""
     times = frame_times(frames, KEYFRAME_RATE)
     records = root / "town" / sensors.drive.name
-    _check_same_recipe(records / "recipe.json", sensors, frames)
+    recipe = recipe_of(sensors.options, frames)
+    check_folder(records, recipe)
+    _write(records / "recipe.json", json.dumps(recipe).encode())
     for n, t in enumerate(times):
         done = records / f"frame-{n:03d}.json"
         if not done.exists():
@@ -105,26 +107,6 @@ def merge_devkit_drives(root: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for name, rows in merge_tables(root, token_of).items():
             _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
-
-
-def _check_same_recipe(path: Path, sensors: DriveSensors, frames: int) -> None:
-    options = sensors.options
-    recipe = {
-        "generator": GENERATOR_VERSION,
-        "frames": frames,
-        "size": list(options.size),
-        "stagger": options.stagger,
-        "jitter_rig": options.jitter_rig,
-        "samples": options.samples,
-    }
-    if path.exists():
-        earlier = json.loads(path.read_text())
-        if earlier != recipe:
-            raise ValueError(
-                f"{path.parent} holds this drive as {earlier}, asked for is {recipe}; "
-                "choose another folder or delete that drive's records"
-            )
-    _write(path, json.dumps(recipe).encode())
 
 
 def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[str, Any]:

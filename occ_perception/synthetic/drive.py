@@ -52,6 +52,11 @@ class Scene:
     bodies: tuple[Body, ...]
 
 
+def drive_name(town: int, index: int) -> str:
+    """Identifier of a drive, used as scene name and sequence."""
+    return f"town-{town:05d}-{index:03d}"
+
+
 @dataclass(eq=False)
 class Drive:
     """Drive ``index`` of a town: 20 s of ego motion and traffic, the same for the same numbers.
@@ -68,8 +73,8 @@ class Drive:
 
     @property
     def name(self) -> str:
-        """Identifier of the drive, used as scene name and sequence."""
-        return f"town-{self.town.seed:05d}-{self.index:03d}"
+        """See :func:`drive_name`."""
+        return drive_name(self.town.seed, self.index)
 
     @cached_property
     def weather(self) -> Weather:

@@ -15,8 +15,9 @@ from occ_perception.synthetic.devkit import (
     write_devkit_drive,
     write_devkit_frames,
 )
-from occ_perception.synthetic.drive import Drive
-from occ_perception.synthetic.recording import KEYFRAME_RATE, record_drive
+from occ_perception.synthetic.drive import Drive, drive_name
+from occ_perception.synthetic.recipe import is_recorded
+from occ_perception.synthetic.recording import KEYFRAME_RATE, bag_recipe, record_drive
 from occ_perception.synthetic.seeds import check_drive_index, split_of
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions, frame_times
 from occ_perception.synthetic.town import Town
@@ -65,15 +66,16 @@ def write_drive(
 ) -> None:
     """One drive: the bag ``out``, or the nuScenes-format folder ``out``, to which it is added.
 
+    What an earlier run completed is left as it is.
+
     Raises:
         ValueError: there is no such town or drive, or the folder holds it with other options.
-        FileExistsError: the bag exists.
+        FileExistsError: the bag exists and was made with other options, or by another version.
     """
-    sensors = _sensors(production, place)
     if production.bag is None:
-        write_devkit_drive(sensors, out, production.frames, progress)
+        write_devkit_drive(_sensors(production, place), out, production.frames, progress)
     else:
-        _record(production, sensors, out, progress)
+        _record(production, place, out, progress)
 
 
 def write_drives(
@@ -131,11 +133,10 @@ def _await(work: Mapping[Future[None], Place], progress: Callable[[int, int], No
 
 
 def _write_one_of_many(production: Production, place: Place, out: Path) -> None:
-    sensors = _sensors(production, place)
     if production.bag is None:
-        write_devkit_frames(sensors, out, production.frames)
-    elif not (bag := out / sensors.drive.name).exists():
-        _record(production, sensors, bag)
+        write_devkit_frames(_sensors(production, place), out, production.frames)
+    else:
+        _record(production, place, out / drive_name(*place))
 
 
 def _sensors(production: Production, place: Place) -> DriveSensors:
@@ -145,18 +146,18 @@ def _sensors(production: Production, place: Place) -> DriveSensors:
 
 def _record(
     production: Production,
-    sensors: DriveSensors,
+    place: Place,
     path: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
+    """A drive as the bag ``path``, unless it is that already."""
     assert production.bag is not None
-    record_drive(
-        sensors,
-        path,
+    asked = (
         production.frames,
         production.rate,
         production.bag,
         production.odometry_noise,
         production.lidar_rate,
-        progress,
     )
+    if not is_recorded(path, bag_recipe(place, production.sensors, *asked)):
+        record_drive(_sensors(production, place), path, *asked, progress)

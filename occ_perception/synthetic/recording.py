@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
+from occ_perception.synthetic.recipe import BAG_KEY, Recipe, recipe_of
 from occ_perception.synthetic.seeds import random_for
-from occ_perception.synthetic.sensors import DriveSensors, frame_times
+from occ_perception.synthetic.sensors import DriveSensors, SensorOptions, frame_times
 
 if TYPE_CHECKING:
     from occ_perception.bags.writing import BagWriter
@@ -40,6 +42,28 @@ def encode_jpeg(picture: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> byt
     return bytes(data)
 
 
+def bag_recipe(
+    place: tuple[int, int],
+    options: SensorOptions,
+    frames: int,
+    rate: float = KEYFRAME_RATE,
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    odometry_noise: float = 0.0,
+    lidar_rate: float = 0.0,
+) -> Recipe:
+    """What :func:`record_drive` notes in the bag of a drive (town and index)."""
+    return recipe_of(
+        options,
+        frames,
+        town=place[0],
+        drive=place[1],
+        rate=rate,
+        storage=storage,
+        odometry_noise=odometry_noise,
+        lidar_rate=lidar_rate,
+    )
+
+
 def record_drive(
     sensors: DriveSensors,
     path: Path,
@@ -55,7 +79,8 @@ def record_drive(
     Pictures, calibrations, odometry and tf are what a vehicle would send. At 2 Hz the truth is on
     ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and once more under
     ``/ground_truth_in_view`` with everything that no camera sees unknown. It refers to the
-    reference camera's stamp, like the node's answers.
+    reference camera's stamp, like the node's answers. The bag's metadata names the generator's
+    version and everything that was asked for.
 
     With a lidar the sweeps are on ``/lidar_top`` (their field ``label`` is the Occ3D class of each
     point; all points of a sweep are measured at its stamp) and the boxes of everything that has
@@ -84,7 +109,10 @@ def record_drive(
     rig = sensors.rig
     mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
     mounts.append(("base_link", LIDAR_FRAME, sensors.ego_T_lidar))
+    place = (sensors.drive.town.seed, sensors.drive.index)
+    recipe = bag_recipe(place, sensors.options, frames, rate, storage, odometry_noise, lidar_rate)
     with BagWriter(path, storage) as bag:
+        bag.note(BAG_KEY, json.dumps(recipe))
         first = sensors.stamp_ns(times[0] - 0.1)
         bag.write_transforms(first, mounts, static=True)
         _write_odometry(bag, sensors, times, odometry_noise)

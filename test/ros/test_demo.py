@@ -22,6 +22,7 @@ from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.writing import BagWriter
 from occ_perception.ros.demo import make_drive
+from occ_perception.ros.demo_playing import DemoError
 
 pytestmark = pytest.mark.ros
 
@@ -123,6 +124,13 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     made = drive.stat().st_mtime_ns
     assert make_drive(out, 3, "160x90") == drive.parent
     assert drive.stat().st_mtime_ns == made
+
+
+def test_a_drive_of_another_version_is_not_shown(tmp_path: Path) -> None:
+    metadata = make_drive(tmp_path, 1, "64x36") / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace('"generator": 1', '"generator": 0'))
+    with pytest.raises(DemoError, match="could not be made"):
+        make_drive(tmp_path, 1, "64x36")
 
 
 def mean_iou_of(recorded: Path, drive: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,39 @@ def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path) -> None:
     assert run.returncode != 0
     assert "File too large" in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def town_bags(*arguments: str, out: Path, drives: str = "0-1"):
+    options = ["--town", "20000", "--drive", drives, "--bag", "mcap", "--out", str(out)]
+    small = ["--frames", "1", "--size", "64x36", "--jobs", "1"]
+    return CliRunner().invoke(app, ["drive", *options, *small, *arguments])
+
+
+def test_a_bag_is_taken_for_made_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    """One bag and bags side by side: left alone by the same command, refused by any other."""
+    assert town_bags(out=tmp_path).exit_code == 0
+    made = files_of(tmp_path)
+    one = tmp_path / "town-20000-000"
+    assert town_bags(out=tmp_path).exit_code == 0
+    assert town_bags(out=one, drives="0").exit_code == 0
+    for more in (["--frames", "2"], ["--size", "160x90"], ["--jitter-rig"], ["--lidar", "1"]):
+        for out, drives in ((tmp_path, "0-1"), (one, "0")):
+            refusal = town_bags(*more, out=out, drives=drives).exception
+            assert isinstance(refusal, OSError)
+            assert re.search(r"holds a drive as .*'generator': 1.* delete it", str(refusal))
+    assert files_of(tmp_path) == made
+
+
+def test_a_bag_of_another_generator_or_of_none_is_refused(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    assert town_bags(out=bag, drives="0").exit_code == 0
+    metadata = bag / "metadata.yaml"
+    text = metadata.read_text()
+    metadata.write_text(text.replace('"generator": 1', '"generator": 0'))
+    assert metadata.read_text() != text
+    assert "'generator': 0" in str(town_bags(out=bag, drives="0").exception)
+    metadata.unlink()
+    assert "names no recipe" in str(town_bags(out=bag, drives="0").exception)
 
 
 def run_code(code: str, path: Path) -> subprocess.CompletedProcess[str]:
