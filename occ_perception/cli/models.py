@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 _TABLE_WIDTH = 110
 
-app = typer.Typer(help="Models that can be run.", no_args_is_help=True)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """Models that can be run; without a command, their list."""
+    if context.invoked_subcommand is None:
+        list_models()
 
 
 @app.command("list")
@@ -113,4 +120,5 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
         ("weights", card.url or "not published"),
         ("sha256", card.sha256 or "unknown"),
         ("licence", card.licence or "-"),
+        ("note", card.note or "-"),
     ]

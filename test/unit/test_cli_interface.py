@@ -233,8 +233,15 @@ def test_models_are_listed_and_described() -> None:
     assert [row[0] for row in rows[1:]] == list(MODELS)  # every name in full
     row = next(row for row in rows if row[0] == "alocc_3d_gf_depth")
     assert row[1:] == ["6", "+", "lidar", "256x704", "1", "occ3d", "mIoU", "54.9"]
+    assert CliRunner().invoke(app, ["models"]).output == listing.output
     shown = CliRunner().invoke(app, ["models", "show", "alocc_2d_mini"])
     assert shown.exit_code == 0
     facts = ("256x704", "36,228,096", "102.4 MB", "16 frames, 0.5 s apart", "Apache-2.0")
     for fact in (*facts, "176.3", "ConcatHistory", "history.slots_BTYXC: 16x200x200x40"):
         assert fact in shown.output
+
+
+@pytest.mark.parametrize("name", ["causal_bevdetocc", "sparseocc_even", "alocc_town"])
+def test_what_a_card_says_beside_its_figures_is_shown(name: str) -> None:
+    shown = CliRunner().invoke(app, ["models", "show", name])
+    assert MODELS[name].note and f"note            {MODELS[name].note}" in shown.output
