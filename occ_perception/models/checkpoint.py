@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.models.network import Network
-from occ_perception.models.published_names import published_key, unwrapped_key
+from occ_perception.models.published_names import current_key, published_key
 from occ_perception.models.zoo import ModelCard
 
 # In order of preference: averaged weights are the ones that published figures belong to.
@@ -40,6 +40,7 @@ class KeyReport:
         unexpected: keys of the file that nothing in the network answers to.
         wrong_shape: published name -> (shape in the file, shape in the network).
         wrong_grid: published name -> (value in the file, value of the network's grid).
+        untied: published name -> name of the same tensor that has other values in the file.
     """
 
     loaded: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class KeyReport:
     unexpected: tuple[str, ...] = ()
     wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     wrong_grid: Mapping[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    untied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -62,6 +64,10 @@ class KeyReport:
         lines += [
             f"wrong grid: {key} is {got}, the network's grid gives {wanted}"
             for key, (got, wanted) in self.wrong_grid.items()
+        ]
+        lines += [
+            f"different values: {key} and {other} are one tensor of the network"
+            for key, other in self.untied.items()
         ]
         return lines
 
@@ -81,7 +87,7 @@ def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyRepor
         net: built from ``card`` at its published size.
         card: names the tensors of the file.
         path: the file; dictionaries wrapped in ``state_dict`` or ``ema_state_dict`` and prefixes
-            of parallel wrappers are unwrapped.
+            of parallel wrappers are unwrapped, names from before a renaming are made current.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -134,14 +140,14 @@ def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
         FileNotFoundError: there is no such file.
         CheckpointError: the file cannot be read safely.
     """
-    return match_keys(card.build(), card, _unprefixed(Path(path)))
+    return match_keys(card.build(), card, _named_tensors(Path(path)))
 
 
 def _fitting_tensors(
     net: Network, card: ModelCard, path: Path
 ) -> tuple[dict[str, Tensor], KeyReport]:
     """The file's tensors under published names, all of them accounted for."""
-    tensors = _unprefixed(path)
+    tensors = _named_tensors(path)
     report = match_keys(net, card, tensors)
     if report.problems:
         raise CheckpointError(
@@ -153,8 +159,20 @@ def _fitting_tensors(
     return tensors, report
 
 
-def _unprefixed(path: Path) -> dict[str, Tensor]:
-    return {unwrapped_key(key): tensor for key, tensor in read_tensors(path).items()}
+def _named_tensors(path: Path) -> dict[str, Tensor]:
+    """The file's tensors under current published names."""
+    tensors = read_tensors(path)
+    spellings: dict[str, list[str]] = {}
+    for key in tensors:
+        spellings.setdefault(current_key(key), []).append(key)
+    twice = [" and ".join(keys) for keys in spellings.values() if len(keys) > 1]
+    if twice:
+        raise CheckpointError(
+            f"{path} has two tensors for one name, {len(twice)} times: {'; '.join(twice[:3])}"
+            + ("; ..." if len(twice) > 3 else "")
+            + ". Which set of weights is meant cannot be told; save the wanted one alone"
+        )
+    return {name: tensors[key] for name, (key,) in spellings.items()}
 
 
 def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> KeyReport:
@@ -164,7 +182,7 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         net: the network.
         card: names the tensors.
         tensors: the file's content under unwrapped published names (meta tensors suffice for
-            everything but the grid check).
+            everything but the grid check and that of tensors with two names).
     """
     wanted = {published_key(key, card.names): key for key in net.state_dict()}
     own = net.state_dict()
@@ -184,6 +202,7 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         unexpected=tuple(key for key in tensors if key not in known),
         wrong_shape=shapes,
         wrong_grid=wrong_grid,
+        untied=_untied(net, card, tensors),
     )
 
 
@@ -252,6 +271,20 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             f"only, or a dictionary with one of {', '.join(_WRAPPERS)}"
         )
     return dict(content)
+
+
+def _untied(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of one tensor of the network under which a file has different values."""
+    first: dict[int, str] = {}
+    untied = {}
+    for ours, parameter in net.named_parameters(remove_duplicate=False):
+        key = published_key(ours, card.names)
+        other = first.setdefault(id(parameter), key)
+        if key == other or not {key, other} <= tensors.keys() or tensors[key].is_meta:
+            continue
+        if not torch.equal(tensors[key], tensors[other]):
+            untied[key] = other
+    return untied
 
 
 def _check_grid(

@@ -66,6 +66,16 @@ OCCSTUDIO_NAMES: NameRules = (
 WRAPPER_PREFIXES = ("module.", "teacher.", "_orig_mod.")
 """Added by data-parallel, averaging and compiling wrappers; they say nothing about the model."""
 
+_OLD_PARTS = (
+    ("forward_projection", "view_transformer"),
+    ("maskformerocc_head", "alocc_head"),
+    ("depth2occ_hidden_weight_net", "depth2occ_inter_weight_net"),
+    ("depth2occ_hidden_bias_net", "depth2occ_inter_bias_net"),
+    ("ttt_layer_func_after_his", "scene_his_func_after_vox_his"),
+    ("scene_his_func_after_vox_his.ttt_", _SCENE),
+)
+"""What parts were called in files from before the published code renamed them."""
+
 
 def published_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
     """The name of one of our parameters or buffers in a published file.
@@ -83,4 +93,12 @@ def unwrapped_key(key: str) -> str:
     """A file's key without the prefixes of wrappers."""
     while key.startswith(WRAPPER_PREFIXES):
         key = key.split(".", 1)[1]
+    return key
+
+
+def current_key(key: str) -> str:
+    """A file's key as the published code has it now, without the prefixes of wrappers."""
+    key = unwrapped_key(key)
+    for old, new in _OLD_PARTS:
+        key = key.replace(old, new)
     return key

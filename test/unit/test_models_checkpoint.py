@@ -14,7 +14,7 @@ from occ_perception.models.checkpoint import (
     match_keys,
     read_tensors,
 )
-from occ_perception.models.published_names import published_key, unwrapped_key
+from occ_perception.models.published_names import current_key, published_key, unwrapped_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 
@@ -197,6 +197,47 @@ def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path, net):
 def test_missing_file(tmp_path, net):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*gone\.pth"):
         load_checkpoint(net, CARD, tmp_path / "gone.pth")
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path, net, published):
+    key = "final_conv.weight"
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    path = saved(tmp_path, {**published, f"module.{key}": published[key] + 1})
+    with pytest.raises(CheckpointError, match=rf"1 times: {key} and module\.{key}\. Which set"):
+        load_checkpoint(net, CARD, path)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_one_tensor_under_two_names_may_not_have_two_values():
+    card = get_card("alocc_2d")
+    net = card.build()
+    own = {published_key(key, card.names): value for key, value in net.state_dict().items()}
+    first, second = (f"depth_net.{b}_conv.0.downsample.weight" for b in ("depth", "occ"))
+    assert own[first].data_ptr() == own[second].data_ptr()
+    assert match_keys(net, card, own).problems == []
+    (problem,) = match_keys(net, card, {**own, second: own[second] + 1}).problems
+    assert problem.startswith("different values: ") and first in problem and second in problem
+
+
+def test_names_from_before_the_renaming_load(tmp_path, net, published):
+    old = {k.replace("view_transformer", "forward_projection"): v for k, v in published.items()}
+    old = {k.replace("alocc_head", "maskformerocc_head"): v for k, v in old.items()}
+    assert old.keys() != published.keys()
+    assert load_checkpoint(net, CARD, saved(tmp_path, old)).problems == []
+    assert_filled(net, published)
+
+
+@pytest.mark.parametrize(
+    ("old", "current"),
+    [
+        ("module.forward_projection.dx", "view_transformer.dx"),
+        ("depth_net.depth2occ_hidden_bias_net.0", "depth_net.depth2occ_inter_bias_net.0"),
+        ("depth_net.depth2occ_hidden_weight_net.0", "depth_net.depth2occ_inter_weight_net.0"),
+        ("ttt_layer_func_after_his.ttt_q.", "scene_his_func_after_vox_his.scene_his_q."),
+    ],
+)
+def test_old_names_become_current(old, current):
+    assert current_key(old) == current and current_key(current) == current
 
 
 def test_prefixes_are_stripped_wherever_wrappers_put_them():
