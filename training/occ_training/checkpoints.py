@@ -97,7 +97,12 @@ class Checkpoints(pl.Callback):
 def finished_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     found = [path for path in folder.glob("step_*") if _FOLDER.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps had been done at a checkpoint."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def slots_of(trainer: pl.Trainer, batch: int) -> range:

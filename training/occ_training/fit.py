@@ -7,6 +7,7 @@ same frames, points and weights follow as if it had not been.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -29,6 +30,7 @@ from occ_training.checkpoints import (
     Checkpoints,
     finished_checkpoints,
     slots_of,
+    step_of,
 )
 from occ_training.data.sample import Batch, collate
 from occ_training.initial_weights import load_initial_weights
@@ -111,7 +113,7 @@ def fit(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
-        logger=_loggers(out),
+        logger=_loggers(out, 0 if last is None else step_of(last)),
         log_every_n_steps=log_every,
         # Checkpoints come last: they save what the others have done.
         callbacks=[*own, *callbacks, checkpoints],
@@ -187,8 +189,34 @@ def _strategy(accelerator: str, devices: int | str, nodes: int) -> Strategy | st
     return DDPStrategy(broadcast_buffers=False, find_unused_parameters=False)
 
 
-def _loggers(out: Path) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(out, name="logs", version="csv")]
+def _loggers(out: Path, step: int) -> list[Logger]:
+    table = CSVLogger(out, name="logs", version="csv", flush_logs_every_n_steps=1)
+    _keep_rows(table, step)
+    loggers: list[Logger] = [table]
     if importlib.util.find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(out, name="logs", version="tensorboard"))
     return loggers
+
+
+@rank_zero_only
+def _keep_rows(table: CSVLogger, step: int) -> None:
+    """Go on with the table of a run that goes on; the logger by itself would begin a new one.
+
+    Args:
+        table: that nothing has been logged to yet.
+        step: that the run goes on from; rows of later ones are written again.
+    """
+    file = Path(table.log_dir) / "metrics.csv"
+    before = file.with_name("metrics.before.csv")
+    if file.is_file() and not before.is_file():
+        file.rename(before)
+    if not before.is_file():
+        return
+    with before.open(newline="") as stream:
+        whole = [line for line in stream if line.endswith("\n")]  # the last may be cut off
+    rows = [row for row in csv.DictReader(whole) if int(row["step"]) < step]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Previous log files in this directory will be deleted")
+        table.experiment.metrics += [{k: v for k, v in row.items() if v} for row in rows]
+    table.save()
+    before.unlink()
