@@ -313,8 +313,8 @@ def run(plan: Plan) -> int:
     longest: dict[tuple[str, bool], float] = {}
     # What raised or ended the process before must not do so again before the others have run.
     for piece in sorted(every, key=lambda piece: ledger.of(piece) is not None):
-        now = time.monotonic()
-        guess = longest.get((piece.kind, piece.compiled), FIRST_GUESS_S[piece.compiled])
+        now, sort = time.monotonic(), (piece.kind, piece.compiled)
+        guess = longest.get(sort, FIRST_GUESS_S[piece.compiled])
         if ledger.done(piece) or now - begun + guess > 60 * plan.minutes:
             continue
         ledger.add(piece, {"error": "the run ended while this was being done"})
@@ -323,9 +323,8 @@ def run(plan: Plan) -> int:
         except Exception as error:  # one model out of memory must not cost the others
             result = {"error": f"{type(error).__name__}: {error}"}
         seconds = time.monotonic() - now
-        longest[piece.kind, piece.compiled] = max(
-            seconds, longest.get((piece.kind, piece.compiled), 0.0)
-        )
+        if "error" not in result:  # what raises may do so long before the others are done
+            longest[sort] = max(seconds, longest.get(sort, 0.0))
         ledger.add(piece, {**result, "seconds": round(seconds, 1)})
         print(f"{piece.kind:10s} {piece.name}: {summary(piece.kind, result)} ({seconds:.0f} s)")
         sys.stdout.flush()

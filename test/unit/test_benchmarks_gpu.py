@@ -171,6 +171,24 @@ assert "- not reached: 1 (benchmark a, fp32, compiled)" in text
     )
 
 
+def test_one_that_raises_says_nothing_about_the_time_of_others(tmp_path) -> None:
+    planned(
+        tmp_path,
+        """
+import time
+from dataclasses import replace
+plan = replace(plan, minutes=0.06)
+gpu.FIRST_GUESS_S = {False: 3.0, True: 3.0}
+def slow():
+    time.sleep(1)
+    raise RuntimeError("no compiler")
+fails = gpu.Piece("benchmark", "fails", slow)
+bad, done, text = run(fails, gpu.Piece("benchmark", "next", does("next")))
+assert (bad, done) == (2, []) and "- benchmark fails: RuntimeError: no compiler" in text
+""",
+    )
+
+
 def test_a_killed_run_has_its_page_and_tries_what_killed_it_last(tmp_path) -> None:
     planned(
         tmp_path,
