@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _START_S = 180.0
 # Without a new grid for this long, what is missing will not come any more.
 _LINGER_S = 60.0
 _LAST_REPORT_S = 1.5
+_CLOCK_HZ = 100
 
 
 class DemoError(ValueError):
@@ -51,7 +52,8 @@ class Setting:
         weights: its checkpoint, "" = random weights.
         seed: of random weights.
         device: see the node's parameter.
-        lockstep: wait for every answer instead of playing by time.
+        lockstep: wait for every answer instead of playing by time; not done with bags whose
+            pictures carry no stamps, which need a /clock that goes on.
         answer_timeout_s: how long, in lockstep.
         layout: name or path, "" = recognise.
         out: folder for everything that is written.
@@ -79,6 +81,7 @@ class Played:
         unanswered: those of them without an answer.
         latencies_ms: per grid, see :meth:`Recorder.latencies_ms`.
         drops: reason -> how many rings the node says it dropped for it, "?" = it did not say.
+        lockstep: whether every answer was waited for.
     """
 
     recorded: Path | None
@@ -87,6 +90,7 @@ class Played:
     unanswered: list[BagRing]
     latencies_ms: list[float]
     drops: dict[str, str]
+    lockstep: bool
 
 
 @dataclass
@@ -127,19 +131,22 @@ def play_through_node(setting: Setting) -> Played:
     with Recording(setting.bag) as recording:
         layout = choose_layout(recording, setting.layout or None)
         rings = rings_of_bag(recording, layout)
+        if setting.lockstep and not _has_stamps(layout):
+            print(f"{setting.bag} is played by time: its pictures carry no stamps to answer with")
+            setting = replace(setting, lockstep=False)
         parameters = _node_parameters(setting, recording, layout)
         rclpy.init()
         children = Children(setting.out)
         node = rclpy.create_node("occ_demo")
         try:
             recorder = Recorder(node, recording, layout, NODE)
-            _run(setting, node, children, parameters, recorder)
+            _run(setting, layout, node, children, parameters, recorder)
             _await_the_rest(setting, node, recorder, len(rings))
         finally:
             children.stop()
             node.destroy_node()
             rclpy.try_shutdown()
-    if layout.stamp_source == "header":
+    if _has_stamps(layout):
         unanswered = [ring for ring in rings if ring.stamp_ns not in recorder.grids]
     else:
         unanswered = rings[len(recorder.grids) :]
@@ -154,11 +161,21 @@ def play_through_node(setting: Setting) -> Played:
             "incomplete": recorder.figure("synchronization", "incomplete"),
             "failed": recorder.figure("inference", "rings_failed"),
         },
+        lockstep=setting.lockstep,
     )
 
 
+def _has_stamps(layout: TopicLayout) -> bool:
+    return layout.stamp_source == "header"
+
+
 def _run(
-    setting: Setting, node: Node, children: Children, parameters: Path, recorder: Recorder
+    setting: Setting,
+    layout: TopicLayout,
+    node: Node,
+    children: Children,
+    parameters: Path,
+    recorder: Recorder,
 ) -> None:
     occupancy_node = children.start(
         "node", *NODE_COMMAND, "--ros-args", "--params-file", str(parameters)
@@ -172,6 +189,8 @@ def _run(
     arguments = ["play", str(setting.bag), "--layout", setting.layout]
     # The recorder listens at once; without this a node on a busy machine would miss the beginning.
     arguments += ["--wait-for", _ANSWERS, "--wait", str(_START_S)]
+    if not _has_stamps(layout):
+        arguments += ["--clock", str(_CLOCK_HZ)]
     if setting.lockstep:
         arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
     player = children.start("player", *OCC_COMMAND, *arguments)
@@ -221,6 +240,8 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
         "layout": setting.layout or layout.name,
         "image_topics": [f"{camera.name}={camera.image}" for camera in layout.cameras],
         "pose.topic": layout.pose.topic,
+        # Pictures without stamps are dated when they arrive: in the time of the bag's poses.
+        "use_sim_time": not _has_stamps(layout),
     }
     if setting.weights:
         parameters["weights"] = setting.weights

@@ -94,7 +94,7 @@ def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[s
     if filmed is not None and filmed.scores is not None:
         yield from _class_table(filmed.scores)
     yield "<h2>Made with</h2>"
-    yield from _table([], _versions(setting, filmed))
+    yield from _table([], _versions(setting, played, filmed))
     yield "</body></html>"
 
 
@@ -187,8 +187,8 @@ def _unanswered(played: Played) -> Iterable[str]:
         yield f"ring at {(ring.stamp_ns or ring.first_log_ns) / 1e9:.3f} s{missing}"
 
 
-def _versions(setting: Setting, filmed: Filmed | None) -> list[tuple[str, str]]:
-    how = "in lockstep: the next ring after the answer" if setting.lockstep else "by time"
+def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[tuple[str, str]]:
+    how = "in lockstep: the next ring after the answer" if played.lockstep else "by time"
     distribution = os.environ.get("ROS_DISTRO", "wheels")
     return [
         ("occ_perception", occ_perception.__version__),

@@ -212,6 +212,8 @@ class BagPlayer:
         count, since = 0, time.monotonic()
         while (now := time.monotonic()) < give_up:
             rclpy.spin_once(self._node, timeout_sec=0.05)
+            # Who dates pictures by this clock must know the time before the first one comes.
+            self._send_clock(self._first_ns)
             current = sum(p.get_subscription_count() for p in self._publishers.values())
             if current != count:
                 count, since = current, now
@@ -232,9 +234,18 @@ class BagPlayer:
 
     # -- playing ---------------------------------------------------------------------------------
 
+    @property
+    def _first_ns(self) -> int:
+        """The bag's time that playing begins at."""
+        return self._recording.span_ns[0] + round(self.options.start_s * 1e9)
+
+    def _send_clock(self, bag_ns: int) -> None:
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=time_message(bag_ns)))
+
     def _play_once(self) -> None:
         bag_start, bag_end = self._recording.span_ns
-        first_ns = bag_start + round(self.options.start_s * 1e9)
+        first_ns = self._first_ns
         if first_ns > bag_end:
             raise PlayError(
                 f"start {self.options.start_s:g} s lies behind the end of the bag, which is "
@@ -263,7 +274,7 @@ class BagPlayer:
             now = time.monotonic()
             if self._clock is not None and now >= self._next_tick:
                 bag_ns = log_ns - round(max(due - now, 0.0) * self.options.rate * 1e9)
-                self._clock.publish(Clock(clock=time_message(bag_ns)))
+                self._send_clock(bag_ns)
                 self._next_tick = now + 1.0 / self.options.clock_hz
             if now >= due:
                 self.report.worst_lateness_s = max(self.report.worst_lateness_s, now - due)
