@@ -10,8 +10,10 @@ Converters, data set code and evaluation run on it as on the real thing:
     ROOT/maps/<town>.png                       driveable and footway raster
     ROOT/town/<scene>/                         records of each frame; drive.json = complete
 
-Labels are in the ego frame of the lidar's time, as in the published sets. Every file appears under
-its name only when it is whole, so an interrupted run goes on where it stopped.
+Labels are in the ego frame of the lidar's time, as in the published sets; positions count from the
+map's lower left corner, as its masks do. Every file appears under its name only when it is whole,
+so an interrupted run goes on where it stopped. The devkit opens no folder with lidarseg files that
+its tables lack: those of a drive stay with its records until it is complete.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from occ_perception.synthetic.sensors import DriveSensors, frame_times
 VERSION = "v1.0-town"
 KEYFRAME_RATE = 2.0
 _ANNOTATION_RANGE = 60.0
+_MAP_ORIGIN = np.array([-layout.HALF_TOWN, -layout.HALF_TOWN, 0.0])
 
 
 def token_of(*parts: object) -> str:
@@ -79,7 +82,7 @@ def write_devkit_frames(
     """Everything of :func:`write_devkit_drive` but the tables; any number of processes at once."""
     times = frame_times(frames, KEYFRAME_RATE)
     records = root / "town" / sensors.drive.name
-    recipe = recipe_of(sensors.options, frames)
+    recipe = recipe_of(sensors.options, frames, origin=_MAP_ORIGIN.tolist())
     check_folder(records, recipe)
     _write(records / "recipe.json", json.dumps(recipe).encode())
     for n, t in enumerate(times):
@@ -98,6 +101,8 @@ def write_devkit_frames(
 def merge_devkit_drives(root: Path) -> None:
     """Make the devkit's tables anew from all complete drives of the folder.
 
+    Their lidarseg files take their places at the same time.
+
     One process after the other: tables of a merge that began before a drive was complete cannot
     replace those that have it.
     """
@@ -105,6 +110,9 @@ def merge_devkit_drives(root: Path) -> None:
 
     with (root / "town" / ".merging").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for drive in (root / "town").glob("*/drive.json"):
+            for file in drive.parent.glob("lidarseg/*.bin"):
+                file.replace(_made(root / "lidarseg" / VERSION) / file.name)
         for name, rows in merge_tables(root, token_of).items():
             _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
 
@@ -137,7 +145,7 @@ def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[st
                 "token": token,
                 "timestamp": when_us,
                 "rotation": rotation,
-                "translation": translation,
+                "translation": _on_map(translation),
             }
         )
         rows["sample_data"].append(
@@ -169,7 +177,8 @@ def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[st
         "sample_data_token": lidar_token,
         "filename": f"lidarseg/{VERSION}/{lidar_token}_lidarseg.bin",
     }
-    _write(root / rows["lidarseg"]["filename"], GENERAL_ID[lidar.classes].tobytes())
+    waiting = root / "town" / drive.name / "lidarseg" / Path(rows["lidarseg"]["filename"]).name
+    _write(waiting, GENERAL_ID[lidar.classes].tobytes())
     _write_labels(root, drive.name, sample, labels)
     rows["sample_annotation"] = _annotations(scene, labels, rows["points"], drive.name)
     return rows
@@ -223,7 +232,7 @@ def _annotations(
                 "moving": bool(np.hypot(*body.velocity) > 0.2),
                 "token": token_of(drive, round(scene.time * 1000), "box", body.instance),
                 "visibility_token": str(1 + int(np.digitize(share, (0.4, 0.6, 0.8)))),
-                "translation": [float(value) for value in middle],
+                "translation": _on_map(middle),
                 "size": [float(size[1]), float(size[0]), float(size[2])],
                 "rotation": rotation,
                 "num_lidar_pts": hits,
@@ -237,6 +246,11 @@ def quaternion_pose(pose: ArrayLike) -> tuple[list[float], list[float]]:
     """Translation and quaternion (w, x, y, z) of a matrix, as the tables hold them."""
     translation, (x, y, z, w) = pose_from_matrix(pose)
     return [float(value) for value in translation], [float(w), float(x), float(y), float(z)]
+
+
+def _on_map(position: ArrayLike) -> list[float]:
+    """A position of the town, metres from the lower left corner of its map."""
+    return [float(value) for value in np.asarray(position) - _MAP_ORIGIN]
 
 
 def _write_map(sensors: DriveSensors, root: Path) -> None:
@@ -254,6 +268,11 @@ def _write_map(sensors: DriveSensors, root: Path) -> None:
     _write(path, bytes(cv2.imencode(".png", mask[::-1])[1]))
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _npz(**arrays: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -262,8 +281,7 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole under its name or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = _made(path.parent) / f".{path.name}.{os.getpid()}.unfinished"
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

@@ -35,6 +35,9 @@ from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
 OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
 OPTIONS = SensorOptions(size=(160, 90))
+# Added to a pose: what it is in the coordinates of the folder's map.
+TOWN_ON_MAP = np.zeros((4, 4))
+TOWN_ON_MAP[:2, 3] = 150.0
 
 
 def sensors(index: int = 0) -> DriveSensors:
@@ -142,7 +145,8 @@ def test_a_folder_converts_to_a_bag_like_real_data(folder: Path, tmp_path: Path)
     assert len(frames) == 2
     for camera, stamp in expected.stamps_ns.items():
         assert frames[1].stamps_ns[camera] == stamp
-        assert np.allclose(frames[1].world_T_ego[camera], expected.world_T_ego[camera], atol=1e-6)
+        on_map = expected.world_T_ego[camera] + TOWN_ON_MAP
+        assert np.allclose(frames[1].world_T_ego[camera], on_map, atol=1e-6)
         assert np.allclose(frames[1].rig.camera(camera).K, expected.rig.camera(camera).K)
         difference = frames[1].images[camera].astype(int) - expected.images[camera]
         assert np.abs(difference).mean() < 6  # JPEG
@@ -173,6 +177,73 @@ def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in pictures} == pictures
     with pytest.raises(ValueError, match="choose another folder"):
         write_devkit_drive(sensors(2), tmp_path, frames=2)
+
+
+def one_drive_and_a_half(root: Path) -> None:
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    write_devkit_drive(sensors(0), root, frames=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_devkit_drive(sensors(1), root, frames=2, progress=interrupt)
+
+
+def test_lidarseg_files_are_those_of_the_table_while_a_drive_is_unfinished(tmp_path: Path) -> None:
+    """The devkit refuses a folder where they are not."""
+    one_drive_and_a_half(tmp_path)
+    assert lidarseg_files(tmp_path) == [row["filename"] for row in table(tmp_path, "lidarseg")]
+    merge_devkit_drives(tmp_path)
+    assert len(lidarseg_files(tmp_path)) == 1
+    write_devkit_drive(sensors(1), tmp_path, frames=2)
+    listed = sorted(row["filename"] for row in table(tmp_path, "lidarseg"))
+    assert len(listed) == 3
+    assert lidarseg_files(tmp_path) == listed
+
+
+def lidarseg_files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / "lidarseg").rglob("*.bin"))
+
+
+def test_vehicle_and_boxes_lie_on_the_map(folder: Path) -> None:
+    """Pixel 0.1 m, the origin is the lower left corner; buses are on what can be driven on."""
+    import cv2
+
+    mask = cv2.imread(str(folder / "maps" / "town-20000.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (3000, 3000)
+    poses = [row["translation"] for row in table(folder, "ego_pose")]
+    categories = {row["token"]: row["name"] for row in table(folder, "category")}
+    kinds = {row["token"]: categories[row["category_token"]] for row in table(folder, "instance")}
+    buses = [
+        row["translation"]
+        for row in table(folder, "sample_annotation")
+        if kinds[row["instance_token"]] == "vehicle.bus.rigid"
+    ]
+
+    def share_on_map(places: list[list[float]]) -> float:
+        x, y = (10.0 * np.array(places)[:, :2]).astype(int).T
+        return float(np.mean(mask[2999 - y, x] > 0))
+
+    assert len(poses) == 28
+    assert share_on_map(poses) == 1.0
+    assert len(buses) > 2
+    assert share_on_map(buses) > 0.9
+
+
+def test_the_devkit_reads_a_folder_and_finds_the_vehicle_on_its_map(folder: Path) -> None:
+    read = open_with_devkit(folder)
+    assert len(read.lidarseg) == len(read.sample) == 4
+    for pose in read.ego_pose:
+        assert read.map[0]["mask"].is_on_mask(*pose["translation"][:2]).all()
+
+
+def test_the_devkit_reads_a_folder_with_an_unfinished_drive(tmp_path: Path) -> None:
+    one_drive_and_a_half(tmp_path)
+    assert len(open_with_devkit(tmp_path).scene) == 1
+
+
+def open_with_devkit(root: Path):
+    nuscenes = pytest.importorskip("nuscenes.nuscenes", exc_type=ImportError)
+    return nuscenes.NuScenes(VERSION, str(root), verbose=False)
 
 
 def files_of(root: Path) -> dict[str, bytes]:

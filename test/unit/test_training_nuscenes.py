@@ -105,13 +105,17 @@ def test_info_files_give_the_index_of_the_tables(tmp_path: Path, protocol: int) 
 
 
 def test_poses_are_those_of_the_drive_at_camera_and_at_lidar_time() -> None:
+    """In a folder they count from the corner of the town's map, half of 300 m away."""
     index = folders.town_index()
+    on_map = np.zeros((4, 4))
+    on_map[:2, 3] = 150.0
     for number, frame in enumerate(index.frames[: folders.FRAMES]):
         drive = folders.sensors(0)
-        at_lidar = drive.drive.scene(0.5 * number).world_T_ego
+        at_lidar = drive.drive.scene(0.5 * number).world_T_ego + on_map
         assert frame.world_T_lidar_ego == pytest.approx(at_lidar, abs=1e-9)
         ring = drive.frame(0.5 * number)
-        assert frame.world_T_reference_ego == pytest.approx(ring.world_T_ego["CAM_FRONT"], abs=1e-9)
+        at_front = ring.world_T_ego["CAM_FRONT"] + on_map
+        assert frame.world_T_reference_ego == pytest.approx(at_front, abs=1e-9)
         assert frame.cameras["CAM_BACK"].stamp_ns == ring.stamps_ns["CAM_BACK"]
         moved = transform_points(frame.world_T_lidar_ego, [0, 0, 0]) - transform_points(
             frame.world_T_reference_ego, [0, 0, 0]
