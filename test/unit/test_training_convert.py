@@ -297,6 +297,26 @@ def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
     assert len(DatasetIndex.load(out / "parts" / "drive.jsonl")) == FRAMES
 
 
+def test_bags_keep_their_names_whoever_comes_along(bag, tmp_path) -> None:
+    """Recordings in numbered folders, and namesakes that are converted again on their own."""
+    bags = [tmp_path / name for name in ("rec.1", "rec.2", "a/drive", "b/drive")]
+    for copy in bags:
+        shutil.copytree(bag, copy)
+    out, options = tmp_path / "out", ConvertOptions(labels="none")
+    reports, failures = convert_bags(bags, out, options)
+    assert not failures
+    names = ["a-drive", "b-drive", "rec.1", "rec.2"]
+    assert [report.name for report in reports] == names
+    for again in (bags[2:3], bags[1:]):
+        reports, failures = convert_bags(again, out, options)
+        assert not failures and all(report.resumed for report in reports)
+    assert list(DatasetIndex.load(out).sequences()) == names
+    alone = tmp_path / "alone"
+    for some in (bags[2:3], bags[2:]):
+        reports, failures = convert_bags(some, alone, options)
+    assert [report.name for report in reports] == ["b-drive", "drive"]
+
+
 def test_frames_are_chosen_about_the_spacing_apart() -> None:
     twelve_hz = [round(n * 1e9 / 12) for n in range(60)]
     assert list(spaced(twelve_hz, 500_000_000)) == [*twelve_hz[::6], twelve_hz[-1]]

@@ -158,20 +158,24 @@ def convert_bags(
 
 
 def _jobs(bags: list[Path], out: Path, options: ConvertOptions) -> list[BagJob]:
-    from occ_training.convert_bag import BagJob
+    from occ_training.convert_bag import BagJob, finished_bags
 
-    names = [bag.resolve().stem for bag in bags]
+    bags = [bag.resolve() for bag in bags]
+    names = [bag.name if bag.is_dir() else bag.stem for bag in bags]
     twice = [name for name, count in Counter(names).items() if count > 1]
     # Recordings of one day lie in folders of their own and are called alike.
     names = [
-        f"{bag.resolve().parent.name}-{name}" if name in twice else name
+        f"{bag.parent.name}-{name}" if name in twice else name
         for name, bag in zip(names, bags, strict=True)
     ]
+    # What was converted in other company keeps the name it got there.
+    finished = finished_bags(out)
+    names = [finished.get(str(bag), name) for name, bag in zip(names, bags, strict=True)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"several bags are called {', '.join(twice)}; rename their folders")
     return [
-        BagJob(str(bag.resolve()), name, str(out.resolve()), options)
+        BagJob(str(bag), name, str(out.resolve()), options)
         for name, bag in zip(names, bags, strict=True)
     ]
 

@@ -129,6 +129,12 @@ def part_file(out: Path, name: str) -> Path:
     return out / "parts" / f"{name}.jsonl"
 
 
+def finished_bags(out: Path) -> dict[str, str]:
+    """Path of every bag that the folder holds -> name of its part."""
+    parts = {file.stem: DatasetIndex.load(file) for file in (out / "parts").glob("*.jsonl")}
+    return {part.header.source["recipe"]["bag"]["path"]: name for name, part in parts.items()}
+
+
 def convert_bag(job: BagJob) -> BagReport:
     """Convert a bag, or take over the complete part of an earlier run.
 
