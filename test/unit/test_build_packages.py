@@ -72,6 +72,15 @@ def test_torch_is_no_ros_dependency() -> None:
     assert not any("torch" in str(key) for key in depends)
 
 
+def test_what_the_runtime_needs_is_told_where_it_is_installed() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    block = setup.split("install_requires=[")[1].split("]")[0]
+    needed = [name.split("-")[0].lower() for name in re.findall(r'"([\w-]+)', block)]
+    told = (ROOT / "docs/install.md").read_text().lower()
+    assert "pyyaml" in needed
+    assert [name for name in needed if name not in told] == []
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel that `pip install .` makes of the sources, built in a copy of them."""
