@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,6 +99,7 @@ class BagWriter:
 
     Everything goes to a temporary folder beside ``path``, which takes its name when the context
     ends well and is deleted when it ends with an exception: a folder called ``path`` is complete.
+    What a killed process left there is removed by the next one that writes ``path``.
 
     Args:
         path: the rosbag2 folder to make.
@@ -105,8 +107,9 @@ class BagWriter:
         world_frame, ego_frame: frames of the ego poses.
 
     Raises:
-        FileExistsError: there is something at ``path`` already.
+        FileExistsError: there is something at ``path`` already, or another process writes it now.
         ValueError: unknown storage.
+        OSError: it could not be written (a full disk); raised by every method, names ``path``.
     """
 
     def __init__(
@@ -128,28 +131,55 @@ class BagWriter:
         self._connections: dict[str, Any] = {}
 
     def __enter__(self) -> BagWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._unfinished = self.path.with_name(f".{self.path.name}.unfinished")
+        self._lock = self._claim()
         # The files inside carry the folder's name, so that is final from the start.
-        self._unfinished = Path(
-            tempfile.mkdtemp(prefix=f".{self.path.name}.unfinished-", dir=self.path.parent)
-        )
-        self._writer = Writer(
-            self._unfinished / self.path.name,
-            version=_METADATA_VERSION,
-            storage_plugin=self._storage,
-        )
-        self._writer.open()
+        within = self._unfinished / self.path.name
+        shutil.rmtree(within, ignore_errors=True)
+        self._writer = Writer(within, version=_METADATA_VERSION, storage_plugin=self._storage)
+        with self._failures_named():
+            self._writer.open()
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         try:
             if failure is None:
-                self._writer.close()
-                (self._unfinished / self.path.name).rename(self.path)
-            else:
-                self._writer.abort()
+                with self._failures_named():
+                    self._writer.close()
+                    (self._unfinished / self.path.name).rename(self.path)
         finally:
+            # On a full disk this cannot write the rest either; what failed first is raised.
+            with suppress(OSError, sqlite3.Error):
+                self._writer.abort()
             shutil.rmtree(self._unfinished, ignore_errors=True)
+            self._lock.close()
+
+    def _claim(self) -> IO[str]:
+        """The temporary folder, this process's alone until the returned lock is closed."""
+        import fcntl
+
+        self._unfinished.mkdir(parents=True, exist_ok=True)
+        lock = (self._unfinished / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise FileExistsError(
+                f"{self.path} is being written by another process; wait for it or choose another "
+                "name"
+            ) from error
+        return lock
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            why = getattr(error, "strerror", None) or error
+            raise OSError(
+                f"{self.path} could not be written: {why}; nothing of it is kept. Make room, then "
+                "run the same command again"
+            ) from error
 
     def note(self, key: str, text: str) -> None:
         """A text for the recording's metadata, among the custom data of rosbag2."""
@@ -386,15 +416,16 @@ class BagWriter:
 
     def _write(self, topic: str, received_ns: int, message: Any, static: bool = False) -> None:
         kind = message.__msgtype__
-        if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(
-                topic,
-                kind,
-                typestore=self._types,
-                offered_qos_profiles=[_STATIC if static else _STREAM],
-            )
         raw = self._types.serialize_cdr(message, kind)
-        self._writer.write(self._connections[topic], received_ns, raw)
+        with self._failures_named():
+            if topic not in self._connections:
+                self._connections[topic] = self._writer.add_connection(
+                    topic,
+                    kind,
+                    typestore=self._types,
+                    offered_qos_profiles=[_STATIC if static else _STREAM],
+                )
+            self._writer.write(self._connections[topic], received_ns, raw)
 
     def _new(self, kind: str, **fields: Any) -> Any:
         return self._types.types[kind](**fields)

@@ -21,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def write_devkit_drive(
     Raises:
         ValueError: more frames than a drive has, or the folder holds this drive with other
             options.
-        OSError: a file could not be written; what is there stays usable, and a later run
-            continues.
+        OSError: a file could not be written, named in the message; what is there stays usable,
+            and a later run continues.
     """
     write_devkit_frames(sensors, root, frames, progress)
     merge_devkit_drives(root)
@@ -80,6 +80,16 @@ def write_devkit_frames(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Everything of :func:`write_devkit_drive` but the tables; any number of processes at once."""
+    with _alone(root / "town" / sensors.drive.name):
+        _write_frames(sensors, root, frames, progress)
+
+
+def _write_frames(
+    sensors: DriveSensors,
+    root: Path,
+    frames: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     times = frame_times(frames, KEYFRAME_RATE)
     records = root / "town" / sensors.drive.name
     recipe = recipe_of(sensors.options, frames, origin=_MAP_ORIGIN.tolist())
@@ -94,7 +104,8 @@ def write_devkit_frames(
             progress(n + 1, frames)
     drive = static_records(sensors, token_of)
     drive["frames"] = frames
-    _write_map(sensors, root)
+    with _alone(root / "town"):
+        _write_map(sensors, root)
     _write(records / "drive.json", json.dumps(drive).encode())
 
 
@@ -106,10 +117,7 @@ def merge_devkit_drives(root: Path) -> None:
     One process after the other: tables of a merge that began before a drive was complete cannot
     replace those that have it.
     """
-    import fcntl
-
-    with (root / "town" / ".merging").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(root / "town"):
         for drive in (root / "town").glob("*/drive.json"):
             for file in drive.parent.glob("lidarseg/*.bin"):
                 file.replace(_made(root / "lidarseg" / VERSION) / file.name)
@@ -280,11 +288,28 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole under its name or not there."""
-    unfinished = _made(path.parent) / f".{path.name}.{os.getpid()}.unfinished"
+    """Write a file so that it is either whole under its name or not there.
+
+    What a killed process left is written over by the one that goes on.
+    """
+    unfinished = _made(path.parent) / f".{path.name}.unfinished"
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written: {error.strerror}; make room, then the same command "
+            "goes on where it stopped"
+        ) from error
+    finally:
         unfinished.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process after the other in a folder."""
+    import fcntl
+
+    with (_made(folder) / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

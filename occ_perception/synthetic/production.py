@@ -123,6 +123,8 @@ def _await(work: Mapping[Future[None], Place], progress: Callable[[int, int], No
             future.result()
         except ValueError as error:
             raise ValueError(f"town {town}, drive {index}: {error}") from error
+        except OSError as error:
+            raise OSError(f"town {town}, drive {index}: {error}") from error
         except BrokenProcessPool as error:
             raise OSError(
                 f"a process that wrote town {town}, drive {index} or another one was killed; is "

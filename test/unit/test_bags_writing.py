@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import defaultdict
 
 import numpy as np
@@ -147,6 +149,24 @@ def test_a_failed_recording_leaves_nothing(tmp_path):
         assert not (tmp_path / "out").exists()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code = (
+        "import os, sys; import numpy as np; from occ_perception.bags.writing import BagWriter\n"
+        "bag = BagWriter(sys.argv[1]).__enter__()\n"
+        "bag.write_odometry(1, np.eye(4)); os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], check=False)
+    assert killed.returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name == ".out.unfinished"
+    with BagWriter(tmp_path / "out") as writer:
+        writer.write_odometry(STAMP, np.eye(4))
+        with pytest.raises(FileExistsError, match="out is being written by another"):
+            BagWriter(tmp_path / "out").__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(read(tmp_path / "out")["/odom"]) == 1
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -164,12 +164,18 @@ def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
     )
     run = run_code(code, tmp_path)
     assert run.returncode != 0
-    assert "File too large" in run.stderr
+    said = r"OSError: (\S+) could not be written: File too large; .*goes on where it stopped"
+    named = re.search(said, run.stderr.splitlines()[-1])
+    assert named
+    assert Path(named[1]).is_relative_to(tmp_path)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left
     assert not [path for path in left if "unfinished" in path.name]
+    killed = tmp_path / "town" / sensors(2).drive.name / ".drive.json.unfinished"
+    killed.write_text("{")
     assert not [path for path in left if path.name in ("drive.json", "scene.json", "labels.npz")]
     write_devkit_drive(sensors(2), tmp_path, frames=1)
+    assert not killed.exists()
     assert len(table(tmp_path, "sample")) == 1
     pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
     assert len(pictures) == 6
@@ -277,7 +283,7 @@ def test_tables_are_merged_by_one_at_a_time(folder: Path, tmp_path: Path) -> Non
     late = next((root / "town").glob("*-001")) / "drive.json"
     content = late.read_bytes()
     late.unlink()
-    with (root / "town" / ".merging").open("w") as lock:
+    with (root / "town" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         merging = threading.Thread(target=merge_devkit_drives, args=(root,))
         merging.start()
@@ -288,18 +294,21 @@ def test_tables_are_merged_by_one_at_a_time(folder: Path, tmp_path: Path) -> Non
     assert len(table(root, "scene")) == 2
 
 
-def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path, storage: str) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "import test_synthetic_outputs as t\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "s = t.sensors(2); s.truth(0.0); s.frame(0.0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "t.record_drive(s, Path(sys.argv[1]), 4)\n"
+        f"t.record_drive(s, Path(sys.argv[1]), 4, storage='{storage}')\n"
     )
     run = run_code(code, tmp_path / "bag")
     assert run.returncode != 0
-    assert "File too large" in run.stderr
+    said = run.stderr.splitlines()[-1]
+    assert said.startswith(f"OSError: {tmp_path / 'bag'} could not be written")
+    assert "File too large" in said or storage == "sqlite3"  # which calls it an I/O error
     assert not list(tmp_path.iterdir())
 
 
@@ -334,6 +343,17 @@ def test_a_bag_of_another_generator_or_of_none_is_refused(tmp_path: Path) -> Non
     assert "'generator': 0" in str(town_bags(out=bag, drives="0").exception)
     metadata.unlink()
     assert "names no recipe" in str(town_bags(out=bag, drives="0").exception)
+
+
+@pytest.mark.parametrize("bags", [[], ["--bag", "mcap"]], ids=["folder", "bags"])
+def test_many_drives_that_do_not_fit_the_disk_end_in_one_line(tmp_path: Path, bags) -> None:
+    drives = ["--town", "20000", "--drive", "0-1", "--frames", "2", "--size", "352x198"]
+    command = [*OCC, "town", "drive", *drives, "--jobs", "1", *bags, "--out", str(tmp_path)]
+    limited = ["bash", "-c", "ulimit -f 60; trap '' XFSZ; exec \"$@\"", "bash", *command]
+    run = subprocess.run(limited, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    assert re.search(r"error: town 20000, drive \d: \S+ could not be written", run.stderr)
 
 
 def run_code(code: str, path: Path) -> subprocess.CompletedProcess[str]:
