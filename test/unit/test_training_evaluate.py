@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import training_folders as folders
+from occ_training import evaluate as evaluation
 from occ_training.cli import app
+from occ_training.parallel import Outcome
+from occ_training.streams import group_frames
 from typer.testing import CliRunner
 
 from occ_perception.cli import app as occ
-
-pytestmark = pytest.mark.slow
 
 
 def run(application, *words: object) -> str:
@@ -25,13 +32,15 @@ def run(application, *words: object) -> str:
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("town")
-    options = ("--frames", 1, "--size", "704x396", "--out", folder)
+    options = ("--frames", 2, "--size", "704x396", "--out", folder)
     run(occ, "town", "drive", "--town", 7, "--drive", "0-2", *options)
     run(app, "prepare", "nuscenes", folder, "--version", "v1.0-town")
     return folder
 
 
+@pytest.mark.slow
 def test_one_two_and_three_processes_give_identical_numbers(town: Path, tmp_path: Path) -> None:
+    """Two frames of each of three drives, so that history passes from frame to frame."""
     for jobs in (1, 2, 3):
         run(
             app,
@@ -42,12 +51,47 @@ def test_one_two_and_three_processes_give_identical_numbers(town: Path, tmp_path
         )
     scores = [(tmp_path / f"{jobs}.json").read_text() for jobs in (1, 2, 3)]
     assert scores[0] == scores[1] == scores[2]
-    assert json.loads(scores[0])["frames"] == 3
+    assert json.loads(scores[0])["frames"] == 6
     with (tmp_path / "1.csv").open() as lines:
         assert {row["part"] for row in csv.DictReader(lines)} == {"camera_mask", "all_voxels"}
     answers = [sorted((tmp_path / f"answers_{jobs}").rglob("*.npz")) for jobs in (1, 3)]
-    assert len(answers[0]) == 3
+    assert len(answers[0]) == 6
     for one, three in zip(*answers, strict=True):
         volume = np.load(one)["semantics"]
         assert volume.shape == (200, 200, 16) and volume.dtype == np.uint8
         assert np.array_equal(volume, np.load(three)["semantics"])
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_numbers_of_one_process(town: Path, tmp_path: Path) -> None:
+    """In processes of its own: Ray keeps its settings for good, and nobody else may use it."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-c", "from occ_training.cli import main; main()", "eval"]
+    command += ["alocc_town", "--data", str(town), "--random-weights", "3", "--device", "cpu"]
+    command += ["--part", "camera_mask", "--json"]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, ray in (("alone", []), ("ray", ["--ray", "local"])):
+        subprocess.run(
+            [*command, str(tmp_path / name), *ray], check=True, timeout=300, env=os.environ | token
+        )
+    assert (tmp_path / "ray").read_text() == (tmp_path / "alone").read_text()
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 1), ("cuda", 1), ("cpu", 0)])
+def test_a_cluster_is_given_sequences_one_by_one(tmp_path, monkeypatch, device, gpus) -> None:
+    """The GPUs of this machine say nothing about the cluster's."""
+    folders.town_index().save(tmp_path)
+    given = []
+
+    def all_at_once(_function, tasks, _jobs, address, gpus):
+        given.append((address, gpus, [(task.groups, task.device) for task in tasks]))
+        runs = group_frames(tasks[0].dataset().groups_F)
+        return [Outcome(task, ([*runs[task.groups[0]]], {})) for task in tasks]
+
+    monkeypatch.setattr(evaluation, "run_all", all_at_once)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    task = evaluation.EvaluationTask(
+        model="alocc_town", random_seed=1, device=device, data=tmp_path, parts=("camera_mask",)
+    )
+    evaluation.evaluate(task, ray_address="cluster:6379")
+    assert given == [("cluster:6379", gpus, [((0,), device), ((1,), device)])]

@@ -22,6 +22,11 @@ def halve(number: int) -> tuple[int, int]:
     return number // 2, os.getpid()
 
 
+def visible_gpus(_number: int) -> str | None:
+    """What the process is given."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def by_item(outcomes) -> dict[int, Outcome]:
     return {outcome.item: outcome for outcome in outcomes}
 
@@ -58,7 +63,7 @@ def cluster(ray_environment) -> Iterator[str]:
     """A Ray cluster of its own processes, as an operator starts one."""
     port = 20_000 + os.getpid() % 20_000
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    command += [f"--port={port}", "--num-cpus=2", "--num-gpus=2", "--include-dashboard=false"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ray_environment
     ) as head:
@@ -89,6 +94,22 @@ def test_a_running_cluster_does_the_work(cluster, ray_environment) -> None:
 
 
 @pytest.mark.slow
+def test_each_call_takes_a_gpu_of_the_cluster_if_it_should(cluster, ray_environment) -> None:
+    for gpus, seen in (("1", [{"0"}, {"1"}, {"0", "1"}]), ("0", [{""}, {None}])):
+        command = [sys.executable, __file__, cluster, "1", "2"]
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**ray_environment, "GPUS_PER_CALL": gpus},
+        )
+        assert run.returncode == 0, run.stderr
+        rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("[")]
+        assert {result for _, result, _ in rows} in seen
+
+
+@pytest.mark.slow
 def test_a_cluster_of_this_machine_is_started_and_ended(ray_environment) -> None:
     found = outcomes("local", [2, 3, 13], ray_environment)
     assert found[2].result[0] == 1
@@ -103,5 +124,7 @@ def test_nobody_answers_at_a_wrong_address() -> None:
 
 
 if __name__ == "__main__":
-    for one in run_all(halve, [int(word) for word in sys.argv[2:]], ray_address=sys.argv[1]):
+    numbers, gpus = [int(word) for word in sys.argv[2:]], os.environ.get("GPUS_PER_CALL")
+    function = halve if gpus is None else visible_gpus
+    for one in run_all(function, numbers, ray_address=sys.argv[1], gpus=int(gpus or 0)):
         print(json.dumps([one.item, one.result, one.error]), flush=True)

@@ -98,7 +98,8 @@ def evaluate(
     Args:
         task: without groups.
         jobs: local processes; with several GPUs each takes the next one in turn.
-        ray_address: of a Ray cluster to work on instead.
+        ray_address: of a Ray cluster to work on instead, sequence by sequence; each takes one of
+            its GPUs where it has any and ``task.device`` is not ``cpu``.
         on_progress: called with (frames seen, frames in all).
 
     Raises:
@@ -108,9 +109,15 @@ def evaluate(
     dataset = task.dataset()
     card, frames = get_card(task.model), len(dataset)
     total = Evaluation(card.label_set, task.parts, card.grid)
-    dealt = shares(group_frames(dataset.groups_F), max(1, jobs))
+    groups = group_frames(dataset.groups_F)
+    dealt = shares(groups, max(1, jobs) if ray_address is None else len(groups))
     tasks = [
-        replace(task, groups=tuple(share), device=_device_of(task.device, number))
+        replace(
+            task,
+            groups=tuple(share),
+            # A process of a cluster sees the GPU it is given, whatever this machine has.
+            device=task.device if ray_address else _device_of(task.device, number),
+        )
         for number, share in enumerate(dealt)
         if share
     ]
@@ -128,7 +135,8 @@ def evaluate(
             on_frame=None if on_progress is None else lambda n: on_progress(n, frames),
         )
     else:
-        for outcome in run_all(evaluate_share, tasks, jobs, ray_address):
+        gpus = 0 if task.device == "cpu" else 1
+        for outcome in run_all(evaluate_share, tasks, jobs, ray_address, gpus):
             if outcome.result is None:
                 raise RuntimeError(f"an evaluation process failed: {outcome.error}")
             indices, counters = outcome.result

@@ -37,6 +37,7 @@ def run_all(
     items: Sequence[Item],
     jobs: int = 1,
     ray_address: str | None = None,
+    gpus: int = 0,
 ) -> Iterator[Outcome[Item, Result]]:
     """Call ``function`` with every item; outcomes come as they are ready, in no fixed order.
 
@@ -48,13 +49,14 @@ def run_all(
         ray_address: of a running cluster (``auto`` finds the one this machine belongs to,
             ``ray://HOST:PORT`` connects from outside), or ``local`` to start one on this machine
             for as long as the work takes; each call then takes one of the cluster's CPUs.
+        gpus: that each call takes of a cluster that has any; it sees no others.
 
     Raises:
         ModuleNotFoundError: an address is given and Ray is not installed.
         ConnectionError: no cluster answers at the address.
     """
     if ray_address is not None:
-        yield from _on_ray(function, items, ray_address)
+        yield from _on_ray(function, items, ray_address, gpus)
     elif jobs <= 1 or len(items) <= 1:
         yield from (_attempt(function, item) for item in items)
     else:
@@ -91,7 +93,7 @@ def _on_processes(
 
 
 def _on_ray(
-    function: Callable[[Item], Result], items: Sequence[Item], address: str
+    function: Callable[[Item], Result], items: Sequence[Item], address: str, gpus: int
 ) -> Iterator[Outcome[Item, Result]]:
     try:
         import ray
@@ -105,7 +107,8 @@ def _on_ray(
         options["include_dashboard"] = False
     ray.init(address=address, **options)
     try:
-        remote: Any = ray.remote(_attempt)
+        needs = {"num_gpus": gpus} if ray.cluster_resources().get("GPU") else {}
+        remote: Any = ray.remote(_attempt).options(**needs)
         pending = {remote.remote(function, item): item for item in items}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
