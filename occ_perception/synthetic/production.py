@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -38,7 +39,8 @@ class Production:
         odometry_noise, lidar_rate: of a recording, see :func:`record_drive`.
 
     Raises:
-        ValueError: more frames than a drive has, or what only a recording can hold.
+        ValueError: more frames than a drive has, a noise or rate that is negative or not finite,
+            or what only a recording can hold.
     """
 
     frames: int
@@ -50,11 +52,21 @@ class Production:
 
     def __post_init__(self) -> None:
         frame_times(self.frames, self.rate)
+        for option, value in (
+            ("--odometry-noise", self.odometry_noise),
+            ("--lidar", self.lidar_rate),
+        ):
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{option} must be a finite number from 0 up, got {value:g}")
         if self.bag is None and self.rate != KEYFRAME_RATE:
             raise ValueError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
         if self.bag is None and self.lidar_rate:
             raise ValueError(
                 "a nuScenes-format folder has a sweep per keyframe: --lidar needs --bag"
+            )
+        if self.bag is None and self.odometry_noise:
+            raise ValueError(
+                "a nuScenes-format folder has exact poses: --odometry-noise needs --bag"
             )
 
 

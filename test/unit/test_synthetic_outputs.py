@@ -455,6 +455,9 @@ def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
         (["drive", "--size", "800x451"], "cannot be cut"),
         (["drive", "--size", "big"], "must look like 800x450"),
         (["drive", "--rate", "10"], "needs --bag"),
+        (["drive", "--odometry-noise", "0.01"], "needs --bag"),
+        (["drive", "--bag", "mcap", "--odometry-noise", "inf"], "must be a finite number"),
+        (["drive", "--bag", "mcap", "--lidar", "inf"], "must be a finite number"),
         (["render", "--time", "99"], "a drive lasts 20 s"),
         (["render", "--samples", "3"], "1, 2 or 4"),
     ],
@@ -464,6 +467,19 @@ def test_bad_input_is_refused_with_its_reason(arguments, reason, tmp_path: Path)
     assert isinstance(result.exception, ValueError)
     assert reason in str(result.exception)
     assert not (tmp_path / "out" / VERSION).exists()
+
+
+@pytest.mark.parametrize("command", ["drive", "render"])
+def test_without_numba_it_says_what_to_install(command: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        f"sys.argv = ['occ', 'town', '{command}', '--out', sys.argv[1]]\n"
+        "from occ_perception.cli import main; main()\n"
+    )
+    run = run_code(code, tmp_path / "out")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: the town needs numba")
+    assert run.stderr.strip().endswith("pip install 'occ_perception[synthetic]'")
 
 
 def test_render_writes_a_contact_sheet(tmp_path: Path) -> None:

@@ -15,8 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
-import numba.core.config
+try:
+    import numba
+    import numba.core.config
+except ModuleNotFoundError as error:
+    if error.name != "numba":
+        raise
+    raise ModuleNotFoundError(
+        "the town needs numba, which is not installed; pip install 'occ_perception[synthetic]'",
+        name="numba",
+    ) from error
 
 
 def kernel(fast: bool = False, inline: bool = False) -> Callable[[Callable[..., Any]], Any]:
