@@ -39,7 +39,7 @@ class OverfitResult:
     """What came of it.
 
     Attributes:
-        first_loss, last_loss: without the terms that can be negative.
+        first_loss, last_loss: without the cosine term of flow, which can be negative.
         scores: mIoU and IoU of the network under the camera mask, fractions of 1.
         oracle: those of an answer that puts every pixel of the same pictures at its true depth
             with its true class.
@@ -54,7 +54,8 @@ class OverfitResult:
 
     def summary(self) -> str:
         """For people."""
-        rows = [f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}"]
+        losses = f"{self.first_loss:.3f} -> {self.last_loss:.3f}"
+        rows = [f"loss without the cosine term of flow {losses}"]
         for name in ("mIoU", "IoU"):
             ours, best = 100 * self.scores[name], 100 * self.oracle[name]
             rows.append(f"{name} {ours:.1f} %, oracle of perfect depth and class {best:.1f} %")
