@@ -64,17 +64,18 @@ class BatchMaker:
         if self._jitter and generator is not None:
             crops = self._other_light(crops, generator)
         images = self._normalise(crops.flatten(0, 1)).unflatten(0, (B, N))
-        mirror_B2 = torch.tensor([slot.mirror for slot in slots], device=self._device)
+        mirror_B2 = self._stack([np.asarray(slot.mirror, np.float32) for slot in slots])
         bda_B33 = torch.diag_embed(torch.cat([mirror_B2, torch.ones_like(mirror_B2[:, :1])], 1))
-        flow = self._stack([frame.flow_XYZ2 for frame in frames])
-        labels = _mirrored(self._stack([frame.labels_XYZ for frame in frames]), slots)
-        seen = _mirrored(self._stack([frame.seen_XYZ for frame in frames]), slots)
+        labels = self._stack([frame.labels_XYZ for frame in frames])
+        seen = _mirrored(self._seen(frames).view(labels.shape), slots)
+        flow = _mirrored(self._flow(frames).view(*labels.shape, 2), slots)
+        labels = _mirrored(labels, slots)
         return Batch(
             indices=tuple(slot.number for slot in slots),
             tokens=tuple(frame.token for frame in frames),
             sequences=tuple(frame.token for frame in frames),
             groups=tuple(range(B)),
-            start_B=torch.tensor([slot.previous is None for slot in slots], device=self._device),
+            start_B=self._stack([np.asarray(slot.previous is None) for slot in slots]),
             images_BN3HW=images,
             cameras=CameraTensors(
                 grid_T_cam_BN44=self._stack([frame.ego_T_cam_N44 for frame in frames]),
@@ -90,11 +91,34 @@ class BatchMaker:
             semantics_BNHW=_spread(self._stack([f.classes_Nhw for f in frames]), UNKNOWN_CLASS),
             labels_BXYZ=torch.where(seen, labels, UNKNOWN_CLASS),
             camera_mask_BXYZ=seen,
-            flow_BXYZ2=_mirrored(flow, slots) * mirror_B2[:, None, None, None],
+            flow_BXYZ2=flow * mirror_B2[:, None, None, None],
         )
 
     def _stack(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self._device, non_blocking=True)
+        return self._sent(np.stack(arrays))
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """A GPU fetches it by itself from pinned memory, while the host goes on."""
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+    def _seen(self, frames: Sequence[TownFrame]) -> Tensor:
+        """Whether a camera sees each cell, (B, cells), from one bit per cell."""
+        packed = self._stack([frame.seen_packed for frame in frames])
+        places = torch.arange(7, -1, -1, dtype=torch.uint8, device=self._device)
+        bits = (packed[..., None] >> places) & 1
+        return bits.flatten(1)[:, : frames[0].labels_XYZ.size].bool()
+
+    def _flow(self, frames: Sequence[TownFrame]) -> Tensor:
+        """(vx, vy) along ego axes of each cell, (B * cells, 2) m/s, from those that move."""
+        cells = frames[0].labels_XYZ.size
+        moving = [frame.moving + np.int64(cells) * slot for slot, frame in enumerate(frames)]
+        velocities = np.concatenate([frame.velocities for frame in frames])
+        flow = torch.zeros(len(frames) * cells, 2, device=self._device)
+        flow[self._sent(np.concatenate(moving))] = self._sent(velocities).float()
+        return flow
 
     def _other_light(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness and contrast of every picture, drawn anew."""

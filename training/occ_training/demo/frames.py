@@ -75,19 +75,6 @@ class TownFrame:
     moving: NDArray[np.int32]
     velocities: NDArray[np.float16]
 
-    @property
-    def seen_XYZ(self) -> NDArray[np.bool_]:
-        """Cells that a camera sees."""
-        bits = np.unpackbits(self.seen_packed, count=self.labels_XYZ.size)
-        return bits.astype(bool).reshape(self.labels_XYZ.shape)
-
-    @property
-    def flow_XYZ2(self) -> Float32:
-        """(vx, vy) along ego axes, m/s, zero where nothing moves."""
-        flow = np.zeros((self.labels_XYZ.size, 2), np.float32)
-        flow[self.moving] = self.velocities
-        return flow.reshape(*self.labels_XYZ.shape, 2)
-
 
 @lru_cache(maxsize=2)
 def _town(seed: int) -> Town:

@@ -28,12 +28,12 @@ class Saved:
     """A run at some moment.
 
     Attributes:
-        plan: the run's plan as JSON.
+        identity: of the run's plan.
         facts: plain values: step, seconds, curve.
         tensors: weights, averages, moments of the optimiser.
     """
 
-    plan: str
+    identity: Mapping[str, Any]
     facts: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
@@ -41,40 +41,53 @@ class Saved:
 def save(folder: Path, saved: Saved) -> None:
     """Write the state; the former one stays until the new one is complete."""
     unfinished, old = folder / f".{_FOLDER}.unfinished", folder / f".{_FOLDER}.old"
+    final = _latest(folder)
     for leftover in (unfinished, old):
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for number, part in enumerate(_parts(saved.tensors)):
         torch.save(part, unfinished / f"tensors_{number:02d}.pt")
-    facts = {"plan": saved.plan, **saved.facts}
+    facts = {"plan": saved.identity, **saved.facts}
     (unfinished / _FACTS).write_text(json.dumps(facts))
-    final = folder / _FOLDER
     if final.exists():
         final.rename(old)
     unfinished.rename(final)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, plan: str) -> Saved | None:
+def load(folder: Path, identity: Mapping[str, Any]) -> Saved | None:
     """The state of a run, None where there is none.
 
     Raises:
-        ResumeError: it is that of another plan.
+        ResumeError: it is that of another plan; the text names what differs.
     """
-    final = folder / _FOLDER
-    if not final.exists() and (folder / f".{_FOLDER}.old").exists():
-        final = folder / f".{_FOLDER}.old"  # killed between the two renames
+    final = _latest(folder)
     if not (final / _FACTS).is_file():
         return None
     facts = json.loads((final / _FACTS).read_text())
-    if facts.pop("plan") != plan:
+    there, wanted = facts.pop("plan"), dict(identity)
+    differences = [
+        f"{name} {there.get(name)} there, {wanted.get(name)} wanted"
+        for name in sorted(there.keys() | wanted.keys())
+        if there.get(name) != wanted.get(name)
+    ]
+    if differences:
         raise ResumeError(
-            f"{final} holds a run with another plan; give another folder, or remove it"
+            f"{final} holds a run with another plan: {'; '.join(differences)}; give another "
+            "folder, or remove it"
         )
     tensors: dict[str, Tensor] = {}
     for part in sorted(final.glob("tensors_*.pt")):
         tensors |= torch.load(part, map_location="cpu", weights_only=True)
-    return Saved(plan, facts, tensors)
+    return Saved(identity, facts, tensors)
+
+
+def _latest(folder: Path) -> Path:
+    """Where the last complete state lies."""
+    final, old = folder / _FOLDER, folder / f".{_FOLDER}.old"
+    if old.exists() and not final.exists():
+        old.rename(final)  # killed between the two renames
+    return final
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """Render, train, score and pack the demonstration checkpoint, in one command that can be ended.
 
-    python -m occ_training.demo.run --folder demo_run [--minutes 20]
-    make demo-checkpoint ARGS="--minutes 20"
+    python -m occ_training.demo.run [--folder demo_checkpoint_run] [--stop-after 9]
+    make demo-checkpoint ARGS="--stop-after 9"
 
 Called again it goes on. When the plan is complete the checkpoint is scored on held-out towns and
 written, with its scores, to the folder and (``--install``) into the package.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from occ_training.demo.scoring import TownScores, score
 from occ_training.demo.training import DemoTraining, GateError
 
 WEIGHTS_FILE = "alocc_town.safetensors"
-SCORES_FILE, CURVE_FILE, REPORT_FILE = "scores.json", "curve.json", "report.md"
+SCORES_FILE, REPORT_FILE = "scores.json", "report.md"
 
 
 def run(
@@ -40,7 +42,8 @@ def run(
     folder: Path,
     device: torch.device,
     processes: int,
-    minutes: float,
+    stop_after_min: float = math.inf,
+    save_every_s: float = 60.0,
     card: ModelCard | None = None,
 ) -> bool:
     """Do what is left of a plan; returns whether it is complete.
@@ -50,7 +53,8 @@ def run(
         folder: of the run; what lies there is gone on with.
         device: to train on.
         processes: that render; 0 renders in this one.
-        minutes: to stop after, not counting the scoring at the end.
+        stop_after_min: minutes after which to stop training, complete or not.
+        save_every_s: seconds between states on disk.
         card: of the model, for sizes that are not the zoo's.
 
     Raises:
@@ -58,26 +62,39 @@ def run(
     """
     card = card or get_card(plan.model)
     folder.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + 60.0 * minutes
-    with FramePool(plan.training_clips(), card, processes, together=plan.drives) as pool:
-        training = DemoTraining(plan, card, pool, folder, device)
+    until = time.monotonic() + 60.0 * stop_after_min
+    training = DemoTraining(plan, card, folder, device)
+    if not training.complete:
+        _train(training, processes, until, save_every_s)
+    if not training.complete:
+        return False
+    net = training.averaged()
+    pack(net, card, plan, folder / WEIGHTS_FILE)
+    with FramePool(plan.test_clips(), card, processes) as test:
+        scores = {
+            "with history": score(net, card, test, device),
+            "without history": score(net, card, test, device, with_history=False),
+        }
+    _write_report(plan, training, scores, folder)
+    return True
 
-        def validate(net: OccupancyNet) -> float:
-            with FramePool(plan.validation_clips(), card, min(processes, 4)) as validation:
-                return score(net, card, validation, device).mean_iou
 
-        complete = training.train(until, validate=validate)
-    (folder / CURVE_FILE).write_text(json.dumps(training.curve, indent=1))
-    if complete:
-        net = training.averaged()
-        with FramePool(plan.test_clips(), card, processes) as test:
-            scores = {
-                "with history": score(net, card, test, device),
-                "without history": score(net, card, test, device, with_history=False),
-            }
-        pack(net, card, plan, folder / WEIGHTS_FILE)
-        _write_report(plan, training, scores, folder)
-    return complete
+def _train(training: DemoTraining, processes: int, until: float, save_every_s: float) -> None:
+    plan, card = training.plan, training.card
+    clips = plan.training_clips(training.step)
+    # One process has the gate's frames ready long before it is reached.
+    held_out = plan.validation_clips() if training.before_gate else []
+    with (
+        FramePool(clips, card, processes, together=plan.drives) as pool,
+        FramePool(held_out, card, min(processes, 1)) as validation,
+    ):
+        training.train(
+            pool,
+            until,
+            save_every_s,
+            validate=lambda net: score(net, card, validation, training.device).mean_iou,
+            report=partial(print, flush=True),
+        )
 
 
 def pack(net: OccupancyNet, card: ModelCard, plan: Plan, path: Path) -> None:
@@ -112,6 +129,7 @@ def _write_report(
         "steps": training.step,
         "plan": json.loads(plan.to_json()),
         "scores": {name: asdict(value) for name, value in scores.items()},
+        "curve": training.curve,
     }
     (folder / SCORES_FILE).write_text(json.dumps(facts, indent=1))
     lines = [
@@ -145,9 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 complete, 3 ended before the end."""
     parser = argparse.ArgumentParser(prog="make demo-checkpoint", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo_checkpoint_run"))
-    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument(
+        "--stop-after", type=float, default=math.inf, help="minutes; the same command goes on"
+    )
+    parser.add_argument(
+        "--save-every", type=float, default=60.0, help="seconds, what a kill may cost"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that render")
+    others = max(1, len(os.sched_getaffinity(0)) - 1)
+    parser.add_argument("--processes", type=int, default=others, help="that render")
     parser.add_argument("--install", action="store_true", help="put the result into the package")
     for entry in fields(Plan):
         option = f"--{entry.name.replace('_', '-')}"
@@ -157,9 +181,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         device = torch.device(given.device)
-        complete = run(plan, given.folder, device, given.processes, given.minutes)
+        complete = run(
+            plan, given.folder, device, given.processes, given.stop_after, given.save_every
+        )
     except (GateError, RenderError, ResumeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.cuda.OutOfMemoryError as error:
+        print(
+            f"error: a batch of {plan.batch} does not fit into the GPU's memory; the same command "
+            f"with --batch {max(1, plan.batch // 2)} goes on ({error})",
+            file=sys.stderr,
+        )
         return 1
     if not complete:
         print(f"not complete yet; the same command goes on in {given.folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.state import TemporalState, detach_state
 from occ_perception.models.zoo import ModelCard
 from occ_training.averaging import float_entries
+from occ_training.computing import compute_in
 from occ_training.data.sample import Batch
 from occ_training.demo.batches import BatchMaker, Slot
 from occ_training.demo.frames import TownFrame
@@ -64,7 +66,7 @@ _LOSS_MEMORY = 0.98
 
 
 class GateError(RuntimeError):
-    """The network learns too little; going on would waste the time."""
+    """The network learns too little, or nothing any more; going on would waste the time."""
 
 
 @dataclass(eq=False)
@@ -79,30 +81,32 @@ class _Walk:
 class DemoTraining:
     """A run that can be ended at any moment and goes on from its last minute.
 
-    Slots begin with new clips when a run goes on; weights, averages, moments of the optimiser,
-    learning rate and random draws go on where they were.
+    Slots begin with new clips when a run goes on; weights, averages, learning rate and random
+    draws go on where they were, and so do the optimiser's moments, rounded to bfloat16.
 
     Args:
         plan: of the run.
         card: of the model; tests give one with other sizes.
-        pool: frames to learn from.
         folder: of the run's files.
         device: to train on.
+
+    Raises:
+        GateError: the run in the folder has failed its gate.
+        ResumeError: the folder holds another run.
     """
 
-    def __init__(
-        self, plan: Plan, card: ModelCard, pool: FramePool, folder: Path, device: torch.device
-    ) -> None:
+    def __init__(self, plan: Plan, card: ModelCard, folder: Path, device: torch.device) -> None:
         self.plan = plan
         self.card = card
         self.device = device
         self.curve: list[dict[str, float]] = []
         self.step = 0
         self.seconds = 0.0
-        self._pool = pool
+        self.gate_reached: float | None = None
         self._folder = folder
         torch.manual_seed(plan.seed)
         self.net = card.build().to(device).train()
+        compute_in(self.net, plan.precision)
         self._averages = {n: t.clone() for n, t in float_entries(self.net).items()}
         self._optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=plan.lr, weight_decay=plan.weight_decay
@@ -113,10 +117,28 @@ class DemoTraining:
         self._position_B = torch.zeros(plan.batch, dtype=torch.long, device=device)
         self._losses: dict[str, float] = {}
         self._go_on()
+        self._noted = self.step, self.seconds
+        self._refuse_failed_gate()
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return self.plan.progress(self.step, self.seconds)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.progress >= 1.0
+
+    @property
+    def before_gate(self) -> bool:
+        """Whether the mIoU of validation towns will be asked for."""
+        return self.plan.gate_step > 0 and self.gate_reached is None
 
     def train(
         self,
-        until: float,
+        pool: FramePool,
+        until: float = math.inf,
         save_every_s: float = 60.0,
         log_every: int = 50,
         validate: Callable[[OccupancyNet], float] | None = None,
@@ -125,6 +147,7 @@ class DemoTraining:
         """Train to the end of the plan, or until a moment of ``time.monotonic``.
 
         Args:
+            pool: frames to learn from.
             until: when to stop.
             save_every_s: seconds between states on disk.
             log_every: steps between points of the curve.
@@ -135,34 +158,47 @@ class DemoTraining:
             Whether the plan is complete.
 
         Raises:
-            GateError: see :class:`Plan`.
-            RenderError: the frames ran out.
+            GateError: see :class:`Plan`; or a loss or weight is no longer a finite number.
+            RenderError: there are no frames to begin with.
         """
-        self._pool.wait_for(max(1, self.plan.first_clips))
+        pool.wait_for(max(1, self.plan.first_clips))
         saved_at = begun = time.monotonic()
         seconds_before = self.seconds
-        while self.step < self.plan.steps and time.monotonic() < until:
-            self._step()
+        while not self.complete and time.monotonic() < until:
+            self._step(pool)
             now = time.monotonic()
             self.seconds = seconds_before + now - begun
-            if self.step % log_every == 0 or self.step == self.plan.steps:
-                self._note(report)
-            if validate is not None and self.step == self.plan.gate_step:
+            if self.step % log_every == 0 or self.complete:
+                self._note(pool, report)
+            if validate is not None and self.before_gate and self.step >= self.plan.gate_step:
                 self._gate(validate, report)
             if now - saved_at > save_every_s:
                 self.save()
                 saved_at = now
         self.save()
-        return self.step >= self.plan.steps
+        return self.complete
 
     def save(self) -> None:
-        """Write the state of this moment."""
+        """Write the state of this moment.
+
+        Raises:
+            GateError: a weight is no longer a finite number; the state on disk stays.
+        """
+        if not all(bool(t.isfinite().all()) for t in self._averages.values()):
+            raise self._diverged("a weight")
         tensors: dict[str, Tensor] = {f"net.{n}": t for n, t in self.net.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self._averages.items()}
         for number, moments in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"moment.{number}.{n}": torch.as_tensor(t) for n, t in moments.items()}
-        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve}
-        save(self._folder, Saved(self.plan.to_json(), facts, tensors))
+            for name, tensor in moments.items():
+                kept = tensor if name == "step" else tensor.bfloat16()
+                tensors[f"moment.{number}.{name}"] = kept
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "gate_reached": self.gate_reached,
+            "curve": self.curve,
+        }
+        save(self._folder, Saved(self.plan.identity(), facts, tensors))
 
     def averaged(self) -> OccupancyNet:
         """A network with averaged weights, in evaluation mode."""
@@ -174,10 +210,11 @@ class DemoTraining:
         return net.eval()
 
     def _go_on(self) -> None:
-        saved = load(self._folder, self.plan.to_json())
+        saved = load(self._folder, self.plan.identity())
         if saved is None:
             return
         self.step, self.seconds = int(saved.facts["step"]), float(saved.facts["seconds"])
+        self.gate_reached = saved.facts["gate_reached"]
         self.curve = list(saved.facts["curve"])
         by_kind: dict[str, dict[str, Tensor]] = {"net": {}, "average": {}, "moment": {}}
         for name, tensor in saved.tensors.items():
@@ -192,12 +229,12 @@ class DemoTraining:
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
-    def _step(self) -> None:
+    def _step(self, pool: FramePool) -> None:
         plan, step = self.plan, self.step
         for group in self._optimiser.param_groups:
-            group["lr"] = plan.lr * plan.learning_rate(step)
+            group["lr"] = plan.lr * plan.learning_rate(step, self.progress)
         generator = torch.Generator().manual_seed(seed_of(plan.seed, step))
-        batch = self._batches(self._next_slots(), generator)
+        batch = self._batches(self._next_slots(pool), generator)
         loss = torch.stack(list(self._loss_terms(batch).values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -214,11 +251,9 @@ class DemoTraining:
         position_B = torch.where(batch.start_B, 0, self._position_B)
         if self._state is None:
             self._state = self.net.initial_state(len(batch), self.device)
-        rate = self.plan.depth_fading.rate(self.step)
+        rate = self.plan.depth_share(self.progress)
         inputs = batch.inputs(position_B, rate if rate > 0.0 else None)
-        half = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            outputs, state = self.net(inputs, self._state)
+        outputs, state = self.net(inputs, self._state)
         self._state, self._position_B = detach_state(state), position_B + 1
         supervised = SupervisedStep(
             net=self.net,
@@ -233,13 +268,13 @@ class DemoTraining:
         self._remember(losses)
         return losses
 
-    def _next_slots(self) -> list[Slot]:
+    def _next_slots(self, pool: FramePool) -> list[Slot]:
         """Every slot's next frame; one whose clip has ended takes any that is there."""
         rng = np.random.default_rng(seed_of(self.plan.seed, self.step, 1))
         slots = []
         for number, walk in enumerate(self._walks):
             if walk.position == len(walk.frames):
-                walk.frames = self._pool.ready(int(rng.integers(len(self._pool))))
+                walk.frames = pool.ready(int(rng.integers(len(pool))))
                 walk.position = 0
                 walk.mirror = (float(rng.choice((-1, 1))), float(rng.choice((-1, 1))))
             previous = walk.frames[walk.position - 1] if walk.position else None
@@ -252,28 +287,49 @@ class DemoTraining:
         # Reading a value waits for the GPU; every tenth step tells enough.
         if self.step % 10 and self._losses:
             return
-        for name, value in losses.items():
-            now = float(value.detach())
+        values = torch.stack([value.detach() for value in losses.values()]).tolist()
+        for name, now in zip(losses, values, strict=True):
+            if not math.isfinite(now):
+                raise self._diverged(name)
             before = self._losses.get(name, now)
             self._losses[name] = before + (1.0 - _LOSS_MEMORY**10) * (now - before)
 
-    def _note(self, report: Callable[[str], None]) -> None:
+    def _note(self, pool: FramePool, report: Callable[[str], None]) -> None:
+        steps, seconds = self.step - self._noted[0], self.seconds - self._noted[1]
+        self._noted = self.step, self.seconds
         point: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 1)}
+        point |= {"done": round(self.progress, 3), "ms per step": round(1e3 * seconds / steps)}
         point |= {name: round(value, 4) for name, value in self._losses.items()}
-        point |= {"clips": len(self._pool)}
+        point |= {"clips": len(pool)}
+        if self.device.type == "cuda":
+            point |= {"GPU GB": round(torch.cuda.max_memory_reserved(self.device) / 1e9, 1)}
         self.curve.append(point)
         report("  ".join(f"{name} {value:g}" for name, value in point.items()))
+        if pool.failures:
+            count = len(pool.failures)
+            report(f"{count} clips could not be rendered, the first: {pool.failures[0]}")
 
     def _gate(
         self, validate: Callable[[OccupancyNet], float], report: Callable[[str], None]
     ) -> None:
-        reached = validate(self.averaged())
-        report(f"step {self.step}: mIoU {100 * reached:.1f} % on validation towns")
-        self.curve.append({"step": self.step, "seconds": self.seconds, "mIoU": reached})
-        if not reached > self.plan.gate_miou:
-            self.save()
+        self.gate_reached = validate(self.averaged())
+        report(f"step {self.step}: mIoU {100 * self.gate_reached:.1f} % on validation towns")
+        self.curve.append({"step": self.step, "seconds": self.seconds, "mIoU": self.gate_reached})
+        self.save()
+        self._refuse_failed_gate()
+
+    def _refuse_failed_gate(self) -> None:
+        reached, wanted = self.gate_reached, self.plan.gate_miou
+        if reached is not None and not reached > wanted:
             raise GateError(
-                f"mIoU {100 * reached:.1f} % after {self.step} steps, expected more than "
-                f"{100 * self.plan.gate_miou:.0f} %: look at the depth loss, the axes of "
-                "mirrored labels and the class weights before going on"
+                f"mIoU {100 * reached:.1f} % at the gate, expected more than {100 * wanted:.0f} %: "
+                "look at the depth loss, the axes of mirrored labels and the class weights; "
+                f"--gate-miou {reached - 0.01:.2f} goes on all the same"
             )
+
+    def _diverged(self, what: str) -> GateError:
+        return GateError(
+            f"{what} is no longer a finite number after {self.step} steps; the same command goes "
+            f"on from the last state in {self._folder}; where that fails too, give it "
+            f"--lr {self.plan.lr / 2:g}"
+        )
