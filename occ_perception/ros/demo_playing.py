@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +34,12 @@ OCC_COMMAND = (sys.executable, "-c", "from occ_perception.cli import main; main(
 
 _ANSWERS = f"/{NODE}/occupancy"
 _START_S = 180.0
+_END_S = 60.0
 # Without a new grid for this long, what is missing will not come any more.
 _LINGER_S = 60.0
 _LAST_REPORT_S = 1.5
+# What the player ends with. Its exit code 1 says that something was missing, and is Python's, too.
+_REPORT = re.compile(r"^played \d+ messages", re.MULTILINE)
 _CLOCK_HZ = 100
 
 
@@ -95,7 +100,7 @@ class Played:
 
 @dataclass
 class Children:
-    """The processes under demonstration; all are ended with SIGINT."""
+    """The processes under demonstration; all are ended with SIGINT, or killed if that does not."""
 
     out: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -107,10 +112,13 @@ class Children:
         self.running.append(process)
         return process
 
+    def output(self, name: str) -> str:
+        """What a process wrote."""
+        return (self.out / f"{name}.log").read_text(errors="replace")
+
     def log(self, name: str) -> str:
-        """The last lines that a process wrote."""
-        lines = (self.out / f"{name}.log").read_text(errors="replace").splitlines()
-        return "\n".join(lines[-15:])
+        """The last lines of that."""
+        return "\n".join(self.output(name).splitlines()[-15:])
 
     def stop(self) -> None:
         """End what still runs."""
@@ -118,7 +126,15 @@ class Children:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
         for process in self.running:
-            process.wait(60)
+            _await_end(process)
+
+
+def _await_end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def play_through_node(setting: Setting) -> Played:
@@ -177,23 +193,14 @@ def _run(
     parameters: Path,
     recorder: Recorder,
 ) -> None:
+    # The player waits for the node. When that comes, the recorder has long been connected.
+    player = children.start("player", *OCC_COMMAND, *_play_arguments(setting, layout))
+    _await_publishers(node, children, "player", [camera.image for camera in layout.cameras])
     occupancy_node = children.start(
         "node", *NODE_COMMAND, "--ros-args", "--params-file", str(parameters)
     )
-    give_up = time.monotonic() + _START_S
-    while not node.count_publishers(_ANSWERS):
-        if occupancy_node.poll() is not None or time.monotonic() > give_up:
-            raise DemoError(f"the node did not start:\n{children.log('node')}")
-        _spin(node, 0.2)
+    _await_publishers(node, children, "node", [_ANSWERS])
     print("node is up; playing", flush=True)
-    arguments = ["play", str(setting.bag), "--layout", setting.layout]
-    # The recorder listens at once; without this a node on a busy machine would miss the beginning.
-    arguments += ["--wait-for", _ANSWERS, "--wait", str(_START_S)]
-    if not _has_stamps(layout):
-        arguments += ["--clock", str(_CLOCK_HZ)]
-    if setting.lockstep:
-        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
-    player = children.start("player", *OCC_COMMAND, *arguments)
     heard = 0
     while player.poll() is None:
         _spin(node, 0.2)
@@ -203,8 +210,27 @@ def _run(
             heard = len(recorder.grids)
             print(f"\r{heard} grids", end="", flush=True)
     print()
-    if player.returncode not in (0, 1):
+    if player.returncode and not _REPORT.search(children.output("player")):
         raise DemoError(f"the player failed:\n{children.log('player')}")
+
+
+def _play_arguments(setting: Setting, layout: TopicLayout) -> list[str]:
+    arguments = ["play", str(setting.bag), "--layout", setting.layout]
+    arguments += ["--wait-for", _ANSWERS, "--wait", str(2 * _START_S)]
+    if not _has_stamps(layout):
+        arguments += ["--clock", str(_CLOCK_HZ)]
+    if setting.lockstep:
+        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
+    return arguments
+
+
+def _await_publishers(node: Node, children: Children, name: str, topics: Sequence[str]) -> None:
+    """Until the process that was started last publishes all topics."""
+    give_up = time.monotonic() + _START_S
+    while not all(node.count_publishers(topic) for topic in topics):
+        if children.running[-1].poll() is not None or time.monotonic() > give_up:
+            raise DemoError(f"the {name} did not start:\n{children.log(name)}")
+        _spin(node, 0.2)
 
 
 def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, rings: int) -> None:

@@ -172,10 +172,9 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
     ]
     if played.latencies_ms:
         p50, p90, p99 = np.percentile(played.latencies_ms, (50, 90, 99))
-        highest = max(played.latencies_ms)
-        rows.append(
-            ("latency ms", f"p50 {p50:.0f}  p90 {p90:.0f}  p99 {p99:.0f}  max {highest:.0f}")
-        )
+        highest, known = max(played.latencies_ms), len(played.latencies_ms)
+        figures = f"p50 {p50:.0f}  p90 {p90:.0f}  p99 {p99:.0f}  max {highest:.0f}"
+        rows.append(("latency ms", f"{figures}  ({known} of {played.grids} grids)"))
     else:
         rows.append(("latency", "not measured: the bag's pictures carry no stamps"))
     return rows

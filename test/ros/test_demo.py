@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
+import time
+import types
+from collections import Counter
 from pathlib import Path
 
 import bag_families
@@ -24,8 +29,9 @@ from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.writing import BagWriter
 from occ_perception.frames import CameraCalibration, CameraRig
+from occ_perception.ros import demo_playing
 from occ_perception.ros.demo import make_drive
-from occ_perception.ros.demo_playing import DemoError
+from occ_perception.ros.demo_playing import Children, DemoError, Setting
 from occ_perception.sensing import layouts
 from occ_perception.sensing.calibration import save_rig
 
@@ -62,6 +68,7 @@ def test_all_rings_answered_ends_well_and_leaves_pictures(
         "rings in     2",
         "frames out   2",
         "drops        0",
+        "(2 of 2 grids)",
     ):
         assert line in run.output()
     assert "p50" in run.output()
@@ -165,6 +172,73 @@ def test_a_drive_of_another_version_is_not_shown(tmp_path: Path) -> None:
     metadata.write_text(metadata.read_text().replace('"generator": 1', '"generator": 0'))
     with pytest.raises(DemoError, match="could not be made"):
         make_drive(tmp_path, 1, "64x36")
+
+
+class ScriptedNode:
+    """Sees a topic's publisher after having been asked ``late`` times."""
+
+    def __init__(self, late: int) -> None:
+        self.late, self.asked = late, Counter[str]()
+
+    def count_publishers(self, topic: str) -> int:
+        self.asked[topic] += 1
+        return int(self.asked[topic] > self.late)
+
+
+class ScriptedChildren(Children):
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        del command
+        self.seen.append((name, dict(self.node.asked)))
+        return super().start(name, sys.executable, "-c", self.script[name])
+
+
+def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -> ScriptedChildren:
+    """The demonstration's processes replaced by lines of Python; nothing goes over DDS."""
+    monkeypatch.setattr(demo_playing, "_spin", lambda *_: time.sleep(0.05))
+    children = ScriptedChildren(tmp_path)
+    children.node, children.seen = ScriptedNode(late=3), []
+    children.script = {"player": player, "node": "import time; time.sleep(60)"}
+    setting = Setting(tmp_path, "m", "", 0, "cpu", True, 1.0, "", tmp_path)
+    recorder = types.SimpleNamespace(grids={})
+    layout = layouts.load_layout("occ_perception")
+    try:
+        demo_playing._run(setting, layout, children.node, children, tmp_path, recorder)
+    finally:
+        children.stop()
+    return children
+
+
+def test_the_recorder_hears_the_player_before_there_is_a_node_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pictures would have no arrival time otherwise."""
+    report = "import time; time.sleep(2); print('played 7 messages'); raise SystemExit(1)"
+    (first, _), (second, asked) = run_scripted(tmp_path, monkeypatch, report).seen
+    assert (first, second) == ("player", "node")
+    topics = {camera.image for camera in layouts.load_layout("occ_perception").cameras}
+    assert topics == set(asked)
+    assert min(asked.values()) == 4
+
+
+def test_a_player_that_breaks_is_not_taken_for_unanswered_rings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DemoError, match=r"the player failed:(.|\n)*RuntimeError: broken"):
+        code = "import time; time.sleep(2); raise RuntimeError('broken')"
+        run_scripted(tmp_path, monkeypatch, code)
+
+
+def test_a_process_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_playing, "_END_S", 0.5)
+    children = Children(tmp_path)
+    stuck = "import signal, time; signal.signal(2, signal.SIG_IGN); print(1, flush=True)\n"
+    process = children.start("stuck", sys.executable, "-c", stuck + "time.sleep(60)")
+    while not children.log("stuck"):
+        time.sleep(0.05)
+    children.stop()
+    assert process.returncode == -9
 
 
 def mean_iou_of(recorded: Path, drive: Path) -> float:
