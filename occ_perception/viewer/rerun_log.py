@@ -1,11 +1,12 @@
 """Occupancy, cameras, flow and the ego path on a timeline, for the rerun viewer (extra ``rerun``).
 
-Entities: ``world`` (fixed, z up) holds ``world/path`` and ``world/ego`` (the moving ego frame);
+Entities: ``world`` (fixed, z up) holds ``world/path/N`` and ``world/ego`` (the moving ego frame);
 below that ``prediction``, ``truth``, ``motion`` and ``cameras/NAME``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,31 @@ TIMELINE = "stamp"
 _JPEG_QUALITY = 80
 _ARROW_RADIUS = 0.12
 _PATH_RADIUS = 0.1
+_PIECE = 50
 _PATH_COLOUR = (28, 32, 38)
 _FRUSTUM_DEPTH = 1.0
 _VEHICLE = ((1.4, 0.0, 0.8), (2.35, 0.93, 0.75))
 _EYE, _TARGET = (-32.0, 0.0, 19.0), (8.0, 0.0, 0.0)
 
 
+@dataclass
+class _DrivenPath:
+    """The piece of the path that still grows; a log of hours stays in proportion to its length."""
+
+    piece: int = 0
+    points: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, position: NDArray[np.float64]) -> None:
+        if len(self.points) == _PIECE:
+            self.piece, self.points = self.piece + 1, self.points[-1:]
+        self.points.append(position)
+
+
 class RerunLog:
-    """Sends moments to a rerun viewer or a recording.
+    """Sends moments to a rerun viewer or a recording; a context manager.
+
+    A recording takes its name, from an older one too, when the context ends well and it holds a
+    moment.
 
     Args:
         save_to: .rrd file to write; a viewer is opened on this machine where not given.
@@ -43,29 +61,38 @@ class RerunLog:
     def __init__(self, save_to: str | Path | None = None) -> None:
         self._rr = _rerun()
         self._stream = self._rr.RecordingStream(APPLICATION)
-        self._path: list[NDArray[np.float64]] = []
+        self._path = _DrivenPath()
+        self._moments = 0
         self._sequence = ""
         self._rig = ""
         self._vocabulary: tuple[str, ...] = ()
-        if save_to is None:
+        self._save_to = None if save_to is None else Path(save_to)
+        if self._save_to is None:
             self._stream.spawn()
         else:
-            Path(save_to).parent.mkdir(parents=True, exist_ok=True)
-            self._stream.save(str(save_to))
+            self._save_to.parent.mkdir(parents=True, exist_ok=True)
+            self._unfinished = self._save_to.with_name(f".{self._save_to.stem}.unfinished.rrd")
+            self._stream.save(str(self._unfinished))
         self._log("world", self._rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
 
     def __enter__(self) -> RerunLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Send or write what is still on its way.
 
         Raises:
             OSError: the viewer could not start, was closed, or the file could not be written.
         """
+        try:
+            self._finish()
+            if self._save_to is not None and failure is None and self._moments:
+                self._unfinished.replace(self._save_to)
+        finally:
+            if self._save_to is not None:
+                self._unfinished.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
         try:
             self._stream.flush()
         except RuntimeError as error:
@@ -87,6 +114,7 @@ class RerunLog:
 
         Without a frame the ego stays where it was.
         """
+        self._moments += 1
         self._stream.set_time(TIMELINE, timestamp=np.datetime64(prediction.stamp_ns, "ns"))
         if prediction.class_names != self._vocabulary:
             self._name_classes(prediction)
@@ -146,18 +174,20 @@ class RerunLog:
 
     def _add_frame(self, frame: CameraFrame) -> None:
         if frame.sequence != self._sequence:
-            self._path.clear()
+            if self._sequence:
+                self._log("world/path", self._rr.Clear(recursive=True))
+            self._path = _DrivenPath(self._path.piece + 1)
             self._sequence = frame.sequence
         if frame.rig.fingerprint() != self._rig:
             self._rig = frame.rig.fingerprint()
             self._add_rig(frame.rig)
         pose = frame.world_T_reference_ego
-        self._path.append(pose[:3, 3])
+        self._path.add(pose[:3, 3])
         self._log("world/ego", self._rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
         strip = self._rr.LineStrips3D(
-            [np.array(self._path)], radii=_PATH_RADIUS, colors=_PATH_COLOUR
+            [np.array(self._path.points)], radii=_PATH_RADIUS, colors=_PATH_COLOUR
         )
-        self._log("world/path", strip)
+        self._log(f"world/path/{self._path.piece}", strip)
         for name, image in frame.images.items():
             picture = self._rr.Image(image).compress(jpeg_quality=_JPEG_QUALITY)
             self._log(f"world/ego/cameras/{name}", picture)
@@ -188,7 +218,7 @@ def _blueprint(rig: CameraRig) -> Any:
     import rerun.blueprint as blueprint
 
     behind = blueprint.EyeControls3D(position=_EYE, look_target=_TARGET, eye_up=(0, 0, 1))
-    shared = ["$origin/vehicle", "world/path"]
+    shared = ["$origin/vehicle", "world/path/**"]
     volume = blueprint.Spatial3DView(
         origin="world/ego",
         contents=["$origin/prediction/**", "$origin/motion", "$origin/cameras/**", *shared],

@@ -118,9 +118,12 @@ def read_recording(path: Path) -> tuple[dict[str, int], list[int], np.ndarray]:
 
 @pytest.mark.skipif(not HAS_RERUN, reason="rerun is not installed")
 def test_without_a_node_it_says_who_is_there(tmp_path: Path, launch: Launch) -> None:
+    (tmp_path / "a.rrd").write_text("precious")
     run = launch([*OCC, "view", "/nobody", "--live", "--out", tmp_path / "a.rrd"])
     assert run.wait(60) == 2, run.output()
     assert "no node /nobody answers" in run.output()
+    assert (tmp_path / "a.rrd").read_text() == "precious"
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

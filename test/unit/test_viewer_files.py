@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,7 +145,59 @@ def test_a_rerun_recording_holds_every_moment(tmp_path):
         np.testing.assert_array_equal(got, expected)
     for entity in ("prediction/cells", "truth/cells", "motion", "cameras/CAM_BACK"):
         assert rows[f"/world/ego/{entity}"] >= 3, entity
-    assert rows["/world/path"] == 3
+    assert rows["/world/path/1"] == 3
+
+
+def test_a_recording_is_replaced_by_a_whole_one_only(tmp_path):
+    pytest.importorskip("rerun")
+    from occ_perception.viewer.rerun_log import RerunLog
+
+    path = tmp_path / "drive.rrd"
+    path.write_bytes(b"precious")
+    with pytest.raises(RuntimeError), RerunLog(path) as log:
+        log.add(guess_at(10**9))
+        raise RuntimeError
+    with RerunLog(path):
+        pass  # nothing came
+    assert path.read_bytes() == b"precious"
+    with RerunLog(path) as log:
+        log.add(guess_at(10**9))
+    assert path.read_bytes() != b"precious"
+    assert [file.name for file in tmp_path.iterdir()] == ["drive.rrd"]
+
+
+def test_the_logged_path_grows_with_the_drive_not_with_its_square(tmp_path):
+    """And all of it is there, of one sequence only."""
+    pytest.importorskip("rerun")
+    from rerun.chunk import RrdReader
+
+    from occ_perception.viewer.rerun_log import RerunLog
+
+    (frame,) = drive([10.0], surround_rig(CAMERAS))
+    images = {frame.reference_camera: frame.images[frame.reference_camera]}
+    guess = guess_at(frame.stamp_ns)
+    with RerunLog(tmp_path / "drive.rrd") as log:
+        for n in range(240):
+            pose = np.eye(4)
+            pose[0, 3] = n
+            poses = dict.fromkeys(frame.world_T_ego, pose)
+            sequence = "first" if n < 20 else "second"
+            moved = replace(frame, images=images, world_T_ego=poses, sequence=sequence)
+            log.add(guess, moved)
+    logged, cleared = 0, 0
+    last: dict[str, list] = {}
+    for chunk in RrdReader(tmp_path / "drive.rrd").stream().to_chunks():
+        table = chunk.to_record_batch()
+        if "LineStrips3D:strips" in table.column_names:
+            strips = [row[0] for row in table["LineStrips3D:strips"].to_pylist()]
+            logged += sum(map(len, strips))
+            last[chunk.entity_path] = max(last.get(chunk.entity_path, []), *strips, key=len)
+        cleared += "Clear:is_recursive" in table.column_names
+    assert cleared == 1
+    assert logged < 240 * 30
+    pieces = sorted(last.values(), key=lambda points: points[0][0])
+    assert [points[0][0] for points in pieces] == [0, 20, 69, 118, 167, 216]
+    assert pieces[-1][-1][0] == 239
 
 
 @pytest.mark.parametrize(
