@@ -92,8 +92,11 @@ class Plan:
 
     def learning_rate(self, step: int, progress: float) -> float:
         """Factor on ``lr``."""
-        warmth = min(1.0, (step + 1) / self.warm_up_steps)
-        return warmth * (0.01 + 0.99 * (1.0 + math.cos(math.pi * progress)) / 2.0)
+        if step < self.warm_up_steps:
+            return (step + 1) / self.warm_up_steps
+        warmed = self.warm_up_steps / self.steps
+        done = (progress - warmed) / (1.0 - warmed)
+        return 0.01 + 0.99 * (1.0 + math.cos(math.pi * done)) / 2.0
 
     def depth_share(self, progress: float) -> float:
         """How much true depth helps the lifting: all at first, nothing from half of the way on."""
