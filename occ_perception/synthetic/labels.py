@@ -73,6 +73,11 @@ class OccupancyLabels:
     mask_camera: Mask
     mask_lidar: Mask
 
+    @property
+    def mask_like_occ3d(self) -> Mask:
+        """(X, Y, Z) what camera and lidar see: Occ3D's own camera mask lies in its lidar mask."""
+        return self.mask_camera & self.mask_lidar
+
 
 @dataclass(frozen=True, eq=False)
 class OpenOccLabels:

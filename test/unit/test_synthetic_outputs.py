@@ -96,6 +96,9 @@ def test_label_files_hold_the_labels_at_lidar_time(folder: Path) -> None:
     assert np.array_equal(occ3d["semantics"], expected.semantics)
     assert np.array_equal(occ3d["mask_camera"] > 0, expected.mask_camera)
     assert np.array_equal(occ3d["mask_lidar"] > 0, expected.mask_lidar)
+    both = (occ3d["mask_camera"] & occ3d["mask_lidar"]) > 0
+    assert np.array_equal(both, expected.mask_like_occ3d)
+    assert 0.05 < both.mean() < expected.mask_camera.mean()
     openocc = np.load(folder / "openocc_v2" / name / token / "labels.npz")
     assert np.array_equal(openocc["flow"], expected.flow)
     assert {str(openocc[key].dtype) for key in openocc} == {"int32", "uint8", "float32"}
