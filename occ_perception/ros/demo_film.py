@@ -13,7 +13,7 @@ from occ_perception.bags.footage import Footage, Moment
 from occ_perception.ros.demo_playing import Setting
 from occ_perception.ros.demo_scores import Scores, Scoring
 from occ_perception.viewer.comparison import Comparison, compare
-from occ_perception.viewer.films import Film
+from occ_perception.viewer.films import Film, PictureFolder
 from occ_perception.viewer.pictures import film_picture
 
 _USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
@@ -43,6 +43,8 @@ class Filmed:
 def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
     """Film the recorded answers beside pictures and truth of the bag, and score them.
 
+    The film's pictures lie beside it as PNGs, for those who have no player for it.
+
     Args:
         setting: of the demonstration.
         recorded: bag with the node's answers.
@@ -55,7 +57,8 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
     still = np.zeros((1, 1, 3), np.uint8)
     model = ""
     layout = setting.layout or None
-    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film:
+    pictures = PictureFolder(setting.out / "pictures")
+    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film, pictures:
         for number, moment in enumerate(track(footage, "film", grids, transient=True)):
             comparison = None
             if moment.truth is None:
@@ -67,6 +70,7 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
                     note = str(error)
             picture = film_picture(moment.prediction, moment.frame, comparison)
             film.write(picture)
+            pictures.write(picture)
             model = moment.prediction.model
             if number == grids // 2:
                 still = picture

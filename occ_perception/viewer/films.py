@@ -111,7 +111,10 @@ class Film:
 
 
 class PictureFolder:
-    """A folder of numbered PNG files; a context manager, as :class:`Film` is."""
+    """A folder of numbered PNG files; a context manager, as :class:`Film` is.
+
+    Those of an earlier film in the same folder give way, other files stay.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -119,6 +122,8 @@ class PictureFolder:
 
     def __enter__(self) -> PictureFolder:
         self.path.mkdir(parents=True, exist_ok=True)
+        for earlier in self.path.glob(f"{'[0-9]' * 6}.png"):
+            earlier.unlink()
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:

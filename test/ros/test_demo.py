@@ -158,6 +158,7 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     assert "http" not in page  # self-contained
     pictures = film_pictures(out / "film.mp4")
     assert len(pictures) == 3
+    assert len(list((out / "pictures").glob("*.png"))) == 3
     assert pictures[0].shape == (900, 1600, 3)
     assert np.abs(pictures[0].astype(int) - pictures[2]).max() > 50
 

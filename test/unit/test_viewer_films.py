@@ -115,6 +115,15 @@ def test_a_folder_holds_the_pictures_unchanged(tmp_path):
     np.testing.assert_array_equal(cv2.imread(str(files[2]))[..., ::-1], picture(2))
 
 
+def test_a_shorter_film_leaves_no_pictures_of_the_longer_one(tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"kept")
+    for count in (3, 1):
+        with PictureFolder(tmp_path) as folder:
+            for n in range(count):
+                folder.write(picture(n))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["000000.png", "mine.png"]
+
+
 def test_the_screen_keeps_its_layout_whatever_it_shows():
     """Only what happens may differ between the pictures of a film: legend and frame stay."""
     width, height = FILM_SIZE
