@@ -7,10 +7,9 @@ from itertools import product
 
 import pytest
 import torch
+from splat_cases import DTYPE, random_case
 
 from occ_perception.ops.backend import soft_splat
-
-DTYPE = torch.float64
 
 
 def splat_by_loops(cells, weights, features, dims):
@@ -25,15 +24,6 @@ def splat_by_loops(cells, weights, features, dims):
                 amount = weights[b, n, s, row, column] * share
                 volume[b, :, j, i, k] += amount * features[b, n, :, row, column]
     return volume
-
-
-def random_case(dims, seed=0, B=2, N=2, S=5, h=2, w=3, C=4):
-    generator = torch.Generator().manual_seed(seed)
-    span = torch.tensor(dims, dtype=DTYPE) + 4
-    cells = torch.rand(B, N, S, h, w, 3, dtype=DTYPE, generator=generator) * span - 2
-    weights = torch.rand(B, N, S, h, w, dtype=DTYPE, generator=generator)
-    features = torch.randn(B, N, C, h, w, dtype=DTYPE, generator=generator)
-    return cells, weights, features
 
 
 @pytest.mark.parametrize("dims", [(5, 3, 4), (4, 6, 1), (2, 2, 2)])
