@@ -46,7 +46,9 @@ def fold(net: nn.Module, device: torch.device) -> None:
     with torch.no_grad():
         fold_norms(net)
         merge_head(net)
-        if device.type == "cpu":
+        # The maps that a backward projection refines are steep where they are warped: the order of
+        # sums that goes with channels last moves single values there beyond what parity allows.
+        if device.type == "cpu" and net._modules.get("refine") is None:
             # Vector units of CPUs read channels side by side; torch reorders every map otherwise.
             put_channels_last(net)
 
