@@ -64,6 +64,7 @@ def small_recipe(**changes: object) -> TrainingRecipe:
         batch=2,
         history_from=2,
         depth_fading=Fading(end=4),
+        motion_fading=Fading(begin=2, end=8),
         optimiser=Optimiser(schedule=LearningRate(warm_up_steps=2)),
         averaging=Averaging(updates_at_start=0, ramp=10.0),
         image=None,

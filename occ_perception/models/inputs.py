@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.flow_head import MotionHint
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.nets.temporal.step import StepControl
@@ -19,6 +20,7 @@ from occ_perception.nets.temporal.step import StepControl
 __all__ = [
     "CameraTensors",
     "DepthHint",
+    "MotionHint",
     "NetInputs",
     "NetOutputs",
     "Outputs",
@@ -54,6 +56,7 @@ class NetInputs:
         previous_images_BN3HW: given in training, where augmentation makes the state's stereo
             feature unusable; None while streaming.
         depth: measured depth, None where there is none.
+        motion: true classes that help the flow head to match, while training only.
         history: False while training has not yet switched on the fusion of volumes and depth with
             the past: these see a start in every frame. Matching and flow keep their state.
     """
@@ -64,6 +67,7 @@ class NetInputs:
     bev_augmentation_B33: Tensor
     previous_images_BN3HW: Tensor | None = None
     depth: DepthHint | None = None
+    motion: MotionHint | None = None
     history: bool = True
 
 

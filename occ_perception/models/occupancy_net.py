@@ -221,7 +221,7 @@ class OccupancyNet(Network):
         logits_BKYXZ = self.head(volume)
         flow, seen = None, None
         if self.flow is not None:
-            flow, seen = self.flow(volume, state.flow, inputs.control, augmentation)
+            flow, seen = self.flow(volume, state.flow, inputs.control, augmentation, inputs.motion)
 
         outputs = NetOutputs(
             logits_BKXYZ=logits_BKYXZ.transpose(2, 3),

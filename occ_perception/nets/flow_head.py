@@ -22,6 +22,8 @@ from occ_perception.ops.backend import linear_corners, moved_cells, sample_rows
 SLOWEST_BIN, BIN_WIDTH, BINS = -22.0, 0.5, 88
 # Rows of the volume whose bins exist at once: 176 numbers per cell are a lot of memory.
 _ROWS_AT_ONCE = 8
+# What true classes are told apart as: 18 at most, and unknown.
+_CLASSES = 19
 
 
 class FlowState(NamedTuple):
@@ -34,6 +36,22 @@ class FlowState(NamedTuple):
 
     map_BYXC: Tensor
     augmentation_B33: Tensor
+
+
+@dataclass(frozen=True)
+class MotionHint:
+    """True classes of two frames, which show how everything moves; while training.
+
+    Attributes:
+        labels_BXYZ: uint8 class ids of this frame in its augmented grid, 255 where unknown.
+        previous_labels_BXYZ: those of the frame the state was committed at, in the grid of that
+            frame; not read at a start.
+        rate: how much of the matching of these classes replaces that of the features, 1 = all.
+    """
+
+    labels_BXYZ: Tensor
+    previous_labels_BXYZ: Tensor
+    rate: float = 1.0
 
 
 class Flow(NamedTuple):
@@ -79,7 +97,8 @@ class FlowHead(nn.Module):
     ALOcc (arXiv 2411.07725), cost-volume-based flow: features averaged over the heights of
     vehicles are compared with those of the previous frame under 121 displacements; the matching
     distribution joins the volume, and every cell picks a velocity as the expectation over fixed
-    bins (classification and regression in one).
+    bins (classification and regression in one). Features match badly at first, so training may
+    begin with the matching of true classes (the paper's denoising).
     """
 
     def __init__(self, config: FlowHeadConfig, geometry: ViewGeometry) -> None:
@@ -114,20 +133,47 @@ class FlowHead(nn.Module):
         state: FlowState,
         step: StepControl,
         bev_augmentation_B33: Tensor,
+        hint: MotionHint | None = None,
     ) -> tuple[Flow, FlowState]:
         with torch.no_grad():
             above = volume_BCYXZ[..., self.config.first_cell : self.config.last_cell + 1].mean(-1)
             now = rows_of(above)
             then = self.history(now, state, step, bev_augmentation_B33)
-            matching_BDhw = self.match(above, then)
+            scores_BDhw = self.match(above, then)
+            if hint is not None:
+                true_BDhw = self._match_classes(hint, state, step, bev_augmentation_B33)
+                scores_BDhw = torch.lerp(scores_BDhw, true_BDhw.to(scores_BDhw), hint.rate)
         encoded = F.interpolate(
-            self.encode(matching_BDhw),
+            self.encode(scores_BDhw.softmax(dim=1)),
             size=volume_BCYXZ.shape[2:4],
             mode="bilinear",
             align_corners=True,
         )
         flow = self._velocity(self.join(encoded, volume_BCYXZ))
         return flow, FlowState(now, bev_augmentation_B33.clone())
+
+    def _match_classes(
+        self,
+        hint: MotionHint,
+        state: FlowState,
+        step: StepControl,
+        bev_augmentation_B33: Tensor,
+    ) -> Tensor:
+        """The matching scores of true classes, remembered and warped as the features are."""
+        now, before = (
+            self._classes_above(labels) for labels in (hint.labels_BXYZ, hint.previous_labels_BXYZ)
+        )
+        seen = FlowState(before, state.augmentation_B33)
+        then = self.history(now, seen, step, bev_augmentation_B33)
+        return self.match(features_of(now), then)
+
+    def _classes_above(self, labels_BXYZ: Tensor) -> Tensor:
+        """Share of each class among the compared heights, (B, Y, X, 19); unknown is the last."""
+        heights = labels_BXYZ[..., self.config.first_cell : self.config.last_cell + 1]
+        classes = heights.transpose(1, 2).long().clamp(max=_CLASSES - 1)
+        counts = torch.zeros(*classes.shape[:3], _CLASSES, device=classes.device)
+        counts.scatter_add_(-1, classes, torch.ones_like(classes, dtype=counts.dtype))
+        return counts / classes.shape[-1]
 
     def _velocity(self, features_BCYXZ: Tensor) -> Flow:
         if self.training:
@@ -170,11 +216,12 @@ class WarpedMap(nn.Module):
 
 
 class MapMatching(nn.Module):
-    """Distribution over displacements, ``softmax_d(cos(now, then moved by d) / temperature)``.
+    """How well displacements fit: ``cos(now, then moved by d) / temperature``.
 
-    At half resolution; displacement ``(ky, kx)`` moves by two half-resolution cells per step and
-    is entry ``ky * 11 + kx``. Where the moved map's channels add up to exactly zero nothing was
-    there, and the cost rises by ``outside_cost``.
+    A softmax over d makes it the matching distribution. At half resolution; displacement
+    ``(ky, kx)`` moves by two half-resolution cells per step and is entry ``ky * 11 + kx``. Where
+    the moved map's channels add up to exactly zero nothing was there, and the score falls by
+    ``outside_cost``.
     """
 
     def __init__(self, config: FlowHeadConfig) -> None:
@@ -198,7 +245,7 @@ class MapMatching(nn.Module):
                 window = (..., slice(y, y + h), slice(x, x + w))
                 similarity = (now * then[window]).sum(dim=1) / self.config.temperature
                 scores.append(similarity - self.config.outside_cost * nothing[window])
-        return torch.stack(scores, dim=1).softmax(dim=1)
+        return torch.stack(scores, dim=1)
 
 
 class JoinMatching(nn.Module):

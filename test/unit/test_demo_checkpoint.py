@@ -189,6 +189,9 @@ def test_learning_follows_steps_or_minutes_whichever_end_first():
     shares = [plan.depth_share(done) for done in (0.0, 0.25, 0.5, 0.9)]
     assert shares == pytest.approx([1.0, 0.5, 0.0, 0.0])
     assert shares[2] == 0.0
+    shares = [plan.motion_share(done) for done in (0.0, 1 / 6, 0.25, 1 / 3, 0.9)]
+    assert shares == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+    assert shares[3] == 0.0
 
 
 def test_a_run_that_goes_on_renders_the_same_clips_in_another_order():

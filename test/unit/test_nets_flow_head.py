@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.flow_head import (
+    FlowHead,
     FlowHeadConfig,
     FlowState,
     JoinMatching,
     MapMatching,
+    MotionHint,
     expected_velocity,
 )
 from occ_perception.nets.temporal.step import StepControl
@@ -45,7 +47,7 @@ def test_matching_equals_unfolding_the_previous_map():
     cost = -(F.normalize(small[0], dim=1)[:, :, None] * F.normalize(windows, dim=1)).sum(1) / 0.1
     cost = cost + 5.0 * (windows.sum(dim=1) == 0)
     got = MapMatching(CONFIG)(now, then)
-    torch.testing.assert_close(got, (-cost).softmax(dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got, -cost, atol=1e-4, rtol=1e-5)
 
 
 def test_joining_equals_convolving_the_repeated_map():
@@ -109,3 +111,107 @@ def test_rows_one_after_the_other_equal_all_at_once_as_in_training():
     torch.testing.assert_close(in_rows.velocity_BYXZ2, at_once.velocity_BYXZ2)
     assert in_training.bins_BK2YXZ.shape == (1, 88, 2, 8, 12, 16)
     assert at_inference.bins_BK2YXZ is None
+
+
+# --- true classes in place of features, while training --------------------------------------------
+
+
+def matching_of(net: FlowHead, *arguments: object) -> torch.Tensor:
+    """The distribution that the trained part of the head is given."""
+    given = []
+    handle = net.encode.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    net(*arguments)
+    handle.remove()
+    return given[0]
+
+
+def published_true_scores(labels, before, motion, aug, aug_before):
+    """Minus the cost of one-hot labels, warped with grid_sample and unfolded, in float64."""
+    maps = []
+    for volume in (labels, before):
+        ids = torch.where(volume == 255, 18, volume.long())
+        mean = F.one_hot(ids, 19)[..., 3:9, :].double().mean(dim=3)  # (B, X, Y, 19)
+        maps.append(mean.permute(0, 3, 2, 1))
+    now, then = maps
+    Y, X = now.shape[2:]
+    A = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    A[0, 3], A[1, 3] = GEOMETRY.grid.lower[0], GEOMETRY.grid.lower[1]
+    G, G_before = torch.eye(4).double(), torch.eye(4).double()
+    G[:3, :3], G_before[:3, :3] = aug.double(), aug_before.double()
+    H = A.inverse() @ G_before @ motion @ G.inverse() @ A
+    y, x = torch.meshgrid(torch.arange(Y), torch.arange(X), indexing="ij")
+    cells = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1).double() @ H.T
+    places = torch.stack([2 * cells[..., 0] / (X - 1) - 1, 2 * cells[..., 1] / (Y - 1) - 1], -1)
+    then = F.grid_sample(then, places[None], align_corners=True)
+    small = [
+        F.interpolate(m, size=(Y // 2, X // 2), mode="bilinear", align_corners=True)
+        for m in (now, then)
+    ]
+    windows = F.unfold(small[1], 11, dilation=2, padding=10).unflatten(1, (19, 121))
+    windows = windows.unflatten(-1, (Y // 2, X // 2))
+    alike = (F.normalize(small[0], dim=1)[:, :, None] * F.normalize(windows, dim=1)).sum(dim=1)
+    return alike / 0.1 - 5.0 * (windows.sum(dim=1) == 0)
+
+
+@torch.no_grad()
+def test_true_classes_are_matched_as_published_and_mixed_into_the_cost():
+    net = head()
+    generator = torch.Generator().manual_seed(3)
+    volumes = torch.randn(2, 1, 4, 8, 12, 16, generator=generator)
+    labels = torch.randint(0, 19, (2, 1, 12, 8, 16), generator=generator)
+    labels = torch.where(labels == 18, 255, labels).byte()
+    aug_before, aug = torch.diag(torch.tensor([-1.0, 1.0, 1.0])), torch.eye(3)
+    aug[:2, :2] = torch.tensor([[0.96, -0.28], [0.28, 0.96]])  # another augmentation than before
+    control = step(False, forward=1.5)
+    empty = net.initial_state(1, None, torch.float32)
+    _, state = net(volumes[0], empty, step(True), aug_before[None])
+
+    def matching(hint: MotionHint | None) -> torch.Tensor:
+        return matching_of(net, volumes[1], state, control, aug[None], hint)
+
+    motion = control.previous_T_current_B44[0]
+    true = published_true_scores(labels[1], labels[0], motion, aug, aug_before).float()
+    assert (true < -4.9).any() and (true > 5.0).any()
+    # The published steps end in a softmax: what both agree on is the scores up to a constant.
+    features = matching(None).log()
+    for rate in (1.0, 0.3):
+        mixed = rate * true + (1.0 - rate) * features
+        got = matching(MotionHint(labels[1], labels[0], rate))
+        torch.testing.assert_close(got, mixed.softmax(dim=1), atol=1e-5, rtol=1e-3)
+    assert torch.equal(matching(MotionHint(labels[1], labels[0], 0.0)), matching(None))
+
+
+@torch.no_grad()
+def test_true_classes_of_the_frame_before_are_not_read_at_a_start():
+    net = head()
+    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    state = net.initial_state(1, None, torch.float32)
+    labels = torch.randint(0, 18, (2, 1, 12, 8, 16), dtype=torch.uint8)
+    own, other = (
+        matching_of(net, volume, state, step(True), aug, MotionHint(labels[0], before))
+        for before in labels
+    )
+    assert torch.equal(own, other)
+
+
+@torch.no_grad()
+def test_true_classes_show_where_a_car_came_from():
+    """It moved by two cells of half resolution, which is one step of the displacements."""
+    geometry = ViewGeometry(
+        (64, 64),
+        DepthBins(1.0, 4.0, 1.0),
+        VoxelGrid((-20.0, -20.0, -1.0), (1, 1, 1), (40, 40, 16)),
+        1,
+    )
+    net = CONFIG.build(geometry).eval()
+    labels = torch.full((2, 1, 40, 40, 16), 17, dtype=torch.uint8)
+    labels[:, :, :, :, :4] = torch.arange(40)[:, None, None] % 11  # ground that tells places apart
+    labels[0, 0, 16:22, 18:24, 2:8] = 4
+    labels[1, 0, 20:26, 18:24, 2:8] = 4
+    volume, aug = torch.zeros(1, 4, 40, 40, 16), torch.eye(3)[None]
+    state = net.initial_state(1, None, torch.float32)
+    hint = MotionHint(labels[1], labels[0])
+    matching = matching_of(net, volume, state, step(False), aug, hint)
+    inside = matching[0, :, 10, 11].view(11, 11)  # y, x of half resolution
+    assert inside[5, 4] > 0.9 * inside.max()  # four cells back along x
+    assert inside[5, 5] < 0.5 * inside.max()

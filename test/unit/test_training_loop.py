@@ -147,7 +147,7 @@ def test_state_is_carried_and_started_slot_by_slot() -> None:
     with torch.no_grad():
         for batch in joint:
             outputs = training._forward(batch)
-    assert training._position_B.tolist() == [1, 1]
+    assert training.slots.position_B.tolist() == [1, 1]
     # The last frame starts its slot: the same as if it were the first frame ever.
     fresh = training_of(recipe, card)
     fresh.net.eval()
@@ -166,7 +166,7 @@ def test_without_history_every_frame_is_a_start_for_the_volume_but_not_for_flow(
         for batch in batches(recipe, card, 2):
             with torch.no_grad():
                 outputs = training._forward(batch)
-        logits[name], flows[name] = outputs.logits_BKXYZ, training._state.flow.map_BYXC
+        logits[name], flows[name] = outputs.logits_BKXYZ, training.slots.state.flow.map_BYXC
     fresh = training_of(off, card)
     fresh.net.eval()
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_the_state_keeps_no_graph() -> None:
     training = training_of(recipe, card)
     for batch in batches(recipe, card, 2):
         training._forward(batch)
-    assert not any(t.requires_grad for t in state_tensors(training._state).values())
+    assert not any(t.requires_grad for t in state_tensors(training.slots.state).values())
 
 
 def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
@@ -248,6 +248,47 @@ def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
     assert measured_depth_rate(card, recipe, 11) is None
     with_sensor = replace(card, modality="C+D")
     assert measured_depth_rate(with_sensor, recipe, 11) == 1.0
+
+
+def test_labels_of_two_frames_help_the_flow_head_until_their_share_has_faded() -> None:
+    card, recipe = small_card(), small_recipe()
+    training = training_of(recipe, card)
+    given = []
+    training.net.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0].motion))
+    first, second, third, fourth = batches(recipe, card, 4)
+    for batch, rate in ((first, 1.0), (second, 0.25)):
+        training.slots.forward(batch, motion_rate=rate)
+    assert [hint.rate for hint in given] == [1.0, 0.25]
+    assert torch.equal(given[1].labels_BXYZ, second.labels_BXYZ)
+    assert torch.equal(given[1].previous_labels_BXYZ, first.labels_BXYZ)
+    assert not torch.equal(first.labels_BXYZ, second.labels_BXYZ)
+    # Another process goes on with what the slots remembered.
+    other = training_of(recipe, card)
+    other.net.load_state_dict(training.net.state_dict())
+    other.slots.restore(training.slots.tensors(), torch.device("cpu"))
+    other.net.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0].motion))
+    other.slots.forward(third, motion_rate=0.25)
+    assert torch.equal(given[-1].previous_labels_BXYZ, second.labels_BXYZ)
+    other.slots.forward(fourth, motion_rate=0.0)
+    assert given[-1] is None
+    assert "labels" not in other.slots.tensors()
+    with pytest.raises(ValueError, match=r"no occupancy labels.*motion_fading"):
+        other.slots.forward(replace(first, labels_BXYZ=None), motion_rate=1.0)
+
+
+def test_the_matching_is_that_of_the_labels_as_long_as_the_recipe_says() -> None:
+    card = small_card()
+    recipe = small_recipe(history_from=0, depth_fading=None)
+    flows = {}
+    for fading in (None, Fading(begin=2, end=8)):
+        training = training_of(replace(recipe, motion_fading=fading), card)
+        freeze_norms(training.net)
+        for batch in batches(recipe, card, 2):
+            with torch.no_grad():
+                outputs = training._forward(batch)
+        flows[fading is None] = outputs
+    assert torch.equal(flows[True].logits_BKXYZ, flows[False].logits_BKXYZ)
+    assert not torch.allclose(flows[True].flow_BXYZ2, flows[False].flow_BXYZ2, atol=1e-4)
 
 
 def test_averages_follow_the_formula() -> None:

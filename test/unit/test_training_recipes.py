@@ -18,6 +18,7 @@ from occ_training.recipe import changed, read_run
 from occ_training.recipes import RECIPES
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.streams import SlotStreams, check_each_once, group_frames, shares
+from occ_training.supervision import DepthBins
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -144,6 +145,17 @@ def test_recipes_have_the_published_lengths(name, steps, batch, history_from, fa
     recipe = RECIPES[name]()
     assert (recipe.steps, recipe.batch, recipe.history_from) == (steps, batch, history_from)
     assert (recipe.depth_fading and recipe.depth_fading.end) == fading_end
+
+
+def test_true_motion_fades_as_published() -> None:
+    fading = RECIPES["alocc_flow_2d"]().motion_fading
+    assert fading == Fading(begin=16_010, end=32_020) == RECIPES["alocc_flow_3d"]().motion_fading
+    steps = (0, 16_010, 24_015, 32_020, 32_021)
+    assert [fading.rate(step) for step in steps] == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
+    with_flow = {name for name in RECIPES if getattr(get_card(name).recipe(), "flow", None)}
+    assert with_flow == {name for name, recipe in RECIPES.items() if recipe().motion_fading}
+    only_depth = replace(RECIPES["alocc_flow_2d"](), terms=(DepthBins(),))
+    assert "labels" in only_depth.sample_options(get_card("alocc_flow_2d")).contents
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

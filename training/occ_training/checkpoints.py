@@ -72,7 +72,7 @@ class Checkpoints(pl.Callback):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         trainer.strategy.barrier()
-        tensors = training.slot_tensors()
+        tensors = training.slots.tensors()
         for row, slot in enumerate(slots_of(trainer, self._batch)):
             one = {name: value[row].clone().contiguous() for name, value in tensors.items()}
             save_file(one, _slot_file(unfinished, slot))
@@ -135,7 +135,7 @@ def restore_slots(training: OccupancyTraining, checkpoint: Path, mine: range) ->
     slots = [load_file(_slot_file(checkpoint, slot)) for slot in mine]
     if all(slots):
         joined = {name: torch.stack([slot[name] for slot in slots]) for name in slots[0]}
-        training.restore_slots(joined, training.device)
+        training.slots.restore(joined, training.device)
 
 
 def save_weights(net: nn.Module, card: ModelCard, path: Path) -> None:

@@ -53,6 +53,7 @@ class TrainingRecipe:
         ignore_unseen: learn only where a ``camera`` looks, or a ``ray`` of the benchmark passes.
         history_from: step from which on the fusion of volumes uses the past.
         depth_fading: how long measured depth helps the lifting; None = never.
+        motion_fading: how long true classes help the flow head to match; None = never.
         splits: pieces that each sequence is cut into.
         optimiser: and its learning rate.
         averaging: of weights; None keeps the trained ones only.
@@ -79,6 +80,7 @@ class TrainingRecipe:
     ignore_unseen: Literal["camera", "ray"] | None = "camera"
     history_from: int = 0
     depth_fading: Fading | None = None
+    motion_fading: Fading | None = None
     splits: int = 1
     optimiser: Optimiser = field(default_factory=Optimiser)
     averaging: Averaging | None = field(default_factory=Averaging)
@@ -111,6 +113,8 @@ class TrainingRecipe:
         contents = dict.fromkeys(content for term in self.terms for content in term.contents)
         if self.depth_fading or card.modality == "C+D":
             contents["depth"] = None
+        if self.motion_fading:
+            contents["labels"] = None
         if getattr(card.recipe(), "stereo", None) is not None:
             contents["previous_pictures"] = None
         return SampleOptions(

@@ -62,6 +62,7 @@ def _alocc_flow(name: str, model: str) -> TrainingRecipe:
         model,
         terms=(*_ALOCC, Velocities()),
         steps=18 * _EPOCH_16,
+        motion_fading=Fading(begin=2 * _EPOCH_16, end=4 * _EPOCH_16),
         ignore_unseen="ray",
         point_ids="occ3d",
     )
@@ -174,6 +175,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         steps=12_000,
         history_from=2_000,
         depth_fading=Fading(end=6_000),
+        motion_fading=Fading(begin=2_000, end=4_000),
         precision="bf16",
         recomputed=(),
         checkpoint_every=500,

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from occ_perception.models.inputs import NetInputs, Outputs
-from occ_perception.models.state import (
-    TemporalState,
-    detach_state,
-    state_from_tensors,
-    state_tensors,
-    state_to,
-)
+from occ_perception.models.inputs import Outputs
 from occ_perception.models.zoo import ModelCard
 from occ_training.computing import compute_in, freeze_norms, recompute
 from occ_training.data.sample import Batch
 from occ_training.recipe import TrainingRecipe
+from occ_training.slots import Slots
 from occ_training.streams import seed_of
 from occ_training.supervision import ImageMasks, SupervisedStep, full_precision
 
@@ -29,13 +21,13 @@ from occ_training.supervision import ImageMasks, SupervisedStep, full_precision
 class OccupancyTraining(pl.LightningModule):
     """A network in training.
 
-    The temporal state is carried from step to step as a value, one entry per slot of this
-    process's part of the batch, without its graph.
-
     Args:
         net: built from ``card``.
         card: model to train.
         recipe: of the run.
+
+    Attributes:
+        slots: what this process's slots remember.
     """
 
     def __init__(self, net: nn.Module, card: ModelCard, recipe: TrainingRecipe) -> None:
@@ -43,8 +35,7 @@ class OccupancyTraining(pl.LightningModule):
         self.net = net.train()
         self.card = card
         self.recipe = recipe
-        self._state: TemporalState | None = None
-        self._position_B: Tensor | None = None
+        self.slots = Slots(net)
         recompute(net, recipe.recomputed)
         compute_in(net, recipe.precision)
         image_embed = getattr(getattr(net, "head", None), "image_embed", None)
@@ -91,22 +82,15 @@ class OccupancyTraining(pl.LightningModule):
         return losses
 
     def _forward(self, batch: Batch) -> Outputs:
-        if self._state is None or self._position_B is None:
-            self._state = self.net.initial_state(len(batch), self.device)
-            self._position_B = torch.zeros(len(batch), dtype=torch.long, device=self.device)
-        position_B = torch.where(batch.start_B, 0, self._position_B)
-        inputs = self._inputs(batch, position_B)
+        step, fading = self.global_step, self.recipe.motion_fading
         # Half precision, where the recipe wants it, is the parts' own business.
         with torch.autocast(self.device.type, enabled=False):
-            outputs, state = self.net(inputs, self._state)
-        self._state = detach_state(state)
-        self._position_B = position_B + 1
-        return outputs
-
-    def _inputs(self, batch: Batch, position_B: Tensor) -> NetInputs:
-        rate = measured_depth_rate(self.card, self.recipe, self.global_step)
-        inputs = batch.inputs(position_B, rate)
-        return replace(inputs, history=self.global_step >= self.recipe.history_from)
+            return self.slots.forward(
+                batch,
+                depth_rate=measured_depth_rate(self.card, self.recipe, step),
+                motion_rate=fading.rate(step) if fading else 0.0,
+                history=step >= self.recipe.history_from,
+            )
 
     def configure_optimizers(self) -> Any:
         """AdamW with the recipe's groups, and its learning rate per step."""
@@ -120,25 +104,6 @@ class OccupancyTraining(pl.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def slot_tensors(self) -> dict[str, Tensor]:
-        """What this process's slots carry, on the CPU, batch axis first; for saving."""
-        if self._state is None or self._position_B is None:
-            return {}
-        flat = {**state_tensors(self._state), "position": self._position_B}
-        return {name: tensor.detach().cpu() for name, tensor in flat.items()}
-
-    def restore_slots(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """The inverse of :meth:`slot_tensors`.
-
-        Raises:
-            ValueError: they are of another network or batch size.
-        """
-        flat = dict(tensors)
-        position_B = flat.pop("position")
-        like = self.net.initial_state(len(position_B), "cpu")
-        self._state = state_to(state_from_tensors(like, flat), device)
-        self._position_B = position_B.to(device)
 
 
 def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> float | None:

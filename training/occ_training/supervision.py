@@ -216,6 +216,7 @@ class Velocities:
     """Velocity bins, squared error and direction (ALOcc-Flow)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
+    weight: float = 1.0
 
     def __call__(self, step: SupervisedStep) -> Losses:
         """``flow_bins``, ``flow`` and ``flow_cosine``."""
@@ -226,9 +227,9 @@ class Velocities:
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
         losses = flow_losses(outputs.flow_bins_BK2XYZ, outputs.flow_BXYZ2, truth, known)
         return {
-            "flow_bins": losses.bins,
-            "flow": losses.squared,
-            "flow_cosine": losses.cosine,
+            "flow_bins": self.weight * losses.bins,
+            "flow": self.weight * losses.squared,
+            "flow_cosine": self.weight * losses.cosine,
         }
 
 

@@ -35,7 +35,7 @@ class Plan:
         drives: per town.
         clip_frames: consecutive keyframes per drive.
         steps, minutes: of training in all, waiting and scoring not counted; whichever is reached
-            first ends it, and learning rate and true depth follow that one.
+            first ends it, and learning rate, true depth and true motion follow that one.
         batch: slots.
         precision: of the convolutional parts, ``bf16``, ``fp16`` or ``fp32``.
         lr: highest learning rate; it rises over ``warm_up_steps`` and falls along a cosine.
@@ -100,7 +100,11 @@ class Plan:
 
     def depth_share(self, progress: float) -> float:
         """How much true depth helps the lifting: all at first, nothing from half of the way on."""
-        return (1.0 + math.cos(math.pi * min(1.0, 2.0 * progress))) / 2.0
+        return _fading(progress, 0.0, 0.5)
+
+    def motion_share(self, progress: float) -> float:
+        """How much true classes help the flow head to match; they are gone after a third."""
+        return _fading(progress, 1 / 6, 1 / 3)
 
     @property
     def averaging(self) -> Averaging:
@@ -127,3 +131,9 @@ class Plan:
         return Clip(
             town, drive, int(rng.integers(_DRIVE_FRAMES - self.clip_frames)), self.clip_frames
         )
+
+
+def _fading(progress: float, begin: float, end: float) -> float:
+    """1 up to ``begin``, 0 from ``end`` on, along a cosine in between."""
+    done = min(1.0, max(0.0, (progress - begin) / (end - begin)))
+    return (1.0 + math.cos(math.pi * done)) / 2.0

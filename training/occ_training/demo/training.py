@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.models.occupancy_net import OccupancyNet
-from occ_perception.models.state import TemporalState, detach_state
 from occ_perception.models.zoo import ModelCard
 from occ_training.averaging import float_entries
 from occ_training.computing import compute_in
@@ -24,11 +23,11 @@ from occ_training.demo.frames import TownFrame
 from occ_training.demo.plan import Plan
 from occ_training.demo.pool import FramePool
 from occ_training.demo.resuming import Saved, load, save
+from occ_training.slots import Slots
 from occ_training.streams import seed_of
 from occ_training.supervision import (
     DepthBins,
     ImageMasks,
-    Losses,
     SupervisedStep,
     Term,
     Velocities,
@@ -36,31 +35,13 @@ from occ_training.supervision import (
     full_precision,
 )
 
-
-@dataclass(frozen=True)
-class Scaled:
-    """Another term, times a factor."""
-
-    term: Term
-    factor: float
-
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """Of the term."""
-        return self.term.captures
-
-    def __call__(self, step: SupervisedStep) -> Losses:
-        """The term's losses."""
-        return {name: self.factor * value for name, value in self.term(step).items()}
-
-
 # From nothing, in minutes: losses over all voxels teach far more per step than masks at drawn
 # points, and squared velocity errors of 10 m/s must not take the whole clipped gradient.
 TERMS: tuple[Term, ...] = (
     VoxelQuartet(),
     ImageMasks(),
     DepthBins(),
-    Scaled(Velocities(), 0.05),
+    Velocities(weight=0.05),
 )
 _LOSS_MEMORY = 0.98
 
@@ -113,8 +94,7 @@ class DemoTraining:
         )
         self._batches = BatchMaker(card, device, plan.light)
         self._walks = [_Walk() for _ in range(plan.batch)]
-        self._state: TemporalState | None = None
-        self._position_B = torch.zeros(plan.batch, dtype=torch.long, device=device)
+        self._slots = Slots(self.net)
         self._losses: dict[str, float] = {}
         self._go_on()
         self._noted = self.step, self.seconds
@@ -248,13 +228,11 @@ class DemoTraining:
         )
 
     def _loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        position_B = torch.where(batch.start_B, 0, self._position_B)
-        if self._state is None:
-            self._state = self.net.initial_state(len(batch), self.device)
-        rate = self.plan.depth_share(self.progress)
-        inputs = batch.inputs(position_B, rate if rate > 0.0 else None)
-        outputs, state = self.net(inputs, self._state)
-        self._state, self._position_B = detach_state(state), position_B + 1
+        outputs = self._slots.forward(
+            batch,
+            depth_rate=self.plan.depth_share(self.progress) or None,
+            motion_rate=self.plan.motion_share(self.progress),
+        )
         supervised = SupervisedStep(
             net=self.net,
             card=self.card,

@@ -1,0 +1,113 @@
+"""What the slots of a batch remember from one training step to the next.
+
+Legend: B slots of this process, X, Y, Z cells of the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from occ_perception.models.inputs import MotionHint, Outputs
+from occ_perception.models.state import (
+    TemporalState,
+    detach_state,
+    state_from_tensors,
+    state_tensors,
+    state_to,
+)
+from occ_training.data.sample import Batch
+
+
+class Slots:
+    """The temporal state of a network in training, as a value and without its graph.
+
+    Args:
+        net: the network; it says what there is to remember.
+    """
+
+    def __init__(self, net: Any) -> None:
+        self._net = net
+        self._state: TemporalState | None = None
+        self._position_B: Tensor | None = None
+        self._labels_BXYZ: Tensor | None = None
+
+    @property
+    def state(self) -> TemporalState | None:
+        """Of the network, None before the first step."""
+        return self._state
+
+    @property
+    def position_B(self) -> Tensor | None:
+        """Frames seen since the start of each slot, None before the first step."""
+        return self._position_B
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        depth_rate: float | None = None,
+        motion_rate: float = 0.0,
+        history: bool = True,
+    ) -> Outputs:
+        """The network's outputs on its slots' next frames; the state moves on.
+
+        Args:
+            batch: on the device of the network.
+            depth_rate: how much of the measured depth helps, see
+                :class:`occ_perception.models.inputs.DepthHint`; None gives none.
+            motion_rate: how much the labels help the flow head, see
+                :class:`occ_perception.models.inputs.MotionHint`; they are remembered while it is
+                not 0.
+            history: whether volumes are fused with the past.
+
+        Raises:
+            ValueError: measured depth or labels are asked for, and the batch has none.
+        """
+        if self._state is None or self._position_B is None:
+            device = batch.start_B.device
+            self._state = self._net.initial_state(len(batch), device)
+            self._position_B = torch.zeros(len(batch), dtype=torch.long, device=device)
+        position_B = torch.where(batch.start_B, 0, self._position_B)
+        motion = self._motion(batch, motion_rate) if motion_rate > 0.0 else None
+        inputs = replace(batch.inputs(position_B, depth_rate), history=history, motion=motion)
+        outputs, state = self._net(inputs, self._state)
+        self._state, self._position_B = detach_state(state), position_B + 1
+        self._labels_BXYZ = None if motion is None else motion.labels_BXYZ
+        return outputs
+
+    def _motion(self, batch: Batch, rate: float) -> MotionHint:
+        labels = batch.labels_BXYZ
+        if labels is None:
+            raise ValueError(
+                "true motion is to help the flow head, and the samples have no occupancy labels; "
+                "add them to the data set, or set `motion_fading` of the recipe to null"
+            )
+        before = labels if self._labels_BXYZ is None else self._labels_BXYZ
+        return MotionHint(labels, before, rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is remembered, on the CPU, batch axis first; for saving."""
+        if self._state is None or self._position_B is None:
+            return {}
+        flat = {**state_tensors(self._state), "position": self._position_B}
+        if self._labels_BXYZ is not None:
+            flat["labels"] = self._labels_BXYZ
+        return {name: tensor.detach().cpu() for name, tensor in flat.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """The inverse of :meth:`tensors`.
+
+        Raises:
+            ValueError: they are of another network or batch size.
+        """
+        flat = dict(tensors)
+        position_B, labels_BXYZ = flat.pop("position"), flat.pop("labels", None)
+        like = self._net.initial_state(len(position_B), "cpu")
+        self._state = state_to(state_from_tensors(like, flat), device)
+        self._position_B = position_B.to(device)
+        self._labels_BXYZ = None if labels_BXYZ is None else labels_BXYZ.to(device)
