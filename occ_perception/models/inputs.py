@@ -77,8 +77,10 @@ class NetOutputs:
 
     Attributes:
         logits_BKXYZ: class logits, public axis order.
-        flow_BXYZ2: (vx, vy) m/s along the axes of the grid, None for models without flow.
-        flow_bins_BK2XYZ: logits over the velocity bins of (vx, vy), while training only.
+        flow_BXYZ2: (vx, vy) m/s along the axes of the grid; None for models without flow, and
+            while training.
+        flow_features_BCXYZ: what the flow head takes velocity bins of single cells from, while
+            training only.
         depth_BNDhw: depth distribution before denoising.
         context_BNChw: context features (image supervision reads them).
         lifted_BCXYZ: features of the cells before they meet the past, (B, C, X, Y) for maps, with
@@ -90,7 +92,7 @@ class NetOutputs:
     context_BNChw: Tensor | None = None
     lifted_BCXYZ: Tensor | None = None
     flow_BXYZ2: Tensor | None = None
-    flow_bins_BK2XYZ: Tensor | None = None
+    flow_features_BCXYZ: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -289,10 +289,10 @@ def _public_flow(flow: Flow | None) -> dict[str, Tensor | None]:
     """Velocities with public axes: (X, Y, Z), and the component along x first."""
     if flow is None:
         return {}
-    bins = flow.bins_BK2YXZ
+    velocity, features = flow
     return {
-        "flow_BXYZ2": flow.velocity_BYXZ2.transpose(1, 2).flip(-1),
-        "flow_bins_BK2XYZ": None if bins is None else bins.transpose(3, 4).flip(2),
+        "flow_BXYZ2": None if velocity is None else velocity.transpose(1, 2).flip(-1),
+        "flow_features_BCXYZ": None if features is None else features.transpose(2, 3),
     }
 
 

@@ -58,12 +58,14 @@ class Flow(NamedTuple):
     """Predicted motion.
 
     Attributes:
-        velocity_BYXZ2: m/s; component 0 along y of the grid, component 1 along x.
-        bins_BK2YXZ: logits over the velocity bins while training, None at inference.
+        velocity_BYXZ2: m/s; component 0 along y of the grid, component 1 along x. None while
+            training.
+        features_BCYXZ: what :meth:`FlowHead.velocity_bins` takes, while training only: a loss
+            looks at a few cells, and the bins of all of them would fill gigabytes.
     """
 
-    velocity_BYXZ2: Tensor
-    bins_BK2YXZ: Tensor | None
+    velocity_BYXZ2: Tensor | None
+    features_BCYXZ: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,23 @@ class FlowHead(nn.Module):
             mode="bilinear",
             align_corners=True,
         )
-        flow = self._velocity(self.join(encoded, volume_BCYXZ))
+        features = self.join(encoded, volume_BCYXZ)
+        flow = Flow(None, features) if self.training else Flow(self._velocity(features), None)
         return flow, FlowState(now, bev_augmentation_B33.clone())
+
+    def velocity_bins(self, features_VC: Tensor) -> Tensor:
+        """Logits over the velocity bins of single cells, (V, 88, 2).
+
+        Args:
+            features_VC: of V cells, from :class:`Flow`.
+
+        Returns:
+            Component 0 is along y of the grid, component 1 along x.
+        """
+        hidden, last = self.predict[0], self.predict[2]
+        assert isinstance(hidden, nn.Conv3d) and isinstance(last, nn.Conv3d)
+        wide = F.relu(F.linear(features_VC, hidden.weight.flatten(1), hidden.bias))
+        return F.linear(wide, last.weight.flatten(1), last.bias).unflatten(1, (BINS, 2))
 
     def _match_classes(
         self,
@@ -175,22 +192,26 @@ class FlowHead(nn.Module):
         counts.scatter_add_(-1, classes, torch.ones_like(classes, dtype=counts.dtype))
         return counts / classes.shape[-1]
 
-    def _velocity(self, features_BCYXZ: Tensor) -> Flow:
-        if self.training:
-            bins = self.predict(features_BCYXZ).unflatten(1, (BINS, 2))
-            return Flow(expected_velocity(bins), bins)
+    def _velocity(self, features_BCYXZ: Tensor) -> Tensor:
         parts = [
             expected_velocity(self.predict(rows).unflatten(1, (BINS, 2)))
             for rows in features_BCYXZ.split(_ROWS_AT_ONCE, dim=2)
         ]
-        return Flow(torch.cat(parts, dim=1), None)
+        return torch.cat(parts, dim=1)
 
 
-def expected_velocity(bins_BK2YXZ: Tensor) -> Tensor:
-    """``sum_k softmax(bins)_k * centre_k`` per component, (B, Y, X, Z, 2)."""
-    number = torch.arange(BINS, device=bins_BK2YXZ.device, dtype=bins_BK2YXZ.dtype)
+def expected_velocity(bins: Tensor) -> Tensor:
+    """``sum_k softmax(bins)_k * centre_k`` per component.
+
+    Args:
+        bins: (B, K, 2, ...) logits.
+
+    Returns:
+        (B, ..., 2) m/s.
+    """
+    number = torch.arange(BINS, device=bins.device, dtype=bins.dtype)
     centres = SLOWEST_BIN + BIN_WIDTH * number
-    return torch.einsum("k,bkcyxz->byxzc", centres, bins_BK2YXZ.softmax(dim=1))
+    return torch.einsum("k,bkc...->b...c", centres, bins.softmax(dim=1))
 
 
 class WarpedMap(nn.Module):

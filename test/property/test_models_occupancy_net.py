@@ -126,7 +126,7 @@ def test_flow_has_public_axes(net):
     X, Y, Z = net.config.output_grid.dims
     assert out.flow_BXYZ2.shape == (1, X, Y, Z, 2)
     assert out.flow_BXYZ2.abs().max() <= 22.0
-    assert out.flow_bins_BK2XYZ is None
+    assert out.flow_features_BCXYZ is None
 
 
 def test_one_forward_serves_training_too(net):
@@ -136,8 +136,9 @@ def test_one_forward_serves_training_too(net):
         out, state = net(batched(step_of(net, 0, 0, 0), step_of(net, 1, 0, 0)), state)
         out, state = net(batched(step_of(net, 0, 1, 1), step_of(net, 1, 1, 1)), state)
         loss = out.logits_BKXYZ.square().mean()
-        if out.flow_BXYZ2 is not None:
-            loss = loss + out.flow_BXYZ2.square().mean()
+        if out.flow_features_BCXYZ is not None:
+            cells = out.flow_features_BCXYZ.movedim(1, -1)[0, 0, 0]
+            loss = loss + net.flow.velocity_bins(cells).square().mean()
         loss.backward()
     finally:
         net.eval()

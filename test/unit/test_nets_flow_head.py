@@ -95,22 +95,20 @@ def test_a_start_reads_no_state_and_the_map_is_stored_unwarped():
     assert torch.equal(after.map_BYXC, state.map_BYXC)
 
 
-def test_rows_one_after_the_other_equal_all_at_once_as_in_training():
+def test_single_cells_in_training_have_the_velocities_of_inference():
     net = head()
     volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
     state = net.initial_state(1, None, torch.float32)
     with torch.no_grad():
         at_inference, _ = net(volume, state, step(True), aug)
-        features = net.join(torch.zeros(1, 2, 8, 12), volume)
-        in_rows = net._velocity(features)
         net.train()
         net.encode.eval()
         in_training, _ = net(volume, state, step(True), aug)
-        at_once = net._velocity(features)
-    torch.testing.assert_close(at_inference.velocity_BYXZ2, in_training.velocity_BYXZ2)
-    torch.testing.assert_close(in_rows.velocity_BYXZ2, at_once.velocity_BYXZ2)
-    assert in_training.bins_BK2YXZ.shape == (1, 88, 2, 8, 12, 16)
-    assert at_inference.bins_BK2YXZ is None
+        cells = in_training.features_BCYXZ.movedim(1, -1).flatten(0, 3)
+        velocity = expected_velocity(net.velocity_bins(cells))
+    expected = at_inference.velocity_BYXZ2.flatten(0, 3)
+    torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-5)
+    assert at_inference.features_BCYXZ is None and in_training.velocity_BYXZ2 is None
 
 
 # --- true classes in place of features, while training --------------------------------------------

@@ -223,9 +223,10 @@ class Velocities:
         outputs, truth = step.outputs, step.batch.flow_BXYZ2
         if truth is None:
             raise ValueError("this recipe learns velocities, and the data set has none")
-        assert outputs.flow_bins_BK2XYZ is not None and outputs.flow_BXYZ2 is not None
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
-        losses = flow_losses(outputs.flow_bins_BK2XYZ, outputs.flow_BXYZ2, truth, known)
+        features_VC = outputs.flow_features_BCXYZ.movedim(1, -1)[known]
+        bins_VK2 = step.net.flow.velocity_bins(features_VC)  # type: ignore[union-attr, operator]
+        losses = flow_losses(bins_VK2, truth[known].flip(-1))  # the head has y before x
         return {
             "flow_bins": self.weight * losses.bins,
             "flow": self.weight * losses.squared,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from occ_perception.labels import UNKNOWN_CLASS, LabelSet
-from occ_perception.nets.flow_head import BIN_WIDTH, BINS, SLOWEST_BIN
+from occ_perception.nets.flow_head import BIN_WIDTH, BINS, SLOWEST_BIN, expected_velocity
 from occ_training.losses.processes import mean_of
 
 
@@ -38,19 +38,15 @@ def moving_voxels(labels_BXYZ: Tensor, flow_BXYZ2: Tensor, label_set: LabelSet) 
     return moving[labels_BXYZ.long()] & flow_BXYZ2.isfinite().all(dim=-1)
 
 
-def flow_losses(
-    bins_BK2XYZ: Tensor, flow_BXYZ2: Tensor, truth_BXYZ2: Tensor, known_BXYZ: Tensor
-) -> FlowLosses:
+def flow_losses(bins_VK2: Tensor, truth_V2: Tensor) -> FlowLosses:
     """All three terms over the voxels of :func:`moving_voxels`; zero where there are none.
 
     Args:
-        bins_BK2XYZ: logits over the bins of each component.
-        flow_BXYZ2: predicted velocity, the expectation over the bins.
-        truth_BXYZ2: true velocity.
-        known_BXYZ: bool, the voxels that count.
+        bins_VK2: logits over the bins of each component.
+        truth_V2: true velocity, components in the same order, m/s.
     """
-    bins_VK2 = bins_BK2XYZ.permute(0, 3, 4, 5, 1, 2)[known_BXYZ].float()
-    flow_V2, truth_V2 = flow_BXYZ2[known_BXYZ].float(), truth_BXYZ2[known_BXYZ].float()
+    bins_VK2, truth_V2 = bins_VK2.float(), truth_V2.float()
+    flow_V2 = expected_velocity(bins_VK2)
     voxels = torch.tensor(float(len(flow_V2)), device=flow_V2.device)
     bin_V2 = ((truth_V2 - SLOWEST_BIN) / BIN_WIDTH).round().clamp(0, BINS - 1).long()
     entropy = F.cross_entropy(bins_VK2, bin_V2, reduction="sum")
