@@ -43,6 +43,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "test" / "parity")]
 import torch  # noqa: E402
 from check import check_file, opened  # noqa: E402
 from golden_file import GoldenFile, UnknownConfigError  # noqa: E402
+from gpu_page import KINDS, page, summary  # noqa: E402
 from verdict import conclusion  # noqa: E402
 
 from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
@@ -57,7 +58,6 @@ from occ_perception.runtime.measuring import (  # noqa: E402
 from occ_perception.runtime.weight_files import file_checksum  # noqa: E402
 from occ_perception.runtime.weights import checked_device, load_model  # noqa: E402
 
-KINDS = ("parity", "agreement", "benchmark")
 EXECUTIONS = (
     Execution("fp32"),
     Execution("tf32"),
@@ -354,19 +354,6 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def summary(kind: str, result: dict[str, Any]) -> str:
-    """One piece in a few words."""
-    for reason in ("error", "skipped"):
-        if reason in result:
-            return f"{reason}: {result[reason]}"
-    if kind == "parity":
-        return f"{result['conclusion']}; worst {result['worst_error']:.1e}"
-    if kind == "agreement":
-        return ", ".join(f"{p} {result[p]['equal']:.2%} equal" for p in ("fp16", "bf16"))
-    total = result["milliseconds"]["total"]
-    return f"p50 {total['p50']:.1f} ms, p99 {total['p99']:.1f} ms"
-
-
 def write_page(plan: Plan, ledger: Ledger, every: Sequence[Piece]) -> Path:
     """The dated JSON and Markdown files of everything known; returns the latter."""
     files = golden_files(plan.reference)
@@ -385,90 +372,6 @@ def write_page(plan: Plan, ledger: Ledger, every: Sequence[Piece]) -> Path:
     target.with_suffix(".json").write_text(json.dumps({**facts, **known}, indent=1) + "\n")
     target.with_suffix(".md").write_text(page(facts, known))
     return target.with_suffix(".md")
-
-
-def page(facts: dict[str, Any], every: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown."""
-    lines = [f"# On {facts['device']['name']}, {facts['date']}\n"]
-    lines += [f"- {name}: {value}" for name, value in facts["versions"].items()]
-    lines.append(f"- golden files: {len(facts['golden_files'])}")
-    for what in ("without_golden_file", "not_reached"):
-        if facts[what]:
-            lines.append(
-                f"- {what.replace('_', ' ')}: {len(facts[what])} ({'; '.join(facts[what])})"
-            )
-    wrong = [line for kind in KINDS for r in every[kind] if (line := _wrong(kind, r))]
-    lines += ["\n## Wrong\n", *wrong] if wrong else []
-    lines += _table(
-        "Parity in float32, matrix units' rounding off",
-        (
-            "file",
-            "passed",
-            "comparisons",
-            "only by measured rounding",
-            "worst error / rms",
-            "at",
-            "labels equal",
-        ),
-        [
-            (
-                *(r["piece"], "yes" if r["passed"] else f"no: {len(r['failed'])}"),
-                *(r["comparisons"], r["by_rounding"], f"{r['worst_error']:.1e}", r["worst_at"]),
-                f"{r['labels_equal']:.4%}",
-            )
-            for r in _finished(every["parity"])
-        ],
-    )
-    lines += _table(
-        "Labels of half precision against float32, worst frame",
-        ("file", "fp16", "fp16, occupied", "bf16", "bf16, occupied"),
-        [
-            (
-                r["piece"],
-                *(f"{r[p][k]:.3%}" for p in ("fp16", "bf16") for k in ("equal", "occupied_equal")),
-            )
-            for r in _finished(every["agreement"])
-        ],
-    )
-    lines += _table(
-        "Stream: decoded pictures on the host to labels on the host, ms",
-        ("model and execution", "p50", "p90", "p99", "max", "network p50", "GMAC", "TFLOP/s", "MB"),
-        [
-            (
-                r["piece"],
-                *(f"{value:.2f}" for value in r["milliseconds"]["total"].values()),
-                f"{r['milliseconds']['network']['p50']:.2f}",
-                f"{r['gmac']['total']:.0f}",
-                f"{r['network_tflops']:.2f}",
-                f"{r['memory_mb'].get('allocator_peak', r['memory_mb']['process_peak']):.0f}",
-            )
-            for r in _finished(every["benchmark"])
-        ],
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _wrong(kind: str, result: dict[str, Any]) -> str:
-    """A line about what has raised, was passed over or breaks the pass rule."""
-    reason = result.get("error") or result.get("skipped")
-    if reason is None and not result.get("passed", True):
-        reason = f"{len(result['failed'])} comparisons failed, the first: {result['failed'][0]}"
-    return f"- {kind} {result['piece']}: {reason}" if reason else ""
-
-
-def _finished(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for entry in entries if "error" not in entry and "skipped" not in entry]
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    if not rows:
-        return [f"\n## {title}\n", "Nothing was measured."]
-    return [
-        f"\n## {title}\n",
-        "| " + " | ".join(head) + " |",
-        "| --- |" + " ---: |" * (len(head) - 1),
-        *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
-    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
