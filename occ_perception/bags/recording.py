@@ -11,9 +11,11 @@ import heapq
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rosbags import rosbag1, rosbag2
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
@@ -153,23 +155,25 @@ class Recording:
         A damaged file ends early, with a problem listed; the others are read on.
         """
         wanted = self.topics if topics is None else topics
-        streams = [self._until_damage(reader, wanted) for reader in self._readers]
+        streams = [
+            chain.from_iterable(self._until_damage(file, wanted) for file in _files_of(reader))
+            for reader in self._readers
+        ]
         for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
             yield RecordedMessage(
                 connection.topic, connection.msgtype, received_ns, raw, connection
             )
 
     def _until_damage(
-        self, reader: Reader, topics: Collection[str]
+        self, file: _File, topics: Collection[str]
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        connections = [c for c in reader.connections if c.topic in topics]
+        connections = [c for c in file.reader.connections if c.topic in topics]
         if not connections:  # which the reader takes for all
             return
         try:
-            yield from reader.messages(connections=connections)
+            yield from file.reader.messages(connections=connections)
         except Exception as error:  # damage shows in as many ways as there are parsers
-            name = Path(str(reader.path)).name
-            self.note("damaged_file", f"{name}: reading stopped early: {_said(error)}")
+            self.note("damaged_file", f"{file.name}: reading stopped early: {_said(error)}")
 
     def decode(self, message: RecordedMessage) -> Any:
         """The message object, with the attribute names of its ROS type.
@@ -295,6 +299,30 @@ class Recording:
             "damage are read",
         )
         return reader
+
+
+class _File(NamedTuple):
+    """A file of a recording, and what reads it."""
+
+    name: str
+    reader: Any
+
+
+def _files_of(reader: Reader) -> list[_File]:
+    """The files that a reader goes through one after the other, each with a reader of its own.
+
+    A reader of a folder ends at the first damage, whichever file it is in.
+    """
+    folder: Any = getattr(reader, "storage", None)
+    files = getattr(folder, "storages", ())
+    if not files:
+        return [_File(Path(str(reader.path)).name, reader)]
+    parts = []
+    for file in files:
+        part = copy(folder)
+        part.storages = [file]
+        parts.append(_File(Path(str(file.path)).name, part))
+    return parts
 
 
 def _said(error: Exception) -> str:

@@ -140,17 +140,21 @@ def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_pat
     assert second.name not in texts[0]
 
 
-def test_damage_met_while_reading_ends_one_file_only(tmp_path):
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
     pictures = drawn_pictures(keyframes=5, size=(640, 360))
     first, _ = write_split(tmp_path / "bag", pictures)
     intact = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
-    (tmp_path / "bag" / "metadata.yaml").unlink()
+    if not has_metadata:
+        (tmp_path / "bag" / "metadata.yaml").unlink()
     data = bytearray(first.read_bytes())
     start = len(data) // 2
     data[start : start + 200_000] = bytes(200_000)
     first.write_bytes(bytes(data))
-    stamps = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    frames = BagFrames(tmp_path / "bag")
+    stamps = [frame.stamp_ns for frame in frames]
     assert len(stamps) < len(intact) and stamps[-12:] == intact[-12:]
+    assert any(p.text.startswith(f"{first.name}: reading stopped") for p in frames.problems)
 
 
 def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, pictures):
