@@ -18,7 +18,12 @@ from occ_perception.synthetic.devkit import (
 )
 from occ_perception.synthetic.drive import Drive, drive_name
 from occ_perception.synthetic.recipe import is_recorded
-from occ_perception.synthetic.recording import KEYFRAME_RATE, bag_recipe, record_drive
+from occ_perception.synthetic.recording import (
+    KEYFRAME_RATE,
+    BagOptions,
+    bag_recipe,
+    record_drive,
+)
 from occ_perception.synthetic.seeds import check_drive_index, split_of
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions, frame_times
 from occ_perception.synthetic.town import Town
@@ -36,7 +41,7 @@ class Production:
         sensors: how they are recorded; ``threads`` are those of each process.
         bag: container format of a recording, None for a nuScenes-format folder.
         rate: camera rings per second.
-        odometry_noise, lidar_rate: of a recording, see :func:`record_drive`.
+        odometry_noise, lidar_rate: of a recording, see :class:`BagOptions`.
 
     Raises:
         ValueError: more frames than a drive has, a noise or rate that is negative or not finite,
@@ -166,12 +171,11 @@ def _record(
 ) -> None:
     """A drive as the bag ``path``, unless it is that already."""
     assert production.bag is not None
-    asked = (
-        production.frames,
-        production.rate,
-        production.bag,
-        production.odometry_noise,
-        production.lidar_rate,
+    options = BagOptions(
+        rate=production.rate,
+        storage=production.bag,
+        odometry_noise=production.odometry_noise,
+        lidar_rate=production.lidar_rate,
     )
-    if not is_recorded(path, bag_recipe(place, production.sensors, *asked)):
-        record_drive(_sensors(production, place), path, *asked, progress)
+    if not is_recorded(path, bag_recipe(place, production.sensors, production.frames, options)):
+        record_drive(_sensors(production, place), path, production.frames, options, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,36 +42,35 @@ def encode_jpeg(picture: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> byt
     return bytes(data)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BagOptions:
+    """What a recording holds.
+
+    Attributes:
+        rate: of camera rings, Hz; a multiple of 2.
+        storage: container format.
+        odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
+        lidar_rate: sweeps per second, 0 for none.
+    """
+
+    rate: float = KEYFRAME_RATE
+    storage: Literal["mcap", "sqlite3"] = "mcap"
+    odometry_noise: float = 0.0
+    lidar_rate: float = 0.0
+
+
 def bag_recipe(
-    place: tuple[int, int],
-    options: SensorOptions,
-    frames: int,
-    rate: float = KEYFRAME_RATE,
-    storage: Literal["mcap", "sqlite3"] = "mcap",
-    odometry_noise: float = 0.0,
-    lidar_rate: float = 0.0,
+    place: tuple[int, int], sensors: SensorOptions, frames: int, options: BagOptions
 ) -> Recipe:
     """What :func:`record_drive` notes in the bag of a drive (town and index)."""
-    return recipe_of(
-        options,
-        frames,
-        town=place[0],
-        drive=place[1],
-        rate=rate,
-        storage=storage,
-        odometry_noise=odometry_noise,
-        lidar_rate=lidar_rate,
-    )
+    return recipe_of(sensors, frames, town=place[0], drive=place[1], **asdict(options))
 
 
 def record_drive(
     sensors: DriveSensors,
     path: Path,
     frames: int,
-    rate: float = KEYFRAME_RATE,
-    storage: Literal["mcap", "sqlite3"] = "mcap",
-    odometry_noise: float = 0.0,
-    lidar_rate: float = 0.0,
+    options: BagOptions = BagOptions(),
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a drive as a recording.
@@ -90,10 +89,7 @@ def record_drive(
         sensors: the drive's sensors.
         path: folder to make.
         frames: number of camera rings.
-        rate: of camera rings, Hz; a multiple of 2.
-        storage: container format.
-        odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
-        lidar_rate: sweeps per second, 0 for none.
+        options: what else the bag holds.
         progress: called with (rings done, rings in all).
 
     Raises:
@@ -102,22 +98,24 @@ def record_drive(
     """
     from occ_perception.bags.writing import BagWriter, optical_frame
 
-    every = round(rate / KEYFRAME_RATE)
-    if every < 1 or abs(every * KEYFRAME_RATE - rate) > 1e-9:
-        raise ValueError(f"the rate must be a multiple of {KEYFRAME_RATE:g} Hz, got {rate:g}")
-    times = frame_times(frames, rate)
+    every = round(options.rate / KEYFRAME_RATE)
+    if every < 1 or abs(every * KEYFRAME_RATE - options.rate) > 1e-9:
+        raise ValueError(
+            f"the rate must be a multiple of {KEYFRAME_RATE:g} Hz, got {options.rate:g}"
+        )
+    times = frame_times(frames, options.rate)
     rig = sensors.rig
     mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
     mounts.append(("base_link", LIDAR_FRAME, sensors.ego_T_lidar))
     place = (sensors.drive.town.seed, sensors.drive.index)
-    recipe = bag_recipe(place, sensors.options, frames, rate, storage, odometry_noise, lidar_rate)
-    with BagWriter(path, storage) as bag:
+    recipe = bag_recipe(place, sensors.options, frames, options)
+    with BagWriter(path, options.storage) as bag:
         bag.note(BAG_KEY, json.dumps(recipe))
         first = sensors.stamp_ns(times[0] - 0.1)
         bag.write_transforms(first, mounts, static=True)
-        _write_odometry(bag, sensors, times, odometry_noise)
-        if lidar_rate > 0.0:
-            _write_lidar(bag, sensors, times[-1], lidar_rate)
+        _write_odometry(bag, sensors, times, options.odometry_noise)
+        if options.lidar_rate > 0.0:
+            _write_lidar(bag, sensors, times[-1], options.lidar_rate)
         for n, t in enumerate(times):
             frame = sensors.frame(t)
             for camera in rig.cameras:

@@ -30,7 +30,7 @@ from occ_perception.synthetic.devkit import (
     write_devkit_drive,
 )
 from occ_perception.synthetic.labels import OCC3D_GRID
-from occ_perception.synthetic.recording import record_drive
+from occ_perception.synthetic.recording import BagOptions, record_drive
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
 OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
@@ -305,7 +305,7 @@ def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path, storage: 
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "s = t.sensors(2); s.truth(0.0); s.frame(0.0)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        f"t.record_drive(s, Path(sys.argv[1]), 4, storage='{storage}')\n"
+        f"t.record_drive(s, Path(sys.argv[1]), 4, t.BagOptions(storage='{storage}'))\n"
     )
     run = run_code(code, tmp_path / "bag")
     assert run.returncode != 0
@@ -378,7 +378,7 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
     from occ_perception.codec import EncodedOccupancy, decode_occupancy
 
     own = sensors(1)
-    record_drive(own, tmp_path / "bag", frames=2, storage="sqlite3")
+    record_drive(own, tmp_path / "bag", 2, BagOptions(storage="sqlite3"))
     frames = list(BagFrames(tmp_path / "bag"))
     answers = []
     with AnyReader([tmp_path / "bag"], default_typestore=ros2_types()) as reader:
@@ -420,7 +420,7 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
 def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) -> None:
     """The front camera fires 35 ms before the lidar; the drive tells how far that is."""
     own = sensors(1)
-    record_drive(own, tmp_path / "bag", frames=3, lidar_rate=10.0)
+    record_drive(own, tmp_path / "bag", 3, BagOptions(lidar_rate=10.0))
     sweeps = list(RingSweeps(tmp_path / "bag"))
     assert [sweep.stamp_ns for sweep in sweeps] == [
         own.stamp_ns(own.reference_time(t)) for t in (0.0, 0.5, 1.0)
@@ -436,7 +436,7 @@ def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) ->
 
 def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
     own = DriveSensors(scenes.drive(20_000, 1), SensorOptions(size=(64, 36)))
-    record_drive(own, tmp_path / "bag", frames=5, odometry_noise=0.03)
+    record_drive(own, tmp_path / "bag", 5, BagOptions(odometry_noise=0.03))
     poses = [frame.world_T_reference_ego for frame in BagFrames(tmp_path / "bag")]
     exact = [own.drive.pose(own.reference_time(t)) for t in np.arange(5) * 0.5]
     driven = transform_points(np.linalg.inv(exact[0]), exact[-1][:3, 3])

@@ -24,7 +24,7 @@ from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter, camera_topic
 from occ_perception.labels import LABEL_SETS
-from occ_perception.synthetic.recording import record_drive
+from occ_perception.synthetic.recording import BagOptions, record_drive
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
 FRAMES = 3
@@ -37,7 +37,7 @@ def sensors() -> DriveSensors:
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bags") / "drive"
-    record_drive(sensors(), path, FRAMES, lidar_rate=10.0)
+    record_drive(sensors(), path, FRAMES, BagOptions(lidar_rate=10.0))
     return path
 
 
