@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rosbags import rosbag1, rosbag2
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
@@ -156,7 +156,7 @@ class Recording:
         """
         wanted = self.topics if topics is None else topics
         streams = [
-            chain.from_iterable(self._until_damage(file, wanted) for file in _files_of(reader))
+            chain.from_iterable(self._until_damage(part, wanted) for part in _by_file(reader))
             for reader in self._readers
         ]
         for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
@@ -165,15 +165,16 @@ class Recording:
             )
 
     def _until_damage(
-        self, file: _File, topics: Collection[str]
+        self, reader: Any, topics: Collection[str]
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        connections = [c for c in file.reader.connections if c.topic in topics]
+        connections = [c for c in reader.connections if c.topic in topics]
         if not connections:  # which the reader takes for all
             return
         try:
-            yield from file.reader.messages(connections=connections)
+            yield from reader.messages(connections=connections)
         except Exception as error:  # damage shows in as many ways as there are parsers
-            self.note("damaged_file", f"{file.name}: reading stopped early: {_said(error)}")
+            name = Path(str(reader.path)).name
+            self.note("damaged_file", f"{name}: reading stopped early: {_said(error)}")
 
     def decode(self, message: RecordedMessage) -> Any:
         """The message object, with the attribute names of its ROS type.
@@ -301,28 +302,18 @@ class Recording:
         return reader
 
 
-class _File(NamedTuple):
-    """A file of a recording, and what reads it."""
-
-    name: str
-    reader: Any
-
-
-def _files_of(reader: Reader) -> list[_File]:
-    """The files that a reader goes through one after the other, each with a reader of its own.
+def _by_file(reader: Reader) -> list[Any]:
+    """Readers of the single files that a reader goes through one after the other.
 
     A reader of a folder ends at the first damage, whichever file it is in.
     """
     folder: Any = getattr(reader, "storage", None)
-    files = getattr(folder, "storages", ())
-    if not files:
-        return [_File(Path(str(reader.path)).name, reader)]
     parts = []
-    for file in files:
+    for file in getattr(folder, "storages", ()):
         part = copy(folder)
-        part.storages = [file]
-        parts.append(_File(Path(str(file.path)).name, part))
-    return parts
+        part.storages, part.path = [file], file.path
+        parts.append(part)
+    return parts or [reader]
 
 
 def _said(error: Exception) -> str:

@@ -8,6 +8,7 @@ Legend for shapes: B frames, X Y Z cells of the grid, C classes (free space incl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from typing_extensions import Self
 from occ_perception.labels import UNKNOWN_CLASS, LabelSet
 
 
-class CountingMetric(nn.Module):
+class CountingMetric(nn.Module, ABC):
     """A metric whose whole state is int64 counters.
 
     The verbs are those of torchmetrics: ``update`` takes a batch, ``compute`` gives the scores,
@@ -54,9 +55,9 @@ class CountingMetric(nn.Module):
         """What must be equal for two partial results to belong together."""
         return (type(self).__name__, self.label_set)
 
+    @abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Count a batch of frames; arguments are the metric's own."""
-        raise NotImplementedError
 
     def merge(self, other: CountingMetric) -> Self:
         """Add the counts of ``other``, seen on different frames; returns self.
@@ -89,9 +90,9 @@ class CountingMetric(nn.Module):
         total = sum_over_processes(self.counters())
         return {**self.scores(total), "frames": total["frames"].double()}
 
+    @abstractmethod
     def scores(self, counters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scores that follow from ``counters``; what a metric is, once the counting is done."""
-        raise NotImplementedError
 
 
 def sum_over_processes(counters: dict[str, Tensor]) -> dict[str, Tensor]:

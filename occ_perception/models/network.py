@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +39,7 @@ class NetworkConfig(Protocol):
         """The network, its weights not yet meaningful."""
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Camera pictures of one step, and the state of the steps before, to what fills the grid.
 
     Attributes:
@@ -47,6 +48,7 @@ class Network(nn.Module):
 
     config: Any
 
+    @abstractmethod
     def initial_state(
         self,
         batch_size: int,
@@ -60,8 +62,8 @@ class Network(nn.Module):
             device: the parameters' device unless given.
             dtype: of the remembered features.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
         """One step of B streams.
 
@@ -72,4 +74,3 @@ class Network(nn.Module):
         Returns:
             Raw outputs, and the state after this step.
         """
-        raise NotImplementedError

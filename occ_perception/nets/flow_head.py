@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import empty_rows, features_of, rows_of
+from occ_perception.nets.temporal.cell_rows import empty_rows, features_of, project_rows, rows_of
 from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import linear_corners, moved_cells, sample_rows
@@ -166,8 +166,8 @@ class FlowHead(nn.Module):
         """
         hidden, last = self.predict[0], self.predict[2]
         assert isinstance(hidden, nn.Conv3d) and isinstance(last, nn.Conv3d)
-        wide = F.relu(F.linear(features_VC, hidden.weight.flatten(1), hidden.bias))
-        return F.linear(wide, last.weight.flatten(1), last.bias).unflatten(1, (BINS, 2))
+        wide = F.relu(project_rows(hidden.weight, hidden.bias, features_VC))
+        return project_rows(last.weight, last.bias, wide).unflatten(1, (BINS, 2))
 
     def _match_classes(
         self,

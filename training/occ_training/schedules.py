@@ -42,13 +42,13 @@ class Fading:
     the denoising of ALOcc (arXiv 2411.07725).
 
     Attributes:
-        begin, end: steps.
+        begin, end: steps, or shares of the run.
     """
 
-    begin: int = 0
-    end: int
+    begin: float = 0
+    end: float
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: float) -> float:
         """Share of the ground truth in this step."""
         if step <= self.begin:
             return 1.0

@@ -28,23 +28,17 @@ class Slots:
 
     Args:
         net: the network; it says what there is to remember.
+
+    Attributes:
+        state: of the network, None before the first step.
+        position_B: frames seen since the start of each slot, None before the first step.
     """
 
     def __init__(self, net: Any) -> None:
         self._net = net
-        self._state: TemporalState | None = None
-        self._position_B: Tensor | None = None
+        self.state: TemporalState | None = None
+        self.position_B: Tensor | None = None
         self._labels_BXYZ: Tensor | None = None
-
-    @property
-    def state(self) -> TemporalState | None:
-        """Of the network, None before the first step."""
-        return self._state
-
-    @property
-    def position_B(self) -> Tensor | None:
-        """Frames seen since the start of each slot, None before the first step."""
-        return self._position_B
 
     def forward(
         self,
@@ -68,15 +62,15 @@ class Slots:
         Raises:
             ValueError: measured depth or labels are asked for, and the batch has none.
         """
-        if self._state is None or self._position_B is None:
+        if self.state is None or self.position_B is None:
             device = batch.start_B.device
-            self._state = self._net.initial_state(len(batch), device)
-            self._position_B = torch.zeros(len(batch), dtype=torch.long, device=device)
-        position_B = torch.where(batch.start_B, 0, self._position_B)
+            self.state = self._net.initial_state(len(batch), device)
+            self.position_B = torch.zeros(len(batch), dtype=torch.long, device=device)
+        position_B = torch.where(batch.start_B, 0, self.position_B)
         motion = self._motion(batch, motion_rate) if motion_rate > 0.0 else None
         inputs = replace(batch.inputs(position_B, depth_rate), history=history, motion=motion)
-        outputs, state = self._net(inputs, self._state)
-        self._state, self._position_B = detach_state(state), position_B + 1
+        outputs, state = self._net(inputs, self.state)
+        self.state, self.position_B = detach_state(state), position_B + 1
         self._labels_BXYZ = None if motion is None else motion.labels_BXYZ
         return outputs
 
@@ -92,9 +86,9 @@ class Slots:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is remembered, on the CPU, batch axis first; for saving."""
-        if self._state is None or self._position_B is None:
+        if self.state is None or self.position_B is None:
             return {}
-        flat = {**state_tensors(self._state), "position": self._position_B}
+        flat = {**state_tensors(self.state), "position": self.position_B}
         if self._labels_BXYZ is not None:
             flat["labels"] = self._labels_BXYZ
         return {name: tensor.detach().cpu() for name, tensor in flat.items()}
@@ -108,6 +102,6 @@ class Slots:
         flat = dict(tensors)
         position_B, labels_BXYZ = flat.pop("position"), flat.pop("labels", None)
         like = self._net.initial_state(len(position_B), "cpu")
-        self._state = state_to(state_from_tensors(like, flat), device)
-        self._position_B = position_B.to(device)
+        self.state = state_to(state_from_tensors(like, flat), device)
+        self.position_B = position_B.to(device)
         self._labels_BXYZ = None if labels_BXYZ is None else labels_BXYZ.to(device)

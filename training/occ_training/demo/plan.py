@@ -12,7 +12,7 @@ import numpy as np
 
 from occ_perception.synthetic.seeds import GENERATOR_VERSION, SPLITS, random_for
 from occ_training.demo.frames import Clip
-from occ_training.schedules import Averaging
+from occ_training.schedules import Averaging, Fading
 
 # Keyframes of a drive.
 _DRIVE_FRAMES = 41
@@ -100,11 +100,11 @@ class Plan:
 
     def depth_share(self, progress: float) -> float:
         """How much true depth helps the lifting: all at first, nothing from half of the way on."""
-        return _fading(progress, 0.0, 0.5)
+        return Fading(end=0.5).rate(progress)
 
     def motion_share(self, progress: float) -> float:
         """How much true classes help the flow head to match; they are gone after a third."""
-        return _fading(progress, 1 / 6, 1 / 3)
+        return Fading(begin=1 / 6, end=1 / 3).rate(progress)
 
     @property
     def averaging(self) -> Averaging:
@@ -131,9 +131,3 @@ class Plan:
         return Clip(
             town, drive, int(rng.integers(_DRIVE_FRAMES - self.clip_frames)), self.clip_frames
         )
-
-
-def _fading(progress: float, begin: float, end: float) -> float:
-    """1 up to ``begin``, 0 from ``end`` on, along a cosine in between."""
-    done = min(1.0, max(0.0, (progress - begin) / (end - begin)))
-    return (1.0 + math.cos(math.pi * done)) / 2.0
