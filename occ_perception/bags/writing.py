@@ -1,60 +1,23 @@
-"""Writing rosbag2 recordings without ROS, in the topic layout ``occ_perception``."""
+"""Recordings in the topic layout ``occ_perception``, written without ROS."""
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rosbags.interfaces import (
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import StoragePlugin, Writer
 
-from occ_perception.bags.message_types import ros2_types
+from occ_perception.bags.new_recording import NewRecording, Storage
 from occ_perception.codec import LAYOUT_VERSION, RLE, encode_flow, encode_occupancy
 from occ_perception.frames import CameraCalibration, OccupancyPrediction
 from occ_perception.geometry import pose_from_matrix
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
 from occ_perception.sensing.images import CompressedPicture
 
-# Iron and older read the quality of service of metadata version 8 only.
-_METADATA_VERSION: Literal[8] = 8
-
-_STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-
-_FOREVER = QosTime(9223372036, 854775807)
 _CUBE = 1  # visualization_msgs/Marker.type
-
-
-def _qos(depth: int, durability: QosDurability = QosDurability.VOLATILE) -> Qos:
-    return Qos(
-        history=QosHistory.KEEP_LAST,
-        depth=depth,
-        reliability=QosReliability.RELIABLE,
-        durability=durability,
-        deadline=_FOREVER,
-        lifespan=_FOREVER,
-        liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=_FOREVER,
-        avoid_ros_namespace_conventions=False,
-    )
-
-
-# Played back with these: a late subscriber must still get the mounts.
-_STREAM = _qos(10)
-_STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 ODOMETRY_TOPIC = "/odom"
 NODE_NAMESPACE = "/occupancy_node"
@@ -94,114 +57,45 @@ class LabelledBox:
     size: ArrayLike
 
 
-class BagWriter:
-    """Writes one recording; a context manager.
-
-    Everything goes to a temporary folder beside ``path``, which takes its name when the context
-    ends well and is deleted when it ends with an exception: a folder called ``path`` is complete.
-    What a killed process left there is removed by the next one that writes ``path``.
+class BagWriter(NewRecording):
+    """A recording with pictures, poses, points and answers where this package looks for them.
 
     Args:
-        path: the rosbag2 folder to make.
-        storage: container format.
+        path, storage: of the recording.
         world_frame, ego_frame: frames of the ego poses.
 
     Raises:
-        FileExistsError: there is something at ``path`` already, or another process writes it now.
-        ValueError: unknown storage.
-        OSError: it could not be written (a full disk); raised by every method, names ``path``.
+        FileExistsError, ValueError, OSError: as :class:`NewRecording` does.
     """
 
     def __init__(
         self,
         path: str | Path,
-        storage: Literal["mcap", "sqlite3"] = "mcap",
+        storage: Storage = "mcap",
         world_frame: str = "map",
         ego_frame: str = "base_link",
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path, storage)
         self.world_frame = world_frame
         self.ego_frame = ego_frame
-        if storage not in _STORAGES:
-            raise ValueError(f"unknown storage {storage!r}, expected {' or '.join(_STORAGES)}")
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} exists already; nothing is overwritten")
-        self._storage = _STORAGES[storage]
-        self._types = ros2_types()
-        self._connections: dict[str, Any] = {}
-
-    def __enter__(self) -> BagWriter:
-        self._unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        self._lock = self._claim()
-        # The files inside carry the folder's name, so that is final from the start.
-        within = self._unfinished / self.path.name
-        shutil.rmtree(within, ignore_errors=True)
-        self._writer = Writer(within, version=_METADATA_VERSION, storage_plugin=self._storage)
-        with self._failures_named():
-            self._writer.open()
-        return self
-
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        try:
-            if failure is None:
-                with self._failures_named():
-                    self._writer.close()
-                    (self._unfinished / self.path.name).rename(self.path)
-        finally:
-            # On a full disk this cannot write the rest either; what failed first is raised.
-            with suppress(OSError, sqlite3.Error):
-                self._writer.abort()
-            shutil.rmtree(self._unfinished, ignore_errors=True)
-            self._lock.close()
-
-    def _claim(self) -> IO[str]:
-        """The temporary folder, this process's alone until the returned lock is closed."""
-        import fcntl
-
-        self._unfinished.mkdir(parents=True, exist_ok=True)
-        lock = (self._unfinished / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise FileExistsError(
-                f"{self.path} is being written by another process; wait for it or choose another "
-                "name"
-            ) from error
-        return lock
-
-    @contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            why = getattr(error, "strerror", None) or error
-            raise OSError(
-                f"{self.path} could not be written: {why}; nothing of it is kept. Make room, then "
-                "run the same command again"
-            ) from error
-
-    def note(self, key: str, text: str) -> None:
-        """A text for the recording's metadata, among the custom data of rosbag2."""
-        self._writer.set_custom_data(key, text)
 
     def write_camera(self, camera: str, stamp_ns: int, picture: bytes | CompressedPicture) -> None:
         """One picture as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
         if isinstance(picture, bytes):
             kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
             picture = CompressedPicture(kind, picture)
-        message = self._new(
+        message = self.new(
             "sensor_msgs/msg/CompressedImage",
             header=self._header(stamp_ns, optical_frame(camera)),
             format=picture.format,
             data=np.frombuffer(picture.data, dtype=np.uint8),
         )
-        self._write(camera_topic(camera), stamp_ns, message)
+        self.write(camera_topic(camera), stamp_ns, message)
 
     def write_camera_info(self, calibration: CameraCalibration, stamp_ns: int) -> None:
         """The calibration of the picture with the same stamp."""
         K = np.asarray(calibration.K, dtype=np.float64)
-        message = self._new(
+        message = self.new(
             "sensor_msgs/msg/CameraInfo",
             header=self._header(stamp_ns, optical_frame(calibration.name)),
             height=calibration.height,
@@ -213,7 +107,7 @@ class BagWriter:
             p=np.hstack([K, np.zeros((3, 1))]).ravel(),
             binning_x=0,
             binning_y=0,
-            roi=self._new(
+            roi=self.new(
                 "sensor_msgs/msg/RegionOfInterest",
                 x_offset=0,
                 y_offset=0,
@@ -222,25 +116,25 @@ class BagWriter:
                 do_rectify=False,
             ),
         )
-        self._write(camera_info_topic(calibration.name), stamp_ns, message)
+        self.write(camera_info_topic(calibration.name), stamp_ns, message)
 
     def write_odometry(self, stamp_ns: int, world_T_ego: ArrayLike) -> None:
         """The ego pose as nav_msgs/Odometry; twist and covariances are zero (unknown)."""
         zero = np.zeros(36)
         no_motion = self._vector(np.zeros(3))
-        twist = self._new("geometry_msgs/msg/Twist", linear=no_motion, angular=no_motion)
-        message = self._new(
+        twist = self.new("geometry_msgs/msg/Twist", linear=no_motion, angular=no_motion)
+        message = self.new(
             "nav_msgs/msg/Odometry",
             header=self._header(stamp_ns, self.world_frame),
             child_frame_id=self.ego_frame,
-            pose=self._new(
+            pose=self.new(
                 "geometry_msgs/msg/PoseWithCovariance",
                 pose=self._pose(world_T_ego),
                 covariance=zero,
             ),
-            twist=self._new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=zero),
+            twist=self.new("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=zero),
         )
-        self._write(ODOMETRY_TOPIC, stamp_ns, message)
+        self.write(ODOMETRY_TOPIC, stamp_ns, message)
 
     def write_transforms(
         self,
@@ -252,21 +146,21 @@ class BagWriter:
         items = []
         for parent, child, matrix in transforms:
             translation, quaternion = pose_from_matrix(matrix)
-            transform = self._new(
+            transform = self.new(
                 "geometry_msgs/msg/Transform",
                 translation=self._vector(translation),
                 rotation=self._quaternion(quaternion),
             )
             items.append(
-                self._new(
+                self.new(
                     "geometry_msgs/msg/TransformStamped",
                     header=self._header(stamp_ns, parent),
                     child_frame_id=child,
                     transform=transform,
                 )
             )
-        message = self._new("tf2_msgs/msg/TFMessage", transforms=items)
-        self._write("/tf_static" if static else "/tf", stamp_ns, message, static)
+        message = self.new("tf2_msgs/msg/TFMessage", transforms=items)
+        self.write("/tf_static" if static else "/tf", stamp_ns, message, static)
 
     def write_points(
         self,
@@ -282,10 +176,10 @@ class BagWriter:
         """
         cloud = np.ascontiguousarray(points, dtype="<f4")
         fields = [
-            self._new("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
+            self.new("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
             for i, name in enumerate(names)
         ]
-        message = self._new(
+        message = self.new(
             "sensor_msgs/msg/PointCloud2",
             header=self._header(stamp_ns, frame_id),
             height=1,
@@ -297,7 +191,7 @@ class BagWriter:
             data=cloud.view(np.uint8).ravel(),
             is_dense=True,
         )
-        self._write(topic, stamp_ns, message)
+        self.write(topic, stamp_ns, message)
 
     def write_boxes(
         self, topic: str, stamp_ns: int, frame_id: str, boxes: Iterable[LabelledBox]
@@ -305,16 +199,16 @@ class BagWriter:
         """Boxes as visualization_msgs/MarkerArray cubes, which RViz shows as they are."""
         kind = "visualization_msgs/msg/Marker"
         header = self._header(stamp_ns, frame_id)
-        nothing = self._new("builtin_interfaces/msg/Duration", sec=0, nanosec=0)
-        colour = self._new("std_msgs/msg/ColorRGBA", r=1.0, g=0.6, b=0.0, a=0.4)
-        empty = self._new(
+        nothing = self.new("builtin_interfaces/msg/Duration", sec=0, nanosec=0)
+        colour = self.new("std_msgs/msg/ColorRGBA", r=1.0, g=0.6, b=0.0, a=0.4)
+        empty = self.new(
             "sensor_msgs/msg/CompressedImage",
             header=header,
             format="",
             data=np.empty(0, np.uint8),
         )
         markers = [
-            self._new(
+            self.new(
                 kind,
                 header=header,
                 ns=box.name,
@@ -333,16 +227,14 @@ class BagWriter:
                 uv_coordinates=[],
                 text="",
                 mesh_resource="",
-                mesh_file=self._new(
+                mesh_file=self.new(
                     "visualization_msgs/msg/MeshFile", filename="", data=np.empty(0, np.uint8)
                 ),
                 mesh_use_embedded_materials=False,
             )
             for box in boxes
         ]
-        self._write(
-            topic, stamp_ns, self._new("visualization_msgs/msg/MarkerArray", markers=markers)
-        )
+        self.write(topic, stamp_ns, self.new("visualization_msgs/msg/MarkerArray", markers=markers))
 
     def write_occupancy(
         self,
@@ -365,7 +257,7 @@ class BagWriter:
         header = self._header(prediction.stamp_ns, prediction.frame_id)
         encoded = encode_occupancy(prediction.labels, prediction.empty_class, encoding)
         grid = self._grid(prediction)
-        message = self._new(
+        message = self.new(
             "occ_msgs/msg/SemanticOccupancy",
             header=header,
             layout_version=LAYOUT_VERSION,
@@ -385,13 +277,13 @@ class BagWriter:
             history_length=prediction.history_length,
             history_break=prediction.history_break,
         )
-        self._write(f"{namespace}/occupancy", received_ns, message)
+        self.write(f"{namespace}/occupancy", received_ns, message)
         if prediction.flow is None:
             return
         can_move = np.array([name in MOVING_CLASSES for name in prediction.class_names])
         moving = can_move[prediction.labels]
         flow = encode_flow(prediction.flow, moving, min_speed)
-        message = self._new(
+        message = self.new(
             "occ_msgs/msg/OccupancyFlow",
             header=header,
             layout_version=LAYOUT_VERSION,
@@ -402,54 +294,38 @@ class BagWriter:
             min_speed=flow.min_speed,
             model=prediction.model,
         )
-        self._write(f"{namespace}/flow", received_ns, message)
+        self.write(f"{namespace}/flow", received_ns, message)
 
     def _grid(self, prediction: OccupancyPrediction) -> Any:
         frame_T_lower = np.array(prediction.ego_T_grid, dtype=np.float64)
         frame_T_lower[:3, 3] += frame_T_lower[:3, :3] @ np.asarray(prediction.grid.lower)
-        return self._new(
+        return self.new(
             "occ_msgs/msg/GridGeometry",
             origin=self._pose(frame_T_lower),
             voxel_size=np.asarray(prediction.grid.voxel_size, dtype=np.float32),
             dims=np.asarray(prediction.grid.dims, dtype=np.uint32),
         )
 
-    def _write(self, topic: str, received_ns: int, message: Any, static: bool = False) -> None:
-        kind = message.__msgtype__
-        raw = self._types.serialize_cdr(message, kind)
-        with self._failures_named():
-            if topic not in self._connections:
-                self._connections[topic] = self._writer.add_connection(
-                    topic,
-                    kind,
-                    typestore=self._types,
-                    offered_qos_profiles=[_STATIC if static else _STREAM],
-                )
-            self._writer.write(self._connections[topic], received_ns, raw)
-
-    def _new(self, kind: str, **fields: Any) -> Any:
-        return self._types.types[kind](**fields)
-
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
-        return self._new("std_msgs/msg/Header", stamp=self._time(stamp_ns), frame_id=frame_id)
+        return self.new("std_msgs/msg/Header", stamp=self._time(stamp_ns), frame_id=frame_id)
 
     def _time(self, stamp_ns: int) -> Any:
         seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-        return self._new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+        return self.new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
 
     def _pose(self, matrix: ArrayLike) -> Any:
         translation, quaternion = pose_from_matrix(matrix)
         x, y, z = (float(value) for value in translation)
-        return self._new(
+        return self.new(
             "geometry_msgs/msg/Pose",
-            position=self._new("geometry_msgs/msg/Point", x=x, y=y, z=z),
+            position=self.new("geometry_msgs/msg/Point", x=x, y=y, z=z),
             orientation=self._quaternion(quaternion),
         )
 
     def _vector(self, values: ArrayLike) -> Any:
         x, y, z = (float(value) for value in np.asarray(values))
-        return self._new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+        return self.new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
 
     def _quaternion(self, xyzw: ArrayLike) -> Any:
         x, y, z, w = (float(value) for value in np.asarray(xyzw))
-        return self._new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+        return self.new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)

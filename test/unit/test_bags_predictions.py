@@ -95,27 +95,27 @@ def test_flow_may_be_recorded_before_or_long_after_its_occupancy(tmp_path):
 
 
 def write_flow_only(bag: BagWriter, prediction, received_ns: int) -> None:
-    write = bag._write
-    bag._write = lambda topic, *rest: write(topic, *rest) if topic.endswith("flow") else None
+    write = bag.write
+    bag.write = lambda topic, *rest: write(topic, *rest) if topic.endswith("flow") else None
     try:
         bag.write_occupancy(prediction, received_ns=received_ns)
     finally:
-        bag._write = write
+        bag.write = write
 
 
 def test_a_message_that_contradicts_itself_is_skipped_and_named(tmp_path):
     with BagWriter(tmp_path / "bag") as bag:
         bag.write_occupancy(guess_at(10**9))
-        new = bag._new
+        new = bag.new
 
         def shortened(kind: str, **fields):
             if "run_lengths" in fields:
                 fields["run_lengths"] = fields["run_lengths"][:-1]
             return new(kind, **fields)
 
-        bag._new = shortened
+        bag.new = shortened
         bag.write_occupancy(guess_at(2 * 10**9))
-        bag._new = new
+        bag.new = new
         bag.write_occupancy(guess_at(3 * 10**9))
     predictions = BagPredictions(tmp_path / "bag")
     assert [p.stamp_ns for p in predictions] == [10**9, 3 * 10**9]

@@ -206,7 +206,7 @@ def rewritten(bag: Path, out: Path, change) -> Path:
         for message in recording.messages():
             changed = change(message.topic, message.received_ns, recording.decode(message))
             if changed is not None:
-                writer._write(message.topic, message.received_ns, changed)
+                writer.write(message.topic, message.received_ns, changed)
     return out
 
 
