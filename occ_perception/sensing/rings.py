@@ -143,8 +143,7 @@ class RingGrouper:
         if stamp_ns < newest - BACKWARD_JUMP_NS:
             raise TimeJump(camera, newest, stamp_ns)
         now_ns = stamp_ns if now_ns is None else now_ns
-        if self._accept(camera, stamp_ns, payload, newest) and camera == self.reference_camera:
-            self._reference_arrival[stamp_ns] = now_ns
+        self._accept(camera, stamp_ns, payload, newest, now_ns)
         self._newest[camera] = max(newest, stamp_ns)
         return [*self._close_complete(), *self.expire(now_ns)]
 
@@ -165,24 +164,25 @@ class RingGrouper:
             self._drop_older(camera, self._newest.get(camera, 0) + 1)
         return rings
 
-    def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int) -> bool:
+    def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int, now_ns: int) -> None:
         """Store a picture unless it is a duplicate or comes too late."""
         if stamp_ns in self._payloads[camera] or (
             self._last is not None and self._last.stamps_ns.get(camera) == stamp_ns
         ):
             self.counters.duplicate += 1
-            return False
+            return
         if stamp_ns < newest:
             self.counters.out_of_order += 1
         if self._is_late(camera, stamp_ns):
             self.counters.late += 1
-            return False
+            return
         stamps = self._stamps[camera]
         stamps.insert(bisect_left(stamps, stamp_ns), stamp_ns)
         self._payloads[camera][stamp_ns] = payload
+        if camera == self.reference_camera:
+            self._reference_arrival[stamp_ns] = now_ns
         if len(stamps) > self.max_pending:
-            self._drop_older(camera, stamps[1])
-        return stamp_ns in self._payloads[camera]
+            self._drop_older(camera, stamps[1])  # it may be this one
 
     def _is_late(self, camera: str, stamp_ns: int) -> bool:
         """Whether the picture belongs to the last closed ring or to a time before it."""

@@ -124,6 +124,15 @@ def test_whatever_arrives_when_no_picture_is_used_twice_and_no_ring_is_mixed(
     )
 
 
+def test_a_full_queue_takes_no_older_picture_of_the_reference_camera():
+    """Nothing else fails over it: what comes is dropped as the oldest, and counted."""
+    grouper = RingGrouper(("a", "b"), "b", max_pending=2)
+    for stamp in (200, 300, 100):
+        assert grouper.add("b", stamp * MS, stamp, now_ns=0) == []
+    assert grouper.counters.unmatched == 1
+    assert [ring.reference_stamp_ns for ring in grouper.flush()] == [200 * MS, 300 * MS]
+
+
 @given(stamps=st.lists(st.integers(0, 3_000), min_size=1, max_size=80), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_arbitrary_stamps_keep_the_queues_bounded(stamps, data):
