@@ -33,8 +33,9 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.stamps import time_message
 
 # Subscribers are taken as complete when their number has not changed for this long: a node that
-# looks at the publishers before it subscribes needs a few hundred milliseconds.
-_SETTLED_S = 1.0
+# looks at the publishers before it subscribes needs a few hundred milliseconds for each kind of
+# input, on a busy machine more than a second: poses that nobody heard cost the first ring.
+_SETTLED_S = 2.0
 _SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
 
 
