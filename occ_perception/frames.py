@@ -14,9 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid, require_rigid
-
-Float64 = NDArray[np.float64]
+from occ_perception.geometry import Float64, VoxelGrid, require_rigid
 
 
 @dataclass(frozen=True, eq=False)

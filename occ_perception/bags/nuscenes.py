@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from occ_perception.bags.writing import BagWriter, optical_frame
 from occ_perception.frames import CameraCalibration
-from occ_perception.geometry import matrix_from_pose
+from occ_perception.geometry import Float64, matrix_from_pose
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
 
-Float64 = NDArray[np.float64]
 Record = dict[str, Any]
 
 LIDAR_CHANNEL = "LIDAR_TOP"

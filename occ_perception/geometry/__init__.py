@@ -2,6 +2,7 @@
 
 from occ_perception.geometry.cameras import ImageAffine, project_points, scale_intrinsics
 from occ_perception.geometry.transforms import (
+    Float64,
     interpolate_transform,
     invert_transform,
     matrix_from_pose,
@@ -13,6 +14,7 @@ from occ_perception.geometry.transforms import (
 from occ_perception.geometry.voxels import VoxelGrid
 
 __all__ = [
+    "Float64",
     "ImageAffine",
     "VoxelGrid",
     "interpolate_transform",

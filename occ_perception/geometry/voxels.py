@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Float64 = NDArray[np.float64]
+from occ_perception.geometry.transforms import Float64
+
 Vector3 = tuple[float, float, float]
 
 _FAR_INDEX = 2.0**31

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rclpy.node import Node
 
-from occ_perception.frames import Float64
+from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses
 
 # A /clock that stands still must not hold the worker for ever: wall time counts a tenth.

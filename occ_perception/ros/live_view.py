@@ -23,7 +23,8 @@ from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
-from occ_perception.frames import CameraFrame, CameraRig, Float64, OccupancyPrediction
+from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
+from occ_perception.geometry import Float64
 from occ_perception.models.zoo import get_card
 from occ_perception.ros.camera_inputs import CameraInput, Picture
 from occ_perception.ros.ego_poses import SharedPoses

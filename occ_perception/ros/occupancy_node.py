@@ -18,7 +18,7 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 
-from occ_perception.frames import Float64
+from occ_perception.geometry import Float64
 from occ_perception.models.zoo import get_card
 from occ_perception.ros.camera_inputs import CameraInput, Picture
 from occ_perception.ros.diagnostics import OK, WARN, DiagnosticsPublisher, Status

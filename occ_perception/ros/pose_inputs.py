@@ -9,7 +9,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
-from occ_perception.frames import Float64
+from occ_perception.geometry import Float64
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.subscriptions import InputSubscription

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from occ_perception.frames import CameraCalibration, CameraRig, Float64
+from occ_perception.frames import CameraCalibration, CameraRig
+from occ_perception.geometry import Float64
 from occ_perception.sensing.calibration import CameraInfo, calibration_from_camera_info
 from occ_perception.sensing.layouts import CameraTopics
 from occ_perception.sensing.transform_tree import TransformError, TransformTree

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from occ_perception.frames import CameraFrame, CameraRig
-from occ_perception.geometry import ImageAffine, invert_transform, scale_intrinsics
+from occ_perception.geometry import Float64, ImageAffine, invert_transform, scale_intrinsics
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.preprocess import CropPlan
-
-Float64 = NDArray[np.float64]
 
 # Rigs kept at once. One vehicle has one; alternating recordings should not thrash.
 _KEPT_RIGS = 4

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from occ_perception.frames import LidarPoints
-from occ_perception.geometry import invert_transform
+from occ_perception.geometry import Float64, invert_transform
 from occ_perception.models.inputs import DepthHint
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.runtime.calibration import RigTables
 from occ_perception.sensing.point_maps import Winners, nearest, point_maps
-
-Float64 = NDArray[np.float64]
 
 
 def lidar_depth(

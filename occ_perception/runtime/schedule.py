@@ -12,11 +12,8 @@ import statistics
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from occ_perception.geometry import relative_motion
-
-Float64 = NDArray[np.float64]
+from occ_perception.geometry import Float64, relative_motion
 
 # Ring intervals looked at to predict the next one. A few, so that one lost ring does not look
 # like a slower camera.

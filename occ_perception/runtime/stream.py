@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
-from occ_perception.geometry import invert_transform, relative_motion
+from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
@@ -31,8 +31,6 @@ from occ_perception.runtime.schedule import (
     Moment,
 )
 from occ_perception.runtime.weights import LoadedModel
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
+from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.images import ImageError, RgbImage, decode_image
 from occ_perception.sensing.rings import Ring
-
-Float64 = NDArray[np.float64]
 
 FrameProblem = Literal[
     "missing_camera",

@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from occ_perception.frames import CameraCalibration, CameraRig
-from occ_perception.geometry import matrix_from_pose, pose_from_matrix
+from occ_perception.geometry import Float64, matrix_from_pose, pose_from_matrix
 from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml
-
-Float64 = NDArray[np.float64]
 
 DISTORTION_COEFFICIENTS = {
     "plumb_bob": (4, 5),

@@ -6,12 +6,10 @@ from bisect import bisect_left
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from occ_perception.geometry import interpolate_transform
+from occ_perception.geometry import Float64, interpolate_transform
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
-
-Float64 = NDArray[np.float64]
 
 
 class PoseUnavailable(LookupError):  # noqa: N818 - states a fact about a stamp

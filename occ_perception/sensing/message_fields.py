@@ -9,14 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from occ_perception.geometry import matrix_from_pose
+from occ_perception.geometry import Float64, matrix_from_pose
 from occ_perception.sensing.calibration import CameraInfo, RegionOfInterest
 from occ_perception.sensing.images import CompressedPicture, SensorImage
-
-Float64 = NDArray[np.float64]
 
 
 def stamp_ns(time: Any) -> int:

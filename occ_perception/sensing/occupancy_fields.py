@@ -21,11 +21,9 @@ from occ_perception.codec import (
     decode_occupancy,
 )
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.geometry import VoxelGrid, matrix_from_pose
+from occ_perception.geometry import Float64, VoxelGrid, matrix_from_pose
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.sensing.message_fields import stamp_ns
-
-Float64 = NDArray[np.float64]
 
 
 def prediction_from_message(message: Any) -> OccupancyPrediction:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.labels import UNKNOWN_CLASS
 
-Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 Winners = Callable[[Int64, NDArray[np.float32]], Int64]

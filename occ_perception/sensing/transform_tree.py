@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from occ_perception.geometry import invert_transform
+from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.ego_pose import PoseBuffer, PoseNotYet
-
-Float64 = NDArray[np.float64]
 
 # A mount may be re-published with rounding noise, but not move.
 _MOUNT_SHIFT_M = 1e-3

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.ground import Ground
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.kernels.layout import World
@@ -24,8 +25,6 @@ from occ_perception.synthetic.traffic import (
     footprints,
 )
 from occ_perception.synthetic.weather import Weather, draw_weather
-
-Float64 = NDArray[np.float64]
 
 KEYFRAME_PERIOD_S = 0.5
 VIEW_RANGE = 130.0

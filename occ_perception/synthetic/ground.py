@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.streets import Road, StreetPlan
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

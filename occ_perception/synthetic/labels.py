@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraRig
-from occ_perception.geometry import VoxelGrid, invert_transform
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive, Scene
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.lidar import LidarSweep, ray_sweep
 from occ_perception.synthetic.render import default_threads
 
-Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 OCC3D_GRID = VoxelGrid.from_ranges((-40.0, 40.0, 0.4), (-40.0, 40.0, 0.4), (-1.0, 5.4, 0.4))

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.drive import Scene
 from occ_perception.synthetic.kernels import layout
-
-Float64 = NDArray[np.float64]
 
 BEAMS, COLUMNS = 32, 1085
 LOWEST, HIGHEST = -30.67, 10.67

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.streets import EDGE, Road
-
-Float64 = NDArray[np.float64]
 
 STEP = 0.5
 """Spacing of a path's samples, metres; a curve of 70 m radius leaves its chord by 0.5 mm."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import scale_intrinsics
-
-Float64 = NDArray[np.float64]
 
 NATIVE_WIDTH, NATIVE_HEIGHT = 1600, 900
 REFERENCE_CAMERA = "CAM_FRONT"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.ground import Ground
 from occ_perception.synthetic.paths import (
     Path,
@@ -18,8 +18,6 @@ from occ_perception.synthetic.paths import (
 )
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.streets import Road, StreetPlan
-
-Float64 = NDArray[np.float64]
 
 DURATION_S = 20.0
 """Length of every drive; all that depends on the whole drive (collisions) looks at this span."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import Float64, VoxelGrid
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive
 from occ_perception.synthetic.labels import (
@@ -24,8 +24,6 @@ from occ_perception.synthetic.render import View, develop_picture, draw_sensor, 
 from occ_perception.synthetic.rig import REFERENCE_CAMERA, STAGGER_NS, at_size, synthetic_rig
 from occ_perception.synthetic.route import DURATION_S
 from occ_perception.synthetic.seeds import random_for
-
-Float64 = NDArray[np.float64]
 
 _EPOCH_NS = 1_600_000_000_000_000_000
 _SPACING_NS = 100_000_000_000

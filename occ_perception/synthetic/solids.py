@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.kernels import layout
 
-Float64 = NDArray[np.float64]
 Colour = tuple[float, float, float]
 
 GREY: Colour = (0.25, 0.25, 0.26)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.seeds import random_for
-
-Float64 = NDArray[np.float64]
 
 EDGE = layout.HALF_TOWN - 0.5
 """Roads and lanes are sampled to this distance from the town's middle, metres."""

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.geometry import Float64
 from occ_perception.labels import LABEL_SETS, MOVING_CLASSES
 from occ_perception.synthetic import street_objects as objects
 from occ_perception.synthetic import vehicles
@@ -18,8 +19,6 @@ from occ_perception.synthetic.placement import TakenMap
 from occ_perception.synthetic.seeds import random_for, split_of
 from occ_perception.synthetic.solids import Figure
 from occ_perception.synthetic.streets import Road, StreetPlan, plan_streets
-
-Float64 = NDArray[np.float64]
 
 _PLOTS = (layout.PAVED, layout.GRASS)
 _GREENS = (layout.GRASS, layout.LAWN)

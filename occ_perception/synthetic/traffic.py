@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from occ_perception.geometry import Float64
 from occ_perception.synthetic import vehicles
 from occ_perception.synthetic.ground import Ground
 from occ_perception.synthetic.paths import (
@@ -25,8 +26,6 @@ from occ_perception.synthetic.route import DURATION_S, EgoRoute
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.solids import Figure
 from occ_perception.synthetic.streets import Road, StreetPlan
-
-Float64 = NDArray[np.float64]
 
 EGO_BOX = (1.4, 0.0, 2.35, 0.95)
 """Middle (x, y) and half sizes of the ego vehicle's footprint in its own axes, metres."""

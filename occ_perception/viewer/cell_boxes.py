@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import Float64
 from occ_perception.labels import UNKNOWN_CLASS
 
 UInt8 = NDArray[np.uint8]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

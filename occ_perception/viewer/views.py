@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.geometry import transform_points
+from occ_perception.geometry import Float64, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
 
 UInt8 = NDArray[np.uint8]
-Float64 = NDArray[np.float64]
 
 FREE_COLOUR = (255, 255, 255)
 UNKNOWN_COLOUR = (214, 218, 224)

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid, invert_transform, transform_points
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform, transform_points
 from occ_perception.viewer.volume_stage import build_stage
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 _ROWS_PER_TASK = 24
 # Difference to a neighbouring pixel, of 255, that calls for more rays.

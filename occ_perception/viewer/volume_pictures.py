@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import Float64
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.comparison import VERDICT_COLOURS, Comparison
 from occ_perception.viewer.drawing import draw_shapes
@@ -13,7 +14,6 @@ from occ_perception.viewer.views import colours_of_ids, motion_arrows
 from occ_perception.viewer.volume import ViewPoint, render_volume, view_point_behind
 
 UInt8 = NDArray[np.uint8]
-Float64 = NDArray[np.float64]
 
 ARROW_SECONDS = 1.0
 _ABOVE_THE_MOVER = 0.5

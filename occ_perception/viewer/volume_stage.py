@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from occ_perception.geometry import VoxelGrid, invert_transform
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 NOTHING = 255
 """Content of cells that are not drawn."""

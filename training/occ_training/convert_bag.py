@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import calibrate, choose_layout
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
@@ -42,8 +41,6 @@ from occ_training.data.records import (
     LidarRecord,
 )
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps, lidar_topic
-
-Float64 = NDArray[np.float64]
 
 LABELS_OF_LIDAR_TIME_NS = 50_000_000
 _SAME_SWEEP_NS = 5_000_000

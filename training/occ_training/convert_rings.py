@@ -15,7 +15,7 @@ from PIL import Image
 
 from occ_perception.bags.recording import Recording
 from occ_perception.frames import CameraRig
-from occ_perception.geometry import invert_transform
+from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
@@ -24,8 +24,6 @@ from occ_perception.sensing.rings import Ring
 from occ_training.convert_labels import nearest
 from occ_training.data.records import CameraRecord, FrameRecord
 from occ_training.lidar_labels.labelling import LabelledFrame
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraRig
-from occ_perception.geometry import invert_transform, relative_motion, scale_intrinsics
+from occ_perception.geometry import Float64, invert_transform, relative_motion, scale_intrinsics
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
 from occ_perception.metrics.rays import lidar_origins
 from occ_perception.models.zoo import ModelCard
@@ -27,8 +27,6 @@ from occ_training.data.grids import labels_on_grid
 from occ_training.data.label_files import FrameLabels
 from occ_training.data.pictures import PicturePlan, normalise
 from occ_training.data.sample import Sample
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import Float64, VoxelGrid
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_training.data.label_files import FrameLabels
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

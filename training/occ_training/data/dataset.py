@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from occ_perception.geometry import (
+    Float64,
     VoxelGrid,
     invert_transform,
     relative_motion,
@@ -42,7 +43,6 @@ from occ_training.data.pictures import ImageAugmentation, PicturePlan, normalise
 from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelLayout
 from occ_training.data.sample import Sample
 
-Float64 = NDArray[np.float64]
 Content = Literal["labels", "depth", "point_classes", "previous_pictures", "ray_origins"]
 _CONTENTS = ("labels", "depth", "point_classes", "previous_pictures", "ray_origins")
 

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from occ_perception.geometry import VoxelGrid
-
-Float64 = NDArray[np.float64]
+from occ_perception.geometry import Float64, VoxelGrid
 
 
 class DatasetError(ValueError):

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import Float64, VoxelGrid
 from occ_training.data.frame_records import (
     CameraRecord,
     DatasetError,
@@ -23,8 +22,6 @@ from occ_training.data.frame_records import (
 
 FORMAT = "occ-dataset"
 FORMAT_VERSION = 1
-
-Float64 = NDArray[np.float64]
 
 
 def _rows(matrix: Float64) -> list[float]:

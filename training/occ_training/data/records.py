@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from occ_perception.frames import CameraCalibration
-from occ_perception.geometry import require_rigid
+from occ_perception.geometry import Float64, require_rigid
 from occ_perception.labels import LABEL_SETS
 from occ_training.data.frame_records import (
     CameraRecord,
@@ -55,7 +54,6 @@ __all__ = [
 
 INDEX_FILE = "index.jsonl"
 
-Float64 = NDArray[np.float64]
 
 # Poses nearer to a rotation than this need no closer look.
 _PLAINLY_RIGID = 1e-3

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid, invert_transform
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.models.zoo import ModelCard
 from occ_perception.synthetic.drive import KEYFRAME_PERIOD_S, Drive
@@ -23,7 +23,6 @@ from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 from occ_perception.synthetic.town import Town
 
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 FEATURE_STRIDE = 16
 _SKY = 17

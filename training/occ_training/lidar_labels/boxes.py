@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
-from occ_perception.geometry import interpolate_transform, invert_transform, matrix_from_pose
+from occ_perception.geometry import (
+    Float64,
+    interpolate_transform,
+    invert_transform,
+    matrix_from_pose,
+)
 from occ_perception.sensing.message_fields import stamp_ns
-
-Float64 = NDArray[np.float64]
 
 MARKERS, DETECTIONS = "visualization_msgs/msg/MarkerArray", "vision_msgs/msg/Detection3DArray"
 BOX_TYPES = (MARKERS, DETECTIONS)

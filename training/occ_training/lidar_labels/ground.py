@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from occ_perception.geometry import Float64
+
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 STEEPEST = 0.2
 """Ground rises by less than this per metre; kerbs are allowed for on top of it."""

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraRig
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import Float64, VoxelGrid
 from occ_perception.labels import LabelSet
 from occ_training.lidar_labels.boxes import BoxTracks
 from occ_training.lidar_labels.section import LabelRule, Section
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
 from occ_training.lidar_labels.visibility import camera_mask
 
-Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 NAMELESS_CLASS = 0

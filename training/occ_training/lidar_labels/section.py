@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid, invert_transform
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform
 from occ_training.lidar_labels.boxes import Box, BoxTracks
 from occ_training.lidar_labels.ground import find_ground
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
 
-Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Pool = NDArray[np.unsignedinteger[Any]]

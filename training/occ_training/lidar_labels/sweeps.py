@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from occ_perception.bags.calibrating import add_transforms, tf_topics
 from occ_perception.bags.reading import RingReading
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
 from occ_perception.sensing.rings import Ring
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
-
-Float64 = NDArray[np.float64]
 
 NO_CLASS = 255
 CLASS_FIELDS = ("label", "class", "class_id", "semantic", "classification")

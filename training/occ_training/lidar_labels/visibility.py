@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import CameraCalibration, CameraRig
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import Float64, VoxelGrid
 
-Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _RAY_SPACING = np.radians(0.2)
