@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from occ_perception.bags.writing import BagWriter, optical_frame
+from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration
 from occ_perception.geometry import Float64, matrix_from_pose
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
@@ -24,7 +25,7 @@ LIDAR_CHANNEL = "LIDAR_TOP"
 _LIDAR_COLUMNS = 5
 
 
-class NuScenesError(ValueError):
+class NuScenesError(OccError, ValueError):
     """A folder that is not what the devkit expects; the message says what is missing."""
 
 

@@ -24,13 +24,14 @@ from rosbags.typesys.store import Typestore
 
 from occ_perception.bags.message_types import ros1_types, ros2_types
 from occ_perception.bags.salvage import intact_part_of_mcap
+from occ_perception.errors import OccError
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")
 
 Reader = rosbag1.Reader | rosbag2.Reader
 
 
-class BagError(ValueError):
+class BagError(OccError, ValueError):
     """A recording that cannot be used; the message says why and what to do."""
 
 

@@ -22,6 +22,7 @@ from occ_perception.cli.info import info
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
 from occ_perception.cli.view import view
+from occ_perception.errors import OccError
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -51,7 +52,7 @@ def _is_for_the_user(error: Exception, packages: tuple[str, ...]) -> bool:
 
     A ValueError out of a library is a defect of ours, and its traceback is wanted.
     """
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OccError) or (isinstance(error, OSError) and error.filename is not None):
         return True
     if not isinstance(error, (ValueError, LookupError, OSError, ImportError)):
         return False

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from occ_perception.errors import OccError
 from occ_perception.models.network import Network
 from occ_perception.models.published_names import current_key, published_key
 from occ_perception.models.zoo import ModelCard
@@ -72,7 +73,7 @@ class KeyReport:
         return lines
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OccError, ValueError):
     """A file that cannot be loaded; ``report`` is there when its keys could be read."""
 
     def __init__(self, message: str, report: KeyReport | None = None) -> None:

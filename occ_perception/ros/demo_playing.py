@@ -22,6 +22,7 @@ from rclpy.node import Node
 from occ_perception.bags.calibrating import calibrate, choose_layout
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter
+from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import BagRing, rings_of_bag
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.recorder import Recorder
@@ -43,7 +44,7 @@ _REPORT = re.compile(r"^played \d+ messages", re.MULTILINE)
 _CLOCK_HZ = 100
 
 
-class DemoError(ValueError):
+class DemoError(OccError, ValueError):
     """The demonstration cannot run; the text says why."""
 
 

@@ -23,6 +23,7 @@ from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
+from occ_perception.errors import OccError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.geometry import Float64
 from occ_perception.models.zoo import get_card
@@ -53,7 +54,7 @@ _PICTURES_KEPT = 30
 _SAME_PICTURE_NS = 20_000_000
 
 
-class LiveViewError(ValueError):
+class LiveViewError(OccError, ValueError):
     """Nothing can be shown; the text says why."""
 
 

@@ -21,6 +21,7 @@ from rclpy.subscription import Subscription
 
 from occ_perception.bags.calibrating import choose_layout
 from occ_perception.bags.recording import Recording
+from occ_perception.errors import OccError
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.rings import Ring, RingGrouper
@@ -29,7 +30,7 @@ from occ_perception.sensing.time_jumps import TimeJump
 _ANSWERS_QUEUED = 100
 
 
-class LockstepError(ValueError):
+class LockstepError(OccError, ValueError):
     """The bag or the answer topic does not allow lockstep; the text says why."""
 
 

@@ -26,8 +26,10 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from occ_perception.errors import OccError
 
-class ParameterError(ValueError):
+
+class ParameterError(OccError, ValueError):
     """A parameter has a value the node cannot work with; the text names it and says what fits."""
 
 

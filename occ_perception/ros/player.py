@@ -28,6 +28,7 @@ from rosgraph_msgs.msg import Clock
 
 from occ_perception.bags.calibrating import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
+from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import Lockstep, obstacle_to_answers, picture_topics
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.stamps import time_message
@@ -39,7 +40,7 @@ _SETTLED_S = 2.0
 _SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
 
 
-class PlayError(ValueError):
+class PlayError(OccError, ValueError):
     """The bag cannot be played as asked; the text says why and what to do."""
 
 

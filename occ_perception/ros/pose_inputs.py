@@ -9,6 +9,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
+from occ_perception.errors import OccError
 from occ_perception.geometry import Float64
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.message_classes import message_class_of
@@ -27,7 +28,7 @@ _QUEUED = 500
 _TF_TYPE = "tf2_msgs/msg/TFMessage"
 
 
-class TransformMessagesError(RuntimeError):
+class TransformMessagesError(OccError, RuntimeError):
     """tf is needed, but its message package is not installed."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Generic, Protocol, TypeVar
 
+from occ_perception.errors import OccError
 from occ_perception.ros.stamps import time_message
 from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
@@ -73,7 +74,7 @@ class NativeSynchronizer:
             self._grouper.reset()
 
 
-class SyncPolicyError(RuntimeError):
+class SyncPolicyError(OccError, RuntimeError):
     """The chosen policy needs a package that is not installed."""
 
 

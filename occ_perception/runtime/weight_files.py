@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from occ_perception.errors import OccError
 from occ_perception.models.zoo import ModelCard
 
 _SHA256_DIGITS = 64
 
 
-class WeightsError(ValueError):
+class WeightsError(OccError, ValueError):
     """A checkpoint that cannot be fetched, or is not what it was."""
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
@@ -28,7 +29,7 @@ FrameProblem = Literal[
 ]
 
 
-class FrameError(ValueError):
+class FrameError(OccError, ValueError):
     """A ring that cannot become a frame.
 
     Attributes:

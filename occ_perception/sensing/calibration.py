@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import Float64, matrix_from_pose, pose_from_matrix
 from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml
@@ -22,7 +23,7 @@ DISTORTION_COEFFICIENTS = {
 """Lens models that can be undistorted, with the number of coefficients each may have."""
 
 
-class CalibrationError(ValueError):
+class CalibrationError(OccError, ValueError):
     """A calibration that cannot be used; the message names the camera and the field."""
 
 

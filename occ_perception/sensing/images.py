@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.errors import OccError
+
 RgbImage = NDArray[np.uint8]
 """(H, W, 3) uint8, channel order R G B."""
 
@@ -24,7 +26,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-class ImageError(ValueError):
+class ImageError(OccError, ValueError):
     """A picture that cannot be decoded; the message says why and what to do."""
 
 

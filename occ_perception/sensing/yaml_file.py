@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
+from occ_perception.errors import OccError
 
-class YamlError(ValueError):
+
+class YamlError(OccError, ValueError):
     """A file that does not say what it should; the message names file, key, expected and got."""
 
 

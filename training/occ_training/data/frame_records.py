@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, VoxelGrid
 
 
-class DatasetError(ValueError):
+class DatasetError(OccError, ValueError):
     """A data set that cannot be used; the message says which file or line, and what to do."""
 
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from occ_perception.errors import OccError
 from occ_perception.models.zoo import ModelCard
 from occ_training.demo.frames import Clip, TownFrame, render_clip
 
 _PATIENCE_S = 300.0
 
 
-class RenderError(RuntimeError):
+class RenderError(OccError, RuntimeError):
     """Clips could not be rendered; the text names the first."""
 
 

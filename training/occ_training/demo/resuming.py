@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from occ_perception.errors import OccError
+
 _MOST_BYTES = 15_000_000
 _FOLDER, _FACTS = "resume", "run.json"
 
 
-class ResumeError(ValueError):
+class ResumeError(OccError, ValueError):
     """What lies in the folder does not belong to this run."""
 
 

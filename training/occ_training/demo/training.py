@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from occ_perception.errors import OccError
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.zoo import ModelCard
 from occ_training.averaging import float_entries
@@ -46,7 +47,7 @@ TERMS: tuple[Term, ...] = (
 _LOSS_MEMORY = 0.98
 
 
-class GateError(RuntimeError):
+class GateError(OccError, RuntimeError):
     """The network learns too little, or nothing any more; going on would waste the time."""
 
 
