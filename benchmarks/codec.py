@@ -16,7 +16,9 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +57,9 @@ def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, 
     )
     z = z - (0.0 if grid.lower[2] > -2 else -1.8)  # height over the ground, lidar 1.8 m above it
 
-    def around(cx: float, cy: float, reach: float):
+    def around(
+        cx: float, cy: float, reach: float
+    ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
         """Views of volume and flow near a point, and open coordinates of their cells."""
         i = np.searchsorted(x, [cx - reach, cx + reach])
         j = np.searchsorted(y, [cy - reach, cy + reach])
@@ -120,7 +124,13 @@ def percentiles(call: Callable[[], object], repeats: int) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in {**figures, "max": times.max()}.items()}
 
 
-def measure(name: str, repeats: int, labels, flow, vocabulary: LabelSet) -> list[dict]:
+def measure(
+    name: str,
+    repeats: int,
+    labels: np.ndarray,
+    flow: np.ndarray | None,
+    vocabulary: LabelSet,
+) -> list[dict[str, Any]]:
     rows = []
     count = vocabulary.num_classes
     for encoding, title in ENCODING_NAMES.items():
@@ -134,12 +144,10 @@ def measure(name: str, repeats: int, labels, flow, vocabulary: LabelSet) -> list
                 "bytes": message.num_bytes,
                 "entries": len(message.labels),
                 "encode_ms": percentiles(
-                    lambda e=encoding: encode_occupancy(labels, vocabulary.empty_class, e), repeats
+                    partial(encode_occupancy, labels, vocabulary.empty_class, encoding), repeats
                 ),
                 "decode_ms": percentiles(
-                    lambda m=message: decode_occupancy(
-                        m, labels.shape, vocabulary.empty_class, count
-                    ),
+                    partial(decode_occupancy, message, labels.shape, vocabulary.empty_class, count),
                     repeats,
                 ),
             }
@@ -160,7 +168,7 @@ def measure(name: str, repeats: int, labels, flow, vocabulary: LabelSet) -> list
     return rows
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| grid | what | entries | kB | encode p50 / p90 / p99 / max ms "
         "| decode p50 / p90 / p99 / max ms |",

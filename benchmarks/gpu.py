@@ -47,6 +47,7 @@ from gpu_page import KINDS, page, summary  # noqa: E402
 from verdict import conclusion  # noqa: E402
 
 from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
+from occ_perception.models.network import Network  # noqa: E402
 from occ_perception.models.zoo import ModelCard  # noqa: E402
 from occ_perception.runtime.graphs import Execution, matrix_units, prepared_step  # noqa: E402
 from occ_perception.runtime.measuring import (  # noqa: E402
@@ -290,7 +291,7 @@ def agreement(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _labels(
-    net: torch.nn.Module, golden: GoldenFile, device: torch.device, execution: Execution
+    net: Network, golden: GoldenFile, device: torch.device, execution: Execution
 ) -> list[torch.Tensor]:
     step = prepared_step(net, device, execution)
     labels = []
@@ -358,7 +359,7 @@ def write_page(plan: Plan, ledger: Ledger, every: Sequence[Piece]) -> Path:
     """The dated JSON and Markdown files of everything known; returns the latter."""
     files = golden_files(plan.reference)
     known = {kind: [e for p in every if p.kind == kind and (e := ledger.of(p))] for kind in KINDS}
-    facts = {
+    facts: dict[str, Any] = {
         "date": date.today().isoformat(),
         "device": device_facts(plan.device),
         "versions": {**versions(plan.device), **ledger.origin},

@@ -34,6 +34,7 @@ def pillow(data: bytes) -> np.ndarray:
 
 def opencv(data: bytes) -> np.ndarray:
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

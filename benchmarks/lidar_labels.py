@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from occ_training.convert_labels import OCC3D_GRID
+from occ_training.data.label_files import OCC3D_GRID
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_topic
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller, LidarLabels
 from occ_training.lidar_labels.section import LabelRule
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from occ_perception.bags.footage import Follower
+from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.reading import BagFrames
 from occ_perception.frames import OccupancyPrediction
@@ -62,8 +63,8 @@ def made(
         truths = Follower(BagPredictions(bag, "/ground_truth/occupancy"))
         visible = Follower(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
         labeller = LidarLabeller(frames.rig, OCC3D_GRID, CLASSES, boxes, rule)
-        for frame, labels in labeller.label(wanted, sweeps):
-            truth, seen = truths.at(frame.stamp_ns), visible.at(frame.stamp_ns)
+        for moment, labels in labeller.label(wanted, sweeps):
+            truth, seen = truths.at(moment.stamp_ns), visible.at(moment.stamp_ns)
             if labels is not None and truth is not None and seen is not None:
                 yield labels, truth, seen.labels != UNKNOWN_CLASS
 
@@ -75,7 +76,7 @@ class Counts:
         self.regions: dict[str, np.ndarray] = {}
         self.errors: dict[str, int] = {}
         self.classes = np.zeros((FREE + 1, FREE + 1), np.int64)
-        centres = OCC3D_GRID.centers(np.stack(np.indices(OCC3D_GRID.dims), axis=-1))
+        centres = OCC3D_GRID.centers(np.moveaxis(np.indices(OCC3D_GRID.dims), 0, -1))
         self._distance = np.hypot(centres[..., 0], centres[..., 1])
 
     def add(self, labels: LidarLabels, truth: OccupancyPrediction, seen: np.ndarray) -> None:
@@ -155,7 +156,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def show(result: dict) -> None:
+def show(result: dict[str, Any]) -> None:
     console = Console(width=110)
     table = Table(title=f"{result['bag']}, {'with' if result['boxes'] else 'without'} boxes")
     for heading in ("region", "IoU %", "precision %", "recall %"):

@@ -16,10 +16,12 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from occ_perception.frames import CameraRig
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive
 from occ_perception.synthetic.labels import camera_mask, voxelise
@@ -48,11 +50,13 @@ def speed(repeat: int) -> dict[str, dict[str, float]]:
     drive = Drive(Town(20_000), 0)
     scene = drive.scene(4.0)
     native = synthetic_rig()
+    assert native.ego_T_lidar is not None
+    sweep = partial(ray_sweep, scene, native.ego_T_lidar)
     rows: dict[str, dict[str, float]] = {}
     for width, height in ((352, 128), (704, 256), (800, 450)):
         rig = synthetic_rig((width, height))
 
-        def pictures(rig=rig) -> None:
+        def pictures(rig: CameraRig = rig) -> None:
             for n, camera in enumerate(rig.cameras):
                 view = render_view(scene, drive.weather, camera, threads=1)
                 develop_picture(view, draw_sensor(np.random.default_rng(n), n))
@@ -62,7 +66,7 @@ def speed(repeat: int) -> dict[str, dict[str, float]]:
     rows["camera mask, stride 4"] = cpu_seconds(
         lambda: camera_mask(scene, native, threads=1), repeat
     )
-    rows["lidar sweep"] = cpu_seconds(lambda: ray_sweep(scene, native.ego_T_lidar), repeat)
+    rows["lidar sweep"] = cpu_seconds(sweep, repeat)
     rows["scene and cell grid"] = cpu_seconds(lambda: drive.scene(4.0), repeat)
     rows["new town"] = cpu_seconds(lambda: Town(20_001).static, min(repeat, 3))
     fresh = Town(20_001)

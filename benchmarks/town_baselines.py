@@ -52,9 +52,9 @@ def prior(training: Iterator[Moment]) -> Labels:
     for _, _, labels, seen in training:
         for class_id in range(CLASSES.num_classes):
             counts[class_id] += seen & (labels == class_id)
-    majority = counts.argmax(axis=0)
+    majority: Labels = counts.argmax(axis=0).astype(np.uint8)
     majority[counts.sum(axis=0) == 0] = FREE
-    return majority.astype(np.uint8)
+    return majority
 
 
 def plane() -> Labels:
@@ -76,9 +76,9 @@ def oracle(drive: Drive, scene: Scene, size: tuple[int, int]) -> Labels:
         index = OCC3D_GRID.indices(transform_points(camera.ego_T_cam, rays * depth[v, u, None]))
         inside = OCC3D_GRID.contains(index)
         np.add.at(votes, (*index[inside].T, view.classes[v, u][inside]), 1)
-    labels = votes.argmax(axis=-1)
+    labels: Labels = votes.argmax(axis=-1).astype(np.uint8)
     labels[votes.sum(axis=-1) == 0] = FREE
-    return labels.astype(np.uint8)
+    return labels
 
 
 def baselines(train_towns: int, test_towns: int, frames: int) -> dict[str, dict[str, float]]:

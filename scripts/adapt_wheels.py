@@ -29,7 +29,7 @@ def point_cmake_to_this_python(share: Path) -> int:
     for path in share.rglob("*.cmake"):
         before = after = path.read_text()
         for pattern, folder in replacements.items():
-            after = re.sub(pattern, lambda _, folder=folder: folder, after)
+            after = re.sub(pattern, folder.replace("\\", r"\\"), after)
         if after != before:
             path.write_text(after)
             changed += 1

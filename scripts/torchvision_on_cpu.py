@@ -19,17 +19,25 @@ _OPERATORS = (
 class _DeclareMissingOperators:
     """A module finder that finds nothing; it acts when torchvision is first asked for."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ARG002
+    library: object
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        del path, target
         if name == "torchvision":
             sys.meta_path.remove(self)
             _declare_missing_operators()
 
 
-def _declare_missing_operators():
+def _declare_missing_operators() -> None:
+    import importlib.machinery
     import importlib.util
 
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or importlib.util.find_spec("torch") is None:
+    if (
+        spec is None
+        or not spec.submodule_search_locations
+        or importlib.util.find_spec("torch") is None
+    ):
         return
     import torch
 
@@ -39,7 +47,7 @@ def _declare_missing_operators():
     )
     extension = finder.find_spec("_C")
     try:
-        if extension is not None:
+        if extension is not None and extension.origin is not None:
             torch.ops.load_library(extension.origin)
             return
     except OSError:

@@ -142,7 +142,7 @@ class StageTimes:
         """Now, on the clock of the device."""
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -213,7 +213,7 @@ def versions(device: torch.device) -> dict[str, str]:
         "numpy": np.__version__,
     }
     if device.type == "cuda":
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version()
         named |= {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     return named
 

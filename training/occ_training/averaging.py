@@ -30,7 +30,7 @@ class WeightAverage(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with the weights as they are, or go on with those of a checkpoint."""
         del trainer
-        current = float_entries(pl_module.net)
+        current = float_entries(_network(pl_module))
         if not self._average:
             self._average = {name: value.clone() for name, value in current.items()}
         self._average = {n: self._average[n].to(value.device) for n, value in current.items()}
@@ -43,7 +43,7 @@ class WeightAverage(pl.Callback):
         del trainer
         self._updates += 1
         decay = self._schedule.decay(self._updates)
-        current = float_entries(pl_module.net)
+        current = float_entries(_network(pl_module))
         average = [self._average[name] for name in current]
         torch._foreach_lerp_(average, list(current.values()), 1.0 - decay)
 
@@ -66,6 +66,11 @@ class WeightAverage(pl.Callback):
             yield
         finally:
             _overwrite(current, kept)
+
+
+def _network(module: pl.LightningModule) -> nn.Module:
+    assert isinstance(module.net, nn.Module)
+    return module.net
 
 
 def float_entries(net: nn.Module) -> dict[str, Tensor]:

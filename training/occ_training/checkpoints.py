@@ -53,6 +53,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the run goes on, let the slots remember what they did."""
+        assert isinstance(pl_module, OccupancyTraining)
         if self.last is not None:
             restore_slots(pl_module, self.last, slots_of(trainer, self._batch))
 
@@ -60,6 +61,7 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """Save where a checkpoint is due."""
+        assert isinstance(pl_module, OccupancyTraining)
         step = trainer.global_step
         if step % self._every == 0 or step == trainer.max_steps:
             self.save(trainer, pl_module)

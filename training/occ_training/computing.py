@@ -26,7 +26,7 @@ def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
     """
     for name in names:
         module = net.get_submodule(name)
-        module.forward = _twice(module.forward)  # type: ignore[method-assign]
+        module.forward = _twice(module.forward)
 
 
 def compute_in(net: nn.Module, precision: str) -> None:
@@ -46,7 +46,7 @@ def compute_in(net: nn.Module, precision: str) -> None:
     for name in _CONVOLUTIONAL:
         part = getattr(net, name, None)
         if isinstance(part, nn.Module):
-            part.forward = _in_half(part, HALF[precision])  # type: ignore[method-assign]
+            part.forward = _in_half(part, HALF[precision])
 
 
 def freeze_norms(net: nn.Module) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.labels_from_logits import labels_of
+from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
@@ -175,7 +177,7 @@ def add_counters(evaluation: Evaluation, counters: Counters) -> None:
 
 @torch.no_grad()
 def evaluate_frames(
-    net: nn.Module,
+    net: Network,
     card: ModelCard,
     dataset: SequenceDataset,
     evaluation: Evaluation,
@@ -204,7 +206,7 @@ def evaluate_frames(
     """
     runs = group_frames(dataset.groups_F)
     order = [i for g in (range(len(runs)) if groups is None else groups) for i in runs[g]]
-    loader = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=[[index] for index in order],
         collate_fn=collate,
@@ -213,7 +215,7 @@ def evaluate_frames(
     state, position = net.initial_state(1, device), 0
     depth_rate = 1.0 if card.modality == "C+D" else None
     for number, loaded in enumerate(loader, start=1):
-        batch: Batch = loaded.to(device)
+        batch = loaded.to(device)
         position = 0 if bool(loaded.start_B[0]) else position
         inputs = batch.inputs(torch.tensor([position], device=device), depth_rate)
         outputs, state = net(inputs, state)
@@ -248,7 +250,7 @@ def _save(folder: Path, batch: Batch, labels: Tensor, flow: Tensor | None) -> No
     """One frame's answer; the file appears whole."""
     file = folder / batch.sequences[0] / f"{batch.tokens[0]}.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"semantics": labels.numpy()}
+    arrays: dict[str, Any] = {"semantics": labels.numpy()}
     if flow is not None:
         arrays["flow"] = flow.numpy()
     unfinished = file.with_name(f".{file.name}.unfinished")

@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import nn
 from torch.utils.data import DataLoader
 
+from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_training.averaging import WeightAverage
 from occ_training.checkpoints import (
@@ -157,7 +157,7 @@ class TrainingData(pl.LightningDataModule):
         )
         return DataLoader(
             self._dataset,  # type: ignore[arg-type]
-            batch_sampler=stream,  # type: ignore[arg-type]
+            batch_sampler=stream,
             collate_fn=collate,
             num_workers=recipe.workers,
             persistent_workers=recipe.workers > 0,
@@ -172,7 +172,7 @@ class TrainingData(pl.LightningDataModule):
         return batch.to(device)
 
 
-def _new_network(card: ModelCard, recipe: TrainingRecipe) -> nn.Module:
+def _new_network(card: ModelCard, recipe: TrainingRecipe) -> Network:
     net = card.build()
     if recipe.initial_weights is not None:
         rank_zero_info(load_initial_weights(net, card, recipe.initial_weights))

@@ -60,7 +60,8 @@ def swin_layers(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
 
 def backbone_slower(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
     """The picture backbone and the sampling offsets at a tenth of the rate (SparseOcc)."""
-    slow, fast = [], []
+    slow: list[nn.Parameter] = []
+    fast: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
         gentle = "backbone." in name or "sampling_offset" in name
         (slow if gentle else fast).append(parameter)

@@ -19,6 +19,7 @@ from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.town import alocc_town
 from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import Drive, DriveSensors, SensorOptions, Town
 from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
@@ -75,7 +76,8 @@ def small_town_card(cells: int) -> ModelCard:
         raise ValueError(f"cells must be 50, 100 or 200, got {cells}")
     full, size, layers = alocc_town(), 80.0 / cells, cells * 16 // 200
     grid = VoxelGrid((-40.0, -40.0, -1.0), (size, size, 6.4), (cells, cells, 1))
-    assert full.temporal is not None and full.height is not None and full.flow is not None
+    assert isinstance(full.temporal, ConcatHistoryConfig)
+    assert full.height is not None and full.flow is not None
     config = replace(
         full,
         geometry=replace(full.geometry, input_size=_INPUT_SIZE, grid=grid),

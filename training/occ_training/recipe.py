@@ -172,15 +172,12 @@ def read_run(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> 
             f"{path}: unknown {', '.join(unknown)}; there are {', '.join(_RUN_FIELDS)}"
         )
     recipe = changed(_recipe(document["recipe"], recipes), document.get("changes") or {}, str(path))
-    places = {
-        key: Path(document[key]) for key in ("data", "validation") if document.get(key) is not None
-    }
-    rest = {
-        key: document[key]
-        for key in ("labels", "devices", "nodes")
+    given: dict[str, Any] = {
+        key: Path(document[key]) if key in ("data", "validation") else document[key]
+        for key in ("data", "labels", "validation", "devices", "nodes")
         if document.get(key) is not None
     }
-    return RunFile(recipe=recipe, **places, **rest)
+    return RunFile(recipe=recipe, **given)
 
 
 def changed(recipe: Any, changes: Mapping[str, Any], where: str) -> Any:

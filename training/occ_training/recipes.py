@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.pictures import ImageAugmentation
@@ -41,7 +42,7 @@ _RECOMPUTED = ("image.backbone", "encoder")
 _ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), DepthBins())
 
 
-def _alocc(name: str, model: str, **changes: object) -> TrainingRecipe:
+def _alocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
     recipe = TrainingRecipe(
         name=name,
         model=model,
@@ -53,7 +54,7 @@ def _alocc(name: str, model: str, **changes: object) -> TrainingRecipe:
         checkpoint_every=_EPOCH_16,
         recomputed=_RECOMPUTED,
     )
-    return replace(recipe, **changes)  # type: ignore[arg-type]
+    return replace(recipe, **changes)
 
 
 def _alocc_flow(name: str, model: str) -> TrainingRecipe:
@@ -100,17 +101,17 @@ def _single_frames(name: str, model: str, fading_end: int) -> TrainingRecipe:
     )
 
 
-def _gf(name: str, model: str, **changes: object) -> TrainingRecipe:
+def _gf(name: str, model: str, **changes: Any) -> TrainingRecipe:
     """GDFusion: whole sequences, history from the first step."""
     return _alocc(name, model, **{"history_from": 0, "splits": 1, **changes})
 
 
-def _bevdetocc(name: str, model: str, **changes: object) -> TrainingRecipe:
+def _bevdetocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
     terms = (VoxelEntropy(), DepthBinary(weight=0.05))
     return _alocc(name, model, **{"terms": terms, "depth_fading": None, **changes})
 
 
-def _fbocc(name: str, model: str, **changes: object) -> TrainingRecipe:
+def _fbocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
     return _alocc(
         name,
         model,
@@ -128,14 +129,14 @@ def _fbocc(name: str, model: str, **changes: object) -> TrainingRecipe:
     )
 
 
-def _causal(name: str, model: str, **changes: object) -> TrainingRecipe:
+def _causal(name: str, model: str, **changes: Any) -> TrainingRecipe:
     """The causal loss on top of a family's voxel terms, depth not supervised."""
     return _alocc(name, model, **{"depth_fading": None, **changes})
 
 
 _CAUSAL_BEVDET: tuple[Term, ...] = (VoxelEntropy(), CausalInfluence())
 _CAUSAL_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), CausalInfluence())
-_CAUSAL_SINGLE = {"steps": 24 * _SURROUNDOCC_EPOCH, "history_from": 0}
+_CAUSAL_SINGLE: dict[str, Any] = {"steps": 24 * _SURROUNDOCC_EPOCH, "history_from": 0}
 
 
 def _sparseocc(name: str, model: str) -> TrainingRecipe:
@@ -182,7 +183,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
     )
 
 
-_ALL_VOXELS = {"ignore_unseen": None}
+_ALL_VOXELS: dict[str, Any] = {"ignore_unseen": None}
 _MAKERS: dict[str, Callable[[str, str], TrainingRecipe]] = {
     "alocc_2d_mini": _alocc,
     "alocc_2d_mini_nomask": partial(_alocc, **_ALL_VOXELS),

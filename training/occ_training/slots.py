@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from occ_perception.models.inputs import MotionHint, Outputs
+from occ_perception.models.network import Network
 from occ_perception.models.state import (
     TemporalState,
     detach_state,
@@ -34,7 +34,7 @@ class Slots:
         position_B: frames seen since the start of each slot, None before the first step.
     """
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: Network) -> None:
         self._net = net
         self.state: TemporalState | None = None
         self.position_B: Tensor | None = None
@@ -69,6 +69,7 @@ class Slots:
         position_B = torch.where(batch.start_B, 0, self.position_B)
         motion = self._motion(batch, motion_rate) if motion_rate > 0.0 else None
         inputs = replace(batch.inputs(position_B, depth_rate), history=history, motion=motion)
+        outputs: Outputs
         outputs, state = self._net(inputs, self.state)
         self.state, self.position_B = detach_state(state), position_B + 1
         self._labels_BXYZ = None if motion is None else motion.labels_BXYZ

@@ -6,9 +6,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from occ_perception.models.inputs import Outputs
+from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard
 from occ_training.computing import compute_in, freeze_norms, recompute
 from occ_training.data.sample import Batch
@@ -30,7 +31,7 @@ class OccupancyTraining(pl.LightningModule):
         slots: what this process's slots remember.
     """
 
-    def __init__(self, net: nn.Module, card: ModelCard, recipe: TrainingRecipe) -> None:
+    def __init__(self, net: Network, card: ModelCard, recipe: TrainingRecipe) -> None:
         super().__init__()
         self.net = net.train()
         self.card = card

@@ -201,7 +201,7 @@ class VoxelQuartet:
         targets = step.targets_BXYZ
         logits_VK, targets_V = voxels.supervised(step.outputs.logits_BKXYZ, targets)
         by_class = log_weights(step.card.label_set).to(logits_VK.device)
-        radial = voxels.radial_weights(tuple(targets.shape[1:3])).to(logits_VK.device)
+        radial = voxels.radial_weights((targets.shape[1], targets.shape[2])).to(logits_VK.device)
         radial_V = radial[None, :, :, None].expand(targets.shape)[targets != UNKNOWN_CLASS]
         return {
             "voxel_focal": voxels.focal(logits_VK, targets_V, by_class, radial_V),
@@ -290,7 +290,7 @@ class ListedCells:
             ]
             for prediction in outputs.predictions
         ]
-        count = average_matches([sample.count for sample in matched[0]])
+        count = average_matches([sample.matches for sample in matched[0]])
         for name in ("mask", "dice", "classes"):
             terms = [getattr(sample, name) for samples in matched for sample in samples]
             losses[name] = torch.stack(terms).sum() / count

@@ -244,11 +244,14 @@ class TownDataset(torch.utils.data.Dataset[Sample]):
             )
         ]
         depth = torch.from_numpy(np.stack([m.depth_HW for m in found]))
-        return depth, torch.from_numpy(np.stack([m.classes_HW for m in found]))
+        return depth, torch.from_numpy(
+            np.stack([m.classes_HW for m in found if m.classes_HW is not None])
+        )
 
     def _labels(self, frame: TownFrame, bda_33: Float64) -> FrameLabels:
         labels = frame.labels()
         if self.options.ignore_unseen == "camera":
+            assert labels.camera_mask_XYZ is not None
             labels.semantics_XYZ[~labels.camera_mask_XYZ] = UNKNOWN_CLASS
         free = self.card.labels.empty_class
         labels = labels_on_grid(labels, OCC3D_GRID, self.card.grid, free)

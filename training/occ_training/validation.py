@@ -12,6 +12,7 @@ import torch
 from occ_perception.metrics import Evaluation
 from occ_training.averaging import WeightAverage
 from occ_training.evaluate import evaluate_frames
+from occ_training.stepping import OccupancyTraining
 from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
 
 
@@ -50,6 +51,7 @@ class Validation(pl.Callback):
         step = trainer.global_step
         if step % self._every and step != trainer.max_steps:
             return
+        assert isinstance(pl_module, OccupancyTraining)
         net, card = pl_module.net, pl_module.card
         evaluation = Evaluation(card.label_set, self._parts, card.grid).to(pl_module.device)
         mine = shares(group_frames(self._dataset.groups_F), trainer.world_size)[trainer.global_rank]

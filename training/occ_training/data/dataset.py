@@ -25,7 +25,7 @@ from occ_perception.geometry import (
 )
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.metrics.rays import lidar_origins
-from occ_perception.models.occupancy_net import OccupancyNetConfig
+from occ_perception.models.network import NetworkConfig
 from occ_perception.models.zoo import ModelCard, Preprocessing
 from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
@@ -112,7 +112,7 @@ class OccupancyDataset(Dataset[Sample]):
         index: DatasetIndex,
         card: ModelCard,
         options: SampleOptions | None = None,
-        config: OccupancyNetConfig | None = None,
+        config: NetworkConfig | None = None,
     ) -> None:
         self.card = card
         self.options = options or SampleOptions()
@@ -309,9 +309,8 @@ class OccupancyDataset(Dataset[Sample]):
             for name, pixel_map in zip(self.card.cameras, maps, strict=True)
         ]
         depth = torch.from_numpy(np.stack([m.depth_HW for m in found]))
-        if classes is None:
-            return depth, None
-        return depth, torch.from_numpy(np.stack([m.classes_HW for m in found]))
+        classes_of = [m.classes_HW for m in found if m.classes_HW is not None]
+        return depth, torch.from_numpy(np.stack(classes_of)) if classes_of else None
 
     def _point_label_set(self) -> LabelSet:
         name = self.card.label_set if self.options.point_ids == "label_set" else "occ3d"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -129,38 +130,24 @@ def _problem(file: _File, check: Check) -> str:
 def _files(index: DatasetIndex, frame: FrameRecord) -> Iterator[_File]:
     for name, camera in frame.cameras.items():
         path, size = index.path(camera.image), (camera.width, camera.height)
-        yield _File(
-            name, path, lambda p=path, s=size: read_picture(p, s), lambda p=path: _whole_picture(p)
-        )
+        yield _File(name, path, partial(read_picture, path, size), partial(_whole_picture, path))
     lidar = frame.lidar
     if lidar is not None and lidar.points is not None:
-        path, columns = index.path(lidar.points), lidar.columns
-        yield _File(
-            "lidar",
-            path,
-            lambda p=path: read_points(p, columns),
-            lambda p=path: _whole_points(p, len(columns)),
-        )
-    if lidar is not None and lidar.points is not None and lidar.semantics is not None:
-        path, ids = index.path(lidar.semantics), lidar.semantics_ids
-        sweep, row_bytes = index.path(lidar.points), 4 * len(lidar.columns)
-        yield _File(
-            "point classes",
-            path,
-            lambda p=path: read_point_classes(
-                p, ids, LABEL_SETS["occ3d"], _rows_of(sweep, row_bytes)
-            ),
-            lambda p=path: _whole_classes(p, _rows_of(sweep, row_bytes)),
-        )
+        sweep, columns = index.path(lidar.points), lidar.columns
+        whole = partial(_whole_points, sweep, len(columns))
+        yield _File("lidar", sweep, partial(read_points, sweep, columns), whole)
+        if lidar.semantics is not None:
+            path, rows = index.path(lidar.semantics), partial(_rows_of, sweep, 4 * len(columns))
+            read = partial(_read_classes, path, lidar.semantics_ids, rows)
+            yield _File("point classes", path, read, partial(_whole_classes, path, rows))
     for key, relative in frame.labels.items():
         path, layout = index.path(relative), index.header.label_sets[key]
-        read = read_ray_mask if layout.reader == "ray_mask" else read_labels
-        yield _File(
-            key,
-            path,
-            lambda p=path, r=read, y=layout: r(p, y),
-            lambda p=path: _whole_arrays(p),
-        )
+        reader = read_ray_mask if layout.reader == "ray_mask" else read_labels
+        yield _File(key, path, partial(reader, path, layout), partial(_whole_arrays, path))
+
+
+def _read_classes(path: Path, ids: str, rows: Callable[[], int]) -> None:
+    read_point_classes(path, ids, LABEL_SETS["occ3d"], rows())
 
 
 def _whole_picture(path: Path) -> None:
@@ -182,10 +169,10 @@ def _rows_of(path: Path, row_bytes: int) -> int:
     return path.stat().st_size // row_bytes
 
 
-def _whole_classes(path: Path, points: int) -> None:
+def _whole_classes(path: Path, rows: Callable[[], int]) -> None:
     """Raw files have a byte per point."""
     _whole_arrays(path)
-    size = path.stat().st_size
+    size, points = path.stat().st_size, rows()
     if path.suffix not in (".npz", ".npy") and size != points:
         raise DataFileError(f"{path}: {size} classes for the {points} points of its sweep")
 

@@ -5,7 +5,7 @@ Legend: X, Y, Z cells.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from occ_training.data.label_files import FrameLabels
 from occ_training.data.records import DatasetError
 
 _TOLERANCE = 1e-3
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 
 def labels_on_grid(
@@ -43,8 +44,17 @@ def labels_on_grid(
         slice(start, start + step * count)
         for start, step, count in zip(first, factor, wanted.dims, strict=True)
     )
-    part = FrameLabels(**{name: None if v is None else v[box] for name, v in vars(labels).items()})
+    part = FrameLabels(
+        labels.semantics_XYZ[box],
+        camera_mask_XYZ=_part(labels.camera_mask_XYZ, box),
+        lidar_mask_XYZ=_part(labels.lidar_mask_XYZ, box),
+        flow_XYZ2=_part(labels.flow_XYZ2, box),
+    )
     return part if factor == (1, 1, 1) else _coarsened(part, factor, empty_class)
+
+
+def _part(volume: NDArray[_Kind] | None, box: tuple[slice, ...]) -> NDArray[_Kind] | None:
+    return None if volume is None else volume[box]
 
 
 def _fit(own: VoxelGrid, wanted: VoxelGrid) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -99,7 +109,8 @@ def _blocks(volume: NDArray[Any], factor: tuple[int, ...]) -> NDArray[Any]:
     fx, fy, fz = factor
     X, Y, Z = (n // f for n, f in zip(volume.shape, factor, strict=True))
     split = volume.reshape(X, fx, Y, fy, Z, fz)
-    return split.transpose(0, 2, 4, 1, 3, 5).reshape(X, Y, Z, fx * fy * fz)
+    blocks: NDArray[Any] = split.transpose(0, 2, 4, 1, 3, 5).reshape(X, Y, Z, fx * fy * fz)
+    return blocks
 
 
 def _text(grid: VoxelGrid) -> str:

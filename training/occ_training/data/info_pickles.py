@@ -74,7 +74,7 @@ for _core in ("numpy.core", "numpy._core"):
 class _PlainUnpickler(pickle._Unpickler):
     """The unpickler in Python, where it can be said whose state a file may set."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
         """Set the state of an array, or of its type if numpy itself would write that state.

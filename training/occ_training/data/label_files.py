@@ -139,14 +139,15 @@ def read_point_classes(path: Path, ids: str, label_set: LabelSet, points: int) -
             classes = np.fromfile(path, dtype=np.uint8)
     except (*_DAMAGE, IndexError) as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
-    flat = classes.ravel()
+    flat: NDArray[Any] = classes.ravel()
     if flat.size != points:
         raise DataFileError(f"{path}: {flat.size} classes for the {points} points of its sweep")
     table = point_class_table(ids, label_set)
     known = flat.size == 0 or (int(flat.min()) >= 0 and int(flat.max()) < len(table))
     if not known or (table[flat] == _NO_SUCH_ID).any():
         raise DataFileError(f"{path}: class ids up to {flat.max()} are not those of {ids}")
-    return table[flat].astype(np.uint8)
+    mapped: NDArray[np.uint8] = table[flat].astype(np.uint8)
+    return mapped
 
 
 # -- point classes -------------------------------------------------------------------------------

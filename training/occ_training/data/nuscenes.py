@@ -302,6 +302,6 @@ def _picture_size(path: Path) -> tuple[int, int]:
     """(width, height) of a picture; that of nuScenes where the file cannot say."""
     try:
         with Image.open(path) as image:
-            return image.size
+            return image.width, image.height
     except OSError:
         return NATIVE_SIZE

@@ -165,7 +165,7 @@ def _picture_size(folder: Path, suffix: str, numbers: list[int]) -> tuple[int, i
     first = next((file for file in files if file.is_file()), None)
     try:
         with Image.open(first or "") as image:
-            return image.size
+            return image.width, image.height
     except OSError:
         return _SIDE_SIZE if folder.name in ("image_3", "image_4") else _FRONT_SIZE
 

@@ -81,11 +81,11 @@ class Ground:
             votes = np.bincount(flat[labels[known] == kind], minlength=self.heights.size)
             winner[votes > best] = kind
             np.maximum(best, votes, out=best)
-        winner = winner.reshape(self.heights.shape)
+        classes = winner.reshape(self.heights.shape)
         nearest = ndimage.distance_transform_edt(
-            winner == 255, return_distances=False, return_indices=True
+            classes == 255, return_distances=False, return_indices=True
         )
-        spread: NDArray[np.uint8] = winner[tuple(nearest)]
+        spread: NDArray[np.uint8] = classes[tuple(nearest)]
         return spread
 
     def _cells(self, points: Float32) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -50,7 +50,7 @@ def _cell_of(table: Any, i: int, j: int, k: int) -> int:
     if row < 0:
         return -1
     low = BRICK - 1
-    return row * _ROW + ((i & low) * BRICK + (j & low)) * BRICK + (k & low)
+    return int(row * _ROW + ((i & low) * BRICK + (j & low)) * BRICK + (k & low))
 
 
 @_kernel

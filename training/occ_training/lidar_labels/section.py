@@ -221,8 +221,8 @@ class Section:
     def _slots_around(self, stamp_ns: int, span_s: float) -> np.uint64:
         first = self._slot(stamp_ns - round(span_s * 1e9))
         last = self._slot(stamp_ns + round(span_s * 1e9))
-        bits = sum(1 << slot for slot in range(first, last + 1))
-        return np.uint64(bits)
+        bits: np.uint64 = np.uint64(sum(1 << slot for slot in range(first, last + 1)))
+        return bits
 
     def _grid_T_world(self, world_T_ego: Float64) -> Float64:
         """(3, 4) from metres from the corner to cells of the grid."""

@@ -34,4 +34,5 @@ def image_logits(context_BNChw: Tensor, prototypes_KC: Tensor) -> Tensor:
 def _cells(maps_BNHW: Tensor) -> Tensor:
     """(B, N, h, w, 256): the pixels of each cell, row by row."""
     s = FEATURE_STRIDE
-    return maps_BNHW.unflatten(3, (-1, s)).unflatten(2, (-1, s)).transpose(3, 4).flatten(-2)
+    blocks: Tensor = maps_BNHW.unflatten(3, (-1, s)).unflatten(2, (-1, s))
+    return blocks.transpose(3, 4).flatten(-2)

@@ -29,13 +29,13 @@ class MatchedLosses(NamedTuple):
         mask: binary cross entropy, mean over cells, of each matched mask.
         dice: one minus the soft Dice coefficient of each.
         classes: focal loss of every mask's class; masks without a match have none.
-        count: number of matches.
+        matches: how many there are.
     """
 
     mask: Tensor
     dice: Tensor
     classes: Tensor
-    count: Tensor
+    matches: Tensor
 
 
 def covered_labels(corner_V3: Tensor, side: int, labels_XYZ: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def matched_losses(
         mask=_MASK_WEIGHT * entropy.sum(),
         dice=_DICE_WEIGHT * dice.sum(),
         classes=_CLASS_WEIGHT * (share * miss**_FOCUS * focal).sum(),
-        count=torch.tensor(float(len(rows)), device=labels_V.device),
+        matches=torch.tensor(float(len(rows)), device=labels_V.device),
     )
 
 
