@@ -84,8 +84,17 @@ def transforms_from_message(message: Any) -> Iterator[tuple[str, str, int, Float
             item.header.frame_id,
             item.child_frame_id,
             stamp_ns(item.header.stamp),
-            _matrix(item.transform.translation, item.transform.rotation),
+            transform_from_message(item),
         )
+
+
+def transform_from_message(message: Any) -> Float64:
+    """``parent_T_child`` (4, 4) of a geometry_msgs/TransformStamped.
+
+    Raises:
+        ValueError: as in :func:`pose_from_odometry`.
+    """
+    return _matrix(message.transform.translation, message.transform.rotation)
 
 
 def _matrix(vector: Any, quaternion: Any) -> Float64:

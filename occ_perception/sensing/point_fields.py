@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.errors import OccError
+
 POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
 
 # sensor_msgs/PointField.datatype
 _NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+
+
+class LidarTopicError(OccError, ValueError):
+    """It is not clear which topic the lidar's points are on; the text lists the candidates."""
+
+
+def lidar_topic(topics: Mapping[str, str], wanted: str | None = None) -> str:
+    """The topic of point clouds: the one asked for, or the only one, or the one called lidar.
+
+    Args:
+        topics: topic name -> message type.
+        wanted: a topic's name; None to find it.
+
+    Raises:
+        LidarTopicError: it is not there, or several may be meant.
+    """
+    clouds = sorted(name for name, kind in topics.items() if kind == POINTS_TYPE)
+    if not clouds:
+        raise LidarTopicError(f"there is no topic of type {POINTS_TYPE}")
+    likely = [name for name in clouds if "lidar" in name.lower()] if len(clouds) > 1 else clouds
+    if wanted is not None:
+        likely = [name for name in clouds if name == wanted]
+    if len(likely) != 1:
+        fault = "there are several" if wanted is None else f"{wanted} is none"
+        raise LidarTopicError(
+            f"{fault} of type {POINTS_TYPE}; choose one of {', '.join(clouds)} (--lidar-topic)"
+        )
+    return likely[0]
 
 
 def points_from_message(message: Any) -> NDArray[np.void]:

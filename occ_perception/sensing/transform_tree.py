@@ -78,6 +78,15 @@ class TransformTree:
             edge.history.reset()
         self.mount_changes += 1
 
+    def rewind(self) -> None:
+        """The same messages come once more: forget what moved when, and keep every mount."""
+        for edge in self._edges.values():
+            edge.history.reset()
+
+    def forget_history(self, child: str) -> None:
+        """Forget when a frame was where; its newest transform stays."""
+        self._edges[child.lstrip("/")].history.reset()
+
     def add(
         self,
         parent: str,
@@ -127,6 +136,14 @@ class TransformTree:
         target_T_top = _product([self._edges[child].parent_T_child for child in up_target])
         top_T_source = _product([self._edges[child].parent_T_child for child in up_source])
         return invert_transform(target_T_top) @ top_T_source
+
+    def lies_between(self, child: str, target: str, source: str) -> bool:
+        """Whether the transform to ``child`` is part of ``target_T_source``, as far as known."""
+        try:
+            up_source, up_target = self._ways(target, source)
+        except TransformError:
+            return False
+        return child.lstrip("/") in (*up_source, *up_target)
 
     def poses(self, world: str, ego: str) -> TreePoses:
         """The pose of ``ego`` in ``world`` over time; the frames may become known later."""
