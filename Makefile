@@ -21,7 +21,7 @@ test-slow: setup
 	$(in_workspace) python -m pytest -m slow $(ARGS)
 
 lint: setup
-	$(in_workspace) ruff check . && ruff format --check . && mypy && lint-imports
+	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
 demo: setup
 	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)

@@ -90,7 +90,16 @@ setup(
     extras_require={
         "cpu": ["numba>=0.60"],
         "backbones": ["timm>=1.0"],
-        "dev": ["hypothesis", "import-linter", "mypy", "pytest", "ruff"],
+        "dev": [
+            "codespell",
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "pre-commit",
+            "pre-commit-hooks",
+            "pytest",
+            "ruff",
+        ],
         "open3d": ["open3d"],
         "rerun": ["rerun-sdk"],
         "ros": ROS_WHEELS,

@@ -187,7 +187,9 @@ def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
         )
     results.mkdir(parents=True, exist_ok=True)
     target = results / f"{date.today().isoformat()}-zoo-keyframe"
-    target.with_suffix(".json").write_text(json.dumps({"measurements": list(found)}, indent=1))
+    target.with_suffix(".json").write_text(
+        json.dumps({"measurements": list(found)}, indent=1) + "\n"
+    )
     target.with_suffix(".md").write_text("\n".join(lines) + "\n")
     return target.with_suffix(".md")
 
