@@ -49,7 +49,7 @@ from verdict import conclusion  # noqa: E402
 from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
 from occ_perception.models.network import Network  # noqa: E402
 from occ_perception.models.zoo import ModelCard  # noqa: E402
-from occ_perception.runtime.graphs import Execution, matrix_units, prepared_step  # noqa: E402
+from occ_perception.runtime.execution import Execution, matrix_units, prepared_step  # noqa: E402
 from occ_perception.runtime.measuring import (  # noqa: E402
     StreamBenchmark,
     device_facts,
@@ -293,7 +293,7 @@ def agreement(path: Path, device: torch.device) -> dict[str, Any]:
 def _labels(
     net: Network, golden: GoldenFile, device: torch.device, execution: Execution
 ) -> list[torch.Tensor]:
-    step = prepared_step(net, device, execution)
+    step = prepared_step(net, execution)
     labels = []
     with torch.inference_mode():
         for sequence in golden.sequences(device):

@@ -34,7 +34,7 @@ import yaml  # noqa: E402
 from torch import nn  # noqa: E402
 
 from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
-from occ_perception.runtime.graphs import Execution  # noqa: E402
+from occ_perception.runtime.execution import Execution  # noqa: E402
 from occ_perception.runtime.measuring import (  # noqa: E402
     conditions,
     distinct_networks,

@@ -11,7 +11,7 @@ import typer
 
 
 class Precision(str, Enum):
-    """Number formats, see occ_perception.runtime.graphs."""
+    """Number formats, see occ_perception.runtime.execution."""
 
     FP32 = "fp32"
     TF32 = "tf32"
@@ -46,7 +46,7 @@ def bench(
     if compare is not None:
         _compare(*compare)
         return
-    from occ_perception.runtime.graphs import Execution
+    from occ_perception.runtime.execution import Execution
     from occ_perception.runtime.measuring import measure_stream
     from occ_perception.runtime.weights import load_model
 

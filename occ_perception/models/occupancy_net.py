@@ -10,14 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import DepthHint, NetInputs, NetOutputs, StepControl
 from occ_perception.models.network import Network
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.backward_projection import BackwardProjectionConfig
-from occ_perception.nets.bev_encoder import BevEncoderConfig, BevRefineConfig, HeightLiftConfig
+from occ_perception.nets.bev_encoder import (
+    BevEncoderConfig,
+    BevRefineConfig,
+    HeightLift,
+    HeightLiftConfig,
+)
 from occ_perception.nets.cameras import camera_code
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
@@ -34,7 +39,7 @@ from occ_perception.nets.measured_depth import measured_depth
 from occ_perception.nets.mlp_head import MlpHeadConfig
 from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
 from occ_perception.nets.pose_correction import PoseCorrectionConfig
-from occ_perception.nets.prototype_head import PrototypeHeadConfig
+from occ_perception.nets.prototype_head import PrototypeHead, PrototypeHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
 from occ_perception.nets.pyramid_head import PyramidHeadConfig
 from occ_perception.nets.rays import PixelRays
@@ -150,8 +155,17 @@ class OccupancyNet(Network):
         self.temporal = config.temporal.build(geometry) if config.temporal else None
         self.encoder = config.encoder.build()
         self.height = config.height.build() if config.height else None
-        self.head = config.head.build()
+        self.head: nn.Module = config.head.build()
         self.flow = config.flow.build(geometry) if config.flow else None
+
+    @property
+    def linear_head(self) -> tuple[HeightLift, PrototypeHead] | None:
+        """Height lift and head, where the classes are products with a volume that is read by
+        nothing else; None elsewhere."""
+        head, shared = self.head, self.flow is not None
+        if self.height is None or shared or not isinstance(head, PrototypeHead):
+            return None
+        return self.height, head
 
     def initial_state(
         self,

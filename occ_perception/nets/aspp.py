@@ -6,9 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
 
-class AtrousBranch(nn.Module):
+
+class AtrousBranch(Part):
     """Convolution, batch norm, ReLU at one dilation (dilation 1 is a 1x1 convolution)."""
+
+    folds = (("atrous_conv", "bn"),)
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
         super().__init__()
@@ -22,13 +26,15 @@ class AtrousBranch(nn.Module):
         return F.relu(self.bn(self.atrous_conv(x)), inplace=True)
 
 
-class ASPP(nn.Module):
+class ASPP(Part):
     """Four dilations and the image mean side by side, merged by a 1x1 convolution.
 
     Args:
         channels: input and output width.
         mid_channels: width of each of the five branches.
     """
+
+    folds = (("conv1", "bn1"),)
 
     def __init__(self, channels: int, mid_channels: int) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.part import Part
 from occ_perception.nets.rays import invert_intrinsics
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 from occ_perception.ops.backend import deformable_attention, sample_bins
@@ -46,7 +47,7 @@ class BackwardProjectionConfig:
         return BackwardProjection(self, geometry)
 
 
-class BackwardProjection(nn.Module):
+class BackwardProjection(Part):
     """A map of what the lifted volume lacks, (B, C, Y, X).
 
     FB-BEV (arXiv 2308.02236), depth-aware backward projection. Each column of the grid is a
@@ -54,6 +55,11 @@ class BackwardProjection(nn.Module):
     at the places where its heights appear there, weighted by how probable the depth net thinks
     their depth. The columns are learned one by one, so that the grid cannot change its size.
     """
+
+    keeps_memory_order = (
+        "the maps that a backward projection refines are steep where they are warped: another "
+        "order of sums moves single values there beyond what parity allows"
+    )
 
     def __init__(self, config: BackwardProjectionConfig, geometry: ViewGeometry) -> None:
         super().__init__()

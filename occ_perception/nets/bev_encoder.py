@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
 from occ_perception.nets.residual import ResidualStack2d
 
 
@@ -36,8 +37,10 @@ class BevEncoderConfig:
         return BevEncoder(self)
 
 
-class BevEncoder(nn.Module):
+class BevEncoder(Part):
     """Map (B, C, Y, X) to map (B, C', Y, X) with context from coarser scales."""
+
+    runs_in_half = True
 
     def __init__(self, config: BevEncoderConfig) -> None:
         super().__init__()
@@ -91,11 +94,13 @@ class BevRefineConfig:
         return BevRefine(self)
 
 
-class BevRefine(nn.Module):
+class BevRefine(Part):
     """Cleans the lifted map up before it meets the past, (B, C, Y, X) both ways.
 
     Parts in this place are given the picture features, too; this one does not look at them.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: BevRefineConfig) -> None:
         super().__init__()
@@ -124,12 +129,14 @@ class HeightLiftConfig:
         return HeightLift(self)
 
 
-class HeightLift(nn.Module):
+class HeightLift(Part):
     """Map (B, C, Y, X) to volume (B, C', Y, X, Z): a 3x3 convolution predicts every height.
 
     FlashOcc (arXiv 2311.12058) calls it channel-to-height. Output channel ``c * Z + z`` of the
     convolution is feature c at height z.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: HeightLiftConfig) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occ_perception.nets.aspp import ASPP
+from occ_perception.nets.part import Part
 from occ_perception.nets.residual import ResidualBlock2d
 from occ_perception.nets.view_geometry import ViewGeometry
 
@@ -83,13 +84,15 @@ class DepthNetConfig:
         return DepthNet(self, geometry)
 
 
-class DepthNet(nn.Module):
+class DepthNet(Part):
     """Camera-aware depth estimation (BEVDepth, arXiv 2206.10092) with an occluded-length branch.
 
     The camera code (27 raw numbers, batch-normalised) gates the image feature once for depth and
     once for context. A matching distribution enters beside the depth feature (BEVStereo,
     arXiv 2209.10248). The occluded length is ALOcc's intra-object occlusion (arXiv 2411.07725).
     """
+
+    runs_in_half = True
 
     def __init__(self, config: DepthNetConfig, geometry: ViewGeometry) -> None:
         super().__init__()

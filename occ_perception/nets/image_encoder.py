@@ -15,6 +15,7 @@ from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.backbones.swin import SwinConfig
 from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
+from occ_perception.nets.part import Part
 
 
 class ImageFeatures(NamedTuple):
@@ -47,8 +48,10 @@ class ImageEncoderConfig:
         return ImageEncoder(self)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Part):
     """Images (B, N, 3, H, W) to features."""
+
+    runs_in_half = True
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
+
 
 @dataclass(frozen=True, kw_only=True)
 class MlpHeadConfig:
@@ -35,11 +37,13 @@ class MlpHeadConfig:
         return MlpHead(self)
 
 
-class MlpHead(nn.Module):
+class MlpHead(Part):
     """``classify(softplus(hidden(relu(conv3x3x3(volume)))))``, the last two cell by cell.
 
     The head of BEVDet's occupancy networks (arXiv 2112.11790 and its code base).
     """
+
+    runs_in_half = True
 
     def __init__(self, config: MlpHeadConfig) -> None:
         super().__init__()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
+
 
 @dataclass(frozen=True, kw_only=True)
 class NormalisedConvolutionConfig:
@@ -33,7 +35,7 @@ class NormalisedConvolutionConfig:
         return NormalisedConvolution(self)
 
 
-class NormalisedConvolution(nn.Module):
+class NormalisedConvolution(Part):
     """``(mix(elu(spread(V))) + V) / 2`` with kernels made from the pictures.
 
     CausalOcc (arXiv 2509.08388). Each channel is spread over its neighbourhood by a kernel whose
@@ -41,6 +43,8 @@ class NormalisedConvolution(nn.Module):
     Away from the border, and but for the ELU, the sum over all cells and channels stays what it
     was: the gradient of any part of it by a lifted feature can be read as a share.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: NormalisedConvolutionConfig) -> None:
         super().__init__()

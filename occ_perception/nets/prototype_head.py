@@ -11,6 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrototypeHeadConfig:
@@ -35,13 +37,15 @@ class PrototypeHeadConfig:
         return PrototypeHead(self)
 
 
-class PrototypeHead(nn.Module):
+class PrototypeHead(Part):
     """Class logits as products of voxel features with one learned prototype per class.
 
     ``logit[k] = <embed(norm(query_k)), feature>`` (ALOcc, arXiv 2411.07725, semantic prototypes;
     the mask embedding of MaskFormer, arXiv 2107.06278, with query k tied to class k). The
     embedding does not depend on the input: at inference this is a bias-free 1x1x1 convolution.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: PrototypeHeadConfig) -> None:
         super().__init__()
@@ -54,10 +58,14 @@ class PrototypeHead(nn.Module):
 
     def forward(self, volume_BCYXZ: Tensor) -> Tensor:
         """Logits (B, K, Y, X, Z)."""
-        prototypes_KC = self.voxel_embed(self.norm(self.query.weight))
+        prototypes_KC = self.prototypes()
         # Height lifting leaves z outermost in memory; multiplying in that order avoids a copy.
         logits_BKZYX = torch.einsum("kc,bczyx->bkzyx", prototypes_KC, volume_BCYXZ.movedim(-1, 2))
         return logits_BKZYX.movedim(2, -1)
+
+    def prototypes(self) -> Tensor:
+        """(K, C), which the volume is multiplied by."""
+        return self.voxel_embed(self.norm(self.query.weight))
 
     def image_prototypes(self) -> Tensor:
         """(K, image_channels) prototypes in the space of the lifted context, for training losses.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
+
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidEncoderConfig:
@@ -33,8 +35,10 @@ class PyramidEncoderConfig:
         return PyramidEncoder(self)
 
 
-class PyramidEncoder(nn.Module):
+class PyramidEncoder(Part):
     """Volume to volumes of one width, finest first (the encoder of FB-Occ, arXiv 2307.01492)."""
+
+    runs_in_half = True
 
     def __init__(self, config: PyramidEncoderConfig) -> None:
         super().__init__()
@@ -46,8 +50,10 @@ class PyramidEncoder(nn.Module):
         return self.pyramid(self.backbone(self.project(volume)))
 
 
-class NormedConv3d(nn.Module):
+class NormedConv3d(Part):
     """``relu(bn(conv(x)))``, the convolution without bias."""
+
+    folds = (("conv", "bn"),)
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -58,11 +64,13 @@ class NormedConv3d(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
-class BiasedBlock3d(nn.Module):
+class BiasedBlock3d(Part):
     """``relu(bn(conv(relu(bn(conv(x))))) + shortcut(x))``, the convolutions with bias.
 
     The shortcut is the identity unless the shape changes.
     """
+
+    folds = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.nets.part import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class PyramidHeadConfig:
         return PyramidHead(self)
 
 
-class PyramidHead(nn.Module):
+class PyramidHead(Part):
     """Class logits from a weighted sum of all scales (FB-Occ, arXiv 2307.01492).
 
     With o_0 the finest volume brought to twice its resolution and o_1.. every volume convolved::
@@ -60,6 +61,8 @@ class PyramidHead(nn.Module):
     The published order reduces after the sum. A convolution of one cell without bias commutes with
     interpolation and with weights per cell, so it runs at each scale's own resolution.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: PyramidHeadConfig) -> None:
         super().__init__()

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
 
-class ResidualBlock2d(nn.Module):
+
+class ResidualBlock2d(Part):
     """``relu(bn(conv(relu(bn(conv(x))))) + shortcut(x))`` with 3x3 convolutions without bias.
 
     Args:
@@ -16,6 +18,8 @@ class ResidualBlock2d(nn.Module):
         stride: of the first convolution.
         shortcut: what brings x to the output's shape; the identity where it has it already.
     """
+
+    folds = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(
         self,

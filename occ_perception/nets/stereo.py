@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.part import Part
 from occ_perception.nets.rays import project, unproject
 from occ_perception.nets.temporal.step import StepControl, choose
 from occ_perception.nets.view_geometry import ViewGeometry
@@ -48,13 +49,18 @@ class PlaneSweepConfig:
         return PlaneSweep(self, geometry)
 
 
-class PlaneSweep(nn.Module):
+class PlaneSweep(Part):
     """Distribution over depth bins from how well each explains the previous picture.
 
     Temporal stereo (BEVStereo, arXiv 2209.10248): every pixel is placed at each depth, moved into
     the same camera one frame ago, and compared there; ``softmax_d(-cost)``. At a start a picture
     is matched with itself. No gradient passes: the distribution is an input of the depth net.
     """
+
+    keeps_weights = (
+        "a plane sweep enlarges the rounding of the maps it compares a hundredfold (a sum over all "
+        "channels, a softmax without a temperature), beyond what parity allows"
+    )
 
     def __init__(self, config: PlaneSweepConfig, geometry: ViewGeometry) -> None:
         super().__init__()

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
 
-class ConvNorm3d(nn.Module):
+
+class ConvNorm3d(Part):
     """3x3x3 convolution without bias and batch norm."""
+
+    folds = (("conv", "bn"),)
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -92,8 +96,10 @@ class VoxelEncoderConfig:
         return VoxelEncoder(self)
 
 
-class VoxelEncoder(nn.Module):
+class VoxelEncoder(Part):
     """Volume (B, C, Y, X, Z) to volume (B, C', Y, X, Z) with context from coarser scales."""
+
+    runs_in_half = True
 
     def __init__(self, config: VoxelEncoderConfig) -> None:
         super().__init__()
@@ -146,11 +152,13 @@ class VoxelRefineConfig:
         return VoxelRefine(self)
 
 
-class VoxelRefine(nn.Module):
+class VoxelRefine(Part):
     """Cleans the lifted volume up before it meets the past, (B, C, Y, X, Z) both ways.
 
     Parts in this place are given the picture features, too; this one does not look at them.
     """
+
+    runs_in_half = True
 
     def __init__(self, config: VoxelRefineConfig) -> None:
         super().__init__()

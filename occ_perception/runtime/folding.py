@@ -8,84 +8,93 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_NETS = "occ_perception.nets."
+from occ_perception.models.network import Network
+from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.nets.part import Part
+
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
-# Modules that apply a norm to the output of a convolution of theirs, and to nothing else. Names
-# alone would not do: some modules use the weights of a convolution without calling it.
-_PAIRS = {
-    "aspp.ASPP": (("conv1", "bn1"),),
-    "aspp.AtrousBranch": (("atrous_conv", "bn"),),
-    "backbones.resnet.Bottleneck": (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
-    "backbones.resnet.ResNet": (("conv1", "bn1"),),
-    "pyramid_encoder.BiasedBlock3d": (("conv1", "bn1"), ("conv2", "bn2")),
-    "pyramid_encoder.NormedConv3d": (("conv", "bn"),),
-    "residual.ResidualBlock2d": (("conv1", "bn1"), ("conv2", "bn2")),
-    "voxel_encoder.ConvNorm3d": (("conv", "bn"),),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Rewriting:
+    """What was done to a network.
+
+    Attributes:
+        norms: how many batch norms went into the convolutions before them.
+        head_merged: whether one convolution predicts the classes of every height.
+        channels_last: whether 2-D maps are stored so.
+        kept: what a part of the network says against more.
+    """
+
+    norms: int = 0
+    head_merged: bool = False
+    channels_last: bool = False
+    kept: str = ""
 
 
-def fold(net: nn.Module, device: torch.device) -> None:
-    """Rewrite a network in place; networks with stereo matching stay as they are.
+def fold(net: Network, device: torch.device) -> Rewriting:
+    """Rewrite a network in place, as far as its parts allow; see :class:`Part`.
 
     Args:
         net: in evaluation mode, with its final weights.
         device: where it will run.
     """
-    if net._modules.get("stereo") is not None:
-        # A plane sweep enlarges the rounding of the maps it compares a hundredfold (a sum over
-        # all channels, a softmax without a temperature), beyond what parity allows.
-        return
+    parts = [part for part in net.modules() if isinstance(part, Part)]
+    kept = next((part.keeps_weights for part in parts if part.keeps_weights), "")
+    if kept:
+        return Rewriting(kept=kept)
+    kept = next((part.keeps_memory_order for part in parts if part.keeps_memory_order), "")
+    # Vector units of CPUs read channels side by side; torch reorders every map otherwise.
+    channels_last = device.type == "cpu" and not kept
     with torch.no_grad():
-        fold_norms(net)
-        merge_head(net)
-        # The maps that a backward projection refines are steep where they are warped: the order of
-        # sums that goes with channels last moves single values there beyond what parity allows.
-        if device.type == "cpu" and net._modules.get("refine") is None:
-            # Vector units of CPUs read channels side by side; torch reorders every map otherwise.
+        norms, head_merged = fold_norms(net), merge_head(net)
+        if channels_last:
             put_channels_last(net)
+    return Rewriting(norms=norms, head_merged=head_merged, channels_last=channels_last, kept=kept)
 
 
-def fold_norms(net: nn.Module) -> None:
-    """Move batch norms into the convolutions before them.
+def fold_norms(net: nn.Module) -> int:
+    """Move batch norms into the convolutions before them; returns how many.
 
-    Folded are neighbours in an ``nn.Sequential`` and the pairs of the modules known here. A
-    convolution that several modules share keeps its weights.
+    Folded are neighbours in an ``nn.Sequential`` and what a :class:`Part` declares. A convolution
+    that several modules share keeps its weights.
     """
     users = Counter(id(part) for _, part in net.named_modules(remove_duplicate=False))
+    folded = 0
     for parent in list(net.modules()):
-        children = parent._modules
         for conv_name, norm_name in _pairs(parent):
-            conv, norm = children[conv_name], children[norm_name]
+            conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
             if (
                 type(conv) in _CONVOLUTIONS
                 and type(norm) in _NORMS
                 and users[id(conv)] == users[id(norm)] == users[id(parent)]
             ):
                 _fold_pair(conv, norm)
-                children[norm_name] = nn.Identity()
+                setattr(parent, norm_name, nn.Identity())
+                folded += 1
+    return folded
 
 
-def merge_head(net: nn.Module) -> None:
+def merge_head(net: Network) -> bool:
     """Let the convolution that predicts every height predict the classes, without the volume.
 
     Class logits are products of prototypes with the volume, which is a convolution of the map:
-    one convolution with composed weights does both. Only where no other part reads the volume.
+    one convolution with composed weights does both. Returns whether the network has such a head.
     """
-    parts: dict[str, Any] = net._modules
-    height, head = parts.get("height"), parts.get("head")
-    if height is None or head is None or parts.get("flow") is not None:
-        return
-    prototypes_KC = head.voxel_embed(head.norm(head.query.weight)).double()
+    if not isinstance(net, OccupancyNet) or net.linear_head is None:
+        return False
+    height, head = net.linear_head
+    prototypes_KC = head.prototypes().double()
     channels, cells = height.shape
-    conv = height.conv
+    conv: Any = height.conv
     weight = torch.einsum(
         "kc,czihw->kzihw", prototypes_KC, conv.weight.double().unflatten(0, (channels, cells))
     )
@@ -93,7 +102,8 @@ def merge_head(net: nn.Module) -> None:
     conv.out_channels = bias.numel()
     _set(conv, weight.flatten(0, 1), bias.flatten())
     height.shape = (len(prototypes_KC), cells)
-    parts["head"] = _Merged(head)
+    net.head = nn.Identity()
+    return True
 
 
 def put_channels_last(net: nn.Module) -> None:
@@ -103,22 +113,10 @@ def put_channels_last(net: nn.Module) -> None:
             part.weight.data = part.weight.contiguous(memory_format=torch.channels_last)
 
 
-class _Merged(nn.Module):
-    """In the place of a head whose work an earlier part does."""
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.query = head.query
-
-    def forward(self, logits_BKYXZ: Tensor) -> Tensor:
-        return logits_BKYXZ
-
-
 def _pairs(parent: nn.Module) -> Iterable[tuple[str, str]]:
     if isinstance(parent, nn.Sequential):
         return pairwise(parent._modules)
-    kind = type(parent)
-    return _PAIRS.get(f"{kind.__module__}.{kind.__name__}".removeprefix(_NETS), ())
+    return parent.folds if isinstance(parent, Part) else ()
 
 
 def _fold_pair(conv: Any, norm: Any) -> None:

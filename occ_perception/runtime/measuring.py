@@ -24,7 +24,7 @@ from occ_perception.models.state import state_bytes
 from occ_perception.models.zoo import MODELS, ModelCard
 from occ_perception.runtime.arithmetic import multiply_accumulates
 from occ_perception.runtime.drawn_drive import drawn_frames
-from occ_perception.runtime.graphs import Execution
+from occ_perception.runtime.execution import Execution
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 

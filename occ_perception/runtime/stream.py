@@ -20,7 +20,7 @@ from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.calibration import Calibrator, RigTables
-from occ_perception.runtime.graphs import Execution, prepared_step
+from occ_perception.runtime.execution import Execution, prepared_step
 from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.schedule import (
@@ -79,7 +79,7 @@ class OccupancyStream:
         execution: Execution | None = None,
     ) -> None:
         self._model = model
-        self._net = prepared_step(model.net, model.device, execution or Execution())
+        self._net = prepared_step(model.net, execution or Execution())
         self._device = model.device
         self._frame_id = frame_id
         spacing_s = self.card.history_spacing_s if commit_spacing_s is None else commit_spacing_s

@@ -36,7 +36,7 @@ from pathlib import Path
 import gpu
 from small_streams import small_card
 from occ_perception.models.zoo import MODELS
-from occ_perception.runtime.graphs import Execution
+from occ_perception.runtime.execution import Execution
 for name in ("alocc_2d_mini", "alocc_2d_mini_nomask"):
     MODELS["small_" + name] = small_card(name, rename="small_" + name)
 MODELS["small_alocc_2d_mini_nomask"] = replace(
@@ -89,7 +89,7 @@ def test_without_a_gpu_it_measures_nothing(tmp_path: Path) -> None:
 PLAN = """
 import gpu
 from pathlib import Path
-from occ_perception.runtime.graphs import Execution
+from occ_perception.runtime.execution import Execution
 plan = gpu.Plan(torch.device("cpu"), Path("golden"), Path(sys.argv[1]), Path(sys.argv[1]) / "r")
 STREAM = {"milliseconds": {"total": dict(p50=1.0, p90=1.0, p99=1.0, max=1.0),
           "network": {"p50": 1.0}}, "gmac": {"total": 1}, "network_tflops": 1.0,

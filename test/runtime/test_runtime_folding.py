@@ -12,7 +12,11 @@ from torch import nn
 
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.runtime.folding import fold, fold_norms
+from occ_perception.nets.backward_projection import BackwardProjection
+from occ_perception.nets.part import Part
+from occ_perception.nets.stereo import PlaneSweep
+from occ_perception.runtime.arithmetic import network_without_data
+from occ_perception.runtime.folding import Rewriting, fold, fold_norms
 
 CPU = torch.device("cpu")
 
@@ -65,12 +69,60 @@ def test_a_bird_s_eye_view_network_stays_the_same_function() -> None:
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
-DENSE = [n for n, card in sorted(MODELS.items()) if isinstance(card.recipe(), OccupancyNetConfig)]
+# Of every model: how many of its norms are folded, and whether its head is merged and its maps are
+# stored channels last on a CPU. A class that is renamed, or does not declare its pairs, shows here.
+FOLDED = {
+    "alocc_2d_mini": Rewriting(norms=88, head_merged=True, channels_last=True),
+    "alocc_2d_mini_nomask": Rewriting(norms=88, head_merged=True, channels_last=True),
+    "alocc_2d_mini_surroundocc": Rewriting(norms=88, head_merged=True, channels_last=True),
+    # Norms of its RegNet apply an activation as well.
+    "alocc_town": Rewriting(norms=32, channels_last=True),
+    "fbocc": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),
+    "fbocc_nomask": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),
+    "fbocc_gf": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),
+    "sparseocc": Rewriting(norms=53, channels_last=True),
+    "sparseocc_even": Rewriting(norms=53, channels_last=True),
+}
+# A plane sweep compares maps of two frames, and says that nothing before it may be rounded anew.
+SWEEPING = (
+    *("alocc_2d", "alocc_2d_nomask", "alocc_3d", "alocc_3d_nomask", "alocc_3d_depth"),
+    *("alocc_3d_depth_internimage_t", "alocc_3d_depth_swin_b", "alocc_3d_surroundocc"),
+    *("alocc_3d_waymo", "alocc_flow_2d", "alocc_flow_3d"),
+    *("alocc_2d_gf", "alocc_2d_gf_openoccupancy", "alocc_2d_gf_depth_openoccupancy"),
+    *("alocc_3d_gf", "alocc_3d_gf_nomask", "alocc_3d_gf_depth", "alocc_3d_gf_surroundocc"),
+    *("alocc_3d_gf_waymo", "bevdetocc_sf", "bevdetocc_sf_nomask", "bevdetocc_gf"),
+    *("causal_bevdetocc", "causal_alocc_3d", "causal_alocc_3d_16f"),
+)
+FOLDED |= dict.fromkeys(SWEEPING, Rewriting(kept=PlaneSweep.keeps_weights))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_folds_as_many_norms_as_it_says(name: str) -> None:
+    net = network_without_data(get_card(name))
+    before = count_norms(net)
+    assert fold(net, CPU) == FOLDED[name]
+    assert before - count_norms(net) == FOLDED[name].norms
+
+
+def count_norms(net: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d | nn.BatchNorm3d) for part in net.modules())
+
+
+def test_a_gpu_keeps_the_memory_order() -> None:
+    net = network_without_data(get_card("alocc_2d_mini"))
+    assert fold(net, torch.device("cuda")) == Rewriting(norms=88, head_merged=True)
+
+
+DENSE = [
+    name
+    for name, card in sorted(MODELS.items())
+    if isinstance(card.recipe(), OccupancyNetConfig) and FOLDED[name].norms
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
-def test_every_dense_network_of_the_zoo_stays_the_same_function(name: str) -> None:
+def test_every_dense_network_that_is_folded_stays_the_same_function(name: str) -> None:
     compare_with_plain(name)
 
 
@@ -119,6 +171,34 @@ def test_weights_that_are_used_without_the_convolution_are_left_alone() -> None:
     expected = net(x)
     fold_norms(net)
     assert torch.equal(net(x), expected)
+
+
+class Block(Part):
+    folds = (("conv", "norm"),)
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+def test_pairs_that_a_module_declares_are_folded() -> None:
+    net = drawn(Block(nn.Conv2d(4, 4, 3)))
+    x = torch.randn(1, 4, 6, 6)
+    expected = net(x)
+    assert fold_norms(net) == 1
+    assert type(net[0].norm) is nn.Identity
+    assert relative_error(net(x), expected) < 1e-5
+
+
+def test_a_pair_that_does_not_exist_is_an_error() -> None:
+    class Renamed(Block):
+        folds = (("conv", "bn"),)
+
+    with pytest.raises(AttributeError, match="bn"):
+        fold_norms(drawn(Renamed(nn.Conv2d(4, 4, 3))))
 
 
 def test_whole_blocks_that_are_shared_are_folded_once() -> None:

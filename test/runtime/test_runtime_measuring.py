@@ -18,7 +18,7 @@ from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime import measuring
 from occ_perception.runtime.drawn_drive import drawn_frames
-from occ_perception.runtime.graphs import Execution
+from occ_perception.runtime.execution import Execution
 from occ_perception.runtime.measuring import (
     StreamBenchmark,
     measure_stream,

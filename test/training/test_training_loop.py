@@ -241,6 +241,12 @@ def test_recomputing_costs_no_accuracy() -> None:
     assert all(torch.allclose(plain[n], twice[n], rtol=1e-4, atol=1e-6) for n in plain)
 
 
+def test_a_part_to_recompute_that_there_is_not_is_refused_with_near_ones() -> None:
+    recipe = small_recipe(recomputed=("image.backbon",))
+    with pytest.raises(ValueError, match=r"names 'image.backbon'.* near it there are .*image.back"):
+        training_of(recipe, small_card())
+
+
 def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
     card = small_card()
     recipe = small_recipe(depth_fading=Fading(end=10))

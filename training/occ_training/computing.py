@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = ("fp32", *HALF)
+from occ_perception.runtime.execution import HALF, run_in_half
 
-# Only these: what places pixels in the grid, warps or remembers stays float32, as at run time.
-_CONVOLUTIONAL = ("image", "depth", "pre", "encoder", "height", "head")
+PRECISIONS = ("fp32", *HALF)
 
 
 def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
@@ -22,15 +21,22 @@ def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
     published training does the same.
 
     Raises:
-        AttributeError: the network has no sub-module of that name.
+        ValueError: the network has no sub-module of one of these names.
     """
+    modules = dict(net.named_modules())
     for name in names:
-        module = net.get_submodule(name)
+        if name not in modules:
+            near = ", ".join(get_close_matches(name, modules) or dict(net.named_children()))
+            raise ValueError(
+                f"recomputed of the recipe names {name!r}, which the network does not have; near "
+                f"it there are {near}. Correct the name, or leave it out"
+            )
+        module = modules[name]
         module.forward = _twice(module.forward)
 
 
 def compute_in(net: nn.Module, precision: str) -> None:
-    """Let the convolutional parts compute in half precision; what they give is float32 again.
+    """Let the parts that may compute in half precision; what they give is float32 again.
 
     Args:
         net: the network, changed in place; its parameters stay float32.
@@ -41,12 +47,8 @@ def compute_in(net: nn.Module, precision: str) -> None:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision not in HALF:
-        return
-    for name in _CONVOLUTIONAL:
-        part = getattr(net, name, None)
-        if isinstance(part, nn.Module):
-            part.forward = _in_half(part, HALF[precision])
+    if precision in HALF:
+        run_in_half(net, HALF[precision])
 
 
 def freeze_norms(net: nn.Module) -> None:
@@ -63,24 +65,3 @@ def _twice(forward: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     return checkpointed
-
-
-def _in_half(part: nn.Module, dtype: torch.dtype) -> Any:
-    forward = part.forward
-
-    def forward_in_half(*args: Any, **kwargs: Any) -> Any:
-        device = next(part.parameters()).device
-        with torch.autocast(device.type, dtype):
-            output = forward(*args, **kwargs)
-        return _float32(output)
-
-    return forward_in_half
-
-
-def _float32(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        parts = [_float32(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value

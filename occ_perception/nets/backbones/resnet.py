@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.part import Part
+
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _STRIDES = (4, 8, 16, 32)
 _EXPANSION = 4
@@ -32,8 +34,10 @@ class ResNetConfig:
         return ResNet(self)
 
 
-class ResNet(nn.Module):
+class ResNet(Part):
     """Image (n, 3, H, W) to one map per requested stride, finest first."""
+
+    folds = (("conv1", "bn1"),)
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -68,8 +72,10 @@ class ResNet(nn.Module):
         return F.max_pool2d(features, kernel_size=3, stride=2, padding=1)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Part):
     """1x1 down, 3x3, 1x1 up, plus the shortcut."""
+
+    folds = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occ_perception.nets.backbones.resnet import ResNetConfig
+from occ_perception.nets.part import Part
 
 STRIDES = (4, 8, 16, 32)
 
@@ -42,8 +43,10 @@ class ImagePyramidConfig:
         return ImagePyramid(self)
 
 
-class ImagePyramid(nn.Module):
+class ImagePyramid(Part):
     """Images (B, N, 3, H, W) to a pyramid, channels last."""
+
+    runs_in_half = True
 
     def __init__(self, config: ImagePyramidConfig) -> None:
         super().__init__()

@@ -11,9 +11,10 @@ from small_sparse import small_sparse_card
 from small_streams import SMALL_MODEL, drive, small_card, surround_rig
 
 from occ_perception.models.state import state_tensors
-from occ_perception.models.zoo import MODELS
+from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime.arithmetic import network_without_data
 from occ_perception.runtime.drawn_drive import drawn_frames
-from occ_perception.runtime.graphs import Execution, prepared_step
+from occ_perception.runtime.execution import Execution, half_parts, prepared_step
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
 
@@ -97,6 +98,34 @@ def test_only_convolutional_parts_see_half_precision(model, frames) -> None:
     assert all(seen[name] == {torch.bfloat16} for name in convolutions)
 
 
+HALF = {"image", "depth", "encoder", "head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("alocc_2d_mini", HALF | {"height"}),
+        ("alocc_2d", HALF | {"pre", "height"}),
+        ("alocc_3d", HALF | {"pre"}),
+        ("alocc_3d_depth_internimage_t", HALF | {"pre"}),
+        ("alocc_3d_depth_swin_b", HALF | {"pre"}),
+        ("alocc_flow_3d", HALF | {"pre"}),
+        ("alocc_2d_gf", HALF | {"pre", "height"}),
+        ("alocc_3d_gf", HALF | {"pre"}),
+        ("bevdetocc_sf", HALF | {"pre"}),
+        ("bevdetocc_gf", HALF | {"pre"}),
+        ("fbocc", HALF),
+        ("fbocc_gf", HALF),
+        ("causal_bevdetocc", HALF | {"pre"}),
+        ("causal_alocc_3d_16f", HALF | {"pre"}),
+        ("sparseocc", {"image"}),
+        ("alocc_town", HALF | {"height"}),
+    ],
+)
+def test_parts_that_may_run_in_half_precision_say_so(name: str, parts: set[str]) -> None:
+    assert set(half_parts(network_without_data(get_card(name)))) == parts
+
+
 def small_model(name: str) -> LoadedModel:
     """A network of the zoo at small size."""
     card = small_sparse_card(name) if name == "sparseocc" else small_card(name)
@@ -126,7 +155,7 @@ def test_a_state_is_of_one_sort_from_the_first_frame_on(name: str) -> None:
 
 def test_the_shared_network_is_not_changed(model, frames) -> None:
     before, _ = streamed(model, frames, None)
-    prepared_step(model.net, CPU, Execution("bf16"))
+    prepared_step(model.net, Execution("bf16"))
     streamed(model, frames[:1], Execution("bf16"))
     after, _ = streamed(model, frames, None)
     assert np.array_equal(before, after)
@@ -151,7 +180,7 @@ def test_the_processs_own_settings_come_back(preset: bool) -> None:
             return inputs, state
 
     for precision in ("fp32", "tf32"):
-        prepared_step(Probe(), CPU, Execution(precision))(None, None)
+        prepared_step(Probe(), Execution(precision))(None, None)
     assert inside == [(False, False), (True, True)]
     assert torch.backends.cuda.matmul.allow_tf32 is preset
     assert torch.backends.cudnn.allow_tf32 is not preset

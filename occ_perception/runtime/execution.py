@@ -1,7 +1,6 @@
 """How a network is run: number formats and compilation.
 
-Only convolutional parts run in half precision. What places pixels in the grid, warps or remembers
-stays float32: a bfloat16 coordinate on a grid of 200 cells is off by half a cell.
+Only parts that declare it run in half precision, see :class:`occ_perception.nets.part.Part`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
+from occ_perception.nets.part import Part
 
 Step = Callable[[NetInputs, TemporalState], tuple[Outputs, TemporalState]]
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_CONVOLUTIONAL = ("image", "depth", "pre", "encoder", "height", "head")
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Half precisions by name."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Execution:
 
     Attributes:
         precision: ``fp32`` is float32 throughout; ``tf32`` lets a GPU's matrix units round the
-            factors of float32 products to 10 bits; ``fp16`` and ``bf16`` run the convolutional
-            parts in half precision.
+            factors of float32 products to 10 bits; ``fp16`` and ``bf16`` run those parts
+            in half precision that may.
         compiled: whether torch compiles the network, which takes minutes at the first step.
     """
 
@@ -49,17 +49,17 @@ class Execution:
         return f"{self.precision}, {'compiled' if self.compiled else 'eager'}"
 
 
-def prepared_step(net: nn.Module, device: torch.device, execution: Execution) -> Step:
+def prepared_step(net: nn.Module, execution: Execution) -> Step:
     """A network's forward as ``execution`` says; inputs, outputs and state stay float32.
 
     Args:
-        net: on ``device``, in evaluation mode; it shares its parameters with the result and is
-            not changed.
-        device: where it runs.
+        net: in evaluation mode; it shares its parameters with the result and is not changed.
         execution: how.
     """
-    dtype = _HALF.get(execution.precision)
-    run: Any = net if dtype is None else _with_half_parts(net, device.type, dtype)
+    run: Any = net
+    if execution.precision in HALF:
+        run = _twin(net)
+        run_in_half(run, HALF[execution.precision])
     if execution.compiled:
         run = torch.compile(run, dynamic=False)
 
@@ -86,27 +86,41 @@ def matrix_units(tf32: bool) -> Iterator[None]:
         products.allow_tf32, convolutions.allow_tf32 = before
 
 
-def _with_half_parts(net: nn.Module, device_type: str, dtype: torch.dtype) -> nn.Module:
-    """A second network over the same parameters whose convolutional parts run in ``dtype``."""
-    twin = copy.copy(net)
-    twin._modules = dict(net._modules)
-    for name in _CONVOLUTIONAL:
-        part = twin._modules.get(name)
-        if part is not None:
-            twin._modules[name] = _in_half(part, device_type, dtype)
-    return twin
+def run_in_half(net: nn.Module, dtype: torch.dtype) -> None:
+    """Let the parts that may compute in half precision; what they give is float32 again.
+
+    Args:
+        net: the network, whose parts are changed in place; parameters stay float32.
+        dtype: of :data:`HALF`.
+    """
+    for part in half_parts(net).values():
+        part.forward = _forward_in_half(part, dtype)
 
 
-def _in_half(part: nn.Module, device_type: str, dtype: torch.dtype) -> nn.Module:
-    twin = copy.copy(part)
+def half_parts(net: nn.Module) -> dict[str, Part]:
+    """Parts of a network that may run in half precision, by name."""
+    parts = dict(net.named_children())
+    return {
+        name: part for name, part in parts.items() if isinstance(part, Part) and part.runs_in_half
+    }
+
+
+def _forward_in_half(part: nn.Module, dtype: torch.dtype) -> Callable[..., Any]:
     forward = part.forward
 
-    def forward_in_half(*arguments: Any) -> Any:
-        with torch.autocast(device_type, dtype):
-            output = forward(*arguments)
+    def forward_in_half(*arguments: Any, **options: Any) -> Any:
+        device = next(part.parameters()).device
+        with torch.autocast(device.type, dtype):
+            output = forward(*arguments, **options)
         return _to_float32(output)
 
-    twin.forward = forward_in_half
+    return forward_in_half
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    """A second network over the same parameters, whose parts can be changed alone."""
+    twin = copy.copy(net)
+    twin._modules = {name: copy.copy(part) for name, part in net._modules.items()}
     return twin
 
 
