@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import BagPredictions
-from occ_perception.bags.reading import BagFrames
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import invert_transform
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
@@ -43,7 +43,7 @@ def made(
     bag: Path, with_boxes: bool, rule: LabelRule
 ) -> Iterator[tuple[LidarLabels, OccupancyPrediction, np.ndarray]]:
     """Labels, truth and exact camera mask of each frame of a town bag."""
-    with BagFrames(bag) as frames:
+    with open_recording(bag) as frames:
         wanted = []
         for frame in frames:
             ego_T_world = invert_transform(frame.world_T_reference_ego)
@@ -57,9 +57,7 @@ def made(
         topic = box_topic(recording, None)
         if with_boxes and topic is not None:
             boxes = read_box_topic(recording, topic, layout.pose.world_frame)
-        sweeps = WorldSweeps(
-            recording, layout, lidar_topic(recording, None), None, FREE, round(0.09e9)
-        )
+        sweeps = WorldSweeps(frames, lidar_topic(recording, None), None, FREE, round(0.09e9))
         truths = Follower(BagPredictions(bag, "/ground_truth/occupancy"))
         visible = Follower(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
         labeller = LidarLabeller(frames.rig, OCC3D_GRID, CLASSES, boxes, rule)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
@@ -19,7 +20,6 @@ from occ_perception.bags.predictions import (
     is_ground_truth,
     occupancy_topics,
 )
-from occ_perception.bags.reading import BagFrames
 from occ_perception.bags.recording import BagError, BagProblem, Recording
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
@@ -78,7 +78,7 @@ class Footage:
         camera_bag = Path(cameras) if cameras is not None else ran_on or source
         self.notes: list[str] = []
         self._layout = layout
-        self._parts: list[BagFrames | BagPredictions | ArrayFolder] = []
+        self._parts: list[RecordedDrive | BagPredictions | ArrayFolder] = []
         try:
             self._occupancy = self._open(source, topic)
             self._shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
@@ -136,11 +136,11 @@ class Footage:
         self._parts.append(part)
         return part
 
-    def _open_cameras(self, path: Path, wanted: bool) -> BagFrames | None:
+    def _open_cameras(self, path: Path, wanted: bool) -> RecordedDrive | None:
         if not wanted and (_is_array_folder(path) or not _has_pictures(path)):
             return None
         try:
-            frames = BagFrames(path, self._layout)
+            frames = open_recording(path, self._layout)
         except BagError as error:
             if wanted:
                 raise

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from occ_perception.bags.calibrating import CalibratedRig, calibrate, choose_layout
-from occ_perception.bags.reading import RingReading
+from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
@@ -87,7 +88,7 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
     """Read a recording once, without decoding more pictures than one ring.
 
     Args:
-        path: as for :class:`~.reading.BagFrames`.
+        path: as for :func:`~.drive.open_recording`.
         layout: topic layout; recognised by default.
 
     Raises:
@@ -104,11 +105,28 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
             problems=recording.problems,
         )
         rig = _prepare(recording, layout, report)
-        rings = _RingStatistics(rig, report.layout) if report.layout else None
-        _read(recording, report, rings)
-        if rings is not None:
-            rings.describe(report)
+        times: dict[str, list[int]] = {topic.name: [] for topic in report.topics}
+        messages = _timed(recording.messages(), times)
+        if report.layout is None:
+            deque(messages, maxlen=0)
+        else:
+            reading = Reading(recording, report.layout)
+            statistics = _RingStatistics(rig, report.layout)
+            for item in reading.frame_sets(messages):
+                statistics.add(item)
+            statistics.describe(report, reading.counters)
+    for topic in report.topics:
+        _rate(topic, np.array(times[topic.name], dtype=np.int64))
     return report
+
+
+def _timed(
+    messages: Iterable[RecordedMessage], times: dict[str, list[int]]
+) -> Iterator[RecordedMessage]:
+    """The messages, their times of reception noted by topic."""
+    for message in messages:
+        times[message.topic].append(message.received_ns)
+        yield message
 
 
 def _prepare(
@@ -124,28 +142,6 @@ def _prepare(
     return rig
 
 
-def _read(recording: Recording, report: BagReport, rings: _RingStatistics | None) -> None:
-    reading = None
-    if rings is not None and report.layout is not None:
-        reading = RingReading(recording, report.layout, rings)
-        rings.counters = reading.rings.counters
-    times: dict[str, list[int]] = {topic.name: [] for topic in report.topics}
-    for message in recording.messages():
-        times[message.topic].append(message.received_ns)
-        if reading is not None and message.topic in reading.topics:
-            _exhaust(reading, message)
-    if reading is not None:
-        for _ in reading.finish():
-            pass
-    for topic in report.topics:
-        _rate(topic, np.array(times[topic.name], dtype=np.int64))
-
-
-def _exhaust(reading: RingReading[None], message: RecordedMessage) -> None:
-    for _ in reading.take(message):
-        pass
-
-
 def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
     topic.count = len(times_ns)
     if topic.count > 1:
@@ -155,7 +151,7 @@ def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
 
 
 class _RingStatistics:
-    """Takes the place of the frame assembler: counts instead of decoding."""
+    """Counts frame sets; decodes one of them."""
 
     def __init__(self, rig: CalibratedRig | None, layout: TopicLayout) -> None:
         encodings = {c.name: c.encoding for c in layout.cameras if c.encoding}
@@ -163,33 +159,30 @@ class _RingStatistics:
             FrameAssembler(rig.rig, layout.reference_camera, encodings=encodings) if rig else None
         )
         self._tried_a_frame = False
-        self.counters = RingCounters()
         self._missing: Counter[str] = Counter()
         self._spreads_ns: list[int] = []
-        self._stamps_ns: list[list[int]] = [[]]
+        self._stamps_ns: dict[int, list[int]] = {0: []}
         self._without_pose = 0
         self._why_no_pose = ""
         self._why_no_frame = ""
 
-    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> None:
-        del sequence
+    def add(self, item: RecordedFrameSet) -> None:
+        """Count one."""
+        ring = item.ring
         self._missing.update(ring.missing)
-        self._stamps_ns[-1].append(ring.reference_stamp_ns)
+        # No gap is measured across a jump of time.
+        self._stamps_ns.setdefault(item.time_line, []).append(ring.reference_stamp_ns)
         if not ring.missing:
             self._spreads_ns.append(ring.spread_ns)
         try:
             for stamp in ring.stamps_ns.values():
-                poses.at(stamp)
+                item.poses.at(stamp)
         except PoseUnavailable as error:
             self._without_pose += 1
             self._why_no_pose = self._why_no_pose or str(error)
             return
         if self._assembler is not None and not ring.missing and not self._tried_a_frame:
-            self._try_a_frame(ring, poses)
-
-    def reset(self) -> None:
-        """Time went back: no gap is measured across it."""
-        self._stamps_ns.append([])
+            self._try_a_frame(ring, item.poses)
 
     def _try_a_frame(self, ring: Ring, poses: EgoPoses) -> None:
         self._tried_a_frame = True
@@ -199,9 +192,10 @@ class _RingStatistics:
         except FrameError as error:
             self._why_no_frame = str(error)
 
-    def describe(self, report: BagReport) -> None:
-        steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns])
-        rings = RingReport(self.counters, dict(self._missing), without_pose=self._without_pose)
+    def describe(self, report: BagReport, counters: RingCounters) -> None:
+        """Write into the report what was counted."""
+        steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns.values()])
+        rings = RingReport(counters, dict(self._missing), without_pose=self._without_pose)
         if self._spreads_ns:
             spread = np.array(self._spreads_ns) / 1e6
             rings.spread_ms = (spread.min(), float(np.median(spread)), spread.max())
@@ -209,11 +203,11 @@ class _RingStatistics:
             rings.period_ms = float(np.median(steps)) / 1e6
             rings.longest_gap_s = float(steps.max()) / 1e9
         report.rings = rings
-        if not self.counters.complete:
+        if not counters.complete:
             report.missing_for_node.append(
                 "no ring is complete: no moment has a picture of every camera"
             )
-        elif self._without_pose == self.counters.complete + self.counters.incomplete:
+        elif self._without_pose == counters.complete + counters.incomplete:
             report.missing_for_node.append(
                 f"no ring has an ego pose at all of its stamps: {self._why_no_pose}"
             )

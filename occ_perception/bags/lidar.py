@@ -10,21 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.calibrating import add_transforms, tf_topics
+from occ_perception.bags.calibrating import add_transforms, choose_layout, tf_topics
 from occ_perception.bags.following import Follower
+from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
-from occ_perception.frames import CameraFrame, LidarPoints
-from occ_perception.geometry import transform_points
-from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.geometry import Float64, invert_transform, transform_points
+from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
-from occ_perception.sensing.rings import Ring
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
-# A lidar at 10 Hz has a sweep within 50 ms of every ring.
-_SWEEP_TOLERANCE_NS = 100_000_000
+_FARTHEST_SWEEP_NS = 60_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,46 +96,93 @@ class LidarSweeps:
         yield LidarSweep(stamp_ns(cloud.header.stamp), points, intensity)
 
 
-class LidarAssembler:
-    """Makes frames of rings and gives each the sweep nearest to it, for models given depth.
+class NearestSweeps:
+    """Walks through sweeps beside the frame sets of one time line.
 
     Args:
-        frames: makes the frames.
         sweeps: of the same recording.
+        tolerance_ns: how far from a frame set a sweep may lie.
     """
 
-    def __init__(self, frames: FrameAssembler, sweeps: LidarSweeps) -> None:
-        self._frames = frames
-        self._sweeps = sweeps
-        self._follower: Follower[LidarSweep] | None = None
+    def __init__(self, sweeps: LidarSweeps, tolerance_ns: int = 100_000_000) -> None:
+        # A lidar at 10 Hz has a sweep within 50 ms of everything.
+        self._sweeps = Follower(sweeps, tolerance_ns)
+        self._why_none = f"no sweep on {sweeps.topic} within {tolerance_ns / 1e6:g} ms of the ring"
 
-    def reset(self) -> None:
-        """Time went back, or the recording is read again."""
-        self._frames.reset()
-        self._follower = None
+    def at(self, stamp_ns: int, camera: str, poses: EgoPoses) -> tuple[LidarSweep, Float64]:
+        """The sweep nearest to a stamp, and (4, 4) ``world_T_ego`` at the sweep's own.
 
-    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> CameraFrame:
-        """The ring's frame.
+        Args:
+            stamp_ns: of the reference camera.
+            camera: its name.
+            poses: around the stamp.
 
         Raises:
-            FrameError: as :meth:`FrameAssembler.assemble`, or no sweep or no pose of a sweep is
-                near.
+            FrameError: no sweep is near, or there is no pose at its stamp.
         """
-        frame = self._frames.assemble(ring, poses, sequence)
-        self._follower = self._follower or Follower(self._sweeps, _SWEEP_TOLERANCE_NS)
-        sweep = self._follower.at(frame.stamp_ns)
+        sweep = self._sweeps.at(stamp_ns)
         if sweep is None:
-            within = f"within {_SWEEP_TOLERANCE_NS / 1e6:g} ms of the ring"
-            raise FrameError(
-                "no_lidar", frame.reference_camera, f"no sweep on {self._sweeps.topic} {within}"
-            )
+            raise FrameError("no_lidar", camera, self._why_none)
         try:
-            world_T_ego = poses.at(sweep.stamp_ns)
+            return sweep, poses.at(sweep.stamp_ns)
         except PoseUnavailable as error:
-            raise FrameError(
-                "pose_unavailable", frame.reference_camera, f"lidar sweep: {error}"
-            ) from error
-        return replace(frame, lidar=LidarPoints(sweep.stamp_ns, sweep.points, world_T_ego))
+            raise FrameError("pose_unavailable", camera, f"lidar sweep: {error}") from error
+
+
+class RingSweeps:
+    """Of every frame set the nearest sweep, its points in ego at the reference camera's stamp.
+
+    What stands still then lies where it lay for the reference camera; the vehicle's motion during
+    the sweep itself is not undone. Iterate to get them, as often as needed.
+
+    Args:
+        path: recording with cameras, ego pose and lidar.
+        topic: of sensor_msgs/PointCloud2, where the recording has several.
+
+    Raises:
+        BagError: it cannot be read, no layout fits its cameras, or it is not clear which topic is
+            meant.
+    """
+
+    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+        self._recording = Recording(path)
+        try:
+            self._layout = choose_layout(self._recording, None)
+            self._sweeps = LidarSweeps(path, self._layout.pose.ego_frame, topic)
+        except BaseException:
+            self._recording.close()
+            raise
+
+    def close(self) -> None:
+        """Close the recording."""
+        self._sweeps.close()
+        self._recording.close()
+
+    @property
+    def problems(self) -> list[BagProblem]:
+        """What was skipped so far and why."""
+        return self._recording.problems + self._sweeps.problems
+
+    def __iter__(self) -> Iterator[LidarSweep]:
+        time_line = -1
+        for item in Reading(self._recording, self._layout).frame_sets():
+            if item.time_line != time_line:
+                time_line = item.time_line
+                sweeps = NearestSweeps(self._sweeps, _FARTHEST_SWEEP_NS)
+            try:
+                yield self._moved(item, sweeps)
+            except FrameError as error:
+                self._recording.note(error.reason, str(error), item.ring.reference_stamp_ns)
+
+    def _moved(self, item: RecordedFrameSet, sweeps: NearestSweeps) -> LidarSweep:
+        """The sweep nearest to a frame set, where its points lay at that one's stamp."""
+        stamp, camera = item.ring.reference_stamp_ns, self._layout.reference_camera
+        sweep, world_T_sweep = sweeps.at(stamp, camera, item.poses)
+        try:
+            now_T_sweep = invert_transform(item.poses.at(stamp)) @ world_T_sweep
+        except PoseUnavailable as error:
+            raise FrameError("pose_unavailable", camera, str(error)) from error
+        return replace(sweep, stamp_ns=stamp, points=transform_points(now_T_sweep, sweep.points))
 
 
 def _only_topic(recording: Recording) -> str:

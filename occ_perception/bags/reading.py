@@ -1,18 +1,15 @@
-"""Camera frames out of a recording, as the node would make them out of the live topics."""
+"""One pass over a recording: images become frame sets, which wait for the poses around them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from occ_perception.bags.calibrating import add_transforms, calibrate, choose_layout, tf_topics
-from occ_perception.bags.lidar import LidarAssembler, LidarSweeps
-from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
-from occ_perception.frames import CameraFrame, CameraRig
-from occ_perception.sensing.assembly import FrameAssembler, FrameError
-from occ_perception.sensing.calibration import load_rig
+from occ_perception.bags.calibrating import add_transforms, tf_topics
+from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.message_fields import (
@@ -25,209 +22,185 @@ from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformTree
 
-if TYPE_CHECKING:  # bags are read without torch, which the models need
-    from occ_perception.models.zoo import ModelCard
-
 _LONGEST_POSE_DELAY_NS = 1_500_000_000
-"""A ring is not kept waiting for poses longer than this.
+"""Nothing is kept waiting for poses longer than this.
 
-Converters log poses in bursts every 0.5 s; a stream of poses that ended must not make all pictures
+Converters log poses in bursts every 0.5 s; a stream of poses that ended must not make all images
 behind it pile up in memory.
 """
 
+_PART_OF_SWEEP_NS = 100_000_000
+"""Points of a cloud may have been measured so long after its stamp."""
 
-class BagFrames:
-    """The frames of a recording; iterate to get them, as often as needed.
 
-    Args:
-        path: rosbag2 folder, ``.mcap``, ``.db3`` or ROS 1 ``.bag``.
-        layout: topic layout, or its name or path; recognised from the topics by default.
-        rig: rig, or its name or path, that replaces whatever the recording says.
-        sequence: name of the frames' sequence; the recording's name by default. Where time goes
-            back in mid-recording a new sequence ``NAME#2`` begins.
-        missing_camera: what to do with rings that lack a camera, see :class:`FrameAssembler`.
-        model: whose frames are wanted: only its cameras are read, under its names, and the
-            lidar's mount where its grid lies there. Cameras that layout or rig do not have are
-            absent from the frames. Where it is given depth, every frame has a lidar sweep.
-        lidar_topic: of sensor_msgs/PointCloud2, where the recording has several.
+@dataclass(frozen=True, eq=False)
+class RecordedFrameSet:
+    """The images of one moment as they were recorded, and what the recording says about it.
 
     Attributes:
-        layout: the layout in use, with the recording's own topic names.
-        rig: calibrations of the frames (rectified).
-        notes: what the calibration relies on besides the recording.
-
-    Raises:
-        BagError: nothing can be read, no layout fits, or a calibration is missing.
-        YamlError: a layout or rig file is wrong.
-        ValueError: the recording has none of the model's cameras, or not the reference camera.
+        ring: the images, not decoded, with their stamps.
+        poses: ``world_T_ego`` around the images' stamps. It moves on with the recording: ask it
+            before the next item is taken.
+        rig: calibrations of the images as they were recorded, distortion included; without
+            cameras where the reading was given none.
+        sequence: name of the time line.
+        time_line: how often time had gone back before.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        layout: TopicLayout | str | Path | None = None,
-        rig: CameraRig | str | Path | None = None,
-        sequence: str | None = None,
-        missing_camera: Literal["drop", "reuse_last"] = "drop",
-        model: ModelCard | None = None,
-        lidar_topic: str | None = None,
-    ) -> None:
-        self.recording = Recording(path)
-        self.sequence = sequence or Path(path).stem
-        cameras = None if model is None else model.cameras
-        with_lidar = model is not None and model.grid_frame == "lidar"
-        try:
-            self.layout = choose_layout(self.recording, layout, cameras)
-            given = rig if rig is None or isinstance(rig, CameraRig) else load_rig(rig)
-            if model is not None and given is not None:
-                given = self.layout.under_model_names(given)
-                self.layout = self.layout.only(given.names)
-            calibrated = calibrate(self.recording, self.layout, given, with_lidar)
-        except BaseException:
-            self.recording.close()
-            raise
-        self.notes = calibrated.notes
-        encodings = {c.name: c.encoding for c in self.layout.cameras if c.encoding}
-        self._assembler = FrameAssembler(
-            calibrated.rig, self.layout.reference_camera, missing_camera, encodings
-        )
-        self.rig = self._assembler.rig
-        self._made: Assembler[CameraFrame] = self._assembler
-        self._sweeps: LidarSweeps | None = None
-        if model is not None and model.measures_depth:
-            self._sweeps = LidarSweeps(path, self.layout.pose.ego_frame, lidar_topic)
-            self._made = LidarAssembler(self._assembler, self._sweeps)
-        self._counters = RingCounters()
-
-    def __enter__(self) -> BagFrames:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the recording."""
-        self.recording.close()
-        if self._sweeps is not None:
-            self._sweeps.close()
-
-    @property
-    def problems(self) -> list[BagProblem]:
-        """What was skipped so far and why; complete after an iteration."""
-        return self.recording.problems
-
-    @property
-    def counters(self) -> RingCounters:
-        """What became of the pictures in the last iteration."""
-        return self._counters
-
-    @property
-    def expected_frames(self) -> int:
-        """Number of pictures of the reference camera: no more frames can come."""
-        topics = {camera.name: camera.image for camera in self.layout.cameras}
-        return self.recording.topics[topics[self.layout.reference_camera]].count
-
-    def __iter__(self) -> Iterator[CameraFrame]:
-        self._made.reset()
-        reading = RingReading(self.recording, self.layout, self._made, self.sequence)
-        self._counters = reading.rings.counters
-        for message in self.recording.messages(reading.topics):
-            yield from reading.take(message)
-        yield from reading.finish()
+    ring: Ring
+    poses: EgoPoses
+    rig: CameraRig
+    sequence: str
+    time_line: int
 
 
-Made = TypeVar("Made", covariant=True)
+@dataclass(frozen=True, eq=False)
+class RecordedCloud:
+    """A message of points, not decoded, and what the recording says about its time.
+
+    Attributes:
+        message: of sensor_msgs/PointCloud2.
+        stamp_ns: its header stamp, or when it was received where the layout says so.
+        poses, time_line: as for :class:`RecordedFrameSet`.
+    """
+
+    message: RecordedMessage
+    stamp_ns: int
+    poses: EgoPoses
+    time_line: int
 
 
-class Assembler(Protocol[Made]):
-    """Makes something of a ring and the poses around it, as :class:`FrameAssembler` does."""
-
-    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> Made:
-        """May raise :class:`FrameError`, which becomes a problem of the recording."""
-
-    def reset(self) -> None:
-        """Time went back."""
-
-
-class RingReading(Generic[Made]):
-    """One pass: pictures become rings, rings wait until the poses around them are known.
+class Reading:
+    """One pass over a recording.
 
     Args:
         recording: what is read.
         layout: with the recording's own topic names.
-        assembler: what becomes of a ring.
-        sequence: name of the first time line.
+        rig: of the images, where it is known.
+        sequence: name of the first time line; later ones are called ``NAME#2``.
+        lidar_topic: the topic to give clouds of; "" gives none.
 
     Attributes:
-        topics: the topics whose messages :meth:`take` wants.
-        rings: the ring grouper, for its counters.
+        pose_topics, topics: what poses alone, and everything, are read from.
+        counters: what became of the images so far.
     """
 
     def __init__(
         self,
         recording: Recording,
         layout: TopicLayout,
-        assembler: Assembler[Made],
+        rig: CameraRig = CameraRig(()),  # noqa: B008  (immutable)
         sequence: str = "",
+        lidar_topic: str = "",
     ) -> None:
         self._recording = recording
         self._layout = layout
-        self._assembler = assembler
+        self._rig = rig
         self._sequence = sequence
-        self._time_lines = 1
+        self._lidar_topic = lidar_topic
+        self._time_line = 0
         self._cameras = {camera.image: camera.name for camera in layout.cameras}
         self._tree = TransformTree()
         self._odometry = PoseBuffer()
-        self.poses: EgoPoses = self._odometry
-        pose_topics = {layout.pose.topic}
+        self._poses: EgoPoses = self._odometry
+        self._static_topics = tf_topics(recording, static=True)
+        self.pose_topics = {layout.pose.topic}
         if layout.pose.kind == "tf":
-            self.poses = self._tree.poses(layout.pose.world_frame, layout.pose.ego_frame)
-            pose_topics |= tf_topics(self._recording, static=True)
-        self._static_topics = tf_topics(self._recording, static=True)
-        self.topics = {*self._cameras, *pose_topics}
-        self.rings = RingGrouper(
+            self._poses = self._tree.poses(layout.pose.world_frame, layout.pose.ego_frame)
+            self.pose_topics |= self._static_topics
+        self.topics = {*self._cameras, *self.pose_topics} | ({lidar_topic} - {""})
+        self._grouper = RingGrouper(
             layout.camera_names,
             layout.reference_camera,
             tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
         )
-        self._waiting: deque[Ring] = deque()
-        self._newest_picture_ns = 0
+        self.counters: RingCounters = self._grouper.counters
+        self._frame_sets: _Queue[RecordedFrameSet] = _Queue(self._poses)
+        self._clouds: _Queue[RecordedCloud] = _Queue(self._poses)
 
-    def take(self, message: RecordedMessage) -> Iterator[Made]:
-        """Feed one message; yields what is made of the rings that it completes."""
-        try:
-            self._feed(message)
-        except TimeJump as jump:
-            yield from self.finish()
-            self._start_new_time_line(jump)
-            self._feed(message)
-        except BagError as error:
-            self._recording.note("unreadable_message", str(error), message.received_ns)
-        while self._waiting and self._is_settled(self._waiting[0]):
-            yield from self._assemble(self._waiting.popleft())
+    def items(
+        self, messages: Iterable[RecordedMessage] | None = None
+    ) -> Iterator[RecordedFrameSet | RecordedCloud]:
+        """Frame sets and clouds, each as soon as the poses around it are known.
 
-    def finish(self) -> Iterator[Made]:
-        """Close what is open: the recording or its time line has ended."""
-        self._waiting.extend(self.rings.flush())
-        while self._waiting:
-            yield from self._assemble(self._waiting.popleft())
+        Frame sets come in the order of their reference stamps, clouds in that of the recording.
+        Messages that cannot be read become problems of the recording, and so does time that goes
+        back: a new time line begins.
+
+        Args:
+            messages: what is read, by default the messages of :attr:`topics`; those of other
+                topics are passed over.
+        """
+        for message in self._recording.messages(self.topics) if messages is None else messages:
+            if message.topic not in self.topics:
+                continue
+            try:
+                self._feed(message)
+            except TimeJump as jump:
+                yield from self._rest()
+                self._start_new_time_line(jump)
+                self._feed(message)
+            except BagError as error:
+                self._recording.note("unreadable_message", str(error), message.received_ns)
+            yield from self._frame_sets.settled()
+            yield from self._clouds.settled()
+        yield from self._rest()
+
+    def frame_sets(
+        self, messages: Iterable[RecordedMessage] | None = None
+    ) -> Iterator[RecordedFrameSet]:
+        """Of :meth:`items` the frame sets."""
+        return (item for item in self.items(messages) if isinstance(item, RecordedFrameSet))
+
+    def clouds(self) -> Iterator[RecordedCloud]:
+        """Of :meth:`items` the clouds; no image is read."""
+        messages = self._recording.messages({*self.pose_topics, self._lidar_topic})
+        return (item for item in self.items(messages) if isinstance(item, RecordedCloud))
+
+    def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
+        """What is still open: the recording or its time line has ended."""
+        self._close(self._grouper.flush())
+        yield from self._frame_sets.rest()
+        yield from self._clouds.rest()
 
     def _feed(self, message: RecordedMessage) -> None:
         if message.topic in self._cameras:
-            self._feed_picture(message)
+            self._feed_image(message)
+        elif message.topic == self._lidar_topic:
+            self._feed_cloud(message)
         elif self._layout.pose.kind == "odometry":
             self._feed_odometry(message)
         else:
-            self._feed_transforms(message)
+            static = message.topic in self._static_topics
+            add_transforms(self._recording, message, self._tree, static)
 
-    def _feed_picture(self, message: RecordedMessage) -> None:
+    def _feed_image(self, message: RecordedMessage) -> None:
         camera = self._cameras[message.topic]
         stamp = message.received_ns
         if self._layout.stamp_source == "header":
             stamp = self._recording.header_stamp_ns(message)
-        picture = picture_from_message(self._recording.decode(message))
-        self._waiting.extend(self.rings.add(camera, stamp, picture))
-        self._newest_picture_ns = max(self._newest_picture_ns, stamp)
+        image = picture_from_message(self._recording.decode(message))
+        self._close(self._grouper.add(camera, stamp, image))
+        self._frame_sets.newest_ns = max(self._frame_sets.newest_ns, stamp)
+
+    def _close(self, rings: list[Ring]) -> None:
+        number = self._time_line + 1
+        name = self._sequence if number == 1 else f"{self._sequence}#{number}"
+        for ring in rings:
+            item = RecordedFrameSet(ring, self._poses, self._rig, name, self._time_line)
+            self._frame_sets.add(ring.newest_stamp_ns, item)
+
+    def _feed_cloud(self, message: RecordedMessage) -> None:
+        try:
+            stamp = self._recording.header_stamp_ns(message)
+        except BagError as error:
+            self._recording.note("lidar", str(error), message.received_ns)
+            return
+        if self._layout.stamp_source != "header" or not stamp:
+            stamp = message.received_ns
+        item = RecordedCloud(message, stamp, self._poses, self._time_line)
+        self._clouds.add(stamp + _PART_OF_SWEEP_NS, item)
+        self._clouds.newest_ns = max(self._clouds.newest_ns, stamp)
 
     def _feed_odometry(self, message: RecordedMessage) -> None:
         odometry = self._recording.decode(message)
@@ -245,26 +218,44 @@ class RingReading(Generic[Made]):
         except ValueError as error:
             raise BagError(f"{message.topic}: {error}") from error
 
-    def _feed_transforms(self, message: RecordedMessage) -> None:
-        static = message.topic in self._static_topics
-        add_transforms(self._recording, message, self._tree, static)
-
-    def _is_settled(self, ring: Ring) -> bool:
-        late = self._newest_picture_ns - ring.newest_stamp_ns > _LONGEST_POSE_DELAY_NS
-        return late or self.poses.settled(ring.newest_stamp_ns)
-
-    def _assemble(self, ring: Ring) -> Iterator[Made]:
-        name = self._sequence if self._time_lines == 1 else f"{self._sequence}#{self._time_lines}"
-        try:
-            yield self._assembler.assemble(ring, self.poses, sequence=name)
-        except FrameError as error:
-            self._recording.note(error.reason, str(error), ring.reference_stamp_ns)
-
     def _start_new_time_line(self, jump: TimeJump) -> None:
         self._recording.note("time_jump", str(jump), jump.to_ns)
-        self._time_lines += 1
-        self.rings.reset()
+        self._time_line += 1
+        self._grouper.reset()
         self._tree.reset()
         self._odometry.reset()
-        self._assembler.reset()
-        self._newest_picture_ns = 0
+        self._frame_sets.newest_ns = self._clouds.newest_ns = 0
+
+
+Item = TypeVar("Item")
+
+
+class _Queue(Generic[Item]):
+    """Things that wait until the poses up to some stamp are settled, in order.
+
+    Attributes:
+        newest_ns: the newest stamp of anything of their kind.
+    """
+
+    def __init__(self, poses: EgoPoses) -> None:
+        self._poses = poses
+        self._waiting: deque[tuple[int, Item]] = deque()
+        self.newest_ns = 0
+
+    def add(self, until_ns: int, item: Item) -> None:
+        """Let it wait for the poses up to ``until_ns``."""
+        self._waiting.append((until_ns, item))
+
+    def settled(self) -> Iterator[Item]:
+        """Those that need not, or may not, wait any longer."""
+        while self._waiting:
+            until_ns = self._waiting[0][0]
+            late = self.newest_ns - until_ns > _LONGEST_POSE_DELAY_NS
+            if not (late or self._poses.settled(until_ns)):
+                return
+            yield self._waiting.popleft()[1]
+
+    def rest(self) -> Iterator[Item]:
+        """All that wait."""
+        while self._waiting:
+            yield self._waiting.popleft()[1]

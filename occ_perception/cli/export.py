@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from occ_perception.bags.lidar import LidarSweeps
-    from occ_perception.bags.ring_sweeps import RingSweeps
+    from occ_perception.bags.lidar import LidarSweeps, RingSweeps
 
 _FARTHEST_SWEEP_NS = 60_000_000
 
@@ -68,9 +67,8 @@ def export(
 
 def _open_lidar(bag: Path, topic: str | None) -> RingSweeps | LidarSweeps:
     """Sweeps at the stamps of the camera rings, or as they are where the bag has no rings."""
-    from occ_perception.bags.lidar import LidarSweeps
+    from occ_perception.bags.lidar import LidarSweeps, RingSweeps
     from occ_perception.bags.recording import BagError
-    from occ_perception.bags.ring_sweeps import RingSweeps
 
     try:
         return RingSweeps(bag, topic)

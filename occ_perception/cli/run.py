@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from occ_perception.bags.reading import BagFrames
+    from occ_perception.bags.drive import RecordedDrive
     from occ_perception.bags.recording import BagProblem
     from occ_perception.bags.writing import BagWriter
     from occ_perception.frames import CameraFrame, OccupancyPrediction
@@ -55,7 +55,7 @@ def run(
     OUT gets predictions/ (rosbag2 with occ_msgs, storage mcap), pictures/, summary.json and, on
     request, npz/. An interrupted run keeps what it has; its summary says finished: false.
     """
-    from occ_perception.bags.reading import BagFrames
+    from occ_perception.bags.drive import open_recording
     from occ_perception.bags.writing import BagWriter
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
@@ -63,7 +63,7 @@ def run(
 
     writer = BagWriter(out / "predictions")
     card = get_card(model)
-    with BagFrames(bag, layout=layout, rig=rig, model=card, lidar_topic=lidar_topic) as frames:
+    with open_recording(bag, layout=layout, rig=rig, model=card, lidar_topic=lidar_topic) as frames:
         loaded = load_model(model, weights, random_weights, device, frames.rig.names)
         if random_weights is not None:
             _warn(f"weights are random (seed {random_weights}): the output is meaningless")
@@ -103,7 +103,7 @@ def _warn(text: str) -> None:
     typer.secho(text, fg=typer.colors.YELLOW, err=True)
 
 
-def _with_progress(frames: BagFrames, every: int, limit: int | None) -> Iterator[CameraFrame]:
+def _with_progress(frames: RecordedDrive, every: int, limit: int | None) -> Iterator[CameraFrame]:
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     expected = -(-frames.expected_frames // every)

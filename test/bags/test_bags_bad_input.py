@@ -11,10 +11,10 @@ import yaml
 from bag_families import MS, Messages, pixels
 from nuscenes_folder import Picture, drawn_pictures
 
-from occ_perception.bags.reading import BagFrames, RingReading
+from occ_perception.bags.drive import RecordedDrive, open_recording
+from occ_perception.bags.reading import Reading
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.writing import BagWriter, camera_topic
-from occ_perception.sensing.assembly import FrameAssembler
 
 SIX_RINGS = 36
 
@@ -69,7 +69,7 @@ def calibration(picture: Picture):
     return CameraCalibration(picture.channel, width, height, picture.K, picture.ego_T_cam)
 
 
-def reasons(frames: BagFrames) -> list[str]:
+def reasons(frames: RecordedDrive) -> list[str]:
     return [problem.reason for problem in frames.problems]
 
 
@@ -81,9 +81,9 @@ def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
     path = write_ours(tmp_path / "bag", pictures)
     file = path / "bag.mcap"
     whole = file.read_bytes()
-    intact = [frame.stamp_ns for frame in BagFrames(path)]
+    intact = [frame.stamp_ns for frame in open_recording(path)]
     file.write_bytes(whole[: len(whole) * 2 // 3])
-    frames = BagFrames(path)
+    frames = open_recording(path)
     stamps = [frame.stamp_ns for frame in frames]
     assert 3 <= len(stamps) < len(intact) and stamps == intact[: len(stamps)]
     assert reasons(frames)[0] == "damaged_file"
@@ -100,7 +100,7 @@ def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
     start = len(data) * 2 // 3
     data[start : start + 200_000] = bytes(200_000)
     file.write_bytes(bytes(data))
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert 0 < len(list(frames)) < len(pictures) // 6
     assert any(reason in ("damaged_file", "undecodable_image") for reason in reasons(frames))
 
@@ -112,13 +112,13 @@ def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
     tmp_path, pictures, storage, damaged, has_metadata
 ):
     files = write_split(tmp_path / "bag", pictures, storage)
-    whole = BagFrames(tmp_path / "bag")
+    whole = open_recording(tmp_path / "bag")
     intact = [frame.stamp_ns for frame in whole]
     assert len(intact) == 6 and whole.problems == []
     files[damaged].write_bytes(files[damaged].read_bytes()[:100])
     if not has_metadata:
         (tmp_path / "bag" / "metadata.yaml").unlink()
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     assert [frame.stamp_ns for frame in frames] == (intact[:3], intact[3:])[1 - damaged]
     assert reasons(frames) == ["no_metadata"] * (not has_metadata) + ["damaged_file"]
     assert f"{files[damaged].name} cannot be read" in str(frames.problems[-1])
@@ -127,9 +127,9 @@ def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
 def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_path):
     pictures = drawn_pictures(keyframes=5, size=(640, 360))
     first, second = write_split(tmp_path / "bag", pictures)
-    intact = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    intact = [frame.stamp_ns for frame in open_recording(tmp_path / "bag")]
     first.write_bytes(first.read_bytes()[: first.stat().st_size * 2 // 3])
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     stamps = [frame.stamp_ns for frame in frames]
     lost = sorted(set(intact) - set(stamps))
     assert 0 < len(lost) < len(intact) // 2
@@ -144,14 +144,14 @@ def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_pat
 def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
     pictures = drawn_pictures(keyframes=5, size=(640, 360))
     first, _ = write_split(tmp_path / "bag", pictures)
-    intact = [frame.stamp_ns for frame in BagFrames(tmp_path / "bag")]
+    intact = [frame.stamp_ns for frame in open_recording(tmp_path / "bag")]
     if not has_metadata:
         (tmp_path / "bag" / "metadata.yaml").unlink()
     data = bytearray(first.read_bytes())
     start = len(data) // 2
     data[start : start + 200_000] = bytes(200_000)
     first.write_bytes(bytes(data))
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     stamps = [frame.stamp_ns for frame in frames]
     assert len(stamps) < len(intact) and stamps[-12:] == intact[-12:]
     assert any(p.text.startswith(f"{first.name}: reading stopped") for p in frames.problems)
@@ -160,7 +160,7 @@ def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
 def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, pictures):
     _, second = write_split(tmp_path / "bag", pictures)
     second.unlink()
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     assert len(list(frames)) == 3
     assert reasons(frames) == ["damaged_file"] and second.name in str(frames.problems[0])
 
@@ -171,7 +171,7 @@ def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, p
     for file in files:
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BagError) as refusal:
-        BagFrames(tmp_path / "bag")
+        open_recording(tmp_path / "bag")
     assert all(f"{file.name} cannot be read" in str(refusal.value) for file in files)
 
 
@@ -182,7 +182,7 @@ def test_hopeless_files_are_refused_in_words(tmp_path, pictures, storage, keep):
     (file,) = path.glob("bag.*")
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(BagError, match=r"cannot be read: .{5,}|does not say everything"):
-        list(BagFrames(path))
+        list(open_recording(path))
 
 
 def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, pictures):
@@ -190,7 +190,7 @@ def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, pictures):
     (file,) = path.glob("bag.*")
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
     try:
-        frames = BagFrames(path)
+        frames = open_recording(path)
         assert len(list(frames)) < 6 and "damaged_file" in reasons(frames)
     except BagError as error:
         assert "sqlite3 FILE .recover" in str(error)
@@ -200,29 +200,29 @@ def test_a_truncated_ros_1_bag_is_refused_with_advice(tmp_path, pictures):
     path = bag_families.clynamen(tmp_path / "scene.bag", pictures[:6])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BagError, match="rosbag reindex"):
-        BagFrames(path)
+        open_recording(path)
 
 
 def test_missing_metadata_is_noticed_and_the_files_are_read(tmp_path, pictures):
     path = write_ours(tmp_path / "bag", pictures)
     (path / "metadata.yaml").unlink()
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert len(list(frames)) == 6
     assert reasons(frames) == ["no_metadata"]
 
 
 def test_what_is_not_a_recording(tmp_path):
     with pytest.raises(BagError, match="no recording at"):
-        BagFrames(tmp_path / "nothing")
+        open_recording(tmp_path / "nothing")
     with pytest.raises(BagError, match=r"neither metadata.yaml nor"):
-        BagFrames(tmp_path)
+        open_recording(tmp_path)
     (tmp_path / "notes.txt").write_text("no bag")
     with pytest.raises(BagError, match="expected a rosbag2 folder or a file ending"):
-        BagFrames(tmp_path / "notes.txt")
+        open_recording(tmp_path / "notes.txt")
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag" / "metadata.yaml").write_text("rosbag2: [")
     with pytest.raises(BagError, match="cannot be read"):
-        BagFrames(tmp_path / "bag")
+        open_recording(tmp_path / "bag")
 
 
 def test_an_mcap_of_another_kind_says_so(tmp_path):
@@ -230,7 +230,7 @@ def test_an_mcap_of_another_kind_says_so(tmp_path):
     header = b"\x01" + (8).to_bytes(8, "little") + bytes(8)
     (tmp_path / "scene.mcap").write_bytes(b"\x89MCAP0\r\n" + header)
     with pytest.raises(BagError, match="holds no ROS 2 messages"):
-        BagFrames(tmp_path / "scene.mcap")
+        open_recording(tmp_path / "scene.mcap")
 
 
 def test_an_empty_recording(tmp_path):
@@ -239,7 +239,7 @@ def test_an_empty_recording(tmp_path):
     with Recording(tmp_path / "bag") as recording:
         assert recording.topics["/odom"].count == 1
     with pytest.raises(BagError, match="no shipped layout fits"):
-        BagFrames(tmp_path / "bag")
+        open_recording(tmp_path / "bag")
 
 
 # -- messages ------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_damaged_pictures_cost_their_frames_only(tmp_path, pictures):
     damaged = list(pictures)
     damaged[6] = replace(damaged[6], jpeg=damaged[6].jpeg[:-100])
     damaged[20] = replace(damaged[20], jpeg=b"")
-    frames = BagFrames(write_ours(tmp_path / "bag", damaged))
+    frames = open_recording(write_ours(tmp_path / "bag", damaged))
     assert len(list(frames)) == 4
     assert reasons(frames) == ["undecodable_image"] * 2
     assert f"camera {damaged[6].channel}: JPEG of" in str(frames.problems[0])
@@ -276,7 +276,7 @@ def test_bytes_that_are_no_message_are_listed(tmp_path, pictures):
             if message.topic == spoilt and index > len(copied) // 2:
                 raw, spoilt = raw[:40], ""
             writer.write(connections[message.topic], message.received_ns, raw)
-    frames = BagFrames(tmp_path / "new")
+    frames = open_recording(tmp_path / "new")
     assert len(list(frames)) == 5
     assert reasons(frames) == ["unreadable_message", "missing_camera"]
     assert "/cam_back/image_rect/compressed: message is not a valid" in str(frames.problems[0])
@@ -297,7 +297,7 @@ def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
         tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in pictures[:6]]
         timed.append((stamp, "/tf", messages.tf(tree)))
     path = bag_families.write(tmp_path / "bag", messages, timed)
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert list(frames) == []
     assert "camera CAM_BACK: encoding 8UC3" in str(frames.problems[0])
     layout = replace(
@@ -307,7 +307,7 @@ def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
             for c in frames.layout.cameras
         ),
     )
-    (frame,) = BagFrames(path, layout=layout)
+    (frame,) = open_recording(path, layout=layout)
     for picture in pictures[:6]:
         np.testing.assert_array_equal(frame.images[picture.channel], pixels(picture))
 
@@ -323,7 +323,7 @@ def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
         pictures,
         poses=lambda p: not 350 * MS < p.stamp_ns - first < 1250 * MS,
     )
-    frames = BagFrames(path)
+    frames = open_recording(path)
     stamps = [(frame.stamp_ns - first) / MS for frame in frames]
     assert stamps and not [stamp for stamp in stamps if 400 < stamp < 1150]
     assert min(stamps) < 300 and max(stamps) > 1300
@@ -335,16 +335,22 @@ def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
     pictures = drawn_pictures(keyframes=8)
     first = pictures[0].stamp_ns
     path = write_ours(tmp_path / "bag", pictures, poses=lambda p: p.stamp_ns - first < 500 * MS)
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert len(list(frames)) == 7, "the last one extrapolates by 43 ms"
     assert set(reasons(frames)) == {"pose_not_yet"}
     assert "newer than the newest pose" in str(frames.problems[0])
-    reading = RingReading(frames.recording, frames.layout, FrameAssembler(frames.rig, "CAM_FRONT"))
-    waiting = 0
-    for message in frames.recording.messages(reading.topics):
-        list(reading.take(message))
-        waiting = max(waiting, len(reading._waiting))
-    assert 12 < waiting < 20, "1.5 s of rings, not the rest of the recording"
+    reading = Reading(frames.recording, frames.layout)
+    newest = 0
+
+    def watched():
+        nonlocal newest
+        for message in frames.recording.messages(reading.topics):
+            newest = message.received_ns
+            yield message
+
+    behind = [newest - item.ring.newest_stamp_ns for item in reading.frame_sets(watched())]
+    assert len(behind) == 43
+    assert 1_500 * MS < max(behind) < 1_700 * MS, "1.5 s of rings, not the rest of the recording"
 
 
 def test_time_going_back_starts_a_new_sequence(tmp_path):
@@ -363,7 +369,7 @@ def test_time_going_back_starts_a_new_sequence(tmp_path):
             tree = [(stamp, "map", "base_link", picture.world_T_ego)]
             tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in once[:6]]
             timed.append((received, "/tf", messages.tf(tree)))
-    frames = BagFrames(bag_families.write(tmp_path / "loop", messages, timed))
+    frames = open_recording(bag_families.write(tmp_path / "loop", messages, timed))
     read = list(frames)
     assert [frame.sequence for frame in read] == ["loop"] * 19 + ["loop#2"] * 19
     assert [f.stamp_ns for f in read[:19]] == [f.stamp_ns for f in read[19:]]
@@ -379,7 +385,7 @@ def test_a_camera_of_another_size_than_its_calibration(tmp_path, pictures):
         replace(p, jpeg=other.jpeg) if p.channel == "CAM_BACK" and k > 12 else p
         for k, p in enumerate(pictures)
     ]
-    frames = BagFrames(write_ours(tmp_path / "bag", mixed))
+    frames = open_recording(write_ours(tmp_path / "bag", mixed))
     assert len(list(frames)) == 2
     assert set(reasons(frames)) == {"size_mismatch"}
     assert "camera CAM_BACK: picture is 80x46, calibrated for 160x90" in str(frames.problems[0])
@@ -391,7 +397,7 @@ def test_a_smaller_camera_with_its_own_calibration_is_fine(tmp_path, pictures):
         replace(p, jpeg=small.jpeg, size=small.size, K=small.K) if p.channel == "CAM_BACK" else p
         for p in pictures
     ]
-    frames = list(BagFrames(write_ours(tmp_path / "bag", mixed)))
+    frames = list(open_recording(write_ours(tmp_path / "bag", mixed)))
     assert len(frames) == 6
     assert frames[0].images["CAM_BACK"].shape == (46, 80, 3)
 
@@ -413,7 +419,7 @@ def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
         timed.append((stamp, "/tf", messages.tf(tree)))
     path = bag_families.write(tmp_path / "bag", messages, timed)
     with pytest.raises(BagError) as error:
-        BagFrames(path)
+        open_recording(path)
     text = str(error.value)
     assert f"camera {pictures[0].channel}: no mounting pose: tf has no frame" in text
     assert "camera CAM_BACK: camera_info has an all-zero K" in text
@@ -422,9 +428,9 @@ def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
 
 def test_poses_of_another_frame_are_not_taken_for_the_vehicle(tmp_path, pictures):
     path = write_ours(tmp_path / "bag", pictures)
-    frames = BagFrames(path)
+    frames = open_recording(path)
     layout = replace(frames.layout, pose=replace(frames.layout.pose, ego_frame="base_footprint"))
-    wrong = BagFrames(path, layout=layout, rig=frames.rig)
+    wrong = open_recording(path, layout=layout, rig=frames.rig)
     assert list(wrong) == []
     assert reasons(wrong)[0] == "pose"
     assert "gives poses of 'base_link', expected 'base_footprint'" in str(wrong.problems[0])

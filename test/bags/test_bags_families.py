@@ -12,7 +12,7 @@ import pytest
 from bag_families import pixels
 from nuscenes_folder import Picture, drawn_pictures, drive
 
-from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.recording import BagError
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.calibration import load_rig, save_rig
@@ -42,7 +42,9 @@ def small_rig(pictures: list[Picture], tmp_path) -> str:
     return str(tmp_path / "rig.yaml")
 
 
-def assert_frames(frames: BagFrames, pictures: list[Picture], pose_atol: float, same_pixels=True):
+def assert_frames(
+    frames: RecordedDrive, pictures: list[Picture], pose_atol: float, same_pixels=True
+):
     read = list(frames)
     rings = rings_of(pictures)
     assert [frame.stamp_ns for frame in read] == [ring["CAM_FRONT"].stamp_ns for ring in rings]
@@ -67,16 +69,16 @@ def assert_frames(frames: BagFrames, pictures: list[Picture], pose_atol: float, 
 def test_clynamen_and_its_port(tmp_path, pictures, name, file):
     """Poses at exactly the camera stamps; mounts from /tf, intrinsics from the layout's rig."""
     path = getattr(bag_families, name)(tmp_path / file, pictures)
-    with BagFrames(path) as nominal:
+    with open_recording(path) as nominal:
         assert nominal.layout.name == name, "recognised, and told apart by the empty stamps"
         cameras = ", ".join(nominal.layout.camera_names)
         assert nominal.notes == (f"intrinsics of {cameras} are those of rig nuscenes",)
     layout = replace(load_layout(name), rig=small_rig(pictures, tmp_path))
-    assert_frames(BagFrames(path, layout=layout), pictures, pose_atol=1e-9)
+    assert_frames(open_recording(path, layout=layout), pictures, pose_atol=1e-9)
 
 
 def test_nominal_calibration_of_another_size_is_refused_per_ring(tmp_path, pictures):
-    frames = BagFrames(bag_families.clynamen(tmp_path / "scene.bag", pictures[:12]))
+    frames = open_recording(bag_families.clynamen(tmp_path / "scene.bag", pictures[:12]))
     assert list(frames) == []
     assert {problem.reason for problem in frames.problems} == {"size_mismatch"}
     assert "picture is 160x90, calibrated for 1600x900" in frames.problems[0].text
@@ -87,7 +89,7 @@ def test_nominal_calibration_of_another_size_is_refused_per_ring(tmp_path, pictu
 def test_foxglove_in_every_container(tmp_path, pictures, storage, mode):
     """/tf at 2 Hz: 0.5 s of this bend deviates from its chord by 25 mm."""
     path = bag_families.foxglove(tmp_path / "bag", pictures, storage, mode)
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert frames.layout.name == "foxglove" and frames.notes == ()
     read = assert_frames(frames, pictures, pose_atol=0.03)
     lidar_time = rings_of(pictures)[6]["CAM_BACK_LEFT"]
@@ -101,14 +103,14 @@ def test_bare_storage_files(tmp_path, pictures, storage):
     folder = bag_families.foxglove(tmp_path / "bag", pictures, storage)
     suffix = {"mcap": ".mcap", "sqlite3": ".db3"}[storage]
     bare = shutil.move(folder / f"bag{suffix}", tmp_path / f"alone{suffix}")
-    assert_frames(BagFrames(bare), pictures, pose_atol=0.03)
+    assert_frames(open_recording(bare), pictures, pose_atol=0.03)
 
 
 def test_can_odometry_can_be_asked_for(tmp_path, pictures):
     path = bag_families.foxglove(tmp_path / "bag", pictures)
     layout = load_layout("foxglove")
     odometry = replace(layout.pose, kind="odometry", topic="/odom")
-    frames = list(BagFrames(path, layout=replace(layout, pose=odometry)))
+    frames = list(open_recording(path, layout=replace(layout, pose=odometry)))
     off = (
         frames[3].world_T_reference_ego[:3, 3]
         - drive((frames[3].stamp_ns - pictures[0].stamp_ns) / 1e9)[:3, 3]
@@ -125,7 +127,7 @@ def test_a_real_car(tmp_path, pictures):
         replace(picture, world_T_ego=drive(picture.stamp_ns / 1e9 - shift_s))
         for picture in pictures
     ]
-    frames = BagFrames(path)
+    frames = open_recording(path)
     assert frames.layout.name == "autoware"
     read = assert_frames(frames, expected, pose_atol=1e-3, same_pixels=False)
     picture = rings_of(pictures)[2]["CAM_BACK"]
@@ -137,21 +139,21 @@ def test_a_real_car(tmp_path, pictures):
 
 def test_a_given_rig_replaces_everything(tmp_path, pictures):
     path = bag_families.foxglove(tmp_path / "bag", pictures[:12])
-    frames = BagFrames(path, rig=small_rig(pictures, tmp_path))
+    frames = open_recording(path, rig=small_rig(pictures, tmp_path))
     assert frames.notes == ("the rig is the one given",)
     np.testing.assert_array_equal(frames.rig.camera("CAM_BACK").ego_T_cam, np.eye(4))
     one = CameraRig(frames.rig.cameras[:1])
     with pytest.raises(BagError, match=r"given rig has no .*CAM_BACK_LEFT; it has CAM_FRONT_LEFT$"):
-        BagFrames(path, rig=one)
+        open_recording(path, rig=one)
 
 
 def test_the_wrong_layout_says_what_is_missing(tmp_path, pictures):
     path = bag_families.foxglove(tmp_path / "bag", pictures[:6])
     with pytest.raises(BagError, match=r"layout autoware does not fit .*no topic /sensing/camera"):
-        BagFrames(path, layout="autoware")
+        open_recording(path, layout="autoware")
     port = bag_families.clynamen_ros2(tmp_path / "3.bag", pictures[:6])
     with pytest.raises(BagError, match=r"stamp 0, and layout clynamen reads the header"):
-        BagFrames(port, layout="clynamen")
+        open_recording(port, layout="clynamen")
 
 
 def test_no_layout_fits(tmp_path, pictures):
@@ -159,4 +161,4 @@ def test_no_layout_fits(tmp_path, pictures):
     image = messages.compressed(1, "front", pictures[0].jpeg)
     path = bag_families.write(tmp_path / "bag", messages, [(1, "/webcam/compressed", image)])
     with pytest.raises(BagError, match=r"no shipped layout fits .* Write a layout file"):
-        BagFrames(path)
+        open_recording(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_footage import BASE_T_LIDAR, write_footage
 
-from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.recording import BagError
 from occ_perception.frames import CameraRig
 from occ_perception.models.zoo import get_card
@@ -21,28 +21,28 @@ def vehicle(tmp_path_factory):
 
 
 def test_the_lidars_mount_comes_from_the_bag_where_the_grid_lies_there(vehicle):
-    with BagFrames(vehicle, model=get_card("alocc_3d_surroundocc")) as frames:
+    with open_recording(vehicle, model=get_card("alocc_3d_surroundocc")) as frames:
         assert frames.rig.ego_T_lidar is not None
         np.testing.assert_allclose(frames.rig.ego_T_lidar, BASE_T_LIDAR, atol=1e-4)
-    with BagFrames(vehicle, model=get_card("alocc_3d")) as frames:
+    with open_recording(vehicle, model=get_card("alocc_3d")) as frames:
         assert frames.rig.ego_T_lidar is None
 
 
 def test_a_lidar_that_is_nowhere_is_named(vehicle):
     layout = replace(load_layout("occ_perception"), lidar_frame="velodyne")
     with pytest.raises(BagError, match=r"grid lies in the lidar frame, and where velodyne is mou"):
-        BagFrames(vehicle, layout=layout, model=get_card("alocc_3d_surroundocc"))
+        open_recording(vehicle, layout=layout, model=get_card("alocc_3d_surroundocc"))
 
 
 def test_only_the_models_cameras_are_read(vehicle):
     card = get_card("alocc_3d_waymo")
-    with BagFrames(vehicle, model=card) as frames:
+    with open_recording(vehicle, model=card) as frames:
         first = next(iter(frames))
     assert set(first.images) == set(frames.rig.names) == set(card.cameras[:3])
 
 
 def test_a_rig_without_the_reference_camera_is_refused(vehicle):
-    with BagFrames(vehicle) as frames:
+    with open_recording(vehicle) as frames:
         cameras = tuple(c for c in frames.rig.cameras if c.name != "CAM_FRONT")
     with pytest.raises(ValueError, match="reference camera CAM_FRONT is not among"):
-        BagFrames(vehicle, rig=CameraRig(cameras), model=get_card("alocc_2d_mini"))
+        open_recording(vehicle, rig=CameraRig(cameras), model=get_card("alocc_2d_mini"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_footage import SmallFootage, write_footage
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.lidar import LidarSweeps
-from occ_perception.bags.reading import BagFrames
 from occ_perception.models.zoo import get_card
 
 
@@ -18,7 +18,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> SmallFootage:
 
 def test_frames_have_the_nearest_sweep_and_the_pose_at_its_stamp(footage: SmallFootage) -> None:
     sweeps = {sweep.stamp_ns: sweep for sweep in LidarSweeps(footage.cameras)}
-    with BagFrames(footage.cameras, model=get_card("alocc_3d_depth")) as bag:
+    with open_recording(footage.cameras, model=get_card("alocc_3d_depth")) as bag:
         for _ in range(2):  # a bag can be read again
             frames = list(bag)
             assert len(frames) == len(footage.frames)
@@ -34,13 +34,13 @@ def test_frames_have_the_nearest_sweep_and_the_pose_at_its_stamp(footage: SmallF
 
 
 def test_models_of_cameras_alone_read_no_lidar(footage: SmallFootage) -> None:
-    with BagFrames(footage.cameras, model=get_card("alocc_3d")) as bag:
+    with open_recording(footage.cameras, model=get_card("alocc_3d")) as bag:
         assert all(frame.lidar is None for frame in bag)
 
 
 def test_a_topic_that_is_not_there_is_refused_or_leaves_no_frame(footage: SmallFootage) -> None:
     card = get_card("alocc_3d_depth")
-    with BagFrames(footage.cameras, model=card, lidar_topic="/no/such") as bag:
+    with open_recording(footage.cameras, model=card, lidar_topic="/no/such") as bag:
         assert list(bag) == []
         assert {problem.reason for problem in bag.problems} == {"no_lidar"}
         assert "no sweep on /no/such within 100 ms" in str(bag.problems[0])

@@ -12,8 +12,8 @@ from nuscenes_folder import OFFSETS_US, VERSION, Picture, drawn_scene, real_scen
 from PIL import Image
 from rosbags.highlevel import AnyReader
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.nuscenes import NuScenesError, convert_nuscenes
-from occ_perception.bags.reading import BagFrames
 from occ_perception.sensing.ego_pose import PoseBuffer
 
 CAMERAS = set(OFFSETS_US)
@@ -56,7 +56,7 @@ def test_all_sweeps_come_back_as_they_were(tmp_path, storage):
     )  # fmt: skip
     assert report.pictures == dict.fromkeys(CAMERAS, 13) and report.problems == []
     assert done[-1] == (78, 78) and len(done) == 78
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     assert frames.layout.name == "occ_perception"
     assert frames.expected_frames == 13
     assert_same(list(frames), pictures)
@@ -68,14 +68,15 @@ def test_keyframes_alone(tmp_path):
     pictures = drawn_scene(tmp_path / "data", keyframes=3)
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", sweeps=False)
     assert_same(
-        list(BagFrames(tmp_path / "bag")), [picture for picture in pictures if picture.is_key_frame]
+        list(open_recording(tmp_path / "bag")),
+        [picture for picture in pictures if picture.is_key_frame],
     )
 
 
 def test_real_frames_come_back_as_they_were(tmp_path, shared_dir):
     pictures = real_scene(tmp_path / "data", shared_dir)
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0103", tmp_path / "bag")
-    frames = BagFrames(tmp_path / "bag", sequence="scene-0103")
+    frames = open_recording(tmp_path / "bag", sequence="scene-0103")
     read = list(frames)
     assert_same(read, pictures)
     assert frames.problems == []
@@ -136,7 +137,7 @@ def test_scenes_are_told_apart(tmp_path):
         tmp_path / "data", "scene-0002", keyframes=2, start_us=1_540_000_000_000_000
     )
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0002", tmp_path / "bag")
-    assert_same(list(BagFrames(tmp_path / "bag")), other)
+    assert_same(list(open_recording(tmp_path / "bag")), other)
 
 
 def test_unknown_names_list_what_there_is(tmp_path):
@@ -187,7 +188,7 @@ def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
         True
     ] * 2
     assert "No such file" in report.problems[0] and "truncated" in report.problems[1]
-    frames = BagFrames(tmp_path / "bag")
+    frames = open_recording(tmp_path / "bag")
     assert [f.stamp_ns for f in frames] == [
         ring["CAM_FRONT"].stamp_ns for k, ring in enumerate(rings) if k not in (1, 3)
     ]
@@ -196,7 +197,7 @@ def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
         ("missing_camera", rings[3]["CAM_FRONT"].stamp_ns),
     ]
     assert "camera CAM_BACK: no picture" in str(frames.problems[0])
-    reusing = list(BagFrames(tmp_path / "bag", missing_camera="reuse_last"))
+    reusing = list(open_recording(tmp_path / "bag", missing_camera="reuse_last"))
     assert len(reusing) == 7 and reusing[1].reused == ("CAM_BACK",)
     assert reusing[1].stamps_ns["CAM_BACK"] == rings[0]["CAM_BACK"].stamp_ns
 
@@ -231,4 +232,4 @@ def test_the_order_of_records_in_the_tables_does_not_matter(tmp_path):
     for table in (tmp_path / "data" / VERSION).glob("*.json"):
         table.write_text(json.dumps(json.loads(table.read_text())[::-1]))
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
-    assert_same(list(BagFrames(tmp_path / "bag")), pictures)
+    assert_same(list(open_recording(tmp_path / "bag")), pictures)

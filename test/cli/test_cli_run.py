@@ -20,7 +20,7 @@ from PIL import Image
 from small_streams import SMALL_MODEL, small_card
 from typer.testing import CliRunner
 
-from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import OCCUPANCY_TOPIC
 from occ_perception.cli import app
@@ -74,7 +74,7 @@ def finished(bag: Path, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def expected(bag: Path):
     stream = OccupancyStream(load_model(SMALL_MODEL, random_seed=4))
-    with BagFrames(bag) as frames:
+    with open_recording(bag) as frames:
         return [stream.step(frame) for frame in frames]
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_does_not_fit_the_rig_is_refused_with_its_reason(bag: Path,
 
 
 def test_a_rig_with_fewer_cameras_runs_and_says_so(bag: Path, tmp_path: Path) -> None:
-    with BagFrames(bag) as frames:
+    with open_recording(bag) as frames:
         cameras = tuple(c for c in frames.rig.cameras if c.name != "CAM_BACK")
         save_rig(tmp_path / "five.yaml", CameraRig(cameras))
     out = tmp_path / "out"

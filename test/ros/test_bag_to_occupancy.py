@@ -24,8 +24,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from small_streams import small_card
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.nuscenes import convert_nuscenes
-from occ_perception.bags.reading import BagFrames
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.models.zoo import MODELS
 from occ_perception.ros.messages import prediction_from_message
@@ -90,7 +90,7 @@ def play_into_node(
 
 def predict_offline(bag: Path, model: str) -> list[OccupancyPrediction]:
     stream = OccupancyStream(load_model(model, random_seed=SEED))
-    with BagFrames(bag) as frames:
+    with open_recording(bag) as frames:
         return [stream.step(frame) for frame in frames]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from nuscenes_folder import VERSION, real_scene
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.nuscenes import convert_nuscenes
-from occ_perception.bags.reading import BagFrames
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
@@ -20,7 +20,7 @@ def frames(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[C
     folder = tmp_path_factory.mktemp("real")
     real_scene(folder / "data", shared_dir)
     convert_nuscenes(folder / "data", VERSION, "scene-0103", folder / "bag")
-    with BagFrames(folder / "bag") as bag:
+    with open_recording(folder / "bag") as bag:
         return list(bag)
 
 

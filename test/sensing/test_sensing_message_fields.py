@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from nuscenes_folder import drawn_pictures
 
-from occ_perception.bags.reading import BagFrames
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.frames import CameraCalibration
 from occ_perception.sensing.message_fields import is_about
@@ -30,6 +30,6 @@ def test_a_bag_whose_odometry_names_no_frame_gives_frames(tmp_path):
             writer.write_odometry(p.stamp_ns, p.world_T_ego)
             writer.write_camera_info(camera, p.stamp_ns)
             writer.write_camera(p.channel, p.stamp_ns, p.jpeg)
-    with BagFrames(tmp_path / "bag") as frames:
+    with open_recording(tmp_path / "bag") as frames:
         assert len(list(frames)) == 1
         assert frames.problems == []

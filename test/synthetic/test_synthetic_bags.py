@@ -11,8 +11,8 @@ import synthetic_scenes as scenes
 from synthetic_scenes import files_of, run_code, sensors
 from typer.testing import CliRunner
 
-from occ_perception.bags.reading import BagFrames
-from occ_perception.bags.ring_sweeps import RingSweeps
+from occ_perception.bags.drive import open_recording
+from occ_perception.bags.lidar import RingSweeps
 from occ_perception.cli.town import app
 from occ_perception.geometry import transform_points
 from occ_perception.synthetic.labels import OCC3D_GRID
@@ -79,7 +79,7 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
 
     own = sensors(1)
     record_drive(own, tmp_path / "bag", 2, BagOptions(storage="sqlite3"))
-    frames = list(BagFrames(tmp_path / "bag"))
+    frames = list(open_recording(tmp_path / "bag"))
     answers = []
     with AnyReader([tmp_path / "bag"], default_typestore=ros2_types()) as reader:
         for connection, _, raw in reader.messages():
@@ -137,7 +137,7 @@ def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) ->
 def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
     own = DriveSensors(scenes.drive(20_000, 1), SensorOptions(size=(64, 36)))
     record_drive(own, tmp_path / "bag", 5, BagOptions(odometry_noise=0.03))
-    poses = [frame.world_T_reference_ego for frame in BagFrames(tmp_path / "bag")]
+    poses = [frame.world_T_reference_ego for frame in open_recording(tmp_path / "bag")]
     exact = [own.drive.pose(own.reference_time(t)) for t in np.arange(5) * 0.5]
     driven = transform_points(np.linalg.inv(exact[0]), exact[-1][:3, 3])
     believed = transform_points(np.linalg.inv(poses[0]), poses[-1][:3, 3])

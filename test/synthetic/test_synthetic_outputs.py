@@ -17,8 +17,8 @@ import synthetic_scenes as scenes
 from synthetic_scenes import files_of, run_code, sensors
 from typer.testing import CliRunner
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.nuscenes import convert_nuscenes
-from occ_perception.bags.reading import BagFrames
 from occ_perception.cli.town import app
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.devkit import (
@@ -134,7 +134,7 @@ def test_a_folder_converts_to_a_bag_like_real_data(folder: Path, tmp_path: Path)
     name = scenes.drive(20_000, 1).name
     report = convert_nuscenes(folder, VERSION, name, tmp_path / "bag", sweeps=False)
     assert not report.problems
-    frames = list(BagFrames(tmp_path / "bag"))
+    frames = list(open_recording(tmp_path / "bag"))
     expected = sensors(1).frame(0.5)
     assert len(frames) == 2
     for camera, stamp in expected.stamps_ns.items():

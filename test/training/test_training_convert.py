@@ -14,7 +14,7 @@ import synthetic_scenes as scenes
 from occ_training.cli import app
 from occ_training.convert import convert_bags
 from occ_training.convert_bag import ConvertOptions
-from occ_training.convert_rings import spaced
+from occ_training.convert_frames import spaced
 from occ_training.data.label_files import read_labels, read_points
 from occ_training.data.records import DatasetIndex
 from PIL import Image
@@ -267,18 +267,18 @@ def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
     other = tmp_path / "second"
     shutil.copytree(bag, other)
     options = ConvertOptions()
-    from occ_training import convert_rings
+    from occ_training.convert_frames import FrameWriter
 
     written = []
-    keep = convert_rings.RingKeeper.assemble
+    keep = FrameWriter.write
 
-    def assemble(self, ring, poses, sequence):
-        written.append(sequence)
-        if sequence == "second" and len(written) == FRAMES + 2:
+    def write(self, item, label_ns):
+        written.append(item.sequence)
+        if item.sequence == "second" and len(written) == FRAMES + 2:
             raise KeyboardInterrupt
-        return keep(self, ring, poses, sequence)
+        return keep(self, item, label_ns)
 
-    monkeypatch.setattr(convert_rings.RingKeeper, "assemble", assemble)
+    monkeypatch.setattr(FrameWriter, "write", write)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         convert_bags([bag, other], out, options)

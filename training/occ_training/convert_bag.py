@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from occ_perception.bags.calibrating import calibrate, choose_layout
+from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
-from occ_perception.bags.reading import RingReading
+from occ_perception.bags.reading import RecordedCloud
 from occ_perception.bags.recording import BagError, Recording
-from occ_perception.frames import CameraRig
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS
-from occ_perception.sensing.layouts import TopicLayout
+from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.point_fields import POINTS_TYPE
+from occ_training.convert_frames import Draft, FrameWriter, spaced
 from occ_training.convert_labels import (
     SAME_MOMENT_NS,
     GroundTruthTopics,
@@ -33,7 +33,6 @@ from occ_training.convert_labels import (
     nearest,
     read_point_classes,
 )
-from occ_training.convert_rings import Draft, RingKeeper, reference_stamps, spaced
 from occ_training.data.records import (
     DatasetHeader,
     DatasetIndex,
@@ -152,8 +151,9 @@ def convert_bag(job: BagJob) -> BagReport:
     work = out / f".{job.name}.unfinished-{os.getpid()}"
     work.mkdir(parents=True)
     try:
-        with Recording(job.bag) as recording:
-            report, header, frames = _Conversion(recording, job, work).run()
+        options = job.options
+        with open_recording(job.bag, options.layout, options.rig, sequence=job.name) as drive:
+            report, header, frames = _Conversion(drive, job, work).run()
         source = {"recipe": recipe, "report": asdict(report)}
         (out / "frames").mkdir(exist_ok=True)
         work.rename(out / "frames" / job.name)
@@ -184,20 +184,20 @@ def _fingerprint(bag: Path) -> dict[str, Any]:
 class _Conversion:
     """One bag on its way: rings, then labels, then the lidar's points."""
 
-    def __init__(self, recording: Recording, job: BagJob, work: Path) -> None:
-        self._recording = recording
+    def __init__(self, drive: RecordedDrive, job: BagJob, work: Path) -> None:
+        self._drive = drive
+        self._recording = drive.recording
         self._job = job
         self._options = job.options
         self._work = work
-        self._layout = choose_layout(recording, job.options.layout)
-        calibrated = calibrate(recording, self._layout, job.options.rig)
-        self._rig = calibrated.rig
-        self._report = BagReport(job.bag, job.name, notes=list(calibrated.notes))
-        self._labels = _label_source(recording, self._layout, self._rig, job.options)
+        self._report = BagReport(job.bag, job.name, notes=list(drive.notes))
+        self._labels = _label_source(drive, job.options)
         self._report.labels = self._labels.description
+        self._lidar_topic = self._topic_of_points()
+        self._sweep_stamps: set[int] = set()
 
     def run(self) -> tuple[BagReport, DatasetHeader, list[FrameRecord]]:
-        drafts = self._rings()
+        drafts = self._images()
         self._check_some(drafts, "no ring could be used")
         drafts = self._with_labels(drafts)
         self._check_some(drafts, "no frame has labels")
@@ -208,9 +208,9 @@ class _Conversion:
             report.problems.setdefault(problem.reason, []).append(str(problem))
         header = DatasetHeader(
             name=self._job.name,
-            cameras=self._layout.camera_names,
+            cameras=self._drive.layout.camera_names,
             label_sets=self._labels.layouts,
-            ego_frame=self._layout.pose.ego_frame,
+            ego_frame=self._drive.layout.pose.ego_frame,
             root="..",
         )
         return report, header, frames
@@ -220,22 +220,26 @@ class _Conversion:
             reasons = "; ".join(str(problem) for problem in self._recording.problems[:5])
             raise BagError(f"{self._recording.path}: {what}: {reasons or 'it has no such moment'}")
 
-    def _rings(self) -> list[Draft]:
-        stamps = _label_stamps(self._recording, self._layout, self._options, self._labels)
-        keeper = RingKeeper(
-            self._rig, self._layout, self._options.keep_incomplete, stamps, self._work, self._place
-        )
-        reading = RingReading(self._recording, self._layout, keeper, self._job.name)
-        drafts = [
-            draft
-            for message in self._recording.messages(reading.topics)
-            for draft in reading.take(message)
-        ]
-        drafts += reading.finish()
-        counters = reading.rings.counters
+    def _images(self) -> list[Draft]:
+        """Write the images of the frame sets that are wanted; note when the lidar turned."""
+        label_stamps = _label_stamps(self._drive, self._options, self._labels)
+        writer = FrameWriter(self._drive, self._options.keep_incomplete, self._work, self._place)
+        drafts = []
+        for item in self._drive.frame_sets_and_clouds(self._lidar_topic):
+            if isinstance(item, RecordedCloud):
+                self._sweep_stamps.add(item.stamp_ns)
+                continue
+            stamp = item.ring.reference_stamp_ns
+            if label_stamps is not None and stamp not in label_stamps:
+                continue
+            try:
+                drafts.append(writer.write(item, label_stamps[stamp] if label_stamps else stamp))
+            except FrameError as error:
+                self._recording.note(error.reason, str(error), stamp)
+        counters = self._drive.counters
         self._report.rings = {"complete": counters.complete, "incomplete": counters.incomplete}
-        self._report.pictures = keeper.pictures
-        return [draft for draft in drafts if draft is not None]
+        self._report.pictures = writer.pictures
+        return drafts
 
     def _with_labels(self, drafts: list[Draft]) -> list[Draft]:
         """The frames that have labels; the others' pictures are deleted."""
@@ -276,7 +280,7 @@ class _Conversion:
             if draft.label_ns in sweeps:
                 lidar = self._write_points(draft.record.token, sweeps[draft.label_ns])
             elif at_lidar_time:
-                mount = self._rig.ego_T_lidar
+                mount = self._drive.recorded_rig.ego_T_lidar
                 lidar = LidarRecord(
                     None,
                     ("x", "y", "z"),
@@ -287,26 +291,31 @@ class _Conversion:
             frames.append(replace(draft.record, lidar=lidar))
         return frames
 
-    def _sweeps_near(self, drafts: list[Draft], farthest_ns: int) -> dict[int, Sweep]:
-        """Label stamp -> the sweep nearest to it."""
+    def _topic_of_points(self) -> str:
+        """The lidar's topic, "" where there is none."""
         if not any(topic.kind == POINTS_TYPE for topic in self._recording.topics.values()):
-            return {}
+            return ""
         try:
-            topic = lidar_topic(self._recording, self._options.lidar_topic)
+            return lidar_topic(self._recording, self._options.lidar_topic)
         except BagError as error:
             self._recording.note("lidar", f"no points are kept: {error}")
+            return ""
+
+    def _sweeps_near(self, drafts: list[Draft], farthest_ns: int) -> dict[int, Sweep]:
+        """Label stamp -> the sweep nearest to it."""
+        if not self._lidar_topic:
             return {}
         classes = LABEL_SETS["occ3d"].empty_class
         table = self._options.point_classes
         class_ids = None if table is None else read_point_classes(Path(table))
-        stamps = WorldSweeps(self._recording, self._layout, topic, None, classes).stamps_ns()
+        stamps = sorted(self._sweep_stamps)
         wanted: dict[int, list[int]] = {}
         for draft in drafts:
             at = nearest(stamps, draft.label_ns)
             if at is not None and abs(stamps[at] - draft.label_ns) <= farthest_ns:
                 wanted.setdefault(stamps[at], []).append(draft.label_ns)
         only = frozenset(wanted)
-        chosen = WorldSweeps(self._recording, self._layout, topic, class_ids, classes, 0, only)
+        chosen = WorldSweeps(self._drive, self._lidar_topic, class_ids, classes, 0, only)
         return {label: sweep for sweep in chosen for label in wanted[sweep.stamp_ns]}
 
     def _write_points(self, token: str, sweep: Sweep) -> LidarRecord:
@@ -331,28 +340,24 @@ class _Conversion:
         )
 
 
-def _label_source(
-    recording: Recording, layout: TopicLayout, rig: CameraRig, options: ConvertOptions
-) -> LabelSource:
+def _label_source(drive: RecordedDrive, options: ConvertOptions) -> LabelSource:
     kind = options.labels
     if kind == "auto":
-        kind = _best_source(recording)
+        kind = _best_source(drive.recording)
     if kind == "none":
         return NoLabels()
     if kind == "ground-truth":
-        return GroundTruthTopics(recording, rig)
+        return GroundTruthTopics(drive.recording, drive.recorded_rig)
     if kind == "lidar":
         return LidarMadeLabels(
-            recording,
-            layout,
-            rig,
+            drive,
             options.lidar_topic,
             options.boxes,
             Path(options.point_classes) if options.point_classes else None,
             options.sweep_period_s,
         )
     samples = Path(options.samples) if options.samples else None
-    return LabelFolder(recording, Path(kind), options.label_kind, samples)
+    return LabelFolder(drive.recording, Path(kind), options.label_kind, samples)
 
 
 def _best_source(recording: Recording) -> str:
@@ -367,7 +372,7 @@ def _best_source(recording: Recording) -> str:
 
 
 def _label_stamps(
-    recording: Recording, layout: TopicLayout, options: ConvertOptions, labels: LabelSource
+    drive: RecordedDrive, options: ConvertOptions, labels: LabelSource
 ) -> dict[int, int] | None:
     """Reference stamps of the rings to keep -> stamp of their labels; None keeps all.
 
@@ -376,7 +381,7 @@ def _label_stamps(
     wanted = labels.stamps_ns()
     if wanted is None and options.spacing_s <= 0:
         return None
-    stamps = reference_stamps(recording, layout)
+    stamps = drive.reference_stamps()
     if wanted is None:
         return {stamp: stamp for stamp in spaced(stamps, round(options.spacing_s * 1e9))}
     tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_MOMENT_NS
@@ -386,5 +391,7 @@ def _label_stamps(
         if at is not None and abs(stamps[at] - stamp) <= tolerance:
             chosen[stamps[at]] = stamp
         else:
-            recording.note("label_without_ring", "labels without a picture at their time", stamp)
+            drive.recording.note(
+                "label_without_ring", "labels without a picture at their time", stamp
+            )
     return chosen

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
@@ -261,9 +262,7 @@ class LidarMadeLabels:
     """Labels made from the recording's own lidar, see docs/lidar-labels.md.
 
     Args:
-        recording: where the sweeps are.
-        layout: says where poses come from.
-        rig: with the distortion of the pictures as recorded.
+        drive: where the sweeps are.
         topic: of the sweeps; None for the recording's only one.
         boxes: topic or file of boxes; None looks for a usual topic, ``none`` uses none.
         point_classes: JSON file, value of the points' class field -> class name.
@@ -276,9 +275,7 @@ class LidarMadeLabels:
 
     def __init__(
         self,
-        recording: Recording,
-        layout: TopicLayout,
-        rig: CameraRig,
+        drive: RecordedDrive,
         topic: str | None,
         boxes: str | None,
         point_classes: Path | None,
@@ -286,17 +283,16 @@ class LidarMadeLabels:
     ) -> None:
         classes = LABEL_SETS["occ3d"]
         self._classes = classes
-        tracks, boxes_from = _boxes(recording, layout, boxes)
-        topic = lidar_topic(recording, topic)
+        tracks, boxes_from = _boxes(drive.recording, drive.layout, boxes)
+        topic = lidar_topic(drive.recording, topic)
         self._sweeps = WorldSweeps(
-            recording,
-            layout,
+            drive,
             topic,
             None if point_classes is None else read_point_classes(point_classes),
             classes.empty_class,
             round(period_s * 1e9),
         )
-        self._labeller = LidarLabeller(rig, OCC3D_GRID, classes, tracks)
+        self._labeller = LidarLabeller(drive.recorded_rig, OCC3D_GRID, classes, tracks)
         self._collected = _Layouts()
         self.layouts: Mapping[str, LabelLayout] = self._collected.known
         self.description = f"lidar {topic}, {boxes_from}"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.calibrating import add_transforms, tf_topics
-from occ_perception.bags.reading import RingReading
+from occ_perception.bags.drive import RecordedDrive
+from occ_perception.bags.reading import RecordedCloud
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
-from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
-from occ_perception.sensing.rings import Ring
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
@@ -65,8 +63,7 @@ class WorldSweeps:
     1.5 m of the sensor are left out: the vehicle itself.
 
     Args:
-        recording: where to read.
-        layout: with the recording's topic names; says where poses come from.
+        drive: where to read.
         topic: of sensor_msgs/PointCloud2.
         class_ids: what the class field's values mean; without it they are class ids themselves.
         num_classes: ids from here on mean no class.
@@ -76,85 +73,43 @@ class WorldSweeps:
 
     def __init__(
         self,
-        recording: Recording,
-        layout: TopicLayout,
+        drive: RecordedDrive,
         topic: str,
         class_ids: Mapping[int, int] | None,
         num_classes: int,
         period_ns: int = 0,
         only_ns: frozenset[int] | None = None,
     ) -> None:
-        self._recording = recording
-        self._layout = layout
+        self._drive = drive
         self.topic = topic
         self._table = _class_table(class_ids, num_classes)
         self._period = period_ns
         self._only = only_ns
-        self._mounts = _mounts(recording)
+        self._mounts = _mounts(drive.recording)
 
     def __iter__(self) -> Iterator[Sweep]:
-        # Poses are read as they are for rings; no picture is.
-        reference = [c for c in self._layout.cameras if c.name == self._layout.reference_camera]
-        poses_only = replace(self._layout, cameras=tuple(reference))
-        clock = _TimeLines()
-        reading = RingReading(self._recording, poses_only, clock)
-        pose_topics = reading.topics - {camera.image for camera in reference}
-        waiting: deque[RecordedMessage] = deque()
-        last = None
-        for message in self._recording.messages({*pose_topics, self.topic}):
-            if message.topic != self.topic:
-                line = clock.count
-                for _ in reading.take(message):
-                    pass
-                if clock.count != line:
-                    self._give_up(waiting)
-                    last = None
-            else:
-                stamp = self._stamp(message)
-                if stamp is None or (self._only is not None and stamp not in self._only):
-                    continue
-                if last is not None and 0 <= stamp - last < self._period:
-                    continue
-                last = stamp
-                waiting.append(message)
-            while waiting and reading.poses.settled(
-                (self._stamp(waiting[0]) or 0) + _LONGEST_SWEEP_NS // 3
-            ):
-                yield from self._placed(waiting.popleft(), reading.poses, clock.count)
-        while waiting:
-            yield from self._placed(waiting.popleft(), reading.poses, clock.count)
+        time_line = last = None
+        for cloud in self._drive.clouds(self.topic):
+            if cloud.time_line != time_line:
+                time_line, last = cloud.time_line, None
+            if self._only is not None and cloud.stamp_ns not in self._only:
+                continue
+            if last is not None and 0 <= cloud.stamp_ns - last < self._period:
+                continue
+            last = cloud.stamp_ns
+            try:
+                yield self._placed(cloud)
+            except (ValueError, TransformError, PoseUnavailable) as error:
+                self._drive.recording.note(
+                    "lidar", f"{self.topic}: {error}", cloud.message.received_ns
+                )
 
-    def stamps_ns(self) -> list[int]:
-        """Stamps of all sweeps of the topic, sorted."""
-        stamps = (self._stamp(message) for message in self._recording.messages({self.topic}))
-        return sorted({stamp for stamp in stamps if stamp is not None})
-
-    def _stamp(self, message: RecordedMessage) -> int | None:
-        try:
-            stamp = self._recording.header_stamp_ns(message)
-        except BagError as error:
-            self._recording.note("lidar", str(error), message.received_ns)
-            return None
-        return stamp if self._layout.stamp_source == "header" and stamp else message.received_ns
-
-    def _give_up(self, waiting: deque[RecordedMessage]) -> None:
-        while waiting:
-            message = waiting.popleft()
-            self._recording.note(
-                "lidar", f"{self.topic}: sweep at the end of a time line", message.received_ns
-            )
-
-    def _placed(self, message: RecordedMessage, poses: EgoPoses, line: int) -> Iterator[Sweep]:
-        try:
-            cloud = self._recording.decode(message)
-            rows = points_from_message(cloud)
-            ego_T_lidar = self._mounts.static_transform(
-                self._layout.pose.ego_frame, cloud.header.frame_id
-            )
-            stamp = self._stamp(message) or message.received_ns
-            yield self._sweep(rows, ego_T_lidar, poses, stamp, line)
-        except (ValueError, TransformError, PoseUnavailable) as error:
-            self._recording.note("lidar", f"{self.topic}: {error}", message.received_ns)
+    def _placed(self, cloud: RecordedCloud) -> Sweep:
+        message = self._drive.recording.decode(cloud.message)
+        rows = points_from_message(message)
+        ego_frame = self._drive.layout.pose.ego_frame
+        ego_T_lidar = self._mounts.static_transform(ego_frame, message.header.frame_id)
+        return self._sweep(rows, ego_T_lidar, cloud.poses, cloud.stamp_ns, cloud.time_line)
 
     def _sweep(
         self, rows: NDArray[np.void], ego_T_lidar: Float64, poses: EgoPoses, stamp: int, line: int
@@ -187,19 +142,6 @@ class WorldSweeps:
         bounded = np.clip(values, -1, len(self._table) - 1).astype(np.int64)
         classes: NDArray[np.uint8] = self._table[bounded]
         return classes
-
-
-class _TimeLines:
-    """Takes the place of the frame assembler: only counts how often time went back."""
-
-    count = 0
-
-    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> None:
-        del ring, poses, sequence
-
-    def reset(self) -> None:
-        """Time went back."""
-        self.count += 1
 
 
 def lidar_topic(recording: Recording, wanted: str | None) -> str:

@@ -1,10 +1,10 @@
-"""The rings of a recording as frames of a data set: pictures as recorded, poses at their stamps."""
+"""Frame sets of a recording as frames of a data set: images as recorded, poses at their stamps."""
 
 from __future__ import annotations
 
 import io
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from occ_perception.bags.recording import Recording
-from occ_perception.frames import CameraRig
+from occ_perception.bags.drive import RecordedDrive
+from occ_perception.bags.reading import RecordedFrameSet
 from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
-from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.rings import Ring
 from occ_training.convert_labels import nearest
 from occ_training.data.records import CameraRecord, FrameRecord
@@ -43,39 +42,44 @@ class Draft:
     world_T_label_ego: Float64
 
 
-class RingKeeper:
-    """Takes the place of the frame assembler: writes the pictures of chosen rings as they are."""
+class FrameWriter:
+    """Writes the images of frame sets as they are.
+
+    Args:
+        drive: the recording.
+        keep_incomplete: whether frame sets without some cameras are frames, too.
+        work: folder to write to.
+        place: where its files will be, relative to the data set.
+
+    Attributes:
+        pictures: how the images written so far were made.
+    """
 
     def __init__(
-        self,
-        rig: CameraRig,
-        layout: TopicLayout,
-        keep_incomplete: bool,
-        label_stamps: Mapping[int, int] | None,
-        work: Path,
-        place: Path,
+        self, drive: RecordedDrive, keep_incomplete: bool, work: Path, place: Path
     ) -> None:
-        self._rig = rig
-        self._layout = layout
+        self._rig = drive.recorded_rig
+        self._layout = drive.layout
         self._keep_incomplete = keep_incomplete
-        self._label_stamps = label_stamps
         self._work = work
         self._place = place
-        self._time_line = 0
-        encodings = {c.name: c.encoding for c in layout.cameras if c.encoding}
-        self._decoder = FrameAssembler(rig, layout.reference_camera, encodings=encodings)
+        encodings = {c.name: c.encoding for c in drive.layout.cameras if c.encoding}
+        self._decoder = FrameAssembler(
+            self._rig, drive.layout.reference_camera, encodings=encodings
+        )
         self.pictures = "as recorded"
 
-    def reset(self) -> None:
-        """Time went back."""
-        self._time_line += 1
+    def write(self, item: RecordedFrameSet, label_ns: int) -> Draft:
+        """Write the images.
 
-    def assemble(self, ring: Ring, poses: EgoPoses, sequence: str) -> Draft | None:
-        """Write a chosen ring's pictures; None where it is not wanted."""
-        stamp = ring.reference_stamp_ns
-        if self._label_stamps is not None and stamp not in self._label_stamps:
-            return None
-        label_ns = stamp if self._label_stamps is None else self._label_stamps[stamp]
+        Args:
+            item: the frame set.
+            label_ns: stamp of the labels it will have.
+
+        Raises:
+            FrameError: a camera is missing, or an image or a pose cannot be used.
+        """
+        ring, poses = item.ring, item.poses
         if ring.missing and not self._keep_incomplete:
             raise FrameError(
                 "missing_camera",
@@ -86,7 +90,7 @@ class RingKeeper:
         names = [name for name in self._rig.names if name in ring.payloads]
         world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
         pictures = {name: self._picture(name, ring) for name in names}
-        token = f"{sequence.replace('#', '-')}-{ring.reference_stamp_ns}"
+        token = f"{item.sequence.replace('#', '-')}-{ring.reference_stamp_ns}"
         cameras = {}
         for name in names:
             suffix, data = pictures[name]
@@ -105,9 +109,9 @@ class RingKeeper:
             )
         reference = self._layout.reference_camera
         ego_T_world = invert_transform(world_T_ego[reference])
-        record = FrameRecord(token, sequence, ring.reference_stamp_ns, reference, cameras)
+        record = FrameRecord(token, item.sequence, ring.reference_stamp_ns, reference, cameras)
         wanted = LabelledFrame(
-            self._time_line,
+            item.time_line,
             ring.reference_stamp_ns,
             world_T_ego[reference],
             {name: ego_T_world @ cameras[name].world_T_cam for name in names},
@@ -147,18 +151,6 @@ def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
         return poses.at(stamp_ns)
     except PoseUnavailable as error:
         raise FrameError("pose_unavailable", camera, str(error)) from error
-
-
-def reference_stamps(recording: Recording, layout: TopicLayout) -> list[int]:
-    """Stamps of the reference camera's pictures, sorted; no picture is decoded."""
-    topics = {camera.name: camera.image for camera in layout.cameras}
-    stamps = set()
-    for message in recording.messages({topics[layout.reference_camera]}):
-        if layout.stamp_source == "header":
-            stamps.add(recording.header_stamp_ns(message))
-        else:
-            stamps.add(message.received_ns)
-    return sorted(stamps)
 
 
 def spaced(stamps: Sequence[int], spacing_ns: int) -> Iterator[int]:
