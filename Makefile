@@ -1,4 +1,4 @@
-# make setup | test | test-slow | lint | demo [BAG=...] | gpu | clean
+# make setup | test | test-slow | test-slow-slice | lint | demo [BAG=...] | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
 SHELL := /bin/bash
@@ -8,7 +8,7 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow lint demo demo-checkpoint gpu clean
+.PHONY: setup test test-slow test-slow-slice lint demo demo-checkpoint gpu clean
 
 # Make hands on a PYTHON that it was given; the default is setup.sh's own.
 setup:
@@ -19,6 +19,10 @@ test: setup
 
 test-slow: setup
 	$(in_workspace) python -m pytest -m slow $(ARGS)
+
+# The slow tests that .ci/run runs too; CONTRIBUTING.md lists them.
+test-slow-slice: setup
+	$(in_workspace) python -m pytest -m "slow(ci=True)" $(ARGS)
 
 lint: setup
 	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)

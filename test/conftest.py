@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from room_minutes import RoomMinutes
 
 # A shell starts its background jobs with SIGINT ignored, and children inherit that: tests that
 # interrupt a process as Ctrl-C does need it heard wherever the suite was started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The table of minutes at the end of every run."""
+    config.pluginmanager.register(RoomMinutes(), "room minutes")
 
 
 @pytest.fixture(scope="session")

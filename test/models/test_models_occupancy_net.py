@@ -22,7 +22,7 @@ USUAL = (
     "alocc_3d_gf",
 )
 REST = [
-    pytest.param(name, marks=pytest.mark.slow)
+    pytest.param(name, marks=pytest.mark.slow(ci=name == "fbocc"))
     for name, card in sorted(MODELS.items())
     if not name.endswith("_nomask")
     and name not in USUAL

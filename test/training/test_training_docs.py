@@ -12,7 +12,7 @@ import pytest
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.runtime.weight_files import file_checksum
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=True)
 
 ROOT = Path(__file__).parents[2]
 

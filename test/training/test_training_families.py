@@ -26,7 +26,7 @@ FAMILIES = (
     "alocc_2d_mini",
     "alocc_3d",
     "alocc_3d_depth",
-    "alocc_flow_2d",
+    pytest.param("alocc_flow_2d", marks=pytest.mark.slow(ci=True)),  # the most terms of all
     "alocc_2d_gf",
     "alocc_3d_gf_depth",
     "bevdetocc_sf",
@@ -92,6 +92,7 @@ def test_a_step_reaches_every_parameter(name: str) -> None:
     assert [n for n in still if not n.startswith(UNREACHED.get(name, ()) or ("-",))] == []
 
 
+@pytest.mark.slow(ci=True)
 def test_sparseocc_learns_cells_and_masks() -> None:
     card = small_sparse_card()
     net = small_sparse().requires_grad_(True)
