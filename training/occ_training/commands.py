@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from occ_perception.metrics import Report
+    from occ_training.data.dataset import OccupancyDataset
     from occ_training.data.records import DatasetIndex
     from occ_training.recipe import RunFile, TrainingRecipe
 
@@ -196,9 +197,9 @@ def _device_count(devices: int | str) -> int | str:
     return devices if devices == "auto" else int(devices)
 
 
-def _tell_left_out(dataset: object) -> None:
-    left_out = dataset.left_out  # type: ignore[attr-defined]
-    summary = left_out.summary(len(dataset) + len(left_out.tokens))  # type: ignore[arg-type]
+def _tell_left_out(dataset: OccupancyDataset) -> None:
+    left_out = dataset.left_out
+    summary = left_out.summary(len(dataset) + len(left_out.tokens))
     if summary:
         typer.echo(summary, err=True)
 
