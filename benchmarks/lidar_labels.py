@@ -22,11 +22,12 @@ from occ_training.data.label_files import OCC3D_GRID
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_topic
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller, LidarLabels
 from occ_training.lidar_labels.section import LabelRule
-from occ_training.lidar_labels.sweeps import WorldSweeps, lidar_topic
+from occ_training.lidar_labels.sweeps import WorldSweeps
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import BagPredictions
@@ -51,16 +52,18 @@ def made(
                 camera.name: ego_T_world @ frame.world_T_ego[camera.name] @ camera.ego_T_cam
                 for camera in frame.rig.cameras
             }
-            wanted.append(LabelledFrame(0, frame.stamp_ns, frame.world_T_reference_ego, poses))
+            wanted.append(
+                LabelledFrame(0, frame.stamp_ns, frame.rig, frame.world_T_reference_ego, poses)
+            )
         recording, layout = frames.recording, frames.layout
         boxes: BoxTracks | None = None
         topic = box_topic(recording, None)
         if with_boxes and topic is not None:
             boxes = read_box_topic(recording, topic, layout.pose.world_frame)
-        sweeps = WorldSweeps(frames, lidar_topic(recording, None), None, FREE, round(0.09e9))
+        sweeps = WorldSweeps(frames, topic_of_points(recording), None, FREE, round(0.09e9))
         truths = Follower(BagPredictions(bag, "/ground_truth/occupancy"))
         visible = Follower(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
-        labeller = LidarLabeller(frames.rig, OCC3D_GRID, CLASSES, boxes, rule)
+        labeller = LidarLabeller(OCC3D_GRID, CLASSES, boxes, rule)
         for moment, labels in labeller.label(wanted, sweeps):
             truth, seen = truths.at(moment.stamp_ns), visible.at(moment.stamp_ns)
             if labels is not None and truth is not None and seen is not None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from occ_perception.bags.calibrating import calibrate, choose_layout
+from occ_perception.bags.discovery import choose_layout, discover_mount, discover_vehicle
 from occ_perception.bags.lidar import LidarSweeps, NearestSweeps
 from occ_perception.bags.reading import Reading, RecordedCloud, RecordedFrameSet
 from occ_perception.bags.recording import BagProblem, Recording
 from occ_perception.frames import CameraFrame, CameraRig, LidarPoints
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
-from occ_perception.sensing.calibration import load_rig
+from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.input_plan import plan_inputs
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.rings import RingCounters
 
@@ -54,6 +56,7 @@ def open_recording(
     Raises:
         BagError: nothing can be read, no layout fits, or a calibration is missing.
         YamlError: a layout or rig file is wrong.
+        InputPlanError: layout, rig and model do not go together.
         ValueError: the recording has none of the model's cameras, or not the reference camera.
     """
     recording = Recording(path)
@@ -73,8 +76,9 @@ class RecordedDrive:
     Attributes:
         recording: the messages.
         layout: the layout in use, with the recording's own topic names.
-        rig: calibrations of the frames (rectified).
-        recorded_rig: calibrations of the images as they were recorded, distortion included.
+        rig: calibrations of the first frames (rectified). A camera_info that changes in
+            mid-recording gives later frames another one, as live.
+        recorded_rig: the same for the images as they were recorded, distortion included.
         notes: what the calibration relies on besides the recording.
         sequence: name of the first time line.
     """
@@ -92,23 +96,20 @@ class RecordedDrive:
         self.recording = recording
         self.sequence = sequence or recording.path.stem
         cameras = None if model is None else model.cameras
-        self.layout = choose_layout(recording, layout, cameras)
-        given = rig if rig is None or isinstance(rig, CameraRig) else load_rig(rig)
-        if model is not None and given is not None:
-            given = self.layout.under_model_names(given)
-            self.layout = self.layout.only(given.names)
-        with_lidar = model is not None and model.grid_frame == "lidar"
-        calibrated = calibrate(recording, self.layout, given, with_lidar)
-        self.notes = calibrated.notes
-        self.recorded_rig = calibrated.rig
-        encodings = {c.name: c.encoding for c in self.layout.cameras if c.encoding}
-        self._assembler = FrameAssembler(
-            calibrated.rig, self.layout.reference_camera, missing_camera, encodings
+        self._plan = plan_inputs(
+            choose_layout(recording, layout, cameras),
+            rig,
+            cameras,
+            needs_lidar_mount=model is not None and model.grid_frame == "lidar",
         )
-        self.rig = self._assembler.rig
+        self.layout = self._plan.layout
+        self._vehicle, self.recorded_rig = discover_vehicle(recording, self._plan)
+        self._missing_camera = missing_camera
+        self.rig = self.assembler(self.recorded_rig).rig
+        self.notes = self._vehicle.notes
         self._sweeps: LidarSweeps | None = None
         if model is not None and model.measures_depth:
-            self._sweeps = LidarSweeps(recording.path, self.layout.pose.ego_frame, lidar_topic)
+            self._sweeps = LidarSweeps(recording.path, lidar_topic, self._plan)
         self._reading = self._pass()
 
     def __enter__(self) -> RecordedDrive:
@@ -126,7 +127,9 @@ class RecordedDrive:
     @property
     def problems(self) -> list[BagProblem]:
         """What was skipped so far and why; complete after an iteration."""
-        return self.recording.problems
+        known = self.recording.problems
+        of_lidar = [] if self._sweeps is None else self._sweeps.problems
+        return known + [problem for problem in of_lidar if problem not in known]
 
     @property
     def counters(self) -> RingCounters:
@@ -136,50 +139,63 @@ class RecordedDrive:
     @property
     def expected_frames(self) -> int:
         """Number of images of the reference camera: no more frames can come."""
-        topics = {camera.name: camera.image for camera in self.layout.cameras}
-        return self.recording.topics[topics[self.layout.reference_camera]].count
+        return self.recording.topics[self._reference_topic].count
 
     def __iter__(self) -> Iterator[CameraFrame]:
-        time_line = -1
+        time_line, rig = -1, None
         for item in self.frame_sets():
+            if item.rig is not rig:
+                rig, assembler = item.rig, self.assembler(item.rig)
             if item.time_line != time_line:
                 time_line = item.time_line
-                self._assembler.reset()
+                assembler.reset()
                 sweeps = None if self._sweeps is None else NearestSweeps(self._sweeps)
             try:
-                yield self._frame(item, sweeps)
+                frame = assembler.assemble(item.ring, item.poses, item.sequence)
+                yield frame if sweeps is None else _with_lidar(frame, sweeps, item.poses)
             except FrameError as error:
                 self.recording.note(error.reason, str(error), item.ring.reference_stamp_ns)
-
-    def _frame(self, item: RecordedFrameSet, sweeps: NearestSweeps | None) -> CameraFrame:
-        frame = self._assembler.assemble(item.ring, item.poses, item.sequence)
-        if sweeps is None:
-            return frame
-        sweep, world_T_ego = sweeps.at(frame.stamp_ns, frame.reference_camera, item.poses)
-        return replace(frame, lidar=LidarPoints(sweep.stamp_ns, sweep.points, world_T_ego))
 
     def frame_sets(self) -> Iterator[RecordedFrameSet]:
         """The frame sets that frames are made of, incomplete ones included; nothing is decoded."""
         self._reading = self._pass()
         return self._reading.frame_sets()
 
-    def reference_stamps(self) -> list[int]:
-        """Stamps of the reference camera's images, sorted, each once; no image is decoded."""
-        topics = {camera.name: camera.image for camera in self.layout.cameras}
-        has_stamps = self.layout.stamp_source == "header"
-        messages = self.recording.messages({topics[self.layout.reference_camera]})
-        return sorted(
-            {self.recording.header_stamp_ns(m) if has_stamps else m.received_ns for m in messages}
-        )
-
     def clouds(self, topic: str) -> Iterator[RecordedCloud]:
         """The messages of a lidar's topic, with the poses around them; no image is read."""
         return self._pass(topic).clouds()
 
     def frame_sets_and_clouds(self, topic: str) -> Iterator[RecordedFrameSet | RecordedCloud]:
-        """Both in one pass."""
+        """Both in one pass; no clouds where the topic is ""."""
         self._reading = self._pass(topic)
         return self._reading.items()
 
+    def reference_stamps(self) -> list[int]:
+        """Stamps of the reference camera's images, sorted, each once; no image is decoded."""
+        has_stamps = self.layout.stamp_source == "header"
+        messages = self.recording.messages({self._reference_topic})
+        return sorted(
+            {self.recording.header_stamp_ns(m) if has_stamps else m.received_ns for m in messages}
+        )
+
+    @property
+    def _reference_topic(self) -> str:
+        topics = {camera.name: camera.image for camera in self.layout.cameras}
+        return topics[self.layout.reference_camera]
+
+    def assembler(self, rig: CameraRig) -> FrameAssembler:
+        """What makes frames of frame sets that have this rig."""
+        plan = self._plan
+        return FrameAssembler(rig, plan.reference_camera, self._missing_camera, plan.encodings)
+
     def _pass(self, lidar_topic: str = "") -> Reading:
-        return Reading(self.recording, self.layout, self.recorded_rig, self.sequence, lidar_topic)
+        vehicle = deepcopy(self._vehicle)  # a pass feeds it
+        if lidar_topic:
+            discover_mount(self.recording, vehicle, lidar_topic)
+        return Reading(self.recording, vehicle, self.sequence, lidar_topic)
+
+
+def _with_lidar(frame: CameraFrame, sweeps: NearestSweeps, poses: EgoPoses) -> CameraFrame:
+    """The frame with the sweep nearest to it; raises FrameError where none can be used."""
+    sweep, world_T_ego = sweeps.at(frame.stamp_ns, frame.reference_camera, poses)
+    return replace(frame, lidar=LidarPoints(sweep.stamp_ns, sweep.points, world_T_ego))

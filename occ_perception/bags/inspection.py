@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from occ_perception.bags.calibrating import CalibratedRig, calibrate, choose_layout
+from occ_perception.bags.discovery import choose_layout, discover_vehicle
 from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
-from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.ego_pose import PoseUnavailable
+from occ_perception.sensing.input_plan import InputPlan, InputPlanError, plan_inputs
 from occ_perception.sensing.layouts import LayoutMatch, TopicLayout, recognise_layouts
-from occ_perception.sensing.rings import Ring, RingCounters
+from occ_perception.sensing.rings import RingCounters
+from occ_perception.sensing.vehicle import VehicleInputs
 
 
 @dataclass
@@ -104,14 +106,14 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
             matches=recognise_layouts(recording.topic_types),
             problems=recording.problems,
         )
-        rig = _prepare(recording, layout, report)
+        vehicle = _prepare(recording, layout, report)
         times: dict[str, list[int]] = {topic.name: [] for topic in report.topics}
         messages = _timed(recording.messages(), times)
-        if report.layout is None:
+        if vehicle is None:
             deque(messages, maxlen=0)
         else:
-            reading = Reading(recording, report.layout)
-            statistics = _RingStatistics(rig, report.layout)
+            reading = Reading(recording, vehicle)
+            statistics = _RingStatistics(vehicle.plan)
             for item in reading.frame_sets(messages):
                 statistics.add(item)
             statistics.describe(report, reading.counters)
@@ -131,15 +133,16 @@ def _timed(
 
 def _prepare(
     recording: Recording, layout: TopicLayout | str | Path | None, report: BagReport
-) -> CalibratedRig | None:
+) -> VehicleInputs | None:
+    """What is known before the frame sets are read; None where no layout fits."""
     try:
         report.layout = choose_layout(recording, layout)
-        rig = calibrate(recording, report.layout)
-    except BagError as error:
+        vehicle, _ = discover_vehicle(recording, plan_inputs(report.layout))
+    except (BagError, InputPlanError) as error:
         report.missing_for_node.append(str(error))
-        return None
-    report.notes = rig.notes
-    return rig
+        return None if report.layout is None else VehicleInputs(InputPlan(report.layout))
+    report.notes = vehicle.notes
+    return vehicle
 
 
 def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
@@ -153,11 +156,8 @@ def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
 class _RingStatistics:
     """Counts frame sets; decodes one of them."""
 
-    def __init__(self, rig: CalibratedRig | None, layout: TopicLayout) -> None:
-        encodings = {c.name: c.encoding for c in layout.cameras if c.encoding}
-        self._assembler = (
-            FrameAssembler(rig.rig, layout.reference_camera, encodings=encodings) if rig else None
-        )
+    def __init__(self, plan: InputPlan) -> None:
+        self._plan = plan
         self._tried_a_frame = False
         self._missing: Counter[str] = Counter()
         self._spreads_ns: list[int] = []
@@ -181,14 +181,15 @@ class _RingStatistics:
             self._without_pose += 1
             self._why_no_pose = self._why_no_pose or str(error)
             return
-        if self._assembler is not None and not ring.missing and not self._tried_a_frame:
-            self._try_a_frame(ring, item.poses)
+        if item.rig.cameras and not ring.missing and not self._tried_a_frame:
+            self._try_a_frame(item)
 
-    def _try_a_frame(self, ring: Ring, poses: EgoPoses) -> None:
+    def _try_a_frame(self, item: RecordedFrameSet) -> None:
         self._tried_a_frame = True
-        assert self._assembler is not None
+        plan = self._plan
+        assembler = FrameAssembler(item.rig, plan.reference_camera, encodings=plan.encodings)
         try:
-            self._assembler.assemble(ring, poses)
+            assembler.assemble(item.ring, item.poses)
         except FrameError as error:
             self._why_no_frame = str(error)
 

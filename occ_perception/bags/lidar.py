@@ -10,19 +10,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.calibrating import add_transforms, choose_layout, tf_topics
+from occ_perception.bags.discovery import (
+    choose_layout,
+    discover_mount,
+    take_transforms,
+    tf_topics,
+    topic_of_points,
+)
 from occ_perception.bags.following import Follower
 from occ_perception.bags.reading import Reading, RecordedFrameSet
-from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
+from occ_perception.bags.recording import BagProblem, RecordedMessage, Recording
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.layouts import PoseSource, TopicLayout
 from occ_perception.sensing.message_fields import stamp_ns
-from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
+from occ_perception.sensing.point_fields import points_from_message
 from occ_perception.sensing.time_jumps import TimeJump
-from occ_perception.sensing.transform_tree import TransformError, TransformTree
+from occ_perception.sensing.transform_tree import TransformError
+from occ_perception.sensing.vehicle import VehicleInputs
 
 _FARTHEST_SWEEP_NS = 60_000_000
+
+# Of a recording whose cameras no layout fits.
+_MOUNT_ALONE = InputPlan(
+    TopicLayout("lidar alone", (), PoseSource("tf", "/tf", "map", "base_link"), "")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,25 +60,25 @@ class LidarSweeps:
 
     Args:
         path: the recording.
-        ego_frame: frame of the points.
         topic: of sensor_msgs/PointCloud2; by default the recording's only one, or the one with
             "lidar" in its name.
+        plan: says which frame is ego, and may have the lidar's mount; by default the mount comes
+            from tf, and ego is ``base_link``.
 
     Raises:
         BagError: the recording cannot be read, or it is not clear which topic is meant.
     """
 
     def __init__(
-        self, path: str | Path, ego_frame: str = "base_link", topic: str | None = None
+        self, path: str | Path, topic: str | None = None, plan: InputPlan = _MOUNT_ALONE
     ) -> None:
         self.recording = Recording(path)
+        self._plan = plan
         try:
-            self.topic = topic or _only_topic(self.recording)
-            self._mounts = _mounts(self.recording)
+            self.topic = topic_of_points(self.recording, topic)
         except BaseException:
             self.recording.close()
             raise
-        self._ego_frame = ego_frame
 
     def close(self) -> None:
         """Close the recording."""
@@ -76,24 +90,33 @@ class LidarSweeps:
         return self.recording.problems
 
     def __iter__(self) -> Iterator[LidarSweep]:
-        for message in self.recording.messages({self.topic}):
-            yield from self._sweep(message)
+        vehicle = VehicleInputs(self._plan)
+        discover_mount(self.recording, vehicle, self.topic)
+        static, moving = (tf_topics(self.recording, is_static) for is_static in (True, False))
+        for message in self.recording.messages({self.topic} | static | moving):
+            if message.topic == self.topic:
+                yield from self._read(message, vehicle)
+                continue
+            with suppress(TimeJump):  # what moves is no mount
+                take_transforms(self.recording, vehicle, message)
 
-    def _sweep(self, message: RecordedMessage) -> Iterator[LidarSweep]:
+    def _read(self, message: RecordedMessage, vehicle: VehicleInputs) -> Iterator[LidarSweep]:
         try:
-            cloud = self.recording.decode(message)
-            rows = points_from_message(cloud)
-            ego_T_lidar = self._mounts.static_transform(self._ego_frame, cloud.header.frame_id)
+            yield self._sweep(message, vehicle)
         except (ValueError, TransformError) as error:
             self.recording.note("lidar", f"{message.topic}: {error}", message.received_ns)
-            return
+
+    def _sweep(self, message: RecordedMessage, vehicle: VehicleInputs) -> LidarSweep:
+        cloud = self.recording.decode(message)
+        rows = points_from_message(cloud)
+        ego_T_lidar = vehicle.mount(cloud.header.frame_id)
         places = np.column_stack([rows[name] for name in "xyz"]).astype(np.float64)
         measured = np.isfinite(places).all(axis=1)
         intensity = None
         if "intensity" in (rows.dtype.names or ()):
             intensity = rows["intensity"][measured].astype(np.float32)
         points = transform_points(ego_T_lidar, places[measured])
-        yield LidarSweep(stamp_ns(cloud.header.stamp), points, intensity)
+        return LidarSweep(stamp_ns(cloud.header.stamp), points, intensity)
 
 
 class NearestSweeps:
@@ -147,8 +170,8 @@ class RingSweeps:
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self._recording = Recording(path)
         try:
-            self._layout = choose_layout(self._recording, None)
-            self._sweeps = LidarSweeps(path, self._layout.pose.ego_frame, topic)
+            self._plan = InputPlan(choose_layout(self._recording, None))
+            self._sweeps = LidarSweeps(path, topic, self._plan)
         except BaseException:
             self._recording.close()
             raise
@@ -165,7 +188,7 @@ class RingSweeps:
 
     def __iter__(self) -> Iterator[LidarSweep]:
         time_line = -1
-        for item in Reading(self._recording, self._layout).frame_sets():
+        for item in Reading(self._recording, VehicleInputs(self._plan)).frame_sets():
             if item.time_line != time_line:
                 time_line = item.time_line
                 sweeps = NearestSweeps(self._sweeps, _FARTHEST_SWEEP_NS)
@@ -176,33 +199,10 @@ class RingSweeps:
 
     def _moved(self, item: RecordedFrameSet, sweeps: NearestSweeps) -> LidarSweep:
         """The sweep nearest to a frame set, where its points lay at that one's stamp."""
-        stamp, camera = item.ring.reference_stamp_ns, self._layout.reference_camera
+        stamp, camera = item.ring.reference_stamp_ns, self._plan.reference_camera
         sweep, world_T_sweep = sweeps.at(stamp, camera, item.poses)
         try:
             now_T_sweep = invert_transform(item.poses.at(stamp)) @ world_T_sweep
         except PoseUnavailable as error:
             raise FrameError("pose_unavailable", camera, str(error)) from error
         return replace(sweep, stamp_ns=stamp, points=transform_points(now_T_sweep, sweep.points))
-
-
-def _only_topic(recording: Recording) -> str:
-    topics = [name for name, topic in recording.topics.items() if topic.kind == POINTS_TYPE]
-    likely = [name for name in topics if "lidar" in name.lower()] if len(topics) > 1 else topics
-    if not topics:
-        raise BagError(f"{recording.path} has no topic of type {POINTS_TYPE}")
-    if len(likely) != 1:
-        raise BagError(
-            f"{recording.path} has several topics of {POINTS_TYPE}: {', '.join(sorted(topics))}; "
-            "choose one"
-        )
-    return likely[0]
-
-
-def _mounts(recording: Recording) -> TransformTree:
-    """Everything that tf says, for the mounts among it."""
-    tree = TransformTree()
-    for static in (True, False):
-        for message in recording.messages(tf_topics(recording, static)):
-            with suppress(TimeJump):  # what moves is no mount
-                add_transforms(recording, message, tree, static)
-    return tree

@@ -7,20 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from occ_perception.bags.calibrating import add_transforms, tf_topics
+from occ_perception.bags.discovery import info_topics, take_transforms, tf_topics
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
-from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
-from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.message_fields import (
-    is_about,
-    picture_from_message,
-    pose_from_odometry,
-    stamp_ns,
-)
+from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.message_fields import picture_from_message
 from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
-from occ_perception.sensing.transform_tree import TransformTree
+from occ_perception.sensing.vehicle import VehicleInputs
 
 _LONGEST_POSE_DELAY_NS = 1_500_000_000
 """Nothing is kept waiting for poses longer than this.
@@ -39,19 +33,24 @@ class RecordedFrameSet:
 
     Attributes:
         ring: the images, not decoded, with their stamps.
-        poses: ``world_T_ego`` around the images' stamps. It moves on with the recording: ask it
-            before the next item is taken.
+        vehicle: what is known of mounts and motion when the poses around the images are known.
+            It moves on with the recording: ask it before the next item is taken.
         rig: calibrations of the images as they were recorded, distortion included; without
-            cameras where the reading was given none.
+            cameras where none is known.
         sequence: name of the time line.
         time_line: how often time had gone back before.
     """
 
     ring: Ring
-    poses: EgoPoses
+    vehicle: VehicleInputs
     rig: CameraRig
     sequence: str
     time_line: int
+
+    @property
+    def poses(self) -> EgoPoses:
+        """``world_T_ego`` over time; as :attr:`vehicle`, it moves on."""
+        return self.vehicle.poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +60,12 @@ class RecordedCloud:
     Attributes:
         message: of sensor_msgs/PointCloud2.
         stamp_ns: its header stamp, or when it was received where the layout says so.
-        poses, time_line: as for :class:`RecordedFrameSet`.
+        vehicle, time_line: as for :class:`RecordedFrameSet`.
     """
 
     message: RecordedMessage
     stamp_ns: int
-    poses: EgoPoses
+    vehicle: VehicleInputs
     time_line: int
 
 
@@ -75,48 +74,43 @@ class Reading:
 
     Args:
         recording: what is read.
-        layout: with the recording's own topic names.
-        rig: of the images, where it is known.
+        vehicle: what is known before it is read; fed with what the recording says.
         sequence: name of the first time line; later ones are called ``NAME#2``.
         lidar_topic: the topic to give clouds of; "" gives none.
 
     Attributes:
-        pose_topics, topics: what poses alone, and everything, are read from.
+        vehicle_topics, topics: what the vehicle alone, and everything, is read from.
         counters: what became of the images so far.
     """
 
     def __init__(
         self,
         recording: Recording,
-        layout: TopicLayout,
-        rig: CameraRig = CameraRig(()),  # noqa: B008  (immutable)
+        vehicle: VehicleInputs,
         sequence: str = "",
         lidar_topic: str = "",
     ) -> None:
         self._recording = recording
-        self._layout = layout
-        self._rig = rig
+        self._vehicle = vehicle
+        self._rig = vehicle.rig() or CameraRig(())
         self._sequence = sequence
         self._lidar_topic = lidar_topic
         self._time_line = 0
-        self._cameras = {camera.image: camera.name for camera in layout.cameras}
-        self._tree = TransformTree()
-        self._odometry = PoseBuffer()
-        self._poses: EgoPoses = self._odometry
-        self._static_topics = tf_topics(recording, static=True)
-        self.pose_topics = {layout.pose.topic}
-        if layout.pose.kind == "tf":
-            self._poses = self._tree.poses(layout.pose.world_frame, layout.pose.ego_frame)
-            self.pose_topics |= self._static_topics
-        self.topics = {*self._cameras, *self.pose_topics} | ({lidar_topic} - {""})
+        plan = vehicle.plan
+        self._cameras = {camera.image: camera.name for camera in plan.cameras}
+        self._info_cameras = info_topics(plan)
+        self._tf_topics: set[str] = set()
+        if plan.reads_tf or lidar_topic:
+            moving = {plan.pose.topic} if plan.pose.kind == "tf" else tf_topics(recording, False)
+            self._tf_topics = tf_topics(recording, static=True) | moving
+        self.vehicle_topics = {plan.pose.topic, *self._info_cameras, *self._tf_topics}
+        self.topics = {*self._cameras, *self.vehicle_topics} | ({lidar_topic} - {""})
         self._grouper = RingGrouper(
-            layout.camera_names,
-            layout.reference_camera,
-            tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
+            plan.layout.camera_names, plan.reference_camera, tolerance_ns=plan.tolerance_ns
         )
         self.counters: RingCounters = self._grouper.counters
-        self._frame_sets: _Queue[RecordedFrameSet] = _Queue(self._poses)
-        self._clouds: _Queue[RecordedCloud] = _Queue(self._poses)
+        self._frame_sets: _Queue[RecordedFrameSet] = _Queue(vehicle.poses)
+        self._clouds: _Queue[RecordedCloud] = _Queue(vehicle.poses)
 
     def items(
         self, messages: Iterable[RecordedMessage] | None = None
@@ -154,7 +148,7 @@ class Reading:
 
     def clouds(self) -> Iterator[RecordedCloud]:
         """Of :meth:`items` the clouds; no image is read."""
-        messages = self._recording.messages({*self.pose_topics, self._lidar_topic})
+        messages = self._recording.messages({*self.vehicle_topics, self._lidar_topic})
         return (item for item in self.items(messages) if isinstance(item, RecordedCloud))
 
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
@@ -164,30 +158,47 @@ class Reading:
         yield from self._clouds.rest()
 
     def _feed(self, message: RecordedMessage) -> None:
-        if message.topic in self._cameras:
+        topic = message.topic
+        if topic in self._cameras:
             self._feed_image(message)
-        elif message.topic == self._lidar_topic:
+        elif topic == self._lidar_topic:
             self._feed_cloud(message)
-        elif self._layout.pose.kind == "odometry":
-            self._feed_odometry(message)
+        elif topic in self._info_cameras:
+            self._feed_camera_info(message)
+        elif topic in self._tf_topics:
+            take_transforms(self._recording, self._vehicle, message)
         else:
-            static = message.topic in self._static_topics
-            add_transforms(self._recording, message, self._tree, static)
+            for refusal in self._vehicle.take_odometry(self._recording.decode(message)):
+                self._recording.note("pose", f"{topic}: {refusal}")
 
     def _feed_image(self, message: RecordedMessage) -> None:
         camera = self._cameras[message.topic]
         stamp = message.received_ns
-        if self._layout.stamp_source == "header":
+        if self._vehicle.plan.layout.stamp_source == "header":
             stamp = self._recording.header_stamp_ns(message)
         image = picture_from_message(self._recording.decode(message))
         self._close(self._grouper.add(camera, stamp, image))
         self._frame_sets.newest_ns = max(self._frame_sets.newest_ns, stamp)
 
+    def _feed_camera_info(self, message: RecordedMessage) -> None:
+        camera = self._info_cameras[message.topic]
+        is_new = self._vehicle.take_camera_info(camera, self._recording.decode(message))
+        if is_new and self._rig.cameras and self._vehicle.rig() is None:
+            self._recording.note(
+                "calibration",
+                f"{message.topic}: {self._vehicle.problem(camera)}; the calibration before it "
+                "holds",
+                message.received_ns,
+            )
+
     def _close(self, rings: list[Ring]) -> None:
+        if not rings:
+            return
         number = self._time_line + 1
         name = self._sequence if number == 1 else f"{self._sequence}#{number}"
+        self._rig = self._vehicle.rig() or self._rig
         for ring in rings:
-            item = RecordedFrameSet(ring, self._poses, self._rig, name, self._time_line)
+            item = RecordedFrameSet(ring, self._vehicle, self._rig, name, self._time_line)
             self._frame_sets.add(ring.newest_stamp_ns, item)
 
     def _feed_cloud(self, message: RecordedMessage) -> None:
@@ -196,34 +207,17 @@ class Reading:
         except BagError as error:
             self._recording.note("lidar", str(error), message.received_ns)
             return
-        if self._layout.stamp_source != "header" or not stamp:
+        if self._vehicle.plan.layout.stamp_source != "header" or not stamp:
             stamp = message.received_ns
-        item = RecordedCloud(message, stamp, self._poses, self._time_line)
+        item = RecordedCloud(message, stamp, self._vehicle, self._time_line)
         self._clouds.add(stamp + _PART_OF_SWEEP_NS, item)
         self._clouds.newest_ns = max(self._clouds.newest_ns, stamp)
-
-    def _feed_odometry(self, message: RecordedMessage) -> None:
-        odometry = self._recording.decode(message)
-        expected = self._layout.pose.ego_frame
-        if not is_about(odometry, expected):
-            self._recording.note(
-                "pose",
-                f"{message.topic} gives poses of {odometry.child_frame_id!r}, expected "
-                f"{expected!r}; set "
-                "pose.ego_frame in the layout, or take the pose from tf",
-            )
-            return
-        try:
-            self._odometry.add(stamp_ns(odometry.header.stamp), pose_from_odometry(odometry))
-        except ValueError as error:
-            raise BagError(f"{message.topic}: {error}") from error
 
     def _start_new_time_line(self, jump: TimeJump) -> None:
         self._recording.note("time_jump", str(jump), jump.to_ns)
         self._time_line += 1
         self._grouper.reset()
-        self._tree.reset()
-        self._odometry.reset()
+        self._vehicle.reset()
         self._frame_sets.newest_ns = self._clouds.newest_ns = 0
 
 

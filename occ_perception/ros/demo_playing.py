@@ -19,7 +19,7 @@ import rclpy
 import yaml
 from rclpy.node import Node
 
-from occ_perception.bags.calibrating import calibrate, choose_layout
+from occ_perception.bags.discovery import choose_layout, discover_vehicle
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.errors import OccError
@@ -27,6 +27,7 @@ from occ_perception.ros.lockstep import BagRing, rings_of_bag
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.recorder import Recorder
 from occ_perception.sensing.calibration import save_rig
+from occ_perception.sensing.input_plan import plan_inputs
 from occ_perception.sensing.layouts import TopicLayout
 
 NODE = "occupancy_node"
@@ -281,7 +282,8 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
                 "wheel of it); use a machine with a ROS 2 installation, or `occ run`"
             )
         rig = setting.out / "rig.yaml"
-        save_rig(rig, calibrate(recording, layout).rig, f"calibration of {setting.bag}")
+        _, calibrated = discover_vehicle(recording, plan_inputs(layout))
+        save_rig(rig, calibrated, f"calibration of {setting.bag}")
         parameters["rig"] = str(rig.resolve())
         print(f"tf2_msgs is not installed: camera mounts were read from the bag into {rig}")
     path = setting.out / "node_parameters.yaml"

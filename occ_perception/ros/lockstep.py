@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
-from occ_perception.bags.calibrating import choose_layout
+from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.message_classes import message_class_of

@@ -26,7 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
-from occ_perception.bags.calibrating import choose_layout
+from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import Lockstep, obstacle_to_answers, picture_topics

@@ -15,6 +15,8 @@ from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.reading import Reading
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.writing import BagWriter, camera_topic
+from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.vehicle import VehicleInputs
 
 SIX_RINGS = 36
 
@@ -339,7 +341,7 @@ def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
     assert len(list(frames)) == 7, "the last one extrapolates by 43 ms"
     assert set(reasons(frames)) == {"pose_not_yet"}
     assert "newer than the newest pose" in str(frames.problems[0])
-    reading = Reading(frames.recording, frames.layout)
+    reading = Reading(frames.recording, VehicleInputs(InputPlan(frames.layout)))
     newest = 0
 
     def watched():
@@ -421,7 +423,10 @@ def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
     with pytest.raises(BagError) as error:
         open_recording(path)
     text = str(error.value)
-    assert f"camera {pictures[0].channel}: no mounting pose: tf has no frame" in text
+    assert (
+        f"camera {pictures[0].channel}: no mount of {pictures[0].channel} in tf: tf has no frame"
+        in text
+    )
     assert "camera CAM_BACK: camera_info has an all-zero K" in text
     assert text.endswith("Give a rig file")
 

@@ -16,6 +16,7 @@ from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.recording import BagError
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.calibration import load_rig, save_rig
+from occ_perception.sensing.input_plan import InputPlanError
 from occ_perception.sensing.layouts import load_layout
 
 
@@ -143,7 +144,9 @@ def test_a_given_rig_replaces_everything(tmp_path, pictures):
     assert frames.notes == ("the rig is the one given",)
     np.testing.assert_array_equal(frames.rig.camera("CAM_BACK").ego_T_cam, np.eye(4))
     one = CameraRig(frames.rig.cameras[:1])
-    with pytest.raises(BagError, match=r"given rig has no .*CAM_BACK_LEFT; it has CAM_FRONT_LEFT$"):
+    with pytest.raises(
+        InputPlanError, match=r"given rig has no .*CAM_BACK_LEFT; it has CAM_FRONT_LEFT$"
+    ):
         open_recording(path, rig=one)
 
 

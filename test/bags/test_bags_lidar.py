@@ -8,6 +8,8 @@ from small_footage import SmallFootage, write_footage
 
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.lidar import LidarSweeps
+from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.writing import BagWriter
 from occ_perception.models.zoo import get_card
 
 
@@ -38,9 +40,22 @@ def test_models_of_cameras_alone_read_no_lidar(footage: SmallFootage) -> None:
         assert all(frame.lidar is None for frame in bag)
 
 
-def test_a_topic_that_is_not_there_is_refused_or_leaves_no_frame(footage: SmallFootage) -> None:
+def test_a_topic_that_is_not_there_is_refused(footage: SmallFootage) -> None:
     card = get_card("alocc_3d_depth")
-    with open_recording(footage.cameras, model=card, lidar_topic="/no/such") as bag:
-        assert list(bag) == []
+    refusal = r"/no/such is none of type sensor_msgs/msg/PointCloud2; choose one of /lidar_top"
+    with pytest.raises(BagError, match=refusal):
+        open_recording(footage.cameras, model=card, lidar_topic="/no/such")
+
+
+def test_frames_without_a_sweep_near_them_are_left_out(footage: SmallFootage, tmp_path) -> None:
+    first = footage.frames[0].stamp_ns
+    with Recording(footage.cameras) as recording, BagWriter(tmp_path / "bag") as writer:
+        for message in recording.messages():
+            if message.topic != "/lidar_top" or message.received_ns < first + 600_000_000:
+                content = recording.decode(message)
+                static = message.topic == "/tf_static"
+                writer.write(message.topic, message.received_ns, content, static)
+    with open_recording(tmp_path / "bag", model=get_card("alocc_3d_depth")) as bag:
+        assert 0 < len(list(bag)) < len(footage.frames)
         assert {problem.reason for problem in bag.problems} == {"no_lidar"}
-        assert "no sweep on /no/such within 100 ms" in str(bag.problems[0])
+        assert "no sweep on /lidar_top within 100 ms" in str(bag.problems[0])

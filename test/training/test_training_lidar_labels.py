@@ -94,8 +94,8 @@ def front_camera() -> CameraRig:
 
 def labels_of(sweeps, boxes=None, t=FRAME_T, rule=None):
     rig = front_camera()
-    frame = LabelledFrame(0, round(t * 1e9), ego_at(t), {"FRONT": rig.cameras[0].ego_T_cam})
-    ((_, labels),) = LidarLabeller(rig, GRID, OCC3D, boxes, rule).label([frame], sweeps)
+    frame = LabelledFrame(0, round(t * 1e9), rig, ego_at(t), {"FRONT": rig.cameras[0].ego_T_cam})
+    ((_, labels),) = LidarLabeller(GRID, OCC3D, boxes, rule).label([frame], sweeps)
     return labels
 
 
@@ -248,9 +248,11 @@ def test_long_drives_are_worked_off_in_sections_and_memory_does_not_grow() -> No
             yield sweep(t, with_car=False)
 
     rig = front_camera()
-    frames = [LabelledFrame(0, round(t * 1e9), ego_at(t), {}) for t in np.arange(0.5, 19.0, 2.0)]
+    frames = [
+        LabelledFrame(0, round(t * 1e9), rig, ego_at(t), {}) for t in np.arange(0.5, 19.0, 2.0)
+    ]
     read_when = []
-    for frame, labels in LidarLabeller(rig, GRID, OCC3D, None, rule).label(frames, stream()):
+    for frame, labels in LidarLabeller(GRID, OCC3D, None, rule).label(frames, stream()):
         read_when.append((frame.stamp_ns * 1e-9, alive[-1] * 0.5))
         assert labels is not None and (labels.semantics == ROAD).sum() > 1000
     assert len(read_when) == len(frames)

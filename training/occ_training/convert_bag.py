@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
 from occ_perception.bags.reading import RecordedCloud
@@ -39,7 +40,7 @@ from occ_training.data.records import (
     FrameRecord,
     LidarRecord,
 )
-from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps, lidar_topic
+from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps
 
 LABELS_OF_LIDAR_TIME_NS = 50_000_000
 _SAME_SWEEP_NS = 5_000_000
@@ -296,7 +297,7 @@ class _Conversion:
         if not any(topic.kind == POINTS_TYPE for topic in self._recording.topics.values()):
             return ""
         try:
-            return lidar_topic(self._recording, self._options.lidar_topic)
+            return topic_of_points(self._recording, self._options.lidar_topic)
         except BagError as error:
             self._recording.note("lidar", f"no points are kept: {error}")
             return ""
@@ -347,7 +348,7 @@ def _label_source(drive: RecordedDrive, options: ConvertOptions) -> LabelSource:
     if kind == "none":
         return NoLabels()
     if kind == "ground-truth":
-        return GroundTruthTopics(drive.recording, drive.recorded_rig)
+        return GroundTruthTopics(drive.recording)
     if kind == "lidar":
         return LidarMadeLabels(
             drive,

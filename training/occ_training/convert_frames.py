@@ -16,7 +16,7 @@ from PIL import Image
 from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.reading import RecordedFrameSet
 from occ_perception.geometry import Float64, invert_transform
-from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
 from occ_perception.sensing.rings import Ring
@@ -58,15 +58,13 @@ class FrameWriter:
     def __init__(
         self, drive: RecordedDrive, keep_incomplete: bool, work: Path, place: Path
     ) -> None:
-        self._rig = drive.recorded_rig
+        self._drive = drive
         self._layout = drive.layout
         self._keep_incomplete = keep_incomplete
         self._work = work
         self._place = place
-        encodings = {c.name: c.encoding for c in drive.layout.cameras if c.encoding}
-        self._decoder = FrameAssembler(
-            self._rig, drive.layout.reference_camera, encodings=encodings
-        )
+        self._rig = drive.recorded_rig
+        self._decoder = drive.assembler(self._rig)
         self.pictures = "as recorded"
 
     def write(self, item: RecordedFrameSet, label_ns: int) -> Draft:
@@ -80,6 +78,8 @@ class FrameWriter:
             FrameError: a camera is missing, or an image or a pose cannot be used.
         """
         ring, poses = item.ring, item.poses
+        if item.rig is not self._rig:
+            self._rig, self._decoder = item.rig, self._drive.assembler(item.rig)
         if ring.missing and not self._keep_incomplete:
             raise FrameError(
                 "missing_camera",
@@ -113,6 +113,7 @@ class FrameWriter:
         wanted = LabelledFrame(
             item.time_line,
             ring.reference_stamp_ns,
+            item.rig,
             world_T_ego[reference],
             {name: ego_T_world @ cameras[name].world_T_cam for name in names},
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import (
@@ -22,7 +23,7 @@ from occ_perception.bags.predictions import (
     occupancy_topics,
 )
 from occ_perception.bags.recording import BagError, Recording
-from occ_perception.frames import CameraRig, OccupancyPrediction
+from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.sensing.layouts import TopicLayout
@@ -31,7 +32,7 @@ from occ_training.data.label_files import LAYOUTS, OCC3D_GRID, DataFileError, re
 from occ_training.data.records import LabelLayout
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
-from occ_training.lidar_labels.sweeps import WorldSweeps, lidar_topic
+from occ_training.lidar_labels.sweeps import WorldSweeps
 from occ_training.lidar_labels.visibility import camera_mask
 
 Mask = NDArray[np.bool_]
@@ -130,12 +131,11 @@ class GroundTruthTopics:
         BagError: the recording has no such topic.
     """
 
-    def __init__(self, recording: Recording, rig: CameraRig) -> None:
+    def __init__(self, recording: Recording) -> None:
         topics = occupancy_topics(recording, GROUND_TRUTH)
         if not topics:
             raise BagError(f"{recording.path} has no occupancy topic below {GROUND_TRUTH}")
         self._recording = recording
-        self._rig = rig
         self._topic = topics[0]
         self._seen_topic = next(iter(occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)), None)
         self._collected = _Layouts()
@@ -180,7 +180,7 @@ class GroundTruthTopics:
             seen = visible.labels != UNKNOWN_CLASS
         else:
             occupied = truth.labels != truth.empty_class
-            seen = camera_mask(occupied, self._rig, wanted.frame.ego_T_cam, truth.grid)
+            seen = camera_mask(occupied, wanted.frame.rig, wanted.frame.ego_T_cam, truth.grid)
         known = truth.labels != UNKNOWN_CLASS
         return _write_labels(
             folder, wanted.token, truth.labels, known, seen & known, truth.flow, classes,
@@ -284,7 +284,7 @@ class LidarMadeLabels:
         classes = LABEL_SETS["occ3d"]
         self._classes = classes
         tracks, boxes_from = _boxes(drive.recording, drive.layout, boxes)
-        topic = lidar_topic(drive.recording, topic)
+        topic = topic_of_points(drive.recording, topic)
         self._sweeps = WorldSweeps(
             drive,
             topic,
@@ -292,7 +292,7 @@ class LidarMadeLabels:
             classes.empty_class,
             round(period_s * 1e9),
         )
-        self._labeller = LidarLabeller(drive.recorded_rig, OCC3D_GRID, classes, tracks)
+        self._labeller = LidarLabeller(OCC3D_GRID, classes, tracks)
         self._collected = _Layouts()
         self.layouts: Mapping[str, LabelLayout] = self._collected.known
         self.description = f"lidar {topic}, {boxes_from}"

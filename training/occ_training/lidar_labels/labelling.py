@@ -30,12 +30,14 @@ class LabelledFrame:
     Attributes:
         time_line: how often time had gone back in the recording before it.
         stamp_ns: of its reference camera.
+        rig: its cameras, with the distortion their images have.
         world_T_ego: (4, 4) at that stamp.
         ego_T_cam: camera -> (4, 4) pose at its own exposure in the ego axes at ``stamp_ns``.
     """
 
     time_line: int
     stamp_ns: int
+    rig: CameraRig
     world_T_ego: Float64
     ego_T_cam: Mapping[str, Float64]
 
@@ -61,7 +63,6 @@ class LidarLabeller:
     """Makes labels of sweeps.
 
     Args:
-        rig: cameras with the distortion their pictures have.
         grid: cells of the labels, cubes, in ego axes.
         classes: vocabulary of the labels.
         boxes: what moves; its points go where the box is. Without boxes points are carried only
@@ -71,13 +72,11 @@ class LidarLabeller:
 
     def __init__(
         self,
-        rig: CameraRig,
         grid: VoxelGrid,
         classes: LabelSet,
         boxes: BoxTracks | None = None,
         rule: LabelRule | None = None,
     ) -> None:
-        self._rig = rig
         self._grid = grid
         self._classes = classes
         self._boxes = boxes
@@ -136,7 +135,7 @@ class LidarLabeller:
         found = section.occupancy(frame.stamp_ns, frame.world_T_ego)
         classes = np.where(found.classes == NO_CLASS, np.uint8(NAMELESS_CLASS), found.classes)
         semantics = np.where(found.occupied, classes, np.uint8(self._classes.empty_class))
-        seen = camera_mask(found.occupied, self._rig, frame.ego_T_cam, self._grid)
+        seen = camera_mask(found.occupied, frame.rig, frame.ego_T_cam, self._grid)
         return LidarLabels(
             semantics,
             found.observed,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.calibrating import add_transforms, tf_topics
 from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.reading import RecordedCloud
-from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.geometry import Float64
-from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
-from occ_perception.sensing.point_fields import POINTS_TYPE, points_from_message
-from occ_perception.sensing.time_jumps import TimeJump
-from occ_perception.sensing.transform_tree import TransformError, TransformTree
+from occ_perception.sensing.ego_pose import PoseUnavailable
+from occ_perception.sensing.point_fields import points_from_message
+from occ_perception.sensing.transform_tree import TransformError
 
 NO_CLASS = 255
 CLASS_FIELDS = ("label", "class", "class_id", "semantic", "classification")
@@ -85,7 +81,6 @@ class WorldSweeps:
         self._table = _class_table(class_ids, num_classes)
         self._period = period_ns
         self._only = only_ns
-        self._mounts = _mounts(drive.recording)
 
     def __iter__(self) -> Iterator[Sweep]:
         time_line = last = None
@@ -107,13 +102,8 @@ class WorldSweeps:
     def _placed(self, cloud: RecordedCloud) -> Sweep:
         message = self._drive.recording.decode(cloud.message)
         rows = points_from_message(message)
-        ego_frame = self._drive.layout.pose.ego_frame
-        ego_T_lidar = self._mounts.static_transform(ego_frame, message.header.frame_id)
-        return self._sweep(rows, ego_T_lidar, cloud.poses, cloud.stamp_ns, cloud.time_line)
-
-    def _sweep(
-        self, rows: NDArray[np.void], ego_T_lidar: Float64, poses: EgoPoses, stamp: int, line: int
-    ) -> Sweep:
+        ego_T_lidar = cloud.vehicle.mount(message.header.frame_id)
+        poses, stamp = cloud.vehicle.poses, cloud.stamp_ns
         places = np.column_stack([rows[name] for name in "xyz"]).astype(np.float64)
         kept = np.isfinite(places).all(axis=1)
         kept &= np.einsum("ij,ij->i", places, places) > _NEAREST_M**2
@@ -131,8 +121,10 @@ class WorldSweeps:
             some = slice(starts[n], starts[n + 1])
             points[some] = places[some] @ world_T_lidar[:3, :3].T + world_T_lidar[:3, 3]
             origins[n] = world_T_lidar[:3, 3]
-        classes = self._classes(rows[order])
-        return Sweep(line, stamp, poses.at(stamp), ego_T_lidar, origins, starts, points, classes)
+        return Sweep(
+            cloud.time_line, stamp, poses.at(stamp), ego_T_lidar, origins, starts, points,
+            self._classes(rows[order]),
+        )  # fmt: skip
 
     def _classes(self, rows: NDArray[np.void]) -> NDArray[np.uint8]:
         name = next((name for name in CLASS_FIELDS if name in (rows.dtype.names or ())), None)
@@ -142,24 +134,6 @@ class WorldSweeps:
         bounded = np.clip(values, -1, len(self._table) - 1).astype(np.int64)
         classes: NDArray[np.uint8] = self._table[bounded]
         return classes
-
-
-def lidar_topic(recording: Recording, wanted: str | None) -> str:
-    """The topic of point clouds: the one asked for, or the only one, or the one called lidar.
-
-    Raises:
-        BagError: it is not there, or it is not clear which is meant.
-    """
-    topics = sorted(name for name, topic in recording.topics.items() if topic.kind == POINTS_TYPE)
-    likely = [name for name in topics if "lidar" in name.lower()] if len(topics) > 1 else topics
-    if wanted is not None:
-        likely = [name for name in topics if name == wanted]
-    if len(likely) == 1:
-        return likely[0]
-    raise BagError(
-        f"{recording.path}: {wanted or 'the lidar topic'} is not clear: topics of {POINTS_TYPE} "
-        f"are {', '.join(topics) or 'none'}; choose one with --lidar-topic"
-    )
 
 
 def _class_table(class_ids: Mapping[int, int] | None, num_classes: int) -> NDArray[np.uint8]:
@@ -194,22 +168,3 @@ def _offsets_ns(rows: NDArray[np.void], stamp: int) -> NDArray[np.int64] | None:
             f"at most {_LONGEST_SWEEP_NS / 1e6:.0f} ms; the time field has another unit or clock"
         )
     return offsets
-
-
-def _mounts(recording: Recording) -> TransformTree:
-    """Everything that tf says, for the mounts among it."""
-    tree = TransformTree()
-    for static in (True, False):
-        for message in recording.messages(tf_topics(recording, static)):
-            with suppress(TimeJump):  # what moves is no mount
-                _add_transforms(recording, message, tree, static)
-    return tree
-
-
-def _add_transforms(
-    recording: Recording, message: RecordedMessage, tree: TransformTree, static: bool
-) -> None:
-    try:
-        add_transforms(recording, message, tree, static)
-    except BagError as error:
-        recording.note("transform", str(error), message.received_ns)

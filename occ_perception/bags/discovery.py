@@ -1,0 +1,231 @@
+"""What is found out about a recording before its frames are read: layout, calibration, mounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.frames import CameraRig
+from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.layouts import (
+    TF_TYPES,
+    TopicLayout,
+    load_layout,
+    match_layout,
+    recognise_layouts,
+)
+from occ_perception.sensing.point_fields import LidarTopicError, lidar_topic
+from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.transform_tree import TransformError
+from occ_perception.sensing.vehicle import VehicleInputs
+
+
+def choose_layout(
+    recording: Recording,
+    layout: TopicLayout | str | Path | None,
+    cameras: Sequence[str] | None = None,
+) -> TopicLayout:
+    """The layout of a recording, with the names its topics really have.
+
+    Args:
+        recording: where to look.
+        layout: a layout, or its name or path; None to recognise a shipped one.
+        cameras: those of a model, as it calls them; others are not looked for.
+
+    Raises:
+        BagError: it does not fit, or none does; the message lists what is missing.
+        YamlError: the layout file is wrong.
+        ValueError: the layout has none of the model's cameras.
+    """
+    if layout is None:
+        recognised = _recognised(recording)
+        return recognised if cameras is None else recognised.for_model(cameras)
+    if not isinstance(layout, TopicLayout):
+        layout = load_layout(layout)
+    if cameras is not None:
+        layout = layout.for_model(cameras)
+    match = match_layout(layout, recording.topic_types)
+    if not match.fits:
+        raise BagError(
+            f"layout {layout.name} does not fit {recording.path}: {'; '.join(match.problems)}. "
+            "`occ info` lists what the recording has"
+        )
+    if _believes_empty_stamps(recording, match.layout):
+        raise BagError(
+            f"{recording.path}: pictures have stamp 0, and layout {layout.name} reads the header; "
+            "give a layout with `stamp_source: receive`, such as clynamen_ros2"
+        )
+    return match.layout
+
+
+def _recognised(recording: Recording) -> TopicLayout:
+    matches = recognise_layouts(recording.topic_types)
+    fitting = [match.layout for match in matches if match.fits]
+    if not fitting:
+        best = matches[0]
+        raise BagError(
+            f"no shipped layout fits {recording.path}; the nearest is {best.layout.name}, but: "
+            f"{'; '.join(best.problems)}. Write a layout file (docs/bags.md) and give it"
+        )
+    for layout in fitting:
+        if not _believes_empty_stamps(recording, layout):
+            return layout
+    raise BagError(
+        f"{recording.path}: pictures have stamp 0; give a layout with `stamp_source: receive`"
+    )
+
+
+def _believes_empty_stamps(recording: Recording, layout: TopicLayout) -> bool:
+    """Whether the layout takes header stamps that the converter never filled in."""
+    if layout.stamp_source != "header":
+        return False
+    reference = next(c for c in layout.cameras if c.name == layout.reference_camera)
+    message = next(recording.messages({reference.image}), None)
+    return message is not None and recording.header_stamp_ns(message) == 0
+
+
+def discover_vehicle(recording: Recording, plan: InputPlan) -> tuple[VehicleInputs, CameraRig]:
+    """Calibration and mounts of a recording, known before its first frame; the rig they make.
+
+    Reads camera_info and tf until everything is known: of a camera whose calibration changes in
+    mid-recording the first one holds at the start.
+
+    Args:
+        recording: where to look.
+        plan: what to look for.
+
+    Raises:
+        BagError: something is known from nowhere; the message lists all of it.
+    """
+    vehicle = VehicleInputs(plan)
+    _read_image_frames(recording, vehicle, _read_camera_infos(recording, vehicle))
+    if plan.reads_tf:
+        _read_mounts(recording, vehicle, lambda: vehicle.is_complete)
+    if not vehicle.is_complete:
+        vehicle.fill_in()
+    rig = vehicle.rig()
+    if rig is None:
+        raise BagError(
+            f"{recording.path} does not say everything about its sensors: "
+            f"{'; '.join(vehicle.problems.values())}. Give a rig file"
+        )
+    return vehicle, rig
+
+
+def discover_mount(recording: Recording, vehicle: VehicleInputs, topic: str) -> None:
+    """Read tf until it is known where a topic's lidar is mounted; then, or never, it ends."""
+    first = next(recording.messages({topic}), None)
+    if first is None:
+        return
+    try:
+        frame = recording.decode(first).header.frame_id
+    except BagError:  # which is said when the message is read
+        return
+
+    def is_known() -> bool:
+        try:
+            vehicle.mount(frame)
+        except TransformError:
+            return False
+        return True
+
+    _read_mounts(recording, vehicle, is_known)
+
+
+def _read_camera_infos(recording: Recording, vehicle: VehicleInputs) -> set[str]:
+    """Take the first camera_info of every camera; returns the cameras whose frame it names."""
+    cameras = info_topics(vehicle.plan)
+    missing, named = set(cameras), set()
+    for message in recording.messages(cameras):
+        if message.topic in missing:
+            with reported(recording, message):
+                info = recording.decode(message)
+                vehicle.take_camera_info(cameras[message.topic], info)
+                missing.remove(message.topic)
+                if info.header.frame_id:
+                    named.add(cameras[message.topic])
+        if not missing:
+            break
+    return named
+
+
+def _read_image_frames(recording: Recording, vehicle: VehicleInputs, named: set[str]) -> None:
+    """Take the frame in the first image's header of cameras whose frame nothing else names."""
+    for camera in vehicle.plan.cameras:
+        if camera.frame_id or camera.name in named:
+            continue
+        for message in islice(recording.messages({camera.image}), 1):
+            with reported(recording, message):
+                frame_id = recording.decode(message).header.frame_id
+                vehicle.take_image_frame(camera.name, frame_id)
+
+
+def _read_mounts(
+    recording: Recording, vehicle: VehicleInputs, is_enough: Callable[[], bool]
+) -> None:
+    """Feed tf until it is enough; static transforms first, their first messages hold all."""
+    for static in (True, False):
+        for message in recording.messages(tf_topics(recording, static)):
+            if is_enough():
+                break
+            try:
+                take_transforms(recording, vehicle, message)
+            except TimeJump:
+                vehicle.rewind()
+                take_transforms(recording, vehicle, message)
+    vehicle.rewind()
+
+
+def take_transforms(recording: Recording, vehicle: VehicleInputs, message: RecordedMessage) -> None:
+    """Feed a tf message; what is refused becomes a problem of the recording.
+
+    Raises:
+        TimeJump: see :meth:`VehicleInputs.take_transforms`.
+    """
+    static = is_static(message.topic)
+    with reported(recording, message):
+        for refusal in vehicle.take_transforms(recording.decode(message), static):
+            recording.note("transform", f"{message.topic}: {refusal}")
+
+
+@contextmanager
+def reported(recording: Recording, message: RecordedMessage) -> Iterator[None]:
+    """A message that cannot be read becomes a problem of the recording."""
+    try:
+        yield
+    except BagError as error:
+        recording.note("unreadable_message", str(error), message.received_ns)
+
+
+def info_topics(plan: InputPlan) -> dict[str, str]:
+    """Topic of calibrations -> camera, for the cameras that have one."""
+    return {camera.camera_info: camera.name for camera in plan.cameras if camera.camera_info}
+
+
+def tf_topics(recording: Recording, static: bool) -> set[str]:
+    """The topics that carry transforms: /tf, or /tf_static."""
+    return {
+        name
+        for name, topic in recording.topics.items()
+        if topic.kind in TF_TYPES and is_static(name) == static
+    }
+
+
+def is_static(topic: str) -> bool:
+    """Whether a topic of transforms carries static ones."""
+    return topic.endswith("static")
+
+
+def topic_of_points(recording: Recording, wanted: str | None = None) -> str:
+    """The topic of the lidar's points, see :func:`~..sensing.point_fields.lidar_topic`.
+
+    Raises:
+        BagError: it is not there, or it is not clear which is meant.
+    """
+    try:
+        return lidar_topic(recording.topic_types, wanted)
+    except LidarTopicError as error:
+        raise BagError(f"{recording.path}: {error}") from error

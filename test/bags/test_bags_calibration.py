@@ -1,0 +1,115 @@
+"""Calibrations in a recording: the newest holds, as live; odd ones are said and lose nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nuscenes_folder import VERSION, drawn_scene
+
+from occ_perception.bags.drive import open_recording
+from occ_perception.bags.inspection import inspect_bag
+from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.writing import BagWriter, camera_info_topic, optical_frame
+
+CAMERA = "CAM_BACK"
+RINGS = 7
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A recording of seven frame sets, every image with a camera_info."""
+    folder = tmp_path_factory.mktemp("plain")
+    drawn_scene(folder / "data", keyframes=2)
+    convert_nuscenes(folder / "data", VERSION, "scene-0001", folder / "bag")
+    return folder / "bag"
+
+
+def rewritten(plain, path, change):
+    """The recording with the camera's infos passed through ``change(ring, info)``; None drops."""
+    ring = 0
+    with Recording(plain) as recording, BagWriter(path) as writer:
+        for raw in recording.messages():
+            message = recording.decode(raw)
+            if raw.topic == camera_info_topic(CAMERA):
+                message = change(ring, message)
+                ring += 1
+            if message is not None:
+                writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
+    assert ring == RINGS
+    return path
+
+
+def zoomed(info, focal):
+    info.k, info.p = info.k.copy(), info.p.copy()
+    info.k[0] = info.p[0] = focal
+    return info
+
+
+def focal_lengths(drive) -> list[float]:
+    return [float(frame.rig.camera(CAMERA).K[0, 0]) for frame in drive]
+
+
+def test_a_camera_info_that_changes_holds_from_then_on(plain, tmp_path):
+    bag = rewritten(plain, tmp_path / "bag", lambda n, info: zoomed(info, 100 if n < 3 else 120))
+    with open_recording(bag) as drive:
+        assert drive.rig.camera(CAMERA).K[0, 0] == 100
+        for _ in range(2):  # a second reading begins as the first
+            assert focal_lengths(drive) == [100] * 3 + [120] * 4
+        assert len({id(frame.rig) for frame in list(drive)}) == 2, "one rig while nothing changes"
+        assert drive.problems == []
+
+
+def test_frames_before_the_first_camera_info_are_not_lost(plain, tmp_path):
+    bag = rewritten(plain, tmp_path / "bag", lambda n, info: zoomed(info, 90) if n > 3 else None)
+    with open_recording(bag) as drive:
+        assert focal_lengths(drive) == [90] * RINGS
+        assert drive.problems == []
+
+
+def test_a_mount_that_is_told_anew_holds_from_then_on(plain, tmp_path):
+    with open_recording(plain) as drive:
+        stamps = drive.reference_stamps()
+        mount = drive.rig.camera(CAMERA).ego_T_cam
+    higher = mount.copy()
+    higher[2, 3] += 1
+    with Recording(plain) as recording, BagWriter(tmp_path / "bag") as writer:
+        told = False
+        for raw in recording.messages():
+            if not told and raw.received_ns > stamps[3]:
+                told = True
+                moved = [("base_link", optical_frame(CAMERA), higher)]
+                writer.write_transforms(raw.received_ns, moved, static=True)
+            message = recording.decode(raw)
+            writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
+    with open_recording(tmp_path / "bag") as drive:
+        heights = [frame.rig.camera(CAMERA).ego_T_cam[2, 3] - mount[2, 3] for frame in drive]
+    assert heights[:3] == [0] * 3
+    np.testing.assert_allclose(heights[4:], 1, atol=1e-9)
+
+
+def test_a_camera_info_without_intrinsics_leaves_the_one_before_it(plain, tmp_path):
+    def change(ring, info):
+        zoomed(info, 100)
+        if ring in (2, 3):
+            info.k[:] = info.p[:] = 0
+        return info
+
+    with open_recording(rewritten(plain, tmp_path / "bag", change)) as drive:
+        assert focal_lengths(drive) == [100] * RINGS
+        (problem,) = drive.problems
+        assert problem.reason == "calibration" and "all-zero K" in problem.text
+        assert problem.text.endswith("the calibration before it holds")
+
+
+def test_a_size_of_zero_is_missing_for_the_node_like_other_gaps(plain, tmp_path):
+    def change(_, info):
+        info.width = info.height = 0
+        return info
+
+    bag = rewritten(plain, tmp_path / "bag", change)
+    with pytest.raises(BagError, match=f"camera {CAMERA}: .*size 0x0.*Give a rig file"):
+        open_recording(bag)
+    report = inspect_bag(bag)
+    assert report.rings.counters.complete == RINGS
+    assert any("size 0x0" in text for text in report.missing_for_node)
