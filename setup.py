@@ -75,6 +75,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "huggingface_hub",
+        "mcap>=1.1",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
         "pillow>=10",

@@ -22,8 +22,8 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from occ_perception.bags.mcap_recovery import intact_part_of_mcap
 from occ_perception.bags.message_types import ros1_types, ros2_types
-from occ_perception.bags.salvage import intact_part_of_mcap
 from occ_perception.errors import OccError
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")

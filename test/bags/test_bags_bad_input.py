@@ -93,6 +93,20 @@ def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
     assert "messages before the damage are read" in str(frames.problems[0])
 
 
+def test_a_truncated_mcap_that_was_not_written_in_the_order_of_time_is_read(tmp_path):
+    """Recorders write what other threads hand them: neighbours change places."""
+    pictures = drawn_pictures(keyframes=3, size=(640, 360))
+    swapped = [pictures[k + 1 - k % 2 * 2] for k in range(len(pictures))]
+    path = write_ours(tmp_path / "bag", swapped)
+    file = path / "bag.mcap"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    frames = open_recording(path)
+    stamps = [frame.stamp_ns for frame in frames]
+    assert len(stamps) >= 3 and stamps == sorted(stamps)
+    assert "damaged_file" in reasons(frames)
+    assert not any("stopped early" in problem.text for problem in frames.problems)
+
+
 def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
     """Messages are read in blocks of about 1 MB; those before the damaged one are kept."""
     pictures = drawn_pictures(keyframes=3, size=(640, 360))
