@@ -225,7 +225,7 @@ def test_lidar_points_lie_in_the_ego_frame(footage):
     expected = transform_points(BASE_T_LIDAR, written[kept, :3].astype(np.float64))
     np.testing.assert_allclose(sweeps[1].points, expected, atol=1e-5)
     np.testing.assert_array_equal(sweeps[1].intensity, written[kept, 3])
-    with pytest.raises(BagError, match="has no topic of type sensor_msgs/msg/PointCloud2"):
+    with pytest.raises(BagError, match="there is no topic of type sensor_msgs/msg/PointCloud2"):
         LidarSweeps(footage.predictions)
 
 
