@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo as CameraInfoMessage
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.subscriptions import InputSubscription
-from occ_perception.sensing.calibration import CameraInfo
 from occ_perception.sensing.images import CompressedPicture, SensorImage
 from occ_perception.sensing.layouts import (
     CAMERA_INFO_TYPE,
@@ -20,11 +18,7 @@ from occ_perception.sensing.layouts import (
     IMAGE_TYPE,
     CameraTopics,
 )
-from occ_perception.sensing.message_fields import (
-    camera_info_from_message,
-    picture_from_message,
-    stamp_ns,
-)
+from occ_perception.sensing.message_fields import picture_from_message, stamp_ns
 
 # One ring puts a message on every camera topic, and a stall of the executor lasts a few rings.
 _PICTURES_QUEUED = 5
@@ -41,9 +35,9 @@ class CameraInput:
         stamp_source: ``header`` or ``receive``.
         reliability: see :class:`InputSubscription`.
         on_topic: called with (camera name, topic) when that is where its pictures come from now.
-        on_picture: called with (camera name, stamp in ns, picture).
-        on_camera_info: called whenever the content of camera_info changed; None where the
-            calibration comes from a rig file.
+        on_picture: called with (camera name, stamp in ns, picture, frame of its header).
+        on_camera_info: called with (camera name, message) for every camera_info, of which drivers
+            send one with every picture. Without a camera_info topic nothing is subscribed to.
     """
 
     def __init__(
@@ -54,8 +48,8 @@ class CameraInput:
         stamp_source: str,
         reliability: str,
         on_topic: Callable[[str, str], None],
-        on_picture: Callable[[str, int, Picture], None],
-        on_camera_info: Callable[[str, CameraInfo], None] | None,
+        on_picture: Callable[[str, int, Picture, str], None],
+        on_camera_info: Callable[[str, CameraInfo], None],
     ) -> None:
         self.name = topics.name
         self._node = node
@@ -64,7 +58,6 @@ class CameraInput:
         self._on_picture = on_picture
         self._on_camera_info = on_camera_info
         self._rate = RateMeter()
-        self._info_fields: dict[str, Any] = {}
         self._topic = ""
         self._last_stamp_ns = 0
         self._rejected = 0
@@ -84,12 +77,12 @@ class CameraInput:
             InputSubscription(
                 node,
                 [topics.camera_info],
-                {CAMERA_INFO_TYPE: CameraInfoMessage},
+                {CAMERA_INFO_TYPE: CameraInfo},
                 self._take_info,
                 depth=_PICTURES_QUEUED,
                 reliability=reliability,
             )
-            if on_camera_info is not None
+            if topics.camera_info
             else None
         )
 
@@ -159,11 +152,8 @@ class CameraInput:
             )
             return
         self._last_stamp_ns = taken_ns
-        self._on_picture(self.name, taken_ns, picture_from_message(message))
+        picture = picture_from_message(message)
+        self._on_picture(self.name, taken_ns, picture, message.header.frame_id)
 
-    def _take_info(self, message: CameraInfoMessage) -> None:
-        info = camera_info_from_message(message)
-        # Drivers send it with every picture; only a change of the numbers is news.
-        if self._on_camera_info is not None and vars(info) != self._info_fields:
-            self._info_fields = vars(info)
-            self._on_camera_info(self.name, info)
+    def _take_info(self, message: CameraInfo) -> None:
+        self._on_camera_info(self.name, message)

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
-from occ_perception.frames import CameraFrame, CameraRig, LidarPoints
+from occ_perception.frames import CameraFrame, LidarPoints
 from occ_perception.geometry import transform_points
 from occ_perception.ros.diagnostics import Status
-from occ_perception.ros.ego_poses import SharedPoses
 from occ_perception.ros.pose_inputs import PoseInput
 from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.ego_pose import PoseUnavailable
 from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.point_fields import POINTS_TYPE, positions_from_message
+from occ_perception.sensing.transform_tree import TransformError
 
 # Two seconds of a lidar at 10 Hz: a network on a slow machine asks for sweeps of a while ago.
 _KEPT = 20
@@ -45,16 +46,12 @@ class LidarInput(PoseInput):
     Args:
         node: owner.
         topic: of sensor_msgs/PointCloud2.
-        ego_frame: points in this frame are taken as they are, others belong to the rig's lidar.
         tolerance_ns: how far from a ring's reference stamp a sweep may lie.
         reliability: see :class:`InputSubscription`.
     """
 
-    def __init__(
-        self, node: Node, topic: str, ego_frame: str, tolerance_ns: int, reliability: str
-    ) -> None:
+    def __init__(self, node: Node, topic: str, tolerance_ns: int, reliability: str) -> None:
         super().__init__()
-        self._ego_frame = ego_frame
         self._tolerance_ns = tolerance_ns
         self._lock = threading.Lock()
         self._sweeps: deque[Sweep] = deque(maxlen=_KEPT)
@@ -80,11 +77,12 @@ class LidarInput(PoseInput):
         with self._lock:
             self._sweeps.clear()
 
-    def with_points(self, frame: CameraFrame, rig: CameraRig, poses: SharedPoses) -> CameraFrame:
+    def with_points(self, frame: CameraFrame, vehicle: VehicleSubscriptions) -> CameraFrame:
         """The frame with the sweep nearest to its reference stamp; any thread.
 
         Raises:
-            MissingSweepError: there is none within the tolerance, or no pose for it.
+            MissingSweepError: there is none within the tolerance, no pose for it, or nothing says
+                where its frame is mounted.
         """
         with self._lock:
             sweeps = list(self._sweeps)
@@ -99,20 +97,20 @@ class LidarInput(PoseInput):
                 f"{self._tolerance_ns / 1e6:g} ms are allowed (lidar.tolerance_ms)"
             )
         try:
-            world_T_ego = poses.at(sweep.stamp_ns)
+            world_T_ego = vehicle.poses.at(sweep.stamp_ns)
+            ego_T_lidar = vehicle.mount(sweep.frame_id)
         except PoseUnavailable as error:
             raise MissingSweepError(f"no ego pose for the lidar sweep of {at}: {error}") from error
-        points = sweep.points
-        if sweep.frame_id != self._ego_frame:
-            assert rig.ego_T_lidar is not None, "the plan asks for the lidar's mount"
-            points = transform_points(rig.ego_T_lidar, points)
+        except TransformError as error:
+            raise MissingSweepError(f"no mount of the lidar sweep of {at}: {error}") from error
+        points = transform_points(ego_T_lidar, sweep.points)
         return replace(frame, lidar=LidarPoints(sweep.stamp_ns, points, world_T_ego))
 
     def _take(self, message: Any) -> None:
         try:
             points = positions_from_message(message)
         except ValueError as error:
-            self.reject(str(error))
+            self.reject((str(error),))
             return
         self._newest_ns = stamp_ns(message.header.stamp)
         frame_id = message.header.frame_id.lstrip("/")

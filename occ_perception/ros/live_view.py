@@ -25,22 +25,16 @@ from rclpy.parameter import parameter_value_to_python
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
-from occ_perception.geometry import Float64
 from occ_perception.models.zoo import get_card
-from occ_perception.ros.camera_inputs import CameraInput, Picture
-from occ_perception.ros.ego_poses import SharedPoses
-from occ_perception.ros.input_plan import InputPlan, plan_inputs
+from occ_perception.ros.camera_inputs import Picture
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
+from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import NodeParameters
-from occ_perception.ros.pose_inputs import OdometryInput, TransformInput, add_transforms
-from occ_perception.ros.rig_source import RigSource
+from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
-from occ_perception.sensing.calibration import CameraInfo
-from occ_perception.sensing.ego_pose import PoseBuffer
+from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.rings import Ring
-from occ_perception.sensing.time_jumps import TimeJump
-from occ_perception.sensing.transform_tree import TransformTree
 
 Show = Callable[[OccupancyPrediction, "CameraFrame | None"], None]
 
@@ -109,25 +103,23 @@ class LiveView:
     def __init__(self, node: Node, target: str, values: NodeParameters) -> None:
         self._node = node
         self._target = target
-        self._plan = plan = _plan(target, values)
+        plan = _plan(target, values)
         self._changed = threading.Condition()
         self._messages: deque[tuple[float, SemanticOccupancy]] = deque(maxlen=_MOMENTS_KEPT)
         self._flows: dict[int, OccupancyFlow] = {}
         self._pictures: dict[str, dict[int, Picture]] = {c.name: {} for c in plan.cameras}
         self._assembler: tuple[CameraRig, FrameAssembler] | None = None
-        self._jumps = 0
-        extrapolation_ns = round(values.pose_extrapolation_ms * 1e6)
-        gap_ns = round(values.pose_gap_ms * 1e6)
-        self._tree = TransformTree(extrapolation_ns, gap_ns)
-        self._odometry_poses = PoseBuffer(extrapolation_ns, gap_ns)
-        from_tf = plan.pose.kind == "tf"
-        source = self._tree.poses(plan.pose.world_frame, plan.pose.ego_frame) if from_tf else None
-        self._poses = SharedPoses(source or self._odometry_poses, node)
-        self._rig_source = RigSource(plan.cameras, plan.pose.ego_frame, plan.rig, self._tree)
-        self._inputs = self._subscribe(values.qos_reliability)
+        self._vehicle = VehicleSubscriptions(
+            node,
+            plan,
+            values,
+            on_picture=self._on_picture,
+            on_calibration=lambda: None,
+            on_time_jump=self._on_time_jump,
+        )
         node.create_subscription(SemanticOccupancy, f"{target}/occupancy", self._on_grid, 10)
         node.create_subscription(OccupancyFlow, f"{target}/flow", self._on_flow, 10)
-        node.create_timer(_POLL_S, self._poll)
+        node.create_timer(_POLL_S, self._vehicle.poll)
 
     def moments(
         self, note: Callable[[str], None]
@@ -179,19 +171,16 @@ class LiveView:
         self, prediction: OccupancyPrediction, give_up: float, note: Callable[[str], None]
     ) -> CameraFrame | None:
         """The pictures that a prediction was made from."""
-        stamps = prediction.camera_stamps_ns
+        stamps, rig = prediction.camera_stamps_ns, self._vehicle.rig()
         with self._changed:
-            rig = self._rig_source.rig()
-            problems = [self._rig_source.problem(c.name) for c in self._plan.cameras]
             found = {
                 name: nearest
                 for name, pictures in self._pictures.items()
                 if name in stamps and (nearest := _nearest(pictures, stamps[name]))
             }
         if rig is None:
-            note(
-                f"pictures and path are not shown: {next(filter(None, problems), 'no calibration')}"
-            )
+            problem = next(iter(self._vehicle.problems()), "no calibration")
+            note(f"pictures and path are not shown: {problem}")
             return None
         absent = [name for name in self._pictures if name not in found]
         if absent:
@@ -202,50 +191,25 @@ class LiveView:
             payloads={name: picture for name, (_, picture) in found.items()},
             stamps_ns={name: stamp for name, (stamp, _) in found.items()},
         )
-        self._poses.wait_until_settled(
-            max(ring.stamps_ns.values()), max(0.0, give_up - time.monotonic())
-        )
+        poses = self._vehicle.poses
+        poses.wait_until_settled(ring.newest_stamp_ns, max(0.0, give_up - time.monotonic()))
+        sequence = f"live {self._vehicle.time_line.jumps}"
         try:
-            return self._assembler_for(rig).assemble(ring, self._poses, f"live {self._jumps}")
+            return self._assembler_for(rig).assemble(ring, poses, sequence)
         except FrameError as error:
             note(f"some moments are shown without pictures: {error}")
             return None
 
     def _assembler_for(self, rig: CameraRig) -> FrameAssembler:
         if self._assembler is None or self._assembler[0] is not rig:
-            reference, encodings = self._plan.reference_camera, self._plan.encodings
-            self._assembler = rig, FrameAssembler(rig, reference, encodings=encodings)
+            plan = self._vehicle.plan
+            self._assembler = (
+                rig,
+                FrameAssembler(rig, plan.reference_camera, encodings=plan.encodings),
+            )
         return self._assembler[1]
 
     # -- callbacks -------------------------------------------------------------------------------
-
-    def _subscribe(self, reliability: str) -> list[CameraInput | OdometryInput | TransformInput]:
-        plan = self._plan
-        inputs: list[CameraInput | OdometryInput | TransformInput] = [
-            CameraInput(
-                self._node,
-                camera,
-                stamp_source=plan.stamp_source,
-                reliability=reliability,
-                on_topic=self._on_picture_topic,
-                on_picture=self._on_picture,
-                on_camera_info=self._on_camera_info if camera.camera_info else None,
-            )
-            for camera in plan.cameras
-        ]
-        pose = plan.pose
-        if pose.kind == "odometry":
-            inputs.append(
-                OdometryInput(self._node, pose.topic, pose.ego_frame, reliability, self._on_pose)
-            )
-        if plan.needs_tf:
-            topic = pose.topic if pose.kind == "tf" else "/tf"
-            inputs.append(TransformInput(self._node, topic, reliability, self._on_transforms))
-        return inputs
-
-    def _poll(self) -> None:
-        for source in self._inputs:
-            source.poll()
 
     def _on_grid(self, message: SemanticOccupancy) -> None:
         with self._changed:
@@ -258,37 +222,15 @@ class LiveView:
             _keep_newest(self._flows, _MOMENTS_KEPT)
             self._changed.notify_all()
 
-    def _on_picture_topic(self, camera: str, topic: str) -> None:
-        with self._changed:
-            self._rig_source.take_picture_topic(camera, topic)
-
     def _on_picture(self, camera: str, stamp: int, picture: Picture) -> None:
         with self._changed:
             self._pictures[camera][stamp] = picture
             _keep_newest(self._pictures[camera], _PICTURES_KEPT)
 
-    def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
+    def _on_time_jump(self, _reason: str) -> None:
         with self._changed:
-            self._rig_source.take_camera_info(camera, info)
-
-    def _on_pose(self, stamp: int, world_T_ego: Float64) -> None:
-        self._feed(lambda: self._odometry_poses.add(stamp, world_T_ego))
-
-    def _on_transforms(self, message: Any, static: bool) -> None:
-        self._feed(lambda: add_transforms(self._tree, message, static))
-
-    def _feed(self, add: Callable[[], None]) -> None:
-        """Add to the poses; where their time goes back, as in a bag that starts over, anew."""
-        with self._changed:
-            try:
-                self._poses.change(add)
-            except TimeJump:
-                self._jumps += 1
-                self._poses.change(self._odometry_poses.reset)
-                self._poses.change(self._tree.reset)
-                for pictures in self._pictures.values():
-                    pictures.clear()
-                self._poses.change(add)
+            for pictures in self._pictures.values():
+                pictures.clear()
 
 
 def _parameters_of(node: Node, target: str) -> NodeParameters:
@@ -324,7 +266,7 @@ def _parameters_of(node: Node, target: str) -> NodeParameters:
 def _plan(target: str, values: NodeParameters) -> InputPlan:
     """The node's inputs, its private topics by their full names."""
     try:
-        plan = plan_inputs(values, get_card(values.model))
+        plan = plan_node(values, get_card(values.model))
     except KeyError as error:
         raise LiveViewError(f"{target} runs what is not installed here: {error.args[0]}") from error
 
@@ -335,7 +277,8 @@ def _plan(target: str, values: NodeParameters) -> InputPlan:
         replace(camera, image=full(camera.image), camera_info=full(camera.camera_info))
         for camera in plan.cameras
     )
-    return replace(plan, cameras=cameras, pose=replace(plan.pose, topic=full(plan.pose.topic)))
+    pose = replace(plan.pose, topic=full(plan.pose.topic))
+    return replace(plan, layout=replace(plan.layout, cameras=cameras, pose=pose))
 
 
 @contextmanager

@@ -1,9 +1,14 @@
-"""Python classes of ROS messages by type name."""
+"""ROS messages without knowing their package beforehand, and stamps as messages.
+
+Stamps come back with :func:`occ_perception.sensing.message_fields.stamp_ns`.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+
+from builtin_interfaces.msg import Time
 
 
 def message_class_of(type_name: str) -> type[Any] | None:
@@ -14,3 +19,9 @@ def message_class_of(type_name: str) -> type[Any] | None:
     except (ImportError, AttributeError):
         return None
     return found if isinstance(found, type) else None
+
+
+def time_message(stamp_ns: int) -> Time:
+    """A stamp in nanoseconds as a builtin_interfaces/Time."""
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=seconds, nanosec=nanoseconds)

@@ -30,8 +30,7 @@ from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import Lockstep, obstacle_to_answers, picture_topics
-from occ_perception.ros.message_classes import message_class_of
-from occ_perception.ros.stamps import time_message
+from occ_perception.ros.message_classes import message_class_of, time_message
 
 # Subscribers are taken as complete when their number has not changed for this long: a node that
 # looks at the publishers before it subscribes needs a few hundred milliseconds for each kind of

@@ -10,22 +10,18 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
 from occ_perception.errors import OccError
-from occ_perception.geometry import Float64
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
-from occ_perception.sensing.message_fields import (
-    is_about,
-    pose_from_odometry,
-    stamp_ns,
-    transforms_from_message,
-)
-from occ_perception.sensing.transform_tree import TransformError, TransformTree
+from occ_perception.sensing.message_fields import stamp_ns
+
+Refusals = tuple[str, ...]
+"""Why parts of a message were not taken; empty where all of it was."""
 
 # Poses come at 50 to 150 Hz and in bursts; a stall of the executor must not lose any.
 _QUEUED = 500
-_TF_TYPE = "tf2_msgs/msg/TFMessage"
+TF_TYPE = "tf2_msgs/msg/TFMessage"
 
 
 class TransformMessagesError(OccError, RuntimeError):
@@ -41,10 +37,11 @@ class PoseInput:
         self._newest_ns = 0
         self._rate = RateMeter()
 
-    def reject(self, problem: str) -> None:
-        """Note that a message could not be used."""
-        self._rejected += 1
-        self._problem, self._problem_at = problem, time.monotonic()
+    def reject(self, refusals: Refusals) -> None:
+        """Note what could not be used of a message."""
+        if refusals:
+            self._rejected += len(refusals)
+            self._problem, self._problem_at = refusals[-1], time.monotonic()
 
     def report(self, task: str, subscription: InputSubscription, stale_after_s: float) -> Status:
         """One line of the diagnostics about one topic."""
@@ -76,22 +73,15 @@ class OdometryInput(PoseInput):
     Args:
         node: owner.
         topic: of the odometry.
-        ego_frame: what the messages must be about.
         reliability: see :class:`InputSubscription`.
-        on_pose: called with (stamp in ns, ``world_T_ego`` (4, 4)).
+        take: called with (stamp in ns, message).
     """
 
     def __init__(
-        self,
-        node: Node,
-        topic: str,
-        ego_frame: str,
-        reliability: str,
-        on_pose: Callable[[int, Float64], None],
+        self, node: Node, topic: str, reliability: str, take: Callable[[int, Any], Refusals]
     ) -> None:
         super().__init__()
-        self._ego_frame = ego_frame
-        self._on_pose = on_pose
+        self._take_odometry = take
         self._subscription = InputSubscription(
             node,
             [topic],
@@ -105,24 +95,16 @@ class OdometryInput(PoseInput):
         """Look for a publisher."""
         self._subscription.poll()
 
-    def status(self, stale_after_s: float) -> Status:
+    def statuses(self, stale_after_s: float) -> list[Status]:
         """The ego pose's line in the diagnostics."""
-        return self.report("ego pose", self._subscription, stale_after_s)
+        return [self.report("ego pose", self._subscription, stale_after_s)]
 
     def _take(self, message: Any) -> None:
-        if not is_about(message, self._ego_frame):
-            self.reject(
-                f"odometry is about frame {message.child_frame_id}, expected {self._ego_frame}; "
-                "set ego_frame, or take the pose from tf"
-            )
-            return
-        try:
-            world_T_ego = pose_from_odometry(message)
-        except ValueError as error:
-            self.reject(str(error))
-            return
-        self._newest_ns = stamp_ns(message.header.stamp)
-        self._on_pose(self._newest_ns, world_T_ego)
+        stamp = stamp_ns(message.header.stamp)
+        refusals = self._take_odometry(stamp, message)
+        self.reject(refusals)
+        if not refusals:
+            self._newest_ns = stamp
 
 
 class TransformInput(PoseInput):
@@ -132,23 +114,18 @@ class TransformInput(PoseInput):
         node: owner.
         topic: of the moving transforms.
         reliability: see :class:`InputSubscription`.
-        on_transforms: called with (message, whether it is static); may raise ValueError or
-            TransformError to refuse the message.
+        take: called with (newest stamp in ns, message, whether it is static).
 
     Raises:
         TransformMessagesError: tf2_msgs is not installed.
     """
 
     def __init__(
-        self,
-        node: Node,
-        topic: str,
-        reliability: str,
-        on_transforms: Callable[[Any, bool], None],
+        self, node: Node, topic: str, reliability: str, take: Callable[[int, Any, bool], Refusals]
     ) -> None:
         super().__init__()
-        self._on_transforms = on_transforms
-        types = {_TF_TYPE: tf_message_class()}
+        self._take_transforms = take
+        types = {TF_TYPE: _tf_message_class()}
         self._moving, self._static = (
             InputSubscription(node, [name], types, take, depth=_QUEUED, reliability=reliability)
             for name, take in ((topic, self._take_moving), ("/tf_static", self._take_static))
@@ -159,36 +136,23 @@ class TransformInput(PoseInput):
         self._moving.poll()
         self._static.poll()
 
-    def status(self, stale_after_s: float) -> Status:
-        """The line of the moving transforms, where they are the ego pose."""
-        return self.report("ego pose", self._moving, stale_after_s)
-
-    def mounts_status(self) -> Status:
-        """The line of the static transforms."""
-        return self.report("static transforms", self._static, float("inf"))
+    def statuses(self, stale_after_s: float, are_the_pose: bool) -> list[Status]:
+        """The lines of the moving transforms, where they are the ego pose, and of the static."""
+        moving = [self.report("ego pose", self._moving, stale_after_s)] if are_the_pose else []
+        return [*moving, self.report("static transforms", self._static, float("inf"))]
 
     def _take_moving(self, message: Any) -> None:
-        for stamped in message.transforms:
-            self._newest_ns = max(self._newest_ns, stamp_ns(stamped.header.stamp))
-        self._take(message, static=False)
+        newest = max((stamp_ns(item.header.stamp) for item in message.transforms), default=0)
+        self._newest_ns = max(self._newest_ns, newest)
+        self.reject(self._take_transforms(newest, message, False))
 
     def _take_static(self, message: Any) -> None:
-        self._take(message, static=True)
-
-    def _take(self, message: Any, static: bool) -> None:
-        try:
-            self._on_transforms(message, static)
-        except (ValueError, TransformError) as error:
-            self.reject(str(error))
+        self.reject(self._take_transforms(0, message, True))
 
 
-def tf_message_class() -> type[Any]:
-    """tf2_msgs/TFMessage, the only thing of tf that is used here.
-
-    Raises:
-        TransformMessagesError: tf2_msgs is not installed (there is no wheel of it).
-    """
-    message_class = message_class_of(_TF_TYPE)
+def _tf_message_class() -> type[Any]:
+    """tf2_msgs/TFMessage, the only thing of tf that is used here."""
+    message_class = message_class_of(TF_TYPE)
     if message_class is None:
         raise TransformMessagesError(
             "/tf and /tf_static cannot be received: tf2_msgs is not importable. Install "
@@ -196,15 +160,3 @@ def tf_message_class() -> type[Any]:
             "(parameter rig) and take the pose from odometry (pose.source: odometry)"
         )
     return message_class
-
-
-def add_transforms(tree: TransformTree, message: Any, static: bool) -> None:
-    """Feed the transforms of one tf2_msgs/TFMessage to the tree.
-
-    Raises:
-        ValueError: a transform is not finite or its quaternion is not of unit length.
-        TransformError: the frames contradict those known.
-        TimeJump: stamps went back by more than a second.
-    """
-    for parent, child, stamp, parent_T_child in transforms_from_message(message):
-        tree.add(parent, child, stamp, parent_T_child, static)

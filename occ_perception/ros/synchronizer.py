@@ -1,7 +1,7 @@
-"""From single pictures to rings for the worker: grouping, and a mailbox where the newest wins.
+"""From single pictures to rings: the policies that group them.
 
-Grouping policies look alike to the node (:class:`RingPolicy`). None of them calls back while it
-holds its lock, and none waits for the consumer.
+Policies look alike to the node (:class:`RingPolicy`). None of them calls back while it holds its
+lock, and none waits for the consumer.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from occ_perception.errors import OccError
-from occ_perception.ros.stamps import time_message
+from occ_perception.ros.message_classes import time_message
+from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
-
-Item = TypeVar("Item")
 
 
 class RingPolicy(Protocol):
@@ -164,37 +163,24 @@ class _Stamped:
         self.stamp = time_message(stamp_ns)
 
 
-class Mailbox(Generic[Item]):
-    """One slot between the callbacks and the worker; a newer item replaces one not yet taken."""
+def ring_policy(
+    name: str, plan: InputPlan, deadline_ns: int, deliver: Callable[[Ring], None]
+) -> RingPolicy:
+    """The policy of a name.
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._item: Item | None = None
-        self._closed = False
-        self.overwritten = 0
+    Args:
+        name: ``native`` or ``message_filters``.
+        plan: cameras, reference camera and tolerance.
+        deadline_ns: how long the native policy waits for missing pictures.
+        deliver: called with every ring.
 
-    def put(self, item: Item) -> None:
-        """Leave an item; never waits."""
-        with self._condition:
-            if self._item is not None:
-                self.overwritten += 1
-            self._item = item
-            self._condition.notify()
-
-    def take(self) -> Item | None:
-        """Wait for an item; None once the mailbox is closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._item is not None or self._closed)
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def clear(self) -> None:
-        """Throw away what lies there."""
-        with self._condition:
-            self._item = None
-
-    def close(self) -> None:
-        """Wake the worker for the last time."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
+    Raises:
+        SyncPolicyError: message_filters is not installed.
+    """
+    cameras = plan.layout.camera_names
+    if name == "message_filters":
+        return MessageFiltersSynchronizer(
+            cameras, plan.reference_camera, plan.tolerance_ns, deliver
+        )
+    grouper = RingGrouper(cameras, plan.reference_camera, plan.tolerance_ns, deadline_ns)
+    return NativeSynchronizer(grouper, deliver)

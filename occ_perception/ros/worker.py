@@ -6,39 +6,21 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
-from occ_perception.ros.ego_poses import SharedPoses
 from occ_perception.ros.lidar_input import LidarInput, MissingSweepError
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
-from occ_perception.ros.synchronizer import Mailbox
+from occ_perception.ros.ring_intake import Job, Mailbox
+from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
-from occ_perception.sensing.rings import Ring
 
 _LOG_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A ring for the worker.
-
-    Attributes:
-        ring: the pictures, of every camera.
-        rig: their calibration.
-        closed_at: monotonic seconds when the ring was complete; latency counts from here.
-    """
-
-    ring: Ring
-    rig: CameraRig
-    closed_at: float
 
 
 class Worker:
@@ -47,13 +29,10 @@ class Worker:
     Args:
         stream: the network with its history; used by this thread only.
         mailbox: where rings come from.
-        poses: the ego pose.
+        vehicle: knows the ego pose and where the lidar is, and is told of bad pictures.
         outputs: where predictions go.
         parameters: the live ones are read at every ring.
-        reference_camera: camera whose stamp the grid refers to.
-        encodings: camera -> encoding to assume for raw pictures.
         lidar: sweeps for a model that is given depth, None for others.
-        on_bad_picture: told (camera, text) when a camera's picture cannot be used.
         logger: of the node.
     """
 
@@ -61,25 +40,19 @@ class Worker:
         self,
         stream: OccupancyStream,
         mailbox: Mailbox[Job],
-        poses: SharedPoses,
+        vehicle: VehicleSubscriptions,
         outputs: Outputs,
         parameters: ParameterServer,
         *,
-        reference_camera: str,
-        encodings: Mapping[str, str],
         lidar: LidarInput | None,
-        on_bad_picture: Callable[[str, str], None],
         logger: RcutilsLogger,
     ) -> None:
         self._stream = stream
         self._mailbox = mailbox
-        self._poses = poses
+        self._vehicle = vehicle
         self._outputs = outputs
         self._parameters = parameters
-        self._reference_camera = reference_camera
-        self._encodings = encodings
         self._lidar = lidar
-        self._on_bad_picture = on_bad_picture
         self._logger = logger
         self._latency = LatencyWindow()
         self._assembler: tuple[CameraRig, FrameAssembler] | None = None
@@ -102,7 +75,7 @@ class Worker:
     def stop(self, timeout_s: float) -> bool:
         """Finish the ring at hand and end; whether it did so in time."""
         self._mailbox.close()
-        self._poses.abandon_waits()
+        self._vehicle.poses.abandon_waits()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -112,7 +85,7 @@ class Worker:
         with self._reset_lock:
             self._reset_reason = reason
             self._mailbox.clear()
-        self._poses.abandon_waits()
+        self._vehicle.poses.abandon_waits()
 
     def _run(self) -> None:
         while (job := self._mailbox.take()) is not None:
@@ -133,7 +106,7 @@ class Worker:
             self._outputs.publish(prediction, values.occupancy_encoding, values.flow_min_speed)
         except FrameError as error:
             if error.reason in ("undecodable_image", "size_mismatch"):
-                self._on_bad_picture(error.camera, str(error))
+                self._vehicle.reject_picture(error.camera, str(error))
             self._fail(error.reason, str(error))
             return
         except MissingSweepError as error:
@@ -163,14 +136,15 @@ class Worker:
 
     def _assemble(self, job: Job) -> CameraFrame:
         if self._assembler is None or self._assembler[0] is not job.rig:
-            reference, encodings = self._reference_camera, self._encodings
-            self._assembler = job.rig, FrameAssembler(job.rig, reference, encodings=encodings)
-        wait_s = self._parameters.values.pose_wait_ms * 1e-3
-        self._poses.wait_until_settled(job.ring.newest_stamp_ns, wait_s)
-        frame = self._assembler[1].assemble(job.ring, self._poses)
-        return (
-            frame if self._lidar is None else self._lidar.with_points(frame, job.rig, self._poses)
-        )
+            plan = self._vehicle.plan
+            self._assembler = (
+                job.rig,
+                FrameAssembler(job.rig, plan.reference_camera, encodings=plan.encodings),
+            )
+        poses, wait_s = self._vehicle.poses, self._parameters.values.pose_wait_ms * 1e-3
+        poses.wait_until_settled(job.ring.newest_stamp_ns, wait_s)
+        frame = self._assembler[1].assemble(job.ring, poses)
+        return frame if self._lidar is None else self._lidar.with_points(frame, self._vehicle)
 
     def _note(self, prediction: OccupancyPrediction) -> None:
         self._frames += 1

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 BACKWARD_JUMP_NS = 1_000_000_000
 """A stamp older than the newest one by more than this starts a new time line.
 
 Late and re-ordered messages stay well below: recorders that log in bursts deliver up to 0.5 s late.
 """
+
+# When a bag starts over, the last pictures before the jump may be delivered after the first ones
+# behind it, on other topics. For a moment everything from the end of the old line is refused.
+_LEFTOVER_NS = 500_000_000
+_MOMENT_S = 0.5
 
 
 class TimeJump(Exception):  # noqa: N818 - an event that the caller handles, not a failure
@@ -29,3 +36,29 @@ class TimeJump(Exception):  # noqa: N818 - an event that the caller handles, not
             f"{source}: time went back by {(from_ns - to_ns) / 1e9:.3f} s "
             f"(from {from_ns / 1e9:.3f} s to {to_ns / 1e9:.3f} s)"
         )
+
+
+class TimeLine:
+    """Counts jumps of live messages, and recognises leftovers of the time before the last one."""
+
+    def __init__(self) -> None:
+        self.jumps = 0
+        self.leftovers = 0
+        self.last_reason = ""
+        self._old_end_ns = 0
+        self._alert_until = 0.0
+
+    def jumped(self, old_end_ns: int, reason: str) -> None:
+        """Time went back; ``old_end_ns`` is the newest stamp before the jump."""
+        self.jumps += 1
+        self.last_reason = reason
+        self._old_end_ns = old_end_ns
+        self._alert_until = time.monotonic() + _MOMENT_S
+
+    def is_leftover(self, stamp_ns: int) -> bool:
+        """Whether a message belongs to the end of the line that was just left."""
+        leftover = (
+            time.monotonic() < self._alert_until and stamp_ns > self._old_end_ns - _LEFTOVER_NS
+        )
+        self.leftovers += int(leftover)
+        return leftover

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -65,10 +65,15 @@ class SimulatedCar:
         }
         self.rig = {camera.name: camera for camera in small_rig().cameras}
 
-    def send_mounts(self, publisher: Publisher, higher_m: float = 0.0) -> None:
+    def send_mounts(
+        self,
+        publisher: Publisher,
+        higher_m: float = 0.0,
+        others: Iterable[TransformStamped] = (),
+    ) -> None:
         from tf2_msgs.msg import TFMessage
 
-        message = TFMessage()
+        message = TFMessage(transforms=list(others))
         for camera in self.rig.values():
             stamped = TransformStamped(child_frame_id=camera.frame_id)
             stamped.header.frame_id = "base_link"
@@ -116,10 +121,10 @@ def test_a_ring_waits_for_mounts_and_the_last_camera_info(simulated: SimulatedCa
         if name != "CAM_BACK":
             publisher.publish(camera_info(simulated.rig[name]))
     stamp = simulated.ring()
-    front = listener.wait_for_status("camera CAM_FRONT", "waiting for the mount of cam_front_opt")
+    front = listener.wait_for_status("camera CAM_FRONT", "no mount of cam_front_optical in tf")
     assert front.level == ERROR
     simulated.send_mounts(simulated.mounts)
-    back = listener.wait_for_status("camera CAM_BACK", "waiting for camera_info on")
+    back = listener.wait_for_status("camera CAM_BACK", "no camera_info on")
     assert back.level == ERROR
     assert listener.wait_for_status("camera CAM_FRONT", "receiving").level == OK
     assert stamp not in listener.grids
@@ -216,10 +221,29 @@ def test_drives_of_vehicles_whose_mounts_come_in_tf_follow_each_other(
 
     simulated.tick(-200 * SECOND)
     stamp = simulated.ring()
-    listener.wait_for_status("camera CAM_FRONT", "waiting for the mount of cam_front_optical")
+    listener.wait_for_status("camera CAM_FRONT", "no mount of cam_front_optical in tf")
     assert stamp not in listener.grids, "the mounts of the other vehicle are not used"
     simulated.send_mounts(simulated.tf, higher_m=0.04)
     listener.wait_for_grid(stamp)
+
+
+def test_strange_transforms_cost_neither_the_others_of_their_message_nor_the_node(
+    simulated: SimulatedCar,
+) -> None:
+    """A joint without orientation, and a frame twice in one message, two seconds apart."""
+    listener = simulated.listener
+    jumps = listener.values("time")["jumps_back"]
+    stamps = [simulated.now_ns] * 2 + [simulated.now_ns - 2 * SECOND]
+    strange = [TransformStamped(child_frame_id=child) for child in ("wheel", "tag", "tag")]
+    for stamped, stamp in zip(strange, stamps, strict=True):
+        stamped.header.frame_id, stamped.header.stamp = "base_link", ros_time(stamp)
+    strange[0].transform.rotation.w = 0.0
+    simulated.send_mounts(simulated.tf, higher_m=0.06, others=strange)
+    refused = listener.wait_for_status("static transforms", "transform base_link -> wheel: quat")
+    assert refused.level == ERROR
+    message = listener.wait_for_grid(simulated.ring())
+    assert message.history_break == "camera calibration changed", "the mounts behind it count"
+    assert listener.values("time")["jumps_back"] == jumps
 
 
 def test_reports_go_on_when_the_clock_stops(simulated: SimulatedCar) -> None:

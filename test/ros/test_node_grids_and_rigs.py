@@ -65,7 +65,7 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
     del car.pictures[ABSENT]
     car.wait_until_heard()
     stamp = car.ring(1_600_000_000 * SECOND, without=[ABSENT])
-    waiting = listener.wait_for_status("camera CAM_FRONT", "waiting for it in tf")
+    waiting = listener.wait_for_status("camera CAM_FRONT", "no mount of velodyne in tf")
     assert waiting.level == ERROR
 
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -21,7 +21,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from occ_perception.models.zoo import get_card
-from occ_perception.ros.input_plan import plan_inputs
+from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import (
     Declaration,
     NodeParameters,
@@ -156,7 +156,7 @@ def test_unknown_names_are_reported_with_the_nearest_known_one(contexts: list[Co
 
 
 def test_inputs_without_a_layout_are_private_topics() -> None:
-    plan = plan_inputs(NodeParameters(), get_card("alocc_2d_mini"))
+    plan = plan_node(NodeParameters(), get_card("alocc_2d_mini"))
     assert plan.cameras[0].image.startswith("~/input/cam_")
     assert plan.pose.topic == "~/input/odometry"
     assert (plan.reference_camera, plan.tolerance_ns) == ("CAM_FRONT", 50_000_000)
@@ -171,21 +171,21 @@ def test_a_layout_and_its_overrides() -> None:
         image_encoding="bgr8",
         world_frame="odom",
     )
-    plan = plan_inputs(parameters, get_card("alocc_2d_mini"))
+    plan = plan_node(parameters, get_card("alocc_2d_mini"))
     images = {camera.name: camera.image for camera in plan.cameras}
     assert images["CAM_BACK"] == "/rear/image_raw"
     assert images["CAM_FRONT"] == "/sensing/camera/camera0/image_raw"
     assert plan.tolerance_ns == 30_000_000
     assert set(plan.encodings.values()) == {"bgr8"}
     assert (plan.pose.kind, plan.pose.world_frame) == ("odometry", "odom")
-    tf = plan_inputs(NodeParameters(layout="autoware", pose_source="tf"), get_card("alocc_2d_mini"))
+    tf = plan_node(NodeParameters(layout="autoware", pose_source="tf"), get_card("alocc_2d_mini"))
     assert (tf.pose.kind, tf.pose.topic) == ("tf", "/tf")
 
 
 def test_a_rig_file_replaces_camera_info_and_tf() -> None:
-    plan = plan_inputs(NodeParameters(rig="nuscenes"), get_card("alocc_2d_mini"))
+    plan = plan_node(NodeParameters(rig="nuscenes"), get_card("alocc_2d_mini"))
     assert not plan.needs_tf
-    assert plan.rig is not None
+    assert plan.given is not None
     assert all(camera.camera_info == "" for camera in plan.cameras)
 
 
@@ -194,29 +194,29 @@ def test_cameras_that_the_rig_file_does_not_have_are_absent(tmp_path: Path) -> N
     cameras = tuple(c for c in nominal.cameras if c.name != "CAM_BACK")
     save_rig(tmp_path / "five.yaml", replace(nominal, cameras=cameras))
     parameters = NodeParameters(rig=str(tmp_path / "five.yaml"))
-    plan = plan_inputs(parameters, get_card("alocc_2d_mini"))
+    plan = plan_node(parameters, get_card("alocc_2d_mini"))
     assert plan.absent == ("CAM_BACK",)
     assert "CAM_BACK" not in [camera.name for camera in plan.cameras]
     with pytest.raises(ParameterError, match="CAM_BACK is not among"):
-        plan_inputs(replace(parameters, reference_camera="CAM_BACK"), get_card("alocc_2d_mini"))
+        plan_node(replace(parameters, reference_camera="CAM_BACK"), get_card("alocc_2d_mini"))
 
 
 def test_a_model_for_another_rig_takes_the_cameras_it_knows() -> None:
-    plan = plan_inputs(NodeParameters(layout="occ_perception"), get_card("alocc_3d_waymo"))
+    plan = plan_node(NodeParameters(layout="occ_perception"), get_card("alocc_3d_waymo"))
     assert plan.absent == ("CAM_SIDE_LEFT", "CAM_SIDE_RIGHT")
     assert plan.cameras[0].name == plan.reference_camera == "CAM_FRONT"
 
 
 def test_the_lidars_mount_is_asked_of_tf_where_no_file_has_it(tmp_path: Path) -> None:
     card = get_card("alocc_3d_surroundocc")
-    assert plan_inputs(NodeParameters(rig="nuscenes"), card).lidar_frame == ""
+    assert plan_node(NodeParameters(rig="nuscenes"), card).lidar_frame == ""
     blind = tmp_path / "blind.yaml"
     save_rig(blind, replace(load_rig("nuscenes"), ego_T_lidar=None))
-    plan = plan_inputs(NodeParameters(rig=str(blind)), card)
+    plan = plan_node(NodeParameters(rig=str(blind)), card)
     assert plan.lidar_frame == "lidar_top" and plan.needs_tf
-    named = plan_inputs(NodeParameters(rig=str(blind), lidar_frame="velodyne"), card)
+    named = plan_node(NodeParameters(rig=str(blind), lidar_frame="velodyne"), card)
     assert named.lidar_frame == "velodyne"
-    assert not plan_inputs(NodeParameters(rig=str(blind)), get_card("alocc_3d")).needs_tf
+    assert not plan_node(NodeParameters(rig=str(blind)), get_card("alocc_3d")).needs_tf
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_lidars_mount_is_asked_of_tf_where_no_file_has_it(tmp_path: Path) ->
 )
 def test_contradictions_are_named(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError) as raised:
-        plan_inputs(NodeParameters(**parameters), get_card("alocc_2d_mini"))
+        plan_node(NodeParameters(**parameters), get_card("alocc_2d_mini"))
     assert message in str(raised.value)
 
 

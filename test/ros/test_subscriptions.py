@@ -167,7 +167,7 @@ def test_a_camera_says_where_its_pictures_come_from_after_remapping(ros_context:
         reliability="auto",
         on_topic=lambda *where: said.append(where),
         on_picture=print,
-        on_camera_info=None,
+        on_camera_info=print,
     )
     camera.poll()
     publisher = node.create_publisher(CompressedImage, "/front/image_rect", RELIABLE)

@@ -10,15 +10,14 @@ import pytest
 
 pytest.importorskip("occ_perception.ros.synchronizer", exc_type=ImportError)
 
+from occ_perception.ros.ring_intake import Mailbox
 from occ_perception.ros.synchronizer import (
-    Mailbox,
     MessageFiltersSynchronizer,
     NativeSynchronizer,
     SyncPolicyError,
 )
-from occ_perception.ros.time_line import TimeLine
 from occ_perception.sensing.rings import Ring, RingGrouper
-from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.time_jumps import TimeJump, TimeLine
 
 pytestmark = pytest.mark.ros
 

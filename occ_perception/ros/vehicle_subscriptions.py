@@ -1,0 +1,275 @@
+"""A vehicle's cameras, calibration and ego pose over DDS, for the node and the live view.
+
+Messages are taken in the executor's thread; another thread may ask for rig, mounts and poses.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rclpy.node import Node
+from rclpy.time import Time
+
+from occ_perception.frames import CameraRig
+from occ_perception.geometry import Float64
+from occ_perception.ros.camera_inputs import CameraInput, Picture
+from occ_perception.ros.diagnostics import OK, Status
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.pose_inputs import TF_TYPE, OdometryInput, Refusals, TransformInput
+from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.time_jumps import TimeJump, TimeLine
+from occ_perception.sensing.vehicle import VehicleInputs
+
+# A /clock that stands still must not hold the worker for ever: wall time counts a tenth.
+_WALL_TIME_FACTOR = 0.1
+_RECHECK_S = 0.02
+
+Taken = TypeVar("Taken")
+
+
+class VehicleSubscriptions:
+    """Subscribes to a vehicle's inputs and feeds :class:`VehicleInputs`.
+
+    Where time goes back everything is emptied before the message that showed it is taken, and for
+    a moment messages of the time before are refused.
+
+    Args:
+        node: owner; call :meth:`poll` a few times per second.
+        plan: what to subscribe to.
+        values: limits of the poses and quality of service.
+        on_picture: called with (camera, stamp in ns, picture); may raise TimeJump, and is then
+            called again after ``on_time_jump``.
+        on_calibration: called when a camera_info or mounts came: the rig may be another one.
+        on_time_jump: called with the reason when time went back and poses and mounts were emptied.
+
+    Callbacks come from the executor's thread.
+
+    Attributes:
+        plan: as given.
+        poses: the ego pose; any thread.
+        time_line: how often time went back, and why.
+
+    Raises:
+        TransformMessagesError: tf is needed, but its messages are not installed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        plan: InputPlan,
+        values: NodeParameters,
+        *,
+        on_picture: Callable[[str, int, Picture], None],
+        on_calibration: Callable[[], None],
+        on_time_jump: Callable[[str], None],
+    ) -> None:
+        self.plan = plan
+        self._give_picture = on_picture
+        self._calibration_came = on_calibration
+        self._time_jumped = on_time_jump
+        self._changed = threading.Condition()
+        self._vehicle = VehicleInputs(
+            plan,
+            max_extrapolation_ns=round(values.pose_extrapolation_ms * 1e6),
+            max_gap_ns=round(values.pose_gap_ms * 1e6),
+        )
+        self.poses = SharedPoses(self._vehicle, self._changed, node.get_clock().now)
+        self.time_line = TimeLine()
+        self._subscribe(node, values.qos_reliability)
+
+    def _subscribe(self, node: Node, reliability: str) -> None:
+        plan, pose = self.plan, self.plan.pose
+        self._cameras = {
+            camera.name: CameraInput(
+                node,
+                camera,
+                stamp_source=plan.layout.stamp_source,
+                reliability=reliability,
+                on_topic=self._on_picture_topic,
+                on_picture=self._on_picture,
+                on_camera_info=self._on_camera_info,
+            )
+            for camera in plan.cameras
+        }
+        self._odometry = (
+            OdometryInput(node, pose.topic, reliability, self._on_odometry)
+            if pose.kind == "odometry"
+            else None
+        )
+        reads_tf = plan.reads_tf and message_class_of(TF_TYPE) is not None
+        tf_topic = pose.topic if pose.kind == "tf" else "/tf"
+        self._transforms = (
+            TransformInput(node, tf_topic, reliability, self._on_transforms)
+            if plan.needs_tf or reads_tf
+            else None
+        )
+
+    # -- what is known; any thread ---------------------------------------------------------------
+
+    def rig(self) -> CameraRig | None:
+        """See :meth:`VehicleInputs.rig`."""
+        with self._changed:
+            return self._vehicle.rig()
+
+    @property
+    def calibration_changes(self) -> int:
+        """How often a complete rig was replaced by another one."""
+        return self._vehicle.changes
+
+    def problems(self) -> list[str]:
+        """What is missing of the calibration, a sentence each."""
+        with self._changed:
+            return list(self._vehicle.problems.values())
+
+    def notes(self) -> tuple[str, ...]:
+        """See :attr:`VehicleInputs.notes`."""
+        with self._changed:
+            return self._vehicle.notes
+
+    def mount(self, frame: str) -> Float64:
+        """See :meth:`VehicleInputs.mount`."""
+        with self._changed:
+            return self._vehicle.mount(frame)
+
+    def reject_picture(self, camera: str, problem: str) -> None:
+        """Note that one of a camera's pictures could not be used."""
+        self._cameras[camera].reject(problem)
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Look for publishers."""
+        for source in (*self._cameras.values(), self._odometry, self._transforms):
+            if source is not None:
+                source.poll()
+
+    def start_over(self, reason: str, old_end_ns: int) -> None:
+        """Time went back; ``old_end_ns`` is the newest stamp before."""
+        self.time_line.jumped(old_end_ns, reason)
+        self._change(self._vehicle.reset)
+        self._time_jumped(reason)
+
+    def camera_statuses(self, stale_after_s: float) -> list[Status]:
+        """The cameras' lines in the diagnostics."""
+        with self._changed:
+            problems = {name: self._vehicle.problem(name) for name in self._cameras}
+        return [
+            camera.status(problems[name], stale_after_s) for name, camera in self._cameras.items()
+        ]
+
+    def pose_statuses(self, stale_after_s: float) -> list[Status]:
+        """The lines of ego pose and mounts."""
+        statuses = []
+        if self._odometry is not None:
+            statuses += self._odometry.statuses(stale_after_s)
+        # Without a publisher of what tf merely adds nothing is wrong.
+        if self._transforms is not None and self.plan.needs_tf:
+            statuses += self._transforms.statuses(stale_after_s, self._odometry is None)
+        return statuses
+
+    def time_status(self) -> Status:
+        """The line about time that went back."""
+        line = self.time_line
+        values = {
+            "jumps_back": line.jumps,
+            "last_jump": line.last_reason,
+            "leftovers_refused": line.leftovers,
+        }
+        return Status("time", OK, f"{line.jumps} jumps back", values)
+
+    # -- what arrives ----------------------------------------------------------------------------
+
+    def _on_picture_topic(self, camera: str, topic: str) -> None:
+        self._change(lambda: self._vehicle.take_image_topic(camera, topic))
+
+    def _on_picture(self, camera: str, stamp: int, picture: Picture, frame_id: str) -> None:
+        self._change(lambda: self._vehicle.take_image_frame(camera, frame_id))
+        self._take(stamp, lambda: self._give_picture(camera, stamp, picture))
+
+    def _on_camera_info(self, camera: str, message: Any) -> None:
+        if self._change(lambda: self._vehicle.take_camera_info(camera, message)):
+            self._calibration_came()
+
+    def _on_odometry(self, stamp: int, message: Any) -> Refusals:
+        return (
+            self._take(stamp, lambda: self._change(lambda: self._vehicle.take_odometry(message)))
+            or ()
+        )
+
+    def _on_transforms(self, newest: int, message: Any, static: bool) -> Refusals:
+        def take() -> Refusals:
+            return self._change(lambda: self._vehicle.take_transforms(message, static))
+
+        refusals = self._take(newest, take) or ()
+        self._calibration_came()  # mounts may come on /tf too
+        return refusals
+
+    def _change(self, change: Callable[[], Taken]) -> Taken:
+        """Change what is known about the vehicle, and wake who waits for it."""
+        with self._changed:
+            taken = change()
+            self._changed.notify_all()
+            return taken
+
+    def _take(self, stamp_ns: int, take: Callable[[], Taken]) -> Taken | None:
+        """Take a stamped message; where its stamps went back, empty everything first."""
+        if self.time_line.is_leftover(stamp_ns):
+            return None
+        try:
+            return take()
+        except TimeJump as jump:
+            self.start_over(str(jump), jump.from_ns)
+            return take()
+
+
+class SharedPoses:
+    """The ego pose of a vehicle that callbacks feed while another thread reads.
+
+    Args:
+        vehicle: knows the poses.
+        changed: its lock, notified when something arrived.
+        now: gives ROS time.
+    """
+
+    def __init__(
+        self, vehicle: VehicleInputs, changed: threading.Condition, now: Callable[[], Time]
+    ) -> None:
+        self._poses = vehicle.poses
+        self._changed = changed
+        self._now = now
+        self._abandoned = 0
+
+    def at(self, stamp_ns: int) -> Float64:
+        """(4, 4) ``world_T_ego`` at a stamp; raises PoseUnavailable."""
+        with self._changed:
+            return self._poses.at(stamp_ns)
+
+    def settled(self, stamp_ns: int) -> bool:
+        """Whether what :meth:`at` says about a stamp will not change with newer poses."""
+        with self._changed:
+            return self._poses.settled(stamp_ns)
+
+    def abandon_waits(self) -> None:
+        """Let a waiting thread go on: the time line it waits in has ended."""
+        with self._changed:
+            self._abandoned += 1
+            self._changed.notify_all()
+
+    def wait_until_settled(self, stamp_ns: int, limit_s: float) -> bool:
+        """Wait until the poses reach a stamp, at most ``limit_s`` of ROS time."""
+        ros_start, wall_start = self._now(), time.monotonic()
+        with self._changed:
+            abandoned = self._abandoned
+            while not self._poses.settled(stamp_ns):
+                passed = max(
+                    (self._now() - ros_start).nanoseconds * 1e-9,
+                    (time.monotonic() - wall_start) * _WALL_TIME_FACTOR,
+                )
+                if passed >= limit_s or self._abandoned != abandoned:
+                    return False
+                self._changed.wait(_RECHECK_S)
+            return True
