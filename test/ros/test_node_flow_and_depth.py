@@ -37,6 +37,8 @@ def start(launch: Launch, folder: Path, model: str, *parameters: str) -> Running
     rig = folder / "rig.yaml"
     save_rig(rig, replace(small_rig(), ego_T_lidar=ego_T_lidar))
     given = [f"model:={model}", "random_weights_seed:=0", "device:=cpu", f"rig:={rig}", *parameters]
+    # Generous: the machine that runs the tests may be busy.
+    given += ["sync.deadline_ms:=1500.0", "pose.wait_ms:=1500.0"]
     options = [part for parameter in given for part in ("-p", parameter)]
     return launch([sys.executable, SMALL_MODEL_NODE, "--ros-args", *options])
 
