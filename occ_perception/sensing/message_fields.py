@@ -6,7 +6,6 @@ value is written once, here, without importing either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from occ_perception.geometry import Float64, matrix_from_pose
@@ -71,21 +70,6 @@ def pose_from_odometry(message: Any) -> Float64:
     """
     pose = message.pose.pose
     return _matrix(pose.position, pose.orientation)
-
-
-def transforms_from_message(message: Any) -> Iterator[tuple[str, str, int, Float64]]:
-    """(parent, child, stamp in ns, ``parent_T_child``) of each transform of a tf message.
-
-    Raises:
-        ValueError: as in :func:`pose_from_odometry`.
-    """
-    for item in message.transforms:
-        yield (
-            item.header.frame_id,
-            item.child_frame_id,
-            stamp_ns(item.header.stamp),
-            transform_from_message(item),
-        )
 
 
 def transform_from_message(message: Any) -> Float64:
