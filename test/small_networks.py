@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 
-from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard
@@ -16,12 +14,14 @@ INPUT_SIZE = (64, 96)
 _OPTICAL = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes
 
 
+def small_card(card: ModelCard) -> ModelCard:
+    """The card with 64x96 pictures and 16 x 8 columns of 1 m."""
+    return card.resized(INPUT_SIZE, card.config.geometry.grid.with_columns((16, 8), 1.0))
+
+
 def small_network(card: ModelCard):
-    """The card's network with recipe weights on 64x96 pictures and 16 x 8 columns of 1 m."""
-    geometry = card.recipe().geometry
-    z, dz, cells = geometry.grid.lower[2], geometry.grid.voxel_size[2], geometry.grid.dims[2]
-    grid = VoxelGrid((-8.0, -4.0, z), (1.0, 1.0, dz), (16, 8, cells))
-    net = card.build(replace(geometry, input_size=INPUT_SIZE, grid=grid))
+    """The network of the small card with recipe weights."""
+    net = small_card(card).build()
     # Factors that keep the untrained network away from constant features and saturated logits.
     scale = {
         "depth_net.context_conv.weight": 20.0,

@@ -20,14 +20,13 @@ KEEP = (64, 128, 256)
 
 def small_config(name: str = "sparseocc", draws: DrawsConfig | None = None) -> SparseOccConfig:
     """The recipe's parts at small size."""
-    config = get_card(name).recipe()
+    config = get_card(name).resized(INPUT_SIZE, GRID).config
     layers = tuple(
         replace(layer, keep=keep, keep_in_training=2 * keep)
         for layer, keep in zip(config.voxels.layers, KEEP, strict=True)
     )
     return replace(
         config,
-        geometry=replace(config.geometry, input_size=INPUT_SIZE, grid=GRID),
         voxels=replace(config.voxels, layers=layers),
         masks=replace(config.masks, draws=draws or config.masks.draws),
     )
@@ -35,13 +34,7 @@ def small_config(name: str = "sparseocc", draws: DrawsConfig | None = None) -> S
 
 def small_sparse_card(name: str = "sparseocc") -> ModelCard:
     """The card of the small network."""
-    card, config = get_card(name), small_config(name)
-    return replace(
-        card,
-        recipe=lambda: config,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        grid=GRID,
-    )
+    return replace(get_card(name), config=small_config(name))
 
 
 def small_sparse(name: str = "sparseocc", draws: DrawsConfig | None = None) -> SparseOcc:

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
-from occ_perception.geometry import VoxelGrid
 from occ_perception.models.zoo import ModelCard, get_card
 
 SMALL_MODEL = "alocc_2d_mini_small"
@@ -23,20 +22,8 @@ _OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from came
 def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
     """A card of the zoo with 64x176 pictures and 24 x 24 columns of 2 m."""
     card = get_card(name)
-    config = card.recipe()
-    full = config.geometry.grid
-    grid = VoxelGrid(
-        (-24.0, -24.0, full.lower[2]), (2.0, 2.0, full.voxel_size[2]), (24, 24, full.dims[2])
-    )
-    geometry = replace(config.geometry, input_size=INPUT_SIZE, grid=grid)
-    small = config.with_geometry(geometry)
-    return replace(
-        card,
-        name=rename or name,
-        recipe=lambda: small,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        grid=small.output_grid,
-    )
+    grid = card.config.geometry.grid.with_columns((24, 24), 2.0)
+    return replace(card.resized(INPUT_SIZE, grid), name=rename or name)
 
 
 def pose(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, pitch_deg: float = 0.0):

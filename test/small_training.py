@@ -11,8 +11,7 @@ from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
 from occ_training.town import TownFrame, render_drive
 
-from occ_perception.geometry import VoxelGrid
-from occ_perception.models.town import alocc_town
+from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import SensorOptions
@@ -28,25 +27,19 @@ def small_card(cells: int = 50, layers: int = 4) -> ModelCard:
         cells: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
         layers: along z; 4 (1.6 m), 8 or 16.
     """
-    full = alocc_town()
-    size = 80.0 / cells
-    grid = VoxelGrid((-40.0, -40.0, -1.0), (size, size, 6.4), (cells, cells, 1))
-    geometry = replace(full.geometry, input_size=INPUT_SIZE, grid=grid)
-    assert isinstance(full.temporal, ConcatHistoryConfig)
+    card = get_card("alocc_town")
+    grid = card.config.geometry.grid.with_columns((cells, cells), 80.0 / cells)
+    card = card.resized(INPUT_SIZE, grid)
+    full = card.config
+    assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
     assert full.height is not None and full.flow is not None
     config = replace(
-        full.with_geometry(geometry),
+        full,
         temporal=replace(full.temporal, frames=2),
         height=replace(full.height, cells=layers),
         flow=replace(full.flow, first_cell=layers // 4, last_cell=layers // 2, reach=2),
     )
-    card = get_card("alocc_town")
-    return replace(
-        card,
-        recipe=lambda: config,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        grid=config.output_grid,
-    )
+    return replace(card, config=config)
 
 
 def small_recipe(**changes: object) -> TrainingRecipe:

@@ -62,7 +62,7 @@ def show_model(
     net = network_without_data(card)
     for label, value in _facts(card):
         typer.echo(f"{label:<16}{value}")
-    _print_parts(net, multiply_accumulates(net, card.measures_depth))
+    _print_parts(net, multiply_accumulates(net))
     state = net.initial_state(1, device="meta")
     typer.echo(f"temporal state: {state_bytes(state) / 1e6:.1f} MB per stream, float32")
     for remembered, tensor in state_tensors(state).items():

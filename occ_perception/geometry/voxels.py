@@ -48,6 +48,20 @@ class VoxelGrid:
                 f"dims={self.dims}"
             )
 
+    def with_columns(self, count: tuple[int, int], size: float) -> VoxelGrid:
+        """The same layers over other columns, centred on the origin of the frame.
+
+        Args:
+            count: of columns along (x, y).
+            size: of a column along x and y, metres.
+        """
+        (X, Y), (_, _, Z) = count, self.dims
+        return VoxelGrid(
+            lower=(-X * size / 2, -Y * size / 2, self.lower[2]),
+            voxel_size=(size, size, self.voxel_size[2]),
+            dims=(X, Y, Z),
+        )
+
     @classmethod
     def from_ranges(cls, *ranges: tuple[float, float, float]) -> VoxelGrid:
         """Grid from (lower, upper, step) per axis x, y, z.

@@ -1,8 +1,16 @@
-"""Recipes of BEVDetOcc: BEVDet (arXiv 2112.11790) with stereo and an occupancy head."""
+"""BEVDetOcc, which is BEVDet (arXiv 2112.11790) with stereo and an occupancy head: recipes, and the
+cards of its models."""
 
 from __future__ import annotations
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import (
+    OCCSTUDIO_FILES,
+    OCCSTUDIO_LICENCE,
+    WITH_MASK,
+    WITHOUT_MASK,
+    ModelCard,
+)
 from occ_perception.models.gdfusion import GDFUSION_NAMES, with_gradient_fusion
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
@@ -55,3 +63,52 @@ def bevdetocc_sf() -> OccupancyNetConfig:
 def bevdetocc_gf() -> OccupancyNetConfig:
     """The same with gradient-descent fusion (GDFusion, arXiv 2504.12959) as its memory."""
     return with_gradient_fusion(bevdetocc_sf())
+
+
+CARDS = (
+    ModelCard(
+        name="bevdetocc_sf",
+        title="BEVDetOcc-SF",
+        config=bevdetocc_sf(),
+        config_stem="bevdetocc_r50_256x704_bevdet_pretrain_solofusion_16f",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "bevdetocc_r50_bevdet_pretrain_solofusion_16f.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 41.9, "mIoU_D": 34.4, "IoU": 75.1, "FPS": 6.5, "memory_MB": 10717.0},
+        names=BEVDETOCC_NAMES,
+    ),
+    ModelCard(
+        name="bevdetocc_sf_nomask",
+        title="BEVDetOcc-SF",
+        config=bevdetocc_sf(),
+        config_stem="bevdetocc_r50_256x704_bevdet_pretrain_solofusion_16f_wo_mask",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITHOUT_MASK,
+        url=OCCSTUDIO_FILES + "bevdetocc_r50_bevdet_pretrain_solofusion_16f_wo_mask.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={
+            "mIoU": 24.3,
+            "RayIoU": 35.2,
+            "RayIoU_1m_2m_4m": [31.2, 35.9, 38.4],
+            "FPS": 6.5,
+            "memory_MB": 10717.0,
+        },
+        names=BEVDETOCC_NAMES,
+    ),
+    ModelCard(
+        name="bevdetocc_gf",
+        title="BEVDetOcc-GF",
+        config=bevdetocc_gf(),
+        config_stem="bevdetocc_r50_256x704_bevdet_pretrain_gdfusion",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "bevdetocc_r50_256x704_bevdet_pretrain_gdfusion.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 43.6, "mIoU_D": 36.1, "IoU": 77.8, "FPS": 7.0, "memory_MB": 3017.0},
+        names=BEVDETOCC_GF_NAMES,
+    ),
+)

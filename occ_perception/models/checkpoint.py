@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from occ_perception.errors import OccError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.network import Network
 from occ_perception.models.published_names import current_key, published_key
-from occ_perception.models.zoo import ModelCard
 
 # In order of preference: averaged weights are the ones that published figures belong to.
 _WRAPPERS = ("ema_state_dict", "state_dict", "model")

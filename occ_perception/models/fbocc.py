@@ -1,10 +1,17 @@
-"""Recipes of FB-Occ (arXiv 2307.01492)."""
+"""FB-Occ (arXiv 2307.01492): recipes, and the cards of its models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import (
+    OCCSTUDIO_FILES,
+    OCCSTUDIO_LICENCE,
+    WITH_MASK,
+    WITHOUT_MASK,
+    ModelCard,
+)
 from occ_perception.models.gdfusion import GDFUSION_NAMES, with_gradient_fusion
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
@@ -92,3 +99,55 @@ def fbocc() -> OccupancyNetConfig:
 def fbocc_gf() -> OccupancyNetConfig:
     """The same with gradient-descent fusion (GDFusion, arXiv 2504.12959) as its memory."""
     return with_gradient_fusion(fbocc())
+
+
+CARDS = (
+    ModelCard(
+        name="fbocc",
+        title="FB-Occ",
+        config=fbocc(),
+        config_stem="fbocc-r50-cbgs_depth_16f_16x4_20e",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "fbocc-r50-cbgs_depth_16f_16x4_20e.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 39.8, "mIoU_D": 34.2, "IoU": 69.9, "FPS": 10.3, "memory_MB": 4099.0},
+        names=FBOCC_NAMES,
+        unused_keys=FBOCC_UNUSED,
+    ),
+    ModelCard(
+        name="fbocc_nomask",
+        title="FB-Occ",
+        config=fbocc(),
+        config_stem="fbocc-r50-cbgs_depth_16f_16x4_20e_wo_mask",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITHOUT_MASK,
+        url=OCCSTUDIO_FILES + "fbocc-r50-cbgs_depth_16f_16x4_20e_wo_mask.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={
+            "mIoU": 31.1,
+            "RayIoU": 39.0,
+            "RayIoU_1m_2m_4m": [33.0, 39.9, 44.0],
+            "FPS": 10.3,
+            "memory_MB": 4099.0,
+        },
+        names=FBOCC_NAMES,
+        unused_keys=FBOCC_UNUSED,
+    ),
+    ModelCard(
+        name="fbocc_gf",
+        title="FB-Occ-GF",
+        config=fbocc_gf(),
+        config_stem="fbocc-r50-cbgs_depth_16f_16x4_20e_gdfusion",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "fbocc-r50-cbgs_depth_16f_16x4_20e_gdfusion.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 42.1, "mIoU_D": 36.4, "IoU": 73.3, "FPS": 10.3, "memory_MB": 2879.0},
+        names=FBOCC_GF_NAMES,
+        unused_keys=FBOCC_UNUSED,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Recipes of GDFusion (arXiv 2504.12959) on the ALOcc family."""
+"""GDFusion (arXiv 2504.12959) on the ALOcc family: recipes, and the cards of its models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from dataclasses import replace
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models import alocc
+from occ_perception.models.alocc import LIDAR_GRID, WAYMO
+from occ_perception.models.card import (
+    OCCSTUDIO_FILES,
+    OCCSTUDIO_LICENCE,
+    WITH_MASK,
+    WITHOUT_MASK,
+    ModelCard,
+)
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.bev_encoder import HeightLiftConfig
@@ -17,19 +25,16 @@ GDFUSION_NAMES: NameRules = (("depth.depth_logits.", "depth_net.depth_head."), *
 """With a second depth head, the first one has a name of its own."""
 
 
-def with_gradient_fusion(
-    config: OccupancyNetConfig, measured_depth: bool = False
-) -> OccupancyNetConfig:
+def with_gradient_fusion(config: OccupancyNetConfig) -> OccupancyNetConfig:
     """The network with gradient-descent fusion of depth and volume as its only memory.
 
     Args:
         config: the network without, whatever history it has.
-        measured_depth: whether lidar depth enters the fusion of depth.
     """
     channels, width = config.depth.context_channels, config.depth.width
     return replace(
         config,
-        geometry_fusion=GeometryFusionConfig(in_channels=width, measured_depth=measured_depth),
+        geometry_fusion=GeometryFusionConfig(in_channels=width),
         temporal=GradientFusionConfig.of_width(channels),
     )
 
@@ -46,7 +51,7 @@ def alocc_2d_gf_openoccupancy() -> OccupancyNetConfig:
 
 def alocc_2d_gf_depth_openoccupancy() -> OccupancyNetConfig:
     """The same with lidar depth."""
-    return with_gradient_fusion(_openoccupancy(), measured_depth=True)
+    return replace(alocc_2d_gf_openoccupancy(), measured_depth=True)
 
 
 def alocc_3d_gf() -> OccupancyNetConfig:
@@ -56,7 +61,7 @@ def alocc_3d_gf() -> OccupancyNetConfig:
 
 def alocc_3d_gf_depth() -> OccupancyNetConfig:
     """Voxel network with lidar depth."""
-    return with_gradient_fusion(alocc.alocc_3d(), measured_depth=True)
+    return with_gradient_fusion(alocc.alocc_3d_depth())
 
 
 def alocc_3d_gf_surroundocc() -> OccupancyNetConfig:
@@ -74,3 +79,126 @@ def _openoccupancy() -> OccupancyNetConfig:
     geometry = ViewGeometry((896, 1600), DepthBins(1.0, 60.0, 0.5), grid, num_cameras=6)
     height = HeightLiftConfig(in_channels=256, channels=48, cells=40)
     return replace(alocc.alocc_2d().with_geometry(geometry), height=height)
+
+
+CARDS = (
+    ModelCard(
+        name="alocc_2d_gf",
+        title="ALOcc-2D-GF",
+        config=alocc_2d_gf(),
+        config_stem="alocc_2d_r50_256x704_bevdet_preatrain_gdfusion",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=None,
+        url=None,
+        licence=OCCSTUDIO_LICENCE,
+        published=None,
+        names=GDFUSION_NAMES,
+    ),
+    ModelCard(
+        name="alocc_2d_gf_openoccupancy",
+        title="ALOcc-2D-GF",
+        config=alocc_2d_gf_openoccupancy(),
+        config_stem="alocc_2d_r50_900x1600_bevdet_preatrain_gdfusion_openoccupancy",
+        label_set="openoccupancy",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "alocc_2d_r50_900x1600_bevdet_preatrain_gdfusion_openoccupancy.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 17.9, "mIoU_D": 13.7, "IoU": 28.6, "FPS": 0.8, "memory_MB": 13857.0},
+        names=GDFUSION_NAMES,
+        **LIDAR_GRID,
+    ),
+    ModelCard(
+        name="alocc_2d_gf_depth_openoccupancy",
+        title="ALOcc-2D-GF",
+        config=alocc_2d_gf_depth_openoccupancy(),
+        config_stem="alocc_2d_r50_900x1600_bevdet_preatrain_gt_depth_gdfusion_openoccupancy",
+        label_set="openoccupancy",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES
+        + "alocc_2d_r50_900x1600_bevdet_preatrain_gt_depth_gdfusion_openoccupancy.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 24.5, "mIoU_D": 21.6, "IoU": 34.5, "FPS": 0.8, "memory_MB": 13891.0},
+        names=GDFUSION_NAMES,
+        **LIDAR_GRID,
+    ),
+    ModelCard(
+        name="alocc_3d_gf",
+        title="ALOcc-3D-GF",
+        config=alocc_3d_gf(),
+        config_stem="alocc_3d_r50_256x704_bevdet_preatrain_gdfusion",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "alocc_3d_r50_256x704_bevdet_preatrain_gdfusion.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 46.5, "mIoU_D": 40.2, "IoU": 77.4, "FPS": 6.2, "memory_MB": 4347.0},
+        names=GDFUSION_NAMES,
+    ),
+    ModelCard(
+        name="alocc_3d_gf_nomask",
+        title="ALOcc-3D-GF",
+        config=alocc_3d_gf(),
+        config_stem="alocc_3d_r50_256x704_bevdet_preatrain_gdfusion_wo_mask",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITHOUT_MASK,
+        url=OCCSTUDIO_FILES + "alocc_3d_r50_256x704_bevdet_preatrain_gdfusion_wo_mask.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={
+            "mIoU": 38.4,
+            "RayIoU": 44.1,
+            "RayIoU_1m_2m_4m": [38.1, 45.1, 49.3],
+            "FPS": 6.2,
+            "memory_MB": 4347.0,
+        },
+        names=GDFUSION_NAMES,
+    ),
+    ModelCard(
+        name="alocc_3d_gf_depth",
+        title="ALOcc-3D-GF",
+        config=alocc_3d_gf_depth(),
+        config_stem="alocc_3d_r50_256x704_bevdet_preatrain_gt_depth_gdfusion",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=None,
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 54.9, "mIoU_D": 51.4, "IoU": 85.9, "FPS": 6.2, "memory_MB": 6561.0},
+        note=(
+            "the published table links the camera-only file here: the file with the "
+            "depth weights is not named"
+        ),
+        names=GDFUSION_NAMES,
+    ),
+    ModelCard(
+        name="alocc_3d_gf_surroundocc",
+        title="ALOcc-3D-GF",
+        config=alocc_3d_gf_surroundocc(),
+        config_stem="alocc_3d_r50_900x1600_bevdet_preatrain_gdfusion_surroundocc",
+        label_set="surroundocc",
+        backbone="R-50",
+        protocol=WITH_MASK,
+        url=OCCSTUDIO_FILES + "alocc_3d_r50_900x1600_bevdet_preatrain_gdfusion_surroundocc.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={"mIoU": 25.5, "mIoU_D": 22.5, "IoU": 38.2, "FPS": 0.9, "memory_MB": 11857.0},
+        names=GDFUSION_NAMES,
+        **LIDAR_GRID,
+    ),
+    ModelCard(
+        name="alocc_3d_gf_waymo",
+        title="ALOcc-3D-GF",
+        config=alocc_3d_gf_waymo(),
+        config_stem="alocc_3d_r50_256x704_bevdet_preatrain_gdfusion_waymo",
+        label_set="waymo",
+        backbone="R-50",
+        protocol=None,
+        url=None,
+        licence=OCCSTUDIO_LICENCE,
+        published=None,
+        names=GDFUSION_NAMES,
+        **WAYMO,
+    ),
+)

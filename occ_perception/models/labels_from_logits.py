@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs, SparseOutputs
-from occ_perception.models.zoo import ModelCard
 
 # Cells looked at together on a CPU: their working planes stay in its cache.
 _CELLS_AT_ONCE = 1 << 16

@@ -30,7 +30,23 @@ class NetworkConfig(Protocol):
 
     @property
     def class_scores(self) -> str:
-        """What classes are compared by, see :class:`~occ_perception.models.zoo.ModelCard`."""
+        """What classes are compared by, see :class:`~occ_perception.models.card.ModelCard`."""
+
+    @property
+    def measured_depth(self) -> bool:
+        """Whether depth that a lidar measured is an input when the network is run."""
+
+    @property
+    def matches_pictures(self) -> bool:
+        """Whether it compares pictures with those before."""
+
+    @property
+    def fuses_depth(self) -> bool:
+        """Whether measured depth enters where depth is fused with the past."""
+
+    @property
+    def predicts_flow(self) -> bool:
+        """Whether it gives velocities."""
 
     def with_geometry(self, geometry: Any) -> NetworkConfig:
         """The same network for other sizes."""

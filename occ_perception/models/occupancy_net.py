@@ -76,6 +76,8 @@ class OccupancyNetConfig:
         height: map to volume, for bird's-eye-view networks.
         head: volume to class logits.
         flow: volume to velocities.
+        measured_depth: whether depth that a lidar measured is an input when the network is run;
+            while training, any network may be given it.
     """
 
     geometry: ViewGeometry
@@ -96,6 +98,7 @@ class OccupancyNetConfig:
     height: HeightLiftConfig | None = None
     head: PrototypeHeadConfig | MlpHeadConfig | PyramidHeadConfig
     flow: FlowHeadConfig | None = None
+    measured_depth: bool = False
 
     @property
     def output_grid(self) -> VoxelGrid:
@@ -120,6 +123,21 @@ class OccupancyNetConfig:
     def class_scores(self) -> str:
         """What classes are compared by."""
         return self.head.class_scores
+
+    @property
+    def matches_pictures(self) -> bool:
+        """Whether it compares pictures with those before."""
+        return self.stereo is not None
+
+    @property
+    def fuses_depth(self) -> bool:
+        """Whether measured depth enters where depth is fused with the past."""
+        return self.geometry_fusion is not None
+
+    @property
+    def predicts_flow(self) -> bool:
+        """Whether it gives velocities."""
+        return self.flow is not None
 
     def with_geometry(self, geometry: ViewGeometry) -> OccupancyNetConfig:
         """The same network for other sizes."""
@@ -283,7 +301,7 @@ class OccupancyNet(Network):
         if self.geometry_fusion is None:
             return weights_BNDhw, None
         measured = None
-        if self.geometry_fusion.config.measured_depth and inputs.depth is not None:
+        if self.config.measured_depth and inputs.depth is not None:
             measured = measured_depth(inputs.depth.depth_BNHW, self.config.geometry)
         return self.geometry_fusion(
             depth.features_BNChw, weights_BNDhw, state, control, inputs.cameras, measured

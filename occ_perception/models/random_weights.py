@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.published_names import published_key
-from occ_perception.models.zoo import ModelCard
 
 # The running variance of the camera code is scaled to the size of the raw numbers (focal lengths
 # and principal point in pixels, crop offset), so that the normalised code stays near one.

@@ -1,10 +1,11 @@
-"""The recipe of the demonstration model, which is small enough to travel with the package."""
+"""The demonstration model, which is small enough to travel with the package: recipe and card."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import ModelCard
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
 from occ_perception.nets.bev_encoder import BevEncoderConfig, HeightLiftConfig
@@ -50,6 +51,22 @@ def alocc_town() -> OccupancyNetConfig:
     )
 
 
-def alocc_town_single() -> OccupancyNetConfig:
-    """The same without history, to show what fusion buys."""
-    return replace(alocc_town(), temporal=None)
+CARDS = (
+    ModelCard(
+        name="alocc_town",
+        title="ALOcc-Town",
+        config=alocc_town(),
+        config_stem=None,
+        label_set="occ3d",
+        backbone="RegNetX-200MF",
+        protocol=None,
+        url=None,
+        licence="Apache-2.0",
+        published=None,
+        note=(
+            "A demonstration on synthetic data; not meant for real pictures. Its "
+            "weights belong to this package; `make demo-checkpoint` trains them."
+        ),
+        packaged=Path(__file__).parent / "weights/alocc_town.safetensors",
+    ),
+)

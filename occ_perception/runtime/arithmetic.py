@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
-from occ_perception.models.zoo import ModelCard
 
 _META = torch.device("meta")
 
@@ -32,14 +32,13 @@ def network_without_data(card: ModelCard) -> Any:
         return card.build()
 
 
-def multiply_accumulates(net: Any, measured_depth: bool = False) -> dict[str, float]:
+def multiply_accumulates(net: Any) -> dict[str, float]:
     """Multiply-accumulates of convolutions and matrix products in one step.
 
     What a part computes in other ways (sampling, splatting, norms) is not counted.
 
     Args:
         net: as it is run; it is not changed, and may be one without data.
-        measured_depth: whether it is given lidar depth.
 
     Returns:
         ``total``, and the share of every part that has one.
@@ -47,7 +46,7 @@ def multiply_accumulates(net: Any, measured_depth: bool = False) -> dict[str, fl
     twin = _shapes_of(net)
     counter = FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED)
     with counter, torch.no_grad():
-        twin(_inputs(twin, measured_depth), twin.initial_state(1, device=_META))
+        twin(_inputs(twin), twin.initial_state(1, device=_META))
     counts = {name: sum(of.values()) / 2 for name, of in counter.get_flop_counts().items()}
     root = type(twin).__name__
     by_part = {name: counts.get(f"{root}.{name}", 0.0) for name, _ in twin.named_children()}
@@ -71,9 +70,10 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device=_META)
 
 
-def _inputs(net: Any, measured_depth: bool) -> NetInputs:
+def _inputs(net: Any) -> NetInputs:
     """Shapes of one step."""
-    geometry = net.config.geometry
+    config = net.config
+    geometry = config.geometry
     cameras = (1, geometry.num_cameras)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,5 +94,7 @@ def _inputs(net: Any, measured_depth: bool) -> NetInputs:
             previous_cam_T_cam_BN44=empty(*cameras, 4, 4, dtype=torch.float64),
         ),
         bev_augmentation_B33=empty(1, 3, 3),
-        depth=DepthHint(empty(*cameras, *geometry.input_size)) if measured_depth else None,
+        depth=DepthHint(empty(*cameras, *geometry.input_size))
+        if net.config.measured_depth
+        else None,
     )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from occ_perception.frames import CameraFrame, CameraRig
 from occ_perception.geometry import Float64, ImageAffine, invert_transform, scale_intrinsics
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import CameraTensors
-from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.preprocess import CropPlan
 
 # Rigs kept at once. One vehicle has one; alternating recordings should not thrash.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
-from occ_perception.models.zoo import ModelCard
+from occ_perception.models.card import ModelCard
 
 # Different pictures in memory; a drive goes round them. Enough that no cache holds them all.
 _PICTURE_SETS = 4

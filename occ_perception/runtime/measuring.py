@@ -59,7 +59,7 @@ class StreamBenchmark:
             raise ValueError(f"at least one frame and one warm-up, got {frames} and {warm_up}")
         self._model, self._warm_up = model, warm_up
         self._drive = list(drawn_frames(model.card, warm_up + frames))
-        self._arithmetic = multiply_accumulates(model.net, model.card.measures_depth)
+        self._arithmetic = multiply_accumulates(model.net)
 
     def measure(self, execution: Execution, stages: bool = False) -> dict[str, Any]:
         """Run the drive in a new stream and report, ready for JSON.
@@ -119,7 +119,7 @@ def distinct_networks(names: Sequence[str] = ()) -> Iterator[ModelCard]:
     seen = []
     for name in names or MODELS:
         card = MODELS[name]
-        key = (card.recipe, card.preprocessing, card.measures_depth)
+        key = (card.config, card.preprocessing)
         if key not in seen:
             seen.append(key)
             yield card

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from occ_perception.geometry import ImageAffine
-from occ_perception.models.zoo import Preprocessing
+from occ_perception.models.card import Preprocessing
 
 Size = tuple[int, int]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
-from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.calibration import Calibrator, RigTables
 from occ_perception.runtime.execution import Execution, prepared_step
 from occ_perception.runtime.lidar_depth import lidar_depth

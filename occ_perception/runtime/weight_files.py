@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from occ_perception.errors import OccError
-from occ_perception.models.zoo import ModelCard
+from occ_perception.models.card import ModelCard
 
 _SHA256_DIGITS = 64
 

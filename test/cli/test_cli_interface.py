@@ -189,7 +189,7 @@ def test_the_console_script_answers_at_once() -> None:
 def test_errors_are_one_line_and_exit_code_2() -> None:
     result = CliRunner().invoke(app, ["models", "show", "alocc_9d"])
     assert result.exit_code == 2
-    assert result.output.startswith("error: no model 'alocc_9d'; there are ")
+    assert result.output.startswith("error: no model 'alocc_9d'; did you mean alocc_3d, ")
     assert len(result.output.splitlines()) == 1
 
 

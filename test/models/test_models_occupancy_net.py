@@ -26,21 +26,21 @@ REST = [
     for name, card in sorted(MODELS.items())
     if not name.endswith("_nomask")
     and name not in USUAL
-    and isinstance(card.recipe(), OccupancyNetConfig)
+    and isinstance(card.config, OccupancyNetConfig)
 ]
 
 
 @pytest.fixture(scope="module", params=[*USUAL, *REST])
 def net(request):
     card = MODELS[request.param]
-    built = small_network(card)
-    built.measures_depth = card.modality == "C+D"
-    return built
+    return small_network(card)
 
 
 def step_of(net, scene, frame, position):
     """Input of one slot for this network."""
-    return inputs(scene, frame, position, net.config.geometry.num_cameras, depth=net.measures_depth)
+    return inputs(
+        scene, frame, position, net.config.geometry.num_cameras, depth=net.config.measured_depth
+    )
 
 
 def run(net, steps, state=None):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from occ_perception.models.published_names import published_key
 from occ_perception.models.sparseocc.net import SparseOccConfig
@@ -70,11 +72,7 @@ def test_every_published_key_is_accounted_for(published_card, shared_dir):
 
 
 def test_card_agrees_with_its_recipe(card):
-    config = card.recipe()
-    assert card.grid == config.output_grid
-    assert card.preprocessing.input_size == config.geometry.input_size
-    assert len(card.cameras) == config.geometry.num_cameras
-    assert card.reference_camera in card.cameras
+    config = card.config
     if isinstance(config, SparseOccConfig):
         assert config.voxels.classes == card.labels.num_classes
         assert config.masks.classes == card.labels.num_classes - 1  # free space is no mask
@@ -88,8 +86,43 @@ def test_card_agrees_with_its_recipe(card):
 
 
 def test_unknown_model_is_refused_with_the_names_there_are():
-    with pytest.raises(KeyError, match=r"no model 'alocc_4d'; there are .*alocc_2d_mini"):
+    with pytest.raises(KeyError, match=r"'alocc_4d'; did you mean .*alocc_3d.* models list"):
         get_card("alocc_4d")
+    with pytest.raises(KeyError, match="no model 'zzz'; `occ models list` prints all 34"):
+        get_card("zzz")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"label_set": "occ4d"}, "model fbocc: label_set is 'occ4d', expected one of occ3d"),
+        ({"grid_frame": "map"}, "model fbocc: grid_frame is 'map', expected one of ego, lidar"),
+        ({"channel_order": "gbr"}, "model fbocc: channel_order is 'gbr', expected one of bgr"),
+        ({"reference_camera": "FRONT"}, "model fbocc: reference_camera is 'FRONT', expected"),
+        ({"cameras": ("CAM_FRONT",)}, "model fbocc: cameras are CAM_FRONT, but .* has 6"),
+    ],
+)
+def test_a_card_that_cannot_be_right_is_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        replace(get_card("fbocc"), **wrong)
+
+
+@pytest.mark.parametrize("name", ["alocc_2d", "alocc_3d", "fbocc", "sparseocc"])
+def test_a_resized_card_is_of_the_same_network_at_other_sizes(name):
+    card = get_card(name)
+    small = card.resized((64, 96), card.config.geometry.grid.with_columns((16, 8), 1.0))
+    assert small.preprocessing == replace(card.preprocessing, input_size=(64, 96))
+    scale = card.grid.dims[0] / card.config.geometry.grid.dims[0]  # a pyramid head refines cells
+    assert small.grid.dims == (16 * scale, 8 * scale, card.grid.dims[2])
+    assert small.grid.lower == (-8.0, -4.0, card.grid.lower[2])
+    assert small.grid.voxel_size[2] == card.grid.voxel_size[2]
+    assert (small.cameras, small.history_frames) == (card.cameras, card.history_frames)
+    with torch.device("meta"):
+        shapes = [{k: t.shape for k, t in c.build().state_dict().items()} for c in (card, small)]
+    # What is learnt per cell of the plane is as large as the plane.
+    other = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
+    assert all(key.startswith("refine.") for key in other)
+    assert card.resized() == card
 
 
 def test_the_demonstration_model_is_small_enough_to_be_shipped():

@@ -14,44 +14,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_networks import small_card
 from small_streams import drive, surround_rig
 
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.geometry import VoxelGrid
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.models.zoo import MODELS, ModelCard
 from occ_perception.runtime.stream import OccupancyStream, StreamSnapshot
 from occ_perception.runtime.weights import LoadedModel
 
-INPUT_SIZE = (64, 96)
 TIMES_S = (10.0, 10.5, 11.0)
 # Factors that keep an untrained network away from constant features and saturated logits.
 SCALE = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight": 0.1}
 
 
-def small(card: ModelCard) -> ModelCard:
-    """The card with pictures of 64x96 and columns of 1 m over 16 m x 8 m; nothing else changes."""
-    config = card.recipe()
-    grid = config.geometry.grid
-    columns = VoxelGrid(
-        (-8.0, -4.0, grid.lower[2]), (1.0, 1.0, grid.voxel_size[2]), (16, 8, grid.dims[2])
-    )
-    config = config.with_geometry(replace(config.geometry, input_size=INPUT_SIZE, grid=columns))
-    return replace(
-        card,
-        recipe=lambda: config,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        grid=config.output_grid,
-    )
-
-
 def networks() -> list[list[ModelCard]]:
     """Small cards, those with the same network together."""
     groups: list[list[ModelCard]] = []
-    for card in map(small, MODELS.values()):
-        config = card.recipe()
-        same = next((group for group in groups if group[0].recipe() == config), None)
+    for card in map(small_card, MODELS.values()):
+        same = next((group for group in groups if group[0].config == card.config), None)
         if same is None:
             groups.append([card])
         else:
@@ -131,7 +113,7 @@ def tensors_in(value) -> Iterator[tuple[str, torch.Tensor]]:
 def check(predictions: list[OccupancyPrediction], card: ModelCard) -> None:
     """A prediction agrees with the card in everything that the card says."""
     lidar = frames_for(card, TIMES_S[:1])[0].rig.ego_T_lidar
-    has_flow = getattr(card.recipe(), "flow", None) is not None
+    has_flow = card.config.predicts_flow
     assert has_flow or card.label_set != "openocc"  # the set whose point is flow
     for number, prediction in enumerate(predictions):
         assert prediction.grid == card.grid

@@ -38,7 +38,7 @@ def opened(path: str | Path) -> GoldenFile:
         UnknownConfigError: no model of the zoo has the file's configuration.
     """
     golden = GoldenFile(path)
-    sparse = isinstance(golden.card.recipe(), SparseOccConfig)
+    sparse = isinstance(golden.card.config, SparseOccConfig)
     return SparseGoldenFile(path) if sparse else golden
 
 

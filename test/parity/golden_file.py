@@ -72,7 +72,7 @@ class GoldenFile:
 
     def build(self) -> OccupancyNet:
         """The model at the file's sizes with the file's weights."""
-        net = self.card.build(self.geometry)
+        net: OccupancyNet = self.card.config.with_geometry(self.geometry).build().eval()
         fill_random_weights(net, self.card, self.meta["weight_suffix"], self.meta["scale"])
         return net
 

@@ -15,7 +15,6 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,7 @@ class SparseGoldenFile(GoldenFile):
 
     def build(self) -> Network:
         """The model at the file's picture size with the recipe's weights."""
-        config = self.card.recipe()
-        geometry = replace(config.geometry, input_size=tuple(self.meta["input_size"]))
-        net = self.card.build(geometry)
+        net = self.card.resized(tuple(self.meta["input_size"])).build()
         fill_random_weights(net, self.card, scale=self.meta["scale"])
         return net
 

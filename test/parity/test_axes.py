@@ -6,8 +6,6 @@ could be confused (splat, warp, encoder, height, labels) with the sizes exchange
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from occ_perception.geometry import VoxelGrid
@@ -18,16 +16,12 @@ from occ_perception.models.zoo import get_card
 EXCHANGE = torch.eye(4)[[1, 0, 2, 3]]
 
 
-def geometry(card, mirrored):
+def network(card, mirrored):
     lower, dims = (-6.0, -4.0, -1.0), (16, 8, 1)
     if mirrored:
         lower, dims = (lower[1], lower[0], lower[2]), (dims[1], dims[0], dims[2])
     grid = VoxelGrid(lower, (1.0, 1.0, 6.4), dims)
-    return replace(card.recipe().geometry, input_size=(64, 96), grid=grid)
-
-
-def network(card, mirrored):
-    net = card.build(geometry(card, mirrored))
+    net = card.resized((64, 96), grid).build()
     fill_random_weights(net, card, scale={"depth_net.context_conv.weight": 20.0})
     # The camera code contains the pose and may not see that it is mirrored.
     torch.nn.init.zeros_(net.depth.camera_norm.weight)

@@ -12,7 +12,8 @@ import pytest
 from small_streams import frame_at, surround_rig
 
 from occ_perception.geometry import invert_transform, transform_points
-from occ_perception.models.zoo import NUSCENES_CAMERAS, get_card
+from occ_perception.models.card import NUSCENES_CAMERAS
+from occ_perception.models.zoo import get_card
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

@@ -11,8 +11,9 @@ import torch
 from small_streams import frame_at
 
 from occ_perception.geometry import project_points
+from occ_perception.models.card import WAYMO_CAMERAS
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import WAYMO_CAMERAS, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.calibration import Calibrator
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.stream import OccupancyStream
@@ -66,15 +67,8 @@ def test_low_pictures_lie_on_the_lower_edge_under_black_rows(rig):
 
 def test_a_waymo_model_runs_on_it(rig):
     card = get_card("alocc_3d_waymo")
-    config = card.recipe()
-    grid = replace(config.geometry.grid, lower=(-8.0, -4.0, -1.0), dims=(40, 20, 16))
-    small = config.with_geometry(replace(config.geometry, input_size=(128, 192), grid=grid))
-    card = replace(
-        card,
-        recipe=lambda: small,
-        preprocessing=replace(card.preprocessing, input_size=(128, 192)),
-        grid=small.output_grid,
-    )
+    grid = replace(card.grid, lower=(-8.0, -4.0, -1.0), dims=(40, 20, 16))
+    card = card.resized((128, 192), grid)
     net = card.build()
     fill_random_weights(net, card)
     stream = OccupancyStream(LoadedModel(card, net, CPU, "random:0"))

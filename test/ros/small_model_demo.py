@@ -21,16 +21,8 @@ INPUT_SIZE = (64, 176)
 
 
 def small_town_card():
-    card = get_card("alocc_town")
-    config = card.recipe()
-    small = config.with_geometry(replace(config.geometry, input_size=INPUT_SIZE))
-    return replace(
-        card,
-        name=SMALL_TOWN_MODEL,
-        recipe=lambda: small,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        packaged=None,
-    )
+    card = get_card("alocc_town").resized(INPUT_SIZE)
+    return replace(card, name=SMALL_TOWN_MODEL, packaged=None)
 
 
 if __name__ == "__main__":

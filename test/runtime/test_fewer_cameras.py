@@ -62,8 +62,8 @@ def test_an_absent_camera_is_one_that_sees_nothing(name):
 
 def test_the_extra_samples_keep_the_trained_number_of_bins():
     card = get_card("alocc_3d")
-    assert card.with_cameras(card.cameras[:4]).recipe().inter_object.last_bin == 5
-    assert card.recipe().inter_object.last_bin == 5
+    assert card.with_cameras(card.cameras[:4]).config.inter_object.last_bin == 5
+    assert card.config.inter_object.last_bin == 5
 
 
 def test_a_card_says_what_it_does_without():
@@ -73,7 +73,7 @@ def test_a_card_says_what_it_does_without():
     assert part.cameras == ("CAM_FRONT_LEFT", "CAM_BACK")
     assert part.absent_cameras == tuple(c for c in card.cameras if c not in part.cameras)
     assert part.reference_camera == "CAM_FRONT_LEFT"
-    assert part.recipe().geometry.num_cameras == 2
+    assert part.config.geometry.num_cameras == 2
     with pytest.raises(ValueError, match=r"at least one of the cameras CAM_FRONT_LEFT, .*; there "):
         card.with_cameras(["left", "right"])
 

@@ -81,7 +81,7 @@ def test_reference_camera_tensors_are_reproduced(shared_dir: Path) -> None:
     golden = np.load(shared_dir / "reference" / "golden" / f"{CARD.config_stem}.npz")
     meta = json.loads(str(golden["meta"]))
     input_size = tuple(meta["input_size"])
-    card = replace(CARD, preprocessing=replace(CARD.preprocessing, input_size=input_size))
+    card = CARD.resized(input_size)
     height, width = meta["src_size"]
     black = np.zeros((height, width, 3), np.uint8)
     for n in range(5):

@@ -116,7 +116,7 @@ def test_a_gpu_keeps_the_memory_order() -> None:
 DENSE = [
     name
     for name, card in sorted(MODELS.items())
-    if isinstance(card.recipe(), OccupancyNetConfig) and FOLDED[name].norms
+    if isinstance(card.config, OccupancyNetConfig) and FOLDED[name].norms
 ]
 
 

@@ -25,7 +25,7 @@ def depth_of(card, frame, lidar, **options):
     calibrator = Calibrator(card, CPU)
     tables = calibrator.tables(frame.rig)
     poses = calibrator.world_T_cameras(frame, tables)
-    hint = lidar_depth(lidar, poses, tables, card.recipe().geometry, CPU, **options)
+    hint = lidar_depth(lidar, poses, tables, card.config.geometry, CPU, **options)
     return hint.depth_BNHW[0].numpy(), hint.rate
 
 

@@ -48,15 +48,7 @@ TINY = Plan(
 
 def small_card():
     """The demonstration model for small pictures and few columns; its weights fit the real one."""
-    card = get_card("alocc_town")
-    geometry = replace(card.recipe().geometry, input_size=(64, 176), grid=GRID)
-    config = card.recipe().with_geometry(geometry)
-    return replace(
-        card,
-        recipe=lambda: config,
-        grid=config.output_grid,
-        preprocessing=replace(card.preprocessing, input_size=(64, 176)),
-    )
+    return get_card("alocc_town").resized((64, 176), GRID)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from occ_training.data.pictures import ImageAugmentation, PicturePlan
 from occ_training.data.records import DatasetError
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.zoo import Preprocessing
+from occ_perception.models.card import Preprocessing
 
 PREPROCESSING = Preprocessing(input_size=(256, 704))
 

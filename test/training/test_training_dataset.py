@@ -366,7 +366,7 @@ def test_surroundocc_cells_are_taken_as_they_are(model: str, tmp_path: Path) -> 
 
 
 def test_models_with_smaller_grids_and_pictures_read_the_same_files() -> None:
-    config = CARD.recipe()
+    config = CARD.config
     lifted = VoxelGrid((-20.0, -20.0, -1.0), (0.8, 0.8, 6.4), (50, 50, 1))
     geometry = replace(config.geometry, input_size=(128, 352), grid=lifted)
     small = config.with_geometry(geometry)

@@ -9,7 +9,7 @@ import torch
 from occ_training.data.sample import Batch
 from occ_training.recipes import RECIPES
 from occ_training.stepping import OccupancyTraining
-from small_networks import INPUT_SIZE, batched, inputs, small_network
+from small_networks import INPUT_SIZE, batched, inputs, small_card, small_network
 from small_sparse import small_sparse, small_sparse_card
 
 from occ_perception.models.zoo import ModelCard, get_card
@@ -79,8 +79,7 @@ def step_of(net: torch.nn.Module, card: ModelCard, name: str, grid: tuple[int, i
 def test_a_step_reaches_every_parameter(name: str) -> None:
     net = small_network(get_card(name))
     assert net.config.geometry.input_size == INPUT_SIZE
-    config = net.config
-    card = replace(get_card(name), recipe=lambda: config, grid=config.output_grid)
+    card = small_card(get_card(name))
     training, losses = step_of(net, card, name, card.grid.dims)
     assert all(value.isfinite() for value in losses.values()), losses
     sum(losses.values()).backward()

@@ -253,7 +253,7 @@ def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
     assert measured_depth_rate(card, recipe, 0) == 1.0
     assert measured_depth_rate(card, recipe, 5) == pytest.approx(0.5)
     assert measured_depth_rate(card, recipe, 11) is None
-    with_sensor = replace(card, modality="C+D")
+    with_sensor = replace(card, config=replace(card.config, measured_depth=True))
     assert measured_depth_rate(with_sensor, recipe, 11) == 1.0
 
 

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import occ_perception
 from occ_perception.bags.nuscenes import NuScenesError
 from occ_perception.geometry import transform_points
-from occ_perception.models.zoo import NUSCENES_CAMERAS
+from occ_perception.models.card import NUSCENES_CAMERAS
 from occ_perception.synthetic.devkit import VERSION
 
 

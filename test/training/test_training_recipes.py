@@ -152,7 +152,7 @@ def test_true_motion_fades_as_published() -> None:
     assert fading == Fading(begin=16_010, end=32_020) == RECIPES["alocc_flow_3d"]().motion_fading
     steps = (0, 16_010, 24_015, 32_020, 32_021)
     assert [fading.rate(step) for step in steps] == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
-    with_flow = {name for name in RECIPES if getattr(get_card(name).recipe(), "flow", None)}
+    with_flow = {name for name in RECIPES if get_card(name).config.predicts_flow}
     assert with_flow == {name for name, recipe in RECIPES.items() if recipe().motion_fading}
     only_depth = replace(RECIPES["alocc_flow_2d"](), terms=(DepthBins(),))
     assert "labels" in only_depth.sample_options(get_card("alocc_flow_2d")).contents
@@ -164,8 +164,8 @@ def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
     contents = recipe.sample_options(card).contents
     for term in recipe.terms:
         assert set(term.contents) <= set(contents)
-    assert ("previous_pictures" in contents) == (getattr(card.recipe(), "stereo", None) is not None)
-    if card.modality == "C+D":
+    assert ("previous_pictures" in contents) == (card.config.matches_pictures)
+    if card.measures_depth:
         assert "depth" in contents
 
 
@@ -178,7 +178,7 @@ def test_swin_layers_are_numbered_from_the_pictures() -> None:
     assert swin_layer("depth.reduce.0.weight") == 25
     recipe, card = RECIPES["alocc_3d_depth_swin_b"](), get_card("alocc_3d_depth_swin_b")
     with torch.device("meta"):
-        net = card.recipe().build()
+        net = card.config.build()
     groups = recipe.optimiser.groups(net, recipe.optimiser)
     count = sum(len(group["params"]) for group in groups)
     assert count == len(list(net.parameters()))

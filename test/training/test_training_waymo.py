@@ -14,7 +14,8 @@ from occ_training.data.waymo import index_from_waymo
 from PIL import Image
 from typer.testing import CliRunner
 
-from occ_perception.models.zoo import WAYMO_CAMERAS, get_card
+from occ_perception.models.card import WAYMO_CAMERAS
+from occ_perception.models.zoo import get_card
 
 SIZES = [(192, 128), (192, 128), (192, 128), (192, 88), (192, 88)]
 NUMBERS = [1_003_004, 1_003_005, 1_007_000]

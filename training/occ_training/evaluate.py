@@ -84,7 +84,7 @@ def evaluation_options(
     contents: list[Content] = ["labels"]
     if any("lidar_origins" in known[n].inputs.values() for n in names if n in known):
         contents.append("ray_origins")
-    if card.modality == "C+D":
+    if card.measures_depth:
         contents.append("depth")
     return SampleOptions(contents=tuple(contents), labels=labels)
 
@@ -213,7 +213,7 @@ def evaluate_frames(
         num_workers=workers,
     )
     state, position = net.initial_state(1, device), 0
-    depth_rate = 1.0 if card.modality == "C+D" else None
+    depth_rate = 1.0 if card.measures_depth else None
     for number, loaded in enumerate(loader, start=1):
         batch = loaded.to(device)
         position = 0 if bool(loaded.start_B[0]) else position

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from occ_perception.geometry import VoxelGrid, invert_transform, transform_points
+from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
-from occ_perception.models.town import alocc_town
+from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import Drive, DriveSensors, SensorOptions, Town
@@ -74,22 +74,20 @@ def small_town_card(cells: int) -> ModelCard:
     """
     if cells not in (50, 100, 200):
         raise ValueError(f"cells must be 50, 100 or 200, got {cells}")
-    full, size, layers = alocc_town(), 80.0 / cells, cells * 16 // 200
-    grid = VoxelGrid((-40.0, -40.0, -1.0), (size, size, 6.4), (cells, cells, 1))
-    assert isinstance(full.temporal, ConcatHistoryConfig)
+    layers = cells * 16 // 200
+    card = get_card("alocc_town")
+    grid = card.config.geometry.grid.with_columns((cells, cells), 80.0 / cells)
+    card = card.resized(_INPUT_SIZE, grid)
+    full = card.config
+    assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
     assert full.height is not None and full.flow is not None
     config = replace(
         full,
-        geometry=replace(full.geometry, input_size=_INPUT_SIZE, grid=grid),
         temporal=replace(full.temporal, frames=1),
         height=replace(full.height, cells=layers),
         flow=replace(full.flow, first_cell=layers // 5, last_cell=layers // 2),
     )
-    card = get_card("alocc_town")
-    preprocessing = replace(card.preprocessing, input_size=_INPUT_SIZE)
-    return replace(
-        card, recipe=lambda: config, preprocessing=preprocessing, grid=config.output_grid
-    )
+    return replace(card, config=config)
 
 
 def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:

@@ -111,11 +111,11 @@ class TrainingRecipe:
             labels: key of the labels in the data set, None = those of the model's label set.
         """
         contents = dict.fromkeys(content for term in self.terms for content in term.contents)
-        if self.depth_fading or card.modality == "C+D":
+        if self.depth_fading or card.measures_depth:
             contents["depth"] = None
         if self.motion_fading:
             contents["labels"] = None
-        if getattr(card.recipe(), "stereo", None) is not None:
+        if card.config.matches_pictures:
             contents["previous_pictures"] = None
         return SampleOptions(
             contents=tuple(contents),

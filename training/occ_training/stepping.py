@@ -114,7 +114,6 @@ def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> f
     mix it into the prediction as the others do.
     """
     fading = recipe.depth_fading.rate(step) if recipe.depth_fading else 0.0
-    if card.modality == "C+D":
-        fuses_depth = getattr(card.recipe(), "geometry_fusion", None) is not None
-        return fading if fuses_depth else 1.0
+    if card.measures_depth:
+        return fading if card.config.fuses_depth else 1.0
     return fading if fading > 0.0 else None

@@ -155,7 +155,7 @@ class DepthBins:
 
     def __call__(self, step: SupervisedStep) -> Losses:
         """``depth``."""
-        geometry = step.card.recipe().geometry
+        geometry = step.card.config.geometry
         surface = step.outputs.depth_BNDhw
         assert surface is not None
         loss = depth_cross_entropy(surface, step.measured_depth_BNHW, geometry)
@@ -171,7 +171,7 @@ class DepthBinary:
 
     def __call__(self, step: SupervisedStep) -> Losses:
         """``depth``."""
-        geometry = step.card.recipe().geometry
+        geometry = step.card.config.geometry
         surface = step.outputs.depth_BNDhw
         assert surface is not None
         loss = depth_binary_cross_entropy(surface, step.measured_depth_BNHW, geometry)

@@ -140,7 +140,7 @@ class TownDataset(torch.utils.data.Dataset[Sample]):
         self.frames = list(frames)
         self.card = card
         self.options = options or SampleOptions()
-        self._geometry = card.recipe().geometry
+        self._geometry = card.config.geometry
         self.groups_F = _groups(self.frames, self.options.pieces)
 
     def __len__(self) -> int:

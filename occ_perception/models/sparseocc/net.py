@@ -53,6 +53,26 @@ class SparseOccConfig:
         """What classes are compared by."""
         return "masks"
 
+    @property
+    def measured_depth(self) -> bool:
+        """There is no place for it."""
+        return False
+
+    @property
+    def matches_pictures(self) -> bool:
+        """It looks at earlier pictures where its queries are instead."""
+        return False
+
+    @property
+    def fuses_depth(self) -> bool:
+        """There is no depth."""
+        return False
+
+    @property
+    def predicts_flow(self) -> bool:
+        """There is no flow."""
+        return False
+
     def with_geometry(self, geometry: SparseGeometry) -> SparseOccConfig:
         """The same network for other sizes."""
         return replace(self, geometry=geometry)

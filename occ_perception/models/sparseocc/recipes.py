@@ -1,10 +1,13 @@
-"""Recipes of SparseOcc (arXiv 2312.17118)."""
+"""SparseOcc (arXiv 2312.17118): recipes, names in the published file, and the cards of its
+models."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import OCCSTUDIO_FILES, OCCSTUDIO_LICENCE, WITHOUT_MASK, ModelCard
+from occ_perception.models.published_names import NameRules
 from occ_perception.models.sparseocc.net import SparseOccConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.sparse.frame_history import FrameHistoryConfig
@@ -59,3 +62,98 @@ def sparseocc_even() -> SparseOccConfig:
     """The same network, cells of masks picked at equal steps: nothing is random."""
     config = sparseocc()
     return replace(config, masks=replace(config.masks, draws=EvenDrawsConfig()))
+
+
+_HEAD = "pts_bbox_head.transformer."
+_LAYER: NameRules = (
+    ("position.", "position_encoder."),
+    ("attention.attend.", "self_attn.attention.attn."),
+    ("attention.fading.", "self_attn.gen_tau."),
+    ("attend.", "self_attn.self_attn."),
+    ("sampling.offset.", "sampling.sampling_offset."),
+    ("sampling.level_weights.", "sampling.scale_weights."),
+    ("mixing.generate.", "mixing.parameter_generator."),
+    ("mixing.merge.", "mixing.out_proj."),
+    ("feed_forward.widen.", "ffn.layers.0.0."),
+    ("feed_forward.narrow.", "ffn.layers.1."),
+    ("mask.", "mask_proj."),
+    ("classify.", "classifier."),
+    ("norm", "norm"),
+)
+_VOXEL_LAYERS = tuple(
+    (f"voxels.layers.{number}.{ours}", f"{_HEAD}voxel_decoder.decoder_layers.{number}.{theirs}")
+    for number in range(3)
+    for ours, theirs in _LAYER
+)
+_MASK_LAYER = tuple(
+    (f"masks.layer.{ours}", f"{_HEAD}decoder.decoder_layer.{theirs}")
+    for ours, theirs in (("sampling.offset.", "sampling.offset."), *_LAYER)
+)
+_NECK = tuple(
+    (f"image.neck.{ours}.{level}.", f"img_neck.{theirs}.{level}.conv.")
+    for level in range(4)
+    for ours, theirs in (("lateral", "lateral_convs"), ("smooth", "fpn_convs"))
+)
+
+SPARSEOCC_NAMES: NameRules = (
+    ("image.backbone.", "img_backbone."),
+    *_NECK,
+    *_VOXEL_LAYERS,
+    ("voxels.lift.0.", f"{_HEAD}voxel_decoder.lift_feat_heads.0.0."),
+    ("voxels.lift.1.", f"{_HEAD}voxel_decoder.lift_feat_heads.1.0."),
+    ("voxels.lift.2.", f"{_HEAD}voxel_decoder.lift_feat_heads.2.0."),
+    ("voxels.classify.", f"{_HEAD}voxel_decoder.seg_pred_heads."),
+    ("masks.query.", f"{_HEAD}decoder.query_feat."),
+    ("masks.place.", f"{_HEAD}decoder.query_pos."),
+    *_MASK_LAYER,
+)
+"""Rules from our names to those of the file."""
+
+CARDS = (
+    ModelCard(
+        name="sparseocc",
+        title="SparseOcc",
+        config=sparseocc(),
+        config_stem="r50_nuimg_704x256_8f",
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITHOUT_MASK,
+        url=OCCSTUDIO_FILES + "r50_nuimg_704x256_8f.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published={
+            "mIoU": 26.6,
+            "RayIoU": 32.5,
+            "RayIoU_1m_2m_4m": [26.2, 33.2, 38.1],
+            "FPS": None,
+            "memory_MB": 5967.0,
+        },
+        note=(
+            "Looks from random cells of its masks; the numbers are drawn once from a "
+            "fixed seed. The published data files may have held the current frame in "
+            "all eight places: resetting the stream before every frame gives that "
+            "reading."
+        ),
+        cameras=CAMERAS,
+        channel_order="rgb",
+        names=SPARSEOCC_NAMES,
+    ),
+    ModelCard(
+        name="sparseocc_even",
+        title="SparseOcc, evenly spread",
+        config=sparseocc_even(),
+        config_stem=None,
+        label_set="occ3d",
+        backbone="R-50",
+        protocol=WITHOUT_MASK,
+        url=OCCSTUDIO_FILES + "r50_nuimg_704x256_8f.pth",
+        licence=OCCSTUDIO_LICENCE,
+        published=None,
+        note=(
+            "The checkpoint of sparseocc, looking from evenly spread cells of its "
+            "masks instead of random ones; no figures are published for that."
+        ),
+        cameras=CAMERAS,
+        channel_order="rgb",
+        names=SPARSEOCC_NAMES,
+    ),
+)

@@ -40,12 +40,9 @@ class GeometryFusionConfig:
 
     Attributes:
         in_channels: width of the features that depth is predicted from.
-        measured_depth: whether depth measured from outside enters here. Elsewhere it takes the
-            place of the predicted surface.
     """
 
     in_channels: int = 256
-    measured_depth: bool = False
 
     def build(self, geometry: ViewGeometry) -> GeometryFusion:
         """The module for a frustum."""

@@ -25,8 +25,8 @@ from occ_perception.geometry import (
 )
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.metrics.rays import lidar_origins
+from occ_perception.models.card import ModelCard, Preprocessing
 from occ_perception.models.network import NetworkConfig
-from occ_perception.models.zoo import ModelCard, Preprocessing
 from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
@@ -116,7 +116,7 @@ class OccupancyDataset(Dataset[Sample]):
     ) -> None:
         self.card = card
         self.options = options or SampleOptions()
-        config = config or card.recipe()
+        config = config or card.config
         self._geometry = config.geometry
         self._grid = config.output_grid
         self._preprocessing = _with_input_size(card.preprocessing, config.geometry.input_size)

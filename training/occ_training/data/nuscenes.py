@@ -25,7 +25,7 @@ from PIL import Image
 
 from occ_perception.bags.nuscenes import LIDAR_CHANNEL, NuScenesTables, pose_of
 from occ_perception.geometry import matrix_from_pose
-from occ_perception.models.zoo import NUSCENES_CAMERAS
+from occ_perception.models.card import NUSCENES_CAMERAS
 from occ_training.data.label_files import LAYOUTS
 from occ_training.data.records import (
     CameraRecord,

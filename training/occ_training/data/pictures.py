@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from occ_perception.geometry import Float64
-from occ_perception.models.zoo import Preprocessing
+from occ_perception.models.card import Preprocessing
 from occ_perception.runtime.preprocess import CropPlan, Preprocessor, Size, crop_picture
 from occ_perception.sensing.images import CompressedPicture, ImageError, decode_image
 from occ_training.data.label_files import DataFileError

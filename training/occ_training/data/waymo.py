@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from occ_perception.models.zoo import WAYMO_CAMERAS
+from occ_perception.models.card import WAYMO_CAMERAS
 from occ_training.data.label_files import LAYOUTS
 from occ_training.data.records import (
     CameraRecord,
