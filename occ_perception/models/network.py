@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import NetInputs, Outputs
@@ -63,6 +63,36 @@ class Network(nn.Module, ABC):
     """
 
     config: Any
+
+    @property
+    def image_embed(self) -> nn.Module | None:
+        """Weights that only a loss on pictures reads, None where there are none."""
+        return None
+
+    def image_prototypes(self) -> Tensor:
+        """(K, C) prototypes in the space of the lifted context, for a loss on pictures.
+
+        Raises:
+            ValueError: the network was built without.
+        """
+        raise ValueError(
+            f"this {type(self).__name__} has no prototypes for a loss on pictures; leave the term "
+            "ImageMasks out of the recipe"
+        )
+
+    def velocity_bins(self, _features_VC: Tensor) -> Tensor:
+        """Logits over the velocity bins of single cells, (V, 88, 2), for a loss on velocities.
+
+        Args:
+            _features_VC: of V cells, from the outputs.
+
+        Raises:
+            ValueError: the network predicts no flow.
+        """
+        raise ValueError(
+            f"this {type(self).__name__} predicts no flow; leave the term Velocities out of the "
+            "recipe"
+        )
 
     @abstractmethod
     def initial_state(

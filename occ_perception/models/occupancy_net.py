@@ -185,6 +185,23 @@ class OccupancyNet(Network):
             return None
         return self.height, head
 
+    @property
+    def image_embed(self) -> nn.Module | None:
+        """See :attr:`Network.image_embed`."""
+        return self.head.image_embed if isinstance(self.head, PrototypeHead) else None
+
+    def image_prototypes(self) -> Tensor:
+        """See :meth:`Network.image_prototypes`."""
+        if self.image_embed is None or not isinstance(self.head, PrototypeHead):
+            return super().image_prototypes()
+        return self.head.image_prototypes()
+
+    def velocity_bins(self, features_VC: Tensor) -> Tensor:
+        """See :meth:`Network.velocity_bins`."""
+        if self.flow is None:
+            return super().velocity_bins(features_VC)
+        return self.flow.velocity_bins(features_VC)
+
     def initial_state(
         self,
         batch_size: int,

@@ -83,7 +83,7 @@ class PreciseTwin:
     def _built(self) -> nn.Module:
         net = self._golden.build().to(self._device)
         net.image.backbone = PreciseBackbone(net.image.backbone)
-        if getattr(net, "stereo", None) is not None:
+        if net.config.matches_pictures:
             net.stereo.positions = _on_cpu(net.stereo.positions)
         return net
 

@@ -30,12 +30,14 @@ from occ_training.stepping import OccupancyTraining, measured_depth_rate
 from occ_training.streams import check_each_once, group_frames, shares
 from occ_training.town import TownDataset
 from safetensors.torch import load_file
+from small_networks import small_network
 from small_training import small_card, small_recipe, town_frames
 
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.published_names import published_key
 from occ_perception.models.state import state_tensors
+from occ_perception.models.zoo import get_card
 
 RUN = Path(__file__).parents[1] / "small_training_run.py"
 
@@ -245,6 +247,15 @@ def test_a_part_to_recompute_that_there_is_not_is_refused_with_near_ones() -> No
     recipe = small_recipe(recomputed=("image.backbon",))
     with pytest.raises(ValueError, match=r"names 'image.backbon'.* near it there are .*image.back"):
         training_of(recipe, small_card())
+
+
+def test_terms_that_the_network_has_nothing_for_are_refused() -> None:
+    net = small_network(get_card("bevdetocc_sf"))
+    with pytest.raises(ValueError, match=r"no prototypes .* leave the term ImageMasks out"):
+        net.image_prototypes()
+    with pytest.raises(ValueError, match=r"predicts no flow; leave the term Velocities out"):
+        net.velocity_bins(torch.zeros(3, 32))
+    assert net.image_embed is None
 
 
 def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:

@@ -39,9 +39,9 @@ class OccupancyTraining(pl.LightningModule):
         self.slots = Slots(net)
         recompute(net, recipe.recomputed)
         compute_in(net, recipe.precision)
-        image_embed = getattr(getattr(net, "head", None), "image_embed", None)
-        if image_embed is not None and not any(isinstance(t, ImageMasks) for t in recipe.terms):
-            image_embed.requires_grad_(False)  # data parallel training would wait for its gradients
+        embed = net.image_embed
+        if embed is not None and not any(isinstance(t, ImageMasks) for t in recipe.terms):
+            embed.requires_grad_(False)  # data parallel training would wait for its gradients
 
     def on_train_start(self) -> None:
         """Let norms keep their statistics, where the recipe wants that."""

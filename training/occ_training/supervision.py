@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
+from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.dataset import Content
 from occ_training.data.sample import Batch
@@ -47,7 +48,7 @@ class SupervisedStep:
         seed: of everything drawn at random in this step.
     """
 
-    net: nn.Module
+    net: Network
     card: ModelCard
     batch: Batch
     outputs: Any
@@ -138,7 +139,7 @@ class ImageMasks:
     def __call__(self, step: SupervisedStep) -> Losses:
         """``image_mask`` and ``image_dice``."""
         assert step.outputs.context_BNChw is not None
-        prototypes_KC = step.net.head.image_prototypes()  # type: ignore[union-attr, operator]
+        prototypes_KC = step.net.image_prototypes()
         logits = image_logits(step.outputs.context_BNChw, prototypes_KC)
         loss = MaskLoss(step.card.label_set, self.points)
         drawn = step.generators("pixels", logits.device)
@@ -225,7 +226,7 @@ class Velocities:
             raise ValueError("this recipe learns velocities, and the data set has none")
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
         features_VC = outputs.flow_features_BCXYZ.movedim(1, -1)[known]
-        bins_VK2 = step.net.flow.velocity_bins(features_VC)  # type: ignore[union-attr, operator]
+        bins_VK2 = step.net.velocity_bins(features_VC)
         losses = flow_losses(bins_VK2, truth[known].flip(-1))  # the head has y before x
         return {
             "flow_bins": self.weight * losses.bins,
