@@ -1,8 +1,9 @@
-"""Walking through two recordings side by side."""
+"""What belongs to a stamp: walking through two recordings side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -40,3 +41,12 @@ class Follower(Generic[Item]):
         if self._nearest is None or abs(self._nearest.stamp_ns - stamp_ns) > self._tolerance:
             return None
         return self._nearest
+
+
+def nearest(stamps: Sequence[int], stamp_ns: int) -> int | None:
+    """Position of the nearest of sorted stamps; None where there are none."""
+    if not stamps:
+        return None
+    at = bisect_left(stamps, stamp_ns)
+    around = [n for n in (at - 1, at) if 0 <= n < len(stamps)]
+    return min(around, key=lambda n: abs(stamps[n] - stamp_ns))

@@ -13,34 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive, open_recording
+from occ_perception.bags.following import nearest
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
 from occ_perception.bags.reading import RecordedCloud
 from occ_perception.bags.recording import BagError, Recording
-from occ_perception.geometry import invert_transform, transform_points
-from occ_perception.labels import LABEL_SETS
 from occ_perception.sensing.assembly import FrameError
-from occ_perception.sensing.point_fields import POINTS_TYPE
 from occ_training.convert_frames import Draft, FrameWriter, spaced
 from occ_training.convert_labels import (
     SAME_MOMENT_NS,
     GroundTruthTopics,
     LabelFolder,
     LabelSource,
-    LidarMadeLabels,
     NoLabels,
     WantedFrame,
-    nearest,
-    read_point_classes,
 )
+from occ_training.convert_lidar import LidarMadeLabels, PointWriter, has_lidar
 from occ_training.data.records import (
     DatasetHeader,
     DatasetIndex,
     FrameRecord,
     LidarRecord,
 )
-from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps
 
 LABELS_OF_LIDAR_TIME_NS = 50_000_000
 _SAME_SWEEP_NS = 5_000_000
@@ -194,15 +188,15 @@ class _Conversion:
         self._report = BagReport(job.bag, job.name, notes=list(drive.notes))
         self._labels = _label_source(drive, job.options)
         self._report.labels = self._labels.description
-        self._lidar_topic = self._topic_of_points()
-        self._sweep_stamps: set[int] = set()
+        table = _path(self._options.point_classes)
+        self._points = PointWriter(drive, job.options.lidar_topic, table, work, self._place)
 
     def run(self) -> tuple[BagReport, DatasetHeader, list[FrameRecord]]:
-        drafts = self._images()
+        drafts, sweep_stamps = self._images()
         self._check_some(drafts, "no ring could be used")
         drafts = self._with_labels(drafts)
         self._check_some(drafts, "no frame has labels")
-        frames = self._with_lidar(drafts)
+        frames = self._with_lidar(drafts, sweep_stamps)
         report = self._report
         report.frames = len(frames)
         for problem in self._recording.problems:
@@ -221,26 +215,28 @@ class _Conversion:
             reasons = "; ".join(str(problem) for problem in self._recording.problems[:5])
             raise BagError(f"{self._recording.path}: {what}: {reasons or 'it has no such moment'}")
 
-    def _images(self) -> list[Draft]:
-        """Write the images of the frame sets that are wanted; note when the lidar turned."""
+    def _images(self) -> tuple[list[Draft], list[int]]:
+        """Write the images of the frame sets that are wanted; returns the sweeps' stamps, too."""
         label_stamps = _label_stamps(self._drive, self._options, self._labels)
         writer = FrameWriter(self._drive, self._options.keep_incomplete, self._work, self._place)
-        drafts = []
-        for item in self._drive.frame_sets_and_clouds(self._lidar_topic):
+        drafts: list[Draft] = []
+        sweep_stamps: list[int] = []
+        for item in self._drive.frame_sets_and_clouds(self._points.topic):
             if isinstance(item, RecordedCloud):
-                self._sweep_stamps.add(item.stamp_ns)
+                sweep_stamps.append(item.stamp_ns)
                 continue
             stamp = item.ring.reference_stamp_ns
             if label_stamps is not None and stamp not in label_stamps:
                 continue
             try:
-                drafts.append(writer.write(item, label_stamps[stamp] if label_stamps else stamp))
+                label_ns = stamp if label_stamps is None else label_stamps[stamp]
+                drafts.append(writer.write(item, label_ns))
             except FrameError as error:
                 self._recording.note(error.reason, str(error), stamp)
         counters = self._drive.counters
         self._report.rings = {"complete": counters.complete, "incomplete": counters.incomplete}
         self._report.pictures = writer.pictures
-        return drafts
+        return drafts, sweep_stamps
 
     def _with_labels(self, drafts: list[Draft]) -> list[Draft]:
         """The frames that have labels; the others' pictures are deleted."""
@@ -267,78 +263,29 @@ class _Conversion:
         """Where the files will be, relative to the data set."""
         return Path("frames") / self._job.name
 
-    def _with_lidar(self, drafts: list[Draft]) -> list[FrameRecord]:
+    def _with_lidar(self, drafts: list[Draft], sweep_stamps: list[int]) -> list[FrameRecord]:
         """The frames with the lidar's pose and points where there are some at their time.
 
         Labels of lidar time need its pose at least.
         """
         at_lidar_time = any(layout.time == "lidar" for layout in self._labels.layouts.values())
         farthest = _SAME_SWEEP_NS if at_lidar_time else _NEAREST_SWEEP_NS
-        sweeps = self._sweeps_near(drafts, farthest)
+        written = self._points.write(drafts, sweep_stamps, farthest)
+        mount = self._drive.recorded_rig.ego_T_lidar
+        ego_T_lidar = np.eye(4) if mount is None else mount
         frames = []
         for draft in drafts:
-            lidar = None
-            if draft.label_ns in sweeps:
-                lidar = self._write_points(draft.record.token, sweeps[draft.label_ns])
-            elif at_lidar_time:
-                mount = self._drive.recorded_rig.ego_T_lidar
-                lidar = LidarRecord(
-                    None,
-                    ("x", "y", "z"),
-                    draft.label_ns,
-                    np.eye(4) if mount is None else mount,
-                    draft.world_T_label_ego,
-                )
+            lidar = written.get(draft.record.token)
+            if lidar is None and at_lidar_time:
+                columns = ("x", "y", "z")
+                pose = draft.world_T_label_ego
+                lidar = LidarRecord(None, columns, draft.label_ns, ego_T_lidar, pose)
             frames.append(replace(draft.record, lidar=lidar))
         return frames
 
-    def _topic_of_points(self) -> str:
-        """The lidar's topic, "" where there is none."""
-        if not any(topic.kind == POINTS_TYPE for topic in self._recording.topics.values()):
-            return ""
-        try:
-            return topic_of_points(self._recording, self._options.lidar_topic)
-        except BagError as error:
-            self._recording.note("lidar", f"no points are kept: {error}")
-            return ""
 
-    def _sweeps_near(self, drafts: list[Draft], farthest_ns: int) -> dict[int, Sweep]:
-        """Label stamp -> the sweep nearest to it."""
-        if not self._lidar_topic:
-            return {}
-        classes = LABEL_SETS["occ3d"].empty_class
-        table = self._options.point_classes
-        class_ids = None if table is None else read_point_classes(Path(table))
-        stamps = sorted(self._sweep_stamps)
-        wanted: dict[int, list[int]] = {}
-        for draft in drafts:
-            at = nearest(stamps, draft.label_ns)
-            if at is not None and abs(stamps[at] - draft.label_ns) <= farthest_ns:
-                wanted.setdefault(stamps[at], []).append(draft.label_ns)
-        only = frozenset(wanted)
-        chosen = WorldSweeps(self._drive, self._lidar_topic, class_ids, classes, 0, only)
-        return {label: sweep for sweep in chosen for label in wanted[sweep.stamp_ns]}
-
-    def _write_points(self, token: str, sweep: Sweep) -> LidarRecord:
-        """Points in the lidar frame at the sweep's stamp, the vehicle's motion undone."""
-        folder = self._work / "lidar"
-        folder.mkdir(exist_ok=True)
-        lidar_T_world = invert_transform(sweep.world_T_ego @ sweep.ego_T_lidar)
-        points = transform_points(lidar_T_world, sweep.points)
-        (folder / f"{token}.bin").write_bytes(points.astype("<f4").tobytes())
-        semantics = None
-        if (sweep.classes != NO_CLASS).any():
-            (folder / f"{token}.classes").write_bytes(sweep.classes.tobytes())
-            semantics = str(self._place / "lidar" / f"{token}.classes")
-        return LidarRecord(
-            str(self._place / "lidar" / f"{token}.bin"),
-            ("x", "y", "z"),
-            sweep.stamp_ns,
-            sweep.ego_T_lidar,
-            sweep.world_T_ego,
-            semantics,
-            "occ3d",
-        )
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def _label_source(drive: RecordedDrive, options: ConvertOptions) -> LabelSource:
@@ -354,17 +301,16 @@ def _label_source(drive: RecordedDrive, options: ConvertOptions) -> LabelSource:
             drive,
             options.lidar_topic,
             options.boxes,
-            Path(options.point_classes) if options.point_classes else None,
+            _path(options.point_classes),
             options.sweep_period_s,
         )
-    samples = Path(options.samples) if options.samples else None
-    return LabelFolder(drive.recording, Path(kind), options.label_kind, samples)
+    return LabelFolder(drive.recording, Path(kind), options.label_kind, _path(options.samples))
 
 
 def _best_source(recording: Recording) -> str:
     if occupancy_topics(recording, GROUND_TRUTH):
         return "ground-truth"
-    if any(topic.kind == POINTS_TYPE for topic in recording.topics.values()):
+    if has_lidar(recording):
         return "lidar"
     raise BagError(
         f"{recording.path} has neither {GROUND_TRUTH} topics nor a lidar to make labels from; "

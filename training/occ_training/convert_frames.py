@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from occ_perception.bags.drive import RecordedDrive
+from occ_perception.bags.following import nearest
 from occ_perception.bags.reading import RecordedFrameSet
 from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
 from occ_perception.sensing.rings import Ring
-from occ_training.convert_labels import nearest
 from occ_training.data.records import CameraRecord, FrameRecord
 from occ_training.lidar_labels.labelling import LabelledFrame
 
@@ -89,6 +89,7 @@ class FrameWriter:
             )
         names = [name for name in self._rig.names if name in ring.payloads]
         world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
+        label_pose = _pose(poses, self._layout.reference_camera, label_ns)
         pictures = {name: self._picture(name, ring) for name in names}
         token = f"{item.sequence.replace('#', '-')}-{ring.reference_stamp_ns}"
         cameras = {}
@@ -117,7 +118,6 @@ class FrameWriter:
             world_T_ego[reference],
             {name: ego_T_world @ cameras[name].world_T_cam for name in names},
         )
-        label_pose = _pose(poses, self._layout.reference_camera, label_ns)
         return Draft(record, wanted, label_ns, label_pose)
 
     def _picture(self, name: str, ring: Ring) -> tuple[str, bytes]:

@@ -1,10 +1,9 @@
-"""Where the labels of a converted bag come from: its own topics, a folder of files, its lidar."""
+"""Where the labels of a converted bag come from: its own topics, or a folder of files."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.discovery import topic_of_points
-from occ_perception.bags.drive import RecordedDrive
-from occ_perception.bags.following import Follower
+from occ_perception.bags.following import Follower, nearest
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
     GROUND_TRUTH_IN_VIEW,
@@ -26,13 +23,10 @@ from occ_perception.bags.recording import BagError, Recording
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
-from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.synthetic.labels import OPENOCC_OF_OCC3D
-from occ_training.data.label_files import LAYOUTS, OCC3D_GRID, DataFileError, read_labels
+from occ_training.data.label_files import LAYOUTS, DataFileError, read_labels
 from occ_training.data.records import LabelLayout
-from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
-from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
-from occ_training.lidar_labels.sweeps import WorldSweeps
+from occ_training.lidar_labels.labelling import LabelledFrame
 from occ_training.lidar_labels.visibility import camera_mask
 
 Mask = NDArray[np.bool_]
@@ -108,12 +102,13 @@ class NoLabels:
 
 
 @dataclass
-class _Layouts:
+class CollectedLayouts:
     """Collects what the files of each key are; all must be alike."""
 
     known: dict[str, LabelLayout] = field(default_factory=dict)
 
     def add(self, key: str, layout: LabelLayout) -> None:
+        """Take what a file of a key is; raises BagError where one before it was another."""
         if self.known.setdefault(key, layout) != layout:
             raise BagError(
                 f"labels of {key} change within the recording: {self.known[key]}, then {layout}; "
@@ -138,7 +133,7 @@ class GroundTruthTopics:
         self._recording = recording
         self._topic = topics[0]
         self._seen_topic = next(iter(occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)), None)
-        self._collected = _Layouts()
+        self._collected = CollectedLayouts()
         self.layouts: Mapping[str, LabelLayout] = self._collected.known
         self.description = f"topic {self._topic}"
 
@@ -182,7 +177,7 @@ class GroundTruthTopics:
             occupied = truth.labels != truth.empty_class
             seen = camera_mask(occupied, wanted.frame.rig, wanted.frame.ego_T_cam, truth.grid)
         known = truth.labels != UNKNOWN_CLASS
-        return _write_labels(
+        return write_labels(
             folder, wanted.token, truth.labels, known, seen & known, truth.flow, classes,
             truth.grid, self._collected,
         )  # fmt: skip
@@ -258,97 +253,6 @@ class LabelFolder:
         yield WrittenLabels(wanted.token, {self._kind: name})
 
 
-class LidarMadeLabels:
-    """Labels made from the recording's own lidar, see docs/lidar-labels.md.
-
-    Args:
-        drive: where the sweeps are.
-        topic: of the sweeps; None for the recording's only one.
-        boxes: topic or file of boxes; None looks for a usual topic, ``none`` uses none.
-        point_classes: JSON file, value of the points' class field -> class name.
-        period_s: sweeps nearer to each other than this are passed over.
-
-    Raises:
-        BagError: no such topic.
-        ValueError: a file that cannot be read.
-    """
-
-    def __init__(
-        self,
-        drive: RecordedDrive,
-        topic: str | None,
-        boxes: str | None,
-        point_classes: Path | None,
-        period_s: float,
-    ) -> None:
-        classes = LABEL_SETS["occ3d"]
-        self._classes = classes
-        tracks, boxes_from = _boxes(drive.recording, drive.layout, boxes)
-        topic = topic_of_points(drive.recording, topic)
-        self._sweeps = WorldSweeps(
-            drive,
-            topic,
-            None if point_classes is None else read_point_classes(point_classes),
-            classes.empty_class,
-            round(period_s * 1e9),
-        )
-        self._labeller = LidarLabeller(OCC3D_GRID, classes, tracks)
-        self._collected = _Layouts()
-        self.layouts: Mapping[str, LabelLayout] = self._collected.known
-        self.description = f"lidar {topic}, {boxes_from}"
-
-    def stamps_ns(self) -> list[int] | None:
-        """Any moment will do."""
-        return None
-
-    def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Frames without a sweep near them get none."""
-        tokens = {id(wanted.frame): wanted.token for wanted in frames}
-        for frame, labels in self._labeller.label([w.frame for w in frames], self._sweeps):
-            if labels is not None:
-                yield _write_labels(
-                    folder, tokens[id(frame)], labels.semantics, labels.mask_lidar,
-                    labels.mask_camera, labels.flow, self._classes, OCC3D_GRID, self._collected,
-                )  # fmt: skip
-
-
-def _boxes(
-    recording: Recording, layout: TopicLayout, wanted: str | None
-) -> tuple[BoxTracks | None, str]:
-    if wanted == "none":
-        return None, "no boxes"
-    if wanted is not None and Path(wanted).is_file():
-        tracks = read_box_file(Path(wanted))
-        return tracks, f"{len(tracks)} tracks of boxes of {wanted}"
-    topic = box_topic(recording, wanted)
-    if topic is None:
-        return None, "no boxes"
-    tracks = read_box_topic(recording, topic, layout.pose.world_frame)
-    return tracks, f"{len(tracks)} tracks of boxes of {topic}"
-
-
-def read_point_classes(path: Path) -> dict[int, int]:
-    """Occ3D class id of each value of the points' class field, from a JSON file.
-
-    Raises:
-        ValueError: it is no such file, or has a name that is no class.
-    """
-    classes = LABEL_SETS["occ3d"]
-    try:
-        table = {int(value): str(name) for value, name in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f'{path} is no JSON object like {{"24": "driveable_surface"}}: {error}'
-        ) from error
-    strange = sorted(set(table.values()) - set(classes.class_names))
-    if strange or min(table, default=0) < 0:
-        raise ValueError(
-            f"{path}: {', '.join(strange) or 'negative values'}; expected names of "
-            f"{', '.join(classes.class_names)}"
-        )
-    return {value: classes.class_names.index(name) for value, name in table.items()}
-
-
 def _label_set(truth: OccupancyPrediction, topic: str) -> LabelSet:
     for classes in LABEL_SETS.values():
         if (truth.class_names, truth.empty_class) == (classes.class_names, classes.empty_class):
@@ -359,7 +263,7 @@ def _label_set(truth: OccupancyPrediction, topic: str) -> LabelSet:
     )
 
 
-def _write_labels(
+def write_labels(
     folder: Path,
     token: str,
     semantics: NDArray[np.uint8],
@@ -368,7 +272,7 @@ def _write_labels(
     flow: NDArray[np.float32] | None,
     classes: LabelSet,
     grid: VoxelGrid,
-    layouts: _Layouts,
+    layouts: CollectedLayouts,
 ) -> WrittenLabels:
     """The files of one frame with Occ3D's keys; with flow also in the classes of OpenOcc."""
     arrays = {} if flow is None else {"flow": flow.astype(np.float32)}
@@ -399,15 +303,6 @@ class _ByStamp:
         if at is None or abs(stamps[at] - stamp_ns) > SAME_MOMENT_NS:
             return None
         return self._frames.pop(at)
-
-
-def nearest(stamps: Sequence[int], stamp_ns: int) -> int | None:
-    """Position of the nearest of sorted stamps; None where there are none."""
-    if not stamps:
-        return None
-    at = bisect_left(stamps, stamp_ns)
-    around = [n for n in (at - 1, at) if 0 <= n < len(stamps)]
-    return min(around, key=lambda n: abs(stamps[n] - stamp_ns))
 
 
 def _token_times(path: Path) -> dict[str, int]:
