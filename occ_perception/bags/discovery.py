@@ -168,14 +168,17 @@ def _read_mounts(
 ) -> None:
     """Feed tf until it is enough; static transforms first, their first messages hold all."""
     for static in (True, False):
-        for message in recording.messages(tf_topics(recording, static)):
-            if is_enough():
-                break
+        topics = tf_topics(recording, static)
+        if not topics or is_enough():
+            continue
+        for message in recording.messages(topics):
             try:
                 take_transforms(recording, vehicle, message)
             except TimeJump:
                 vehicle.rewind()
                 take_transforms(recording, vehicle, message)
+            if is_enough():
+                break
     vehicle.rewind()
 
 

@@ -103,10 +103,12 @@ class RecordedDrive:
             needs_lidar_mount=model is not None and model.grid_frame == "lidar",
         )
         self.layout = self._plan.layout
-        self._vehicle, self.recorded_rig = discover_vehicle(recording, self._plan)
+        vehicle, self.recorded_rig = discover_vehicle(recording, self._plan)
+        self._vehicles = {"": vehicle}
+        """Lidar topic -> what is known of the vehicle before it is read."""
         self._missing_camera = missing_camera
         self.rig = self.assembler(self.recorded_rig).rig
-        self.notes = self._vehicle.notes
+        self.notes = vehicle.notes
         self._sweeps: LidarSweeps | None = None
         if model is not None and model.measures_depth:
             self._sweeps = LidarSweeps(recording.path, lidar_topic, self._plan)
@@ -189,9 +191,11 @@ class RecordedDrive:
         return FrameAssembler(rig, plan.reference_camera, self._missing_camera, plan.encodings)
 
     def _pass(self, lidar_topic: str = "") -> Reading:
-        vehicle = deepcopy(self._vehicle)  # a pass feeds it
-        if lidar_topic:
+        if lidar_topic not in self._vehicles:
+            vehicle = deepcopy(self._vehicles[""])
             discover_mount(self.recording, vehicle, lidar_topic)
+            self._vehicles[lidar_topic] = vehicle
+        vehicle = deepcopy(self._vehicles[lidar_topic])  # a pass feeds it
         return Reading(self.recording, vehicle, self.sequence, lidar_topic)
 
 
