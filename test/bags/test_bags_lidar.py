@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_footage import SmallFootage, write_footage
+from small_footage import BASE_T_LIDAR, SmallFootage, write_footage
 
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.lidar import LidarSweeps
@@ -59,3 +59,19 @@ def test_frames_without_a_sweep_near_them_are_left_out(footage: SmallFootage, tm
         assert 0 < len(list(bag)) < len(footage.frames)
         assert {problem.reason for problem in bag.problems} == {"no_lidar"}
         assert "no sweep on /lidar_top within 100 ms" in str(bag.problems[0])
+
+
+def test_clouds_come_with_mounts_and_poses_alone_or_beside_frame_sets(
+    footage: SmallFootage,
+) -> None:
+    with open_recording(footage.cameras) as bag:
+        for cloud, frame in zip(bag.clouds("/lidar_top"), footage.frames, strict=True):
+            stamp = frame.stamp_ns + 20_000_000
+            assert (cloud.stamp_ns, cloud.time_line) == (stamp, 0)
+            np.testing.assert_allclose(cloud.vehicle.mount("lidar_top"), BASE_T_LIDAR, atol=1e-4)
+            there = cloud.vehicle.poses.at(stamp)
+            ahead = there[:3, 3] - frame.world_T_ego["CAM_FRONT"][:3, 3]
+            assert np.linalg.norm(ahead) == pytest.approx(8.0 * 0.02, abs=0.1)
+        kinds = [type(item).__name__ for item in bag.frame_sets_and_clouds("/lidar_top")]
+        assert sorted(kinds) == ["RecordedCloud"] * 4 + ["RecordedFrameSet"] * 4
+        assert bag.counters.complete == 4
