@@ -74,7 +74,7 @@ def _samples(_scratch: Path) -> Named:
     index = DatasetIndex.load(prepared())
     for name in ("alocc_3d_depth", "alocc_flow_2d", "fbocc", "sparseocc", "alocc_town"):
         card = get_card(name)
-        # The town's labels have no masks of rays, and not in every set masks of cameras.
+        # The town's labels have no masks of rays, and those with flow none of cameras either.
         options = replace(RECIPES[name](), ignore_unseen=None).sample_options(card)
         data = OccupancyDataset(index, card, options)
         for visit in (Visit(0, 0), Visit(1, 1), Visit(4, 0)):

@@ -39,9 +39,9 @@ def jobs() -> dict[str, Any]:
 
 def frames_in(where: str, bag: Path, **options: Any) -> Named:
     """The frames that a recording gives, and what was skipped."""
-    from occ_perception.bags.reading import BagFrames
+    from occ_perception import open_recording
 
-    with BagFrames(bag, **options) as frames:
+    with open_recording(bag, **options) as frames:
         count = 0
         for count, frame in enumerate(frames, start=1):
             yield from frame_values(f"{where}/frame{count - 1}", frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ Named = Iterator[tuple[str, Any]]
 
 
 def digest(value: Any) -> str:
-    """The sha256 of one value; its type counts, the memory layout of an array does not."""
+    """The sha256 of one value. Type and shape of an array count, its memory layout does not."""
     sha = hashlib.sha256()
     for part in _bytes_of(value):
         sha.update(part)
@@ -64,7 +64,7 @@ def flat(value: Any, name: str = "") -> Named:
     elif isinstance(value, (list, tuple)) and not all(_is_plain(item) for item in value):
         parts = [(str(n), item) for n, item in enumerate(value)]
     else:
-        yield name, value.__qualname__ if isinstance(value, Callable) else _plain(value)
+        yield name, value.__qualname__ if callable(value) else _plain(value)
         return
     for part, item in parts:
         yield from flat(item, f"{name}.{part}" if name else part)

@@ -29,7 +29,7 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("digests")
     files = folder / "first.json", folder / "second.json"
     for file in files:
-        done = digests("make", file, "--only", "network/bevdetocc_sf")
+        done = digests("make", file, "--only", "network/alocc_town")
         assert done.returncode == 0, done.stdout + done.stderr
     return files
 
@@ -39,7 +39,7 @@ def test_a_network_has_the_same_digests_every_time(made) -> None:
     assert done.returncode == 0, done.stdout
     names = json.loads(made[0].read_text())["digests"]
     for part in ("keys", "plain/frame2/labels", "as_run/frame2/labels"):
-        assert f"network/bevdetocc_sf/{part}" in names
+        assert f"network/alocc_town/{part}" in names
 
 
 def test_what_changed_and_what_is_missing_is_named(made, tmp_path) -> None:
@@ -65,12 +65,12 @@ def test_a_pattern_that_matches_nothing_is_an_error(tmp_path) -> None:
     assert not (tmp_path / "none.json").exists()
 
 
-def test_a_value_is_its_type_shape_and_bits() -> None:
+def test_an_array_is_its_type_shape_and_bits() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert digest(array) == digest(np.asfortranarray(array))
     values = [
         *(array, array.ravel(), array.astype(np.float64), array + np.float32(1e-6)),
-        *(np.float32(0.0), np.float32(-0.0), 0.0, 0, "0", None, torch.zeros(1), [array], b"0"),
+        *(np.float32(0.0), np.float32(-0.0), 0.0, 0, "0", None, torch.zeros(1), [array]),
     ]
     assert len({digest(value) for value in values}) == len(values)
     half = torch.ones(2, dtype=torch.bfloat16)
