@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_sets import prepared
-from networks import resized
+from networks import INPUT_SIZE
 from values import Named, flat
 
 # Together they have every kind of network and every term of a loss.
@@ -63,11 +63,11 @@ def _fit(name: str, scratch: Path) -> Named:
                 self.found.setdefault(key, None if gradient is None else gradient.clone())
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    full = get_card(name).recipe().geometry.grid
+    full = get_card(name).config.geometry.grid
     wide = VoxelGrid(
         (-40.0, -40.0, full.lower[2]), (1.6, 1.6, full.voxel_size[2]), (50, 50, full.dims[2])
     )
-    card = resized(get_card(name), wide)
+    card = get_card(name).resized(INPUT_SIZE, wide)
     # The town's labels have no masks of rays, and those with flow none of cameras either.
     recipe = replace(
         RECIPES[name](),

@@ -14,6 +14,14 @@ TIMES_S = (10.0, 10.5, 11.0)
 # Factors that keep an untrained network away from constant features and saturated logits.
 _SCALE = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight": 0.1}
 
+_FACTS = (
+    *("name", "title", "config_stem", "preprocessing", "cameras", "absent_cameras"),
+    *("reference_camera", "grid", "grid_frame", "history_spacing_s", "history_frames"),
+    *("label_set", "class_scores", "excluded_class", "published", "protocol", "url", "sha256"),
+    *("packaged", "licence", "backbone", "modality", "note", "names", "unused_keys"),
+)
+"""What a card says, under the names that users of a card know."""
+
 
 def jobs() -> dict[str, Any]:
     """One job for each model."""
@@ -22,25 +30,13 @@ def jobs() -> dict[str, Any]:
     return {f"network/{name}": partial(_network, name) for name in MODELS}
 
 
-def resized(card: Any, grid: Any) -> Any:
-    """The card with pictures of 64x96 and the given columns; all else stays."""
-    config = card.recipe()
-    config = config.with_geometry(replace(config.geometry, input_size=INPUT_SIZE, grid=grid))
-    return replace(
-        card,
-        recipe=lambda: config,
-        preprocessing=replace(card.preprocessing, input_size=INPUT_SIZE),
-        grid=config.output_grid,
-    )
-
-
 def _small(card: Any) -> Any:
-    """Columns of 1 m over 16 m x 8 m."""
+    """The card with pictures of 64x96 and columns of 1 m over 16 m x 8 m; all else stays."""
     from occ_perception.geometry import VoxelGrid
 
-    full = card.recipe().geometry.grid
+    full = card.config.geometry.grid
     sizes, dims = (1.0, 1.0, full.voxel_size[2]), (16, 8, full.dims[2])
-    return resized(card, VoxelGrid((-8.0, -4.0, full.lower[2]), sizes, dims))
+    return card.resized(INPUT_SIZE, VoxelGrid((-8.0, -4.0, full.lower[2]), sizes, dims))
 
 
 def _network(name: str, _scratch: Path) -> Named:
@@ -53,8 +49,8 @@ def _network(name: str, _scratch: Path) -> Named:
     from occ_perception.runtime.weights import LoadedModel
 
     card = get_card(name)
-    for field, value in flat(card):
-        yield f"card/{field}", value
+    for field in _FACTS:
+        yield from flat(getattr(card, field), f"card/{field}")
     twin, card = _is_twin(card), _small(card)
     torch.manual_seed(1)
     net = card.build()
@@ -79,7 +75,7 @@ def _is_twin(card: Any) -> bool:
     from occ_perception.models.zoo import MODELS
 
     def inputs(of: Any) -> tuple[Any, ...]:
-        return of.recipe(), of.measures_depth, of.preprocessing, of.cameras
+        return of.config, of.measures_depth, of.preprocessing, of.cameras
 
     earlier = next(other for other in MODELS.values() if inputs(other) == inputs(card))
     return bool(earlier.name != card.name)
