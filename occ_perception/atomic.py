@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from occ_perception.errors import OccError, reason_of
 
-_SUFFIX = ".unfinished"
+_SUFFIX, _LOCK = ".unfinished", ".lock"
 
-# Letters of a name that the hidden folder's name has: names may not be longer than 255 bytes.
-_SHOWN = 40
+# Letters of its name that a hidden folder's name has: names are at most 255 bytes.
+_SHOWN = 100
 
 # Fewer free bytes than this, and the disk counts as full.
 _FULL = 1 << 16
@@ -26,50 +28,50 @@ class OutputError(OccError):
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, alone: bool = False) -> Iterator[Path]:
     """Where to write a file or folder, so that it takes its name only when it is whole.
 
     What is yielded has the name of ``path`` and lies in a hidden folder beside it, which belongs
     to this call alone. When the context ends well, it is moved to ``path``; an older file there
     is replaced, an older folder is not. When it ends with an exception, Ctrl-C included, the
-    hidden folder goes; only a killed process leaves it, see :func:`remove_leftovers`. Where nothing
-    was written, nothing appears.
+    hidden folder goes; what a killed process left goes with the next writing of ``path``. Where
+    nothing was written, nothing appears.
 
     Nothing is forced to the disk: a power cut may lose what was written last, as it may with any
     file that was just closed.
 
     Args:
         path: the file or folder to make; folders above it are made.
+        alone: refuse while another process writes ``path``. Otherwise the last one counts.
 
     Raises:
         OutputError: the system refused (a full disk, no permission, a file where a folder should
-            be), or a folder is at ``path`` already.
+            be), a folder is at ``path`` already, or another process writes it.
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(_SUFFIX, _prefix(target), target.parent))
-    except OSError as error:
-        raise _failure(target, _why_no_folder(target, error)) from error
-    unfinished = hidden / target.name
-    try:
-        yield unfinished
-        if unfinished.exists():
-            if target.is_dir():
-                raise OutputError(f"{target} is a folder already; choose another name")
-            unfinished.replace(target)
-    except OccError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and _is_about(error, hidden):
-            raise _failure(target, reason_of(error)) from error
-        # A full disk shows in as many ways as there are libraries that write.
-        is_full = shutil.disk_usage(hidden).free < _FULL
-        if is_full or os.strerror(errno.ENOSPC) in str(error):
-            raise _failure(target, reason_of(OSError(errno.ENOSPC, ""))) from error
-        raise
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            hidden = stack.enter_context(_hidden_folder(target, alone))
+        except OSError as error:
+            raise _failure(target, _why_no_folder(target, error)) from error
+        unfinished = hidden / target.name
+        try:
+            yield unfinished
+            if unfinished.exists():
+                if target.is_dir():
+                    raise OutputError(f"{target} is a folder already; choose another name")
+                unfinished.replace(target)
+        except OccError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and _is_about(error, hidden):
+                raise _failure(target, reason_of(error)) from error
+            # A full disk shows in as many ways as there are libraries that write.
+            is_full = shutil.disk_usage(hidden).free < _FULL
+            if is_full or os.strerror(errno.ENOSPC) in str(error):
+                raise _failure(target, reason_of(OSError(errno.ENOSPC, ""))) from error
+            raise
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -84,16 +86,51 @@ def refuse_existing(path: str | Path) -> None:
         raise OutputError(f"{path} exists already, and nothing is overwritten; choose another name")
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove what killed processes left of ``path``; to be called where no other one writes it."""
-    target = Path(path)
-    for hidden in target.parent.glob(f".*{_SUFFIX}"):
-        if (hidden / target.name).exists():
-            shutil.rmtree(hidden, ignore_errors=True)
+@contextmanager
+def _hidden_folder(target: Path, alone: bool) -> Iterator[Path]:
+    """An empty folder beside the target for this call alone, gone when the context ends."""
+    usual = target.with_name(f".{target.name[:_SHOWN]}{_SUFFIX}")
+    usual.mkdir(exist_ok=True)
+    lock = _locked(usual)
+    if lock is None and alone:
+        raise OutputError(
+            f"{target} is being written by another process; wait for it or choose another name"
+        )
+    hidden = usual
+    if lock is None:
+        hidden = Path(tempfile.mkdtemp(_SUFFIX, usual.stem + ".", target.parent))
+    try:
+        _empty(hidden)
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if lock is not None:
+            lock.close()
 
 
-def _prefix(target: Path) -> str:
-    return f".{target.name[:_SHOWN]}."
+def _locked(folder: Path) -> IO[str] | None:
+    """A lock on a folder until it is closed; None where another process holds it."""
+    try:
+        lock = (folder / _LOCK).open("w")
+    except FileNotFoundError:  # its owner is just removing it
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK).stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    lock.close()
+    return None
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a killed process left."""
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != _LOCK:
+            left.unlink()
 
 
 def _failure(target: Path, why: str) -> OutputError:

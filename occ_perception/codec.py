@@ -3,9 +3,9 @@
 The order is that of occ_msgs/GridGeometry: x fastest, flat index = i + nx * (j + ny * k) of cell
 [i, j, k]. Horizontal surfaces then make long runs, which is what run-length encoding lives from.
 
-Decoders trust nothing: an inconsistent message raises ``ValueError`` and never becomes a grid.
-What no decoder can notice is a message that is consistent and says something else (a car cell
-called truck); transport checksums are there for that.
+Decoders trust nothing: an inconsistent message raises :class:`MessageError` and never becomes a
+grid. What no decoder can notice is a message that is consistent and says something else (a car
+cell called truck); transport checksums are there for that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from occ_perception.errors import OccError, OptionError
 
 LAYOUT_VERSION = 1
 """The version of the message layout that this module writes and reads."""
@@ -39,6 +41,10 @@ UInt16 = NDArray[np.uint16]
 UInt32 = NDArray[np.uint32]
 Float32 = NDArray[np.float32]
 Dims = tuple[int, int, int]
+
+
+class MessageError(OccError):
+    """A message that contradicts itself, or that this reader does not know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +97,10 @@ def encoding_from_name(name: str) -> int:
     """DENSE, SPARSE or RLE from ``dense``, ``sparse`` or ``rle``.
 
     Raises:
-        ValueError: no such encoding.
+        OptionError: no such encoding.
     """
     if name not in _NAMES:
-        raise ValueError(f"unknown encoding {name!r}, expected one of {', '.join(_NAMES)}")
+        raise OptionError(f"unknown encoding {name!r}, expected one of {', '.join(_NAMES)}")
     return _NAMES[name]
 
 
@@ -102,10 +108,10 @@ def check_layout_version(version: int) -> None:
     """Refuse messages of a layout this module does not know.
 
     Raises:
-        ValueError: ``version`` is not LAYOUT_VERSION.
+        MessageError: ``version`` is not LAYOUT_VERSION.
     """
     if version != LAYOUT_VERSION:
-        raise ValueError(
+        raise MessageError(
             f"message has layout version {version}, this reader knows {LAYOUT_VERSION}; "
             "build writer and reader from the same release of occ_msgs"
         )
@@ -127,7 +133,8 @@ def encode_occupancy(
             confidence changes; DENSE is smaller when it changes from cell to cell.
 
     Raises:
-        ValueError: wrong dtype, shape, size, encoding or class id.
+        ValueError: wrong dtype, shape or encoding.
+        MessageError: what no message may hold: a grid too large, a class id that is none.
     """
     _check_volume("labels", labels_XYZ, np.uint8)
     _check_id("empty class", empty_class)
@@ -166,7 +173,7 @@ def decode_occupancy(
     """The (X, Y, Z) uint8 label volume of a message; arguments as in :func:`validate_occupancy`.
 
     Raises:
-        ValueError: the message contradicts itself; the text names the field and the place.
+        MessageError: the message contradicts itself; the text names the field and the place.
     """
     message, shape = _check_arrays(encoded, dims)
     _check_class_ids(message.labels, empty_class, num_classes, unknown_class)
@@ -179,7 +186,7 @@ def decode_confidence(encoded: EncodedOccupancy, dims: Sequence[int]) -> UInt8 |
     Cells that a SPARSE message does not list get 0; if it lists no cell, it has none.
 
     Raises:
-        ValueError: the message contradicts itself; the text names the field and the place.
+        MessageError: the message contradicts itself; the text names the field and the place.
     """
     message, shape = _check_arrays(encoded, dims)
     if not message.confidence.size:
@@ -204,7 +211,7 @@ def validate_occupancy(
         unknown_class: id of unobserved cells; not an index into the class names.
 
     Raises:
-        ValueError: the message contradicts itself; the text names the field and the place.
+        MessageError: the message contradicts itself; the text names the field and the place.
     """
     message, _ = _check_arrays(encoded, dims)
     _check_class_ids(message.labels, empty_class, num_classes, unknown_class)
@@ -221,7 +228,8 @@ def encode_flow(
         min_speed: leave out cells slower than this, m/s.
 
     Raises:
-        ValueError: wrong dtype, shape or size; a velocity that is not finite; a bad ``min_speed``.
+        ValueError: wrong dtype or shape.
+        MessageError: a grid too large, a velocity that is not finite, a bad ``min_speed``.
     """
     _check_volume("moving mask", moving_mask_XYZ, np.bool_)
     if flow_XYZ2.shape != (*moving_mask_XYZ.shape, 2) or flow_XYZ2.dtype != np.float32:
@@ -252,7 +260,7 @@ def decode_flow(encoded: EncodedFlow, dims: Sequence[int]) -> Float32:
         dims: cells along x, y, z.
 
     Raises:
-        ValueError: the message contradicts itself; the text names the field and the place.
+        MessageError: the message contradicts itself; the text names the field and the place.
     """
     nx, ny, nz = _check_dims(dims)
     indices = _check_flat("indices", encoded.indices, np.uint32)
@@ -319,7 +327,7 @@ def _check_arrays(encoded: EncodedOccupancy, dims: Sequence[int]) -> tuple[Encod
         _check_length("run_lengths", run_lengths, len(labels), "one per label")
         _check_runs(run_lengths, cells)
     else:
-        raise ValueError(_unknown_encoding(encoded.encoding))
+        raise MessageError(_unknown_encoding(encoded.encoding))
     if encoded.encoding != SPARSE:
         _check_length("indices", indices, 0, "they belong to SPARSE only")
     if encoded.encoding != RLE:
@@ -338,11 +346,11 @@ def _check_dims(dims: Sequence[int]) -> Dims:
     try:
         nx, ny, nz = (operator.index(count) for count in dims)
     except (TypeError, ValueError):
-        raise ValueError(f"dims must be three integers (x, y, z), got {dims!r}") from None
+        raise MessageError(f"dims must be three integers (x, y, z), got {dims!r}") from None
     if min(nx, ny, nz) <= 0:
-        raise ValueError(f"dims (x, y, z) must be positive, got {(nx, ny, nz)}")
+        raise MessageError(f"dims (x, y, z) must be positive, got {(nx, ny, nz)}")
     if nx * ny * nz > MAX_CELLS:
-        raise ValueError(
+        raise MessageError(
             f"dims (x, y, z) = {(nx, ny, nz)} are {nx * ny * nz} cells, "
             f"more than the {MAX_CELLS} that are decoded; the header is probably corrupt"
         )
@@ -362,7 +370,7 @@ def _check_flat(name: str, values: Any, dtype: type) -> NDArray[Any]:
     array = np.asarray(values)
     # An empty list has no type worth arguing about; anything else must not be cast silently.
     if array.ndim != 1 or (array.dtype != dtype and array.size):
-        raise ValueError(
+        raise MessageError(
             f"{name}: got {array.dtype} of shape {array.shape}, expected flat {np.dtype(dtype)}"
         )
     return array.astype(dtype, copy=False)
@@ -370,48 +378,48 @@ def _check_flat(name: str, values: Any, dtype: type) -> NDArray[Any]:
 
 def _check_length(name: str, values: NDArray[Any], expected: int, why: str) -> None:
     if len(values) != expected:
-        raise ValueError(f"{name} has {len(values)} entries, expected {expected}: {why}")
+        raise MessageError(f"{name} has {len(values)} entries, expected {expected}: {why}")
 
 
 def _check_indices(indices: UInt32, cells: int) -> None:
     disorder = np.flatnonzero(indices[1:] <= indices[:-1])
     if disorder.size:
         at = int(disorder[0])
-        raise ValueError(
+        raise MessageError(
             f"indices must ascend strictly, but entries {at} and {at + 1} are "
             f"{indices[at]} and {indices[at + 1]}"
         )
     if indices.size and indices[-1] >= cells:
-        raise ValueError(f"index {indices[-1]} is outside a grid of {cells} cells")
+        raise MessageError(f"index {indices[-1]} is outside a grid of {cells} cells")
 
 
 def _check_runs(run_lengths: UInt16, cells: int) -> None:
     empty_runs = np.flatnonzero(run_lengths == 0)
     if empty_runs.size:
-        raise ValueError(f"run {empty_runs[0]} has length 0, expected at least 1")
+        raise MessageError(f"run {empty_runs[0]} has length 0, expected at least 1")
     total = int(run_lengths.sum(dtype=np.int64))
     if total != cells:
-        raise ValueError(f"runs sum to {total} cells, the grid has {cells}")
+        raise MessageError(f"runs sum to {total} cells, the grid has {cells}")
 
 
 def _check_id(name: str, value: int) -> None:
     if not 0 <= value <= 255:
-        raise ValueError(f"{name} must be an id in 0..255, got {value}")
+        raise MessageError(f"{name} must be an id in 0..255, got {value}")
 
 
 def _check_class_ids(labels: UInt8, empty_class: int, num_classes: int, unknown_class: int) -> None:
     _check_id("unknown class", unknown_class)
     if not 1 <= num_classes <= unknown_class:
-        raise ValueError(
+        raise MessageError(
             f"{num_classes} class names, expected 1 to {unknown_class}: "
             f"id {unknown_class} is kept for unobserved cells"
         )
     if not 0 <= empty_class < num_classes:
-        raise ValueError(f"empty class {empty_class} is not one of {num_classes} class names")
+        raise MessageError(f"empty class {empty_class} is not one of {num_classes} class names")
     strangers = np.flatnonzero((labels >= num_classes) & (labels != unknown_class))
     if strangers.size:
         at = int(strangers[0])
-        raise ValueError(
+        raise MessageError(
             f"labels[{at}] = {labels[at]}, expected an id below {num_classes} or the unknown "
             f"class {unknown_class}"
         )
@@ -419,7 +427,7 @@ def _check_class_ids(labels: UInt8, empty_class: int, num_classes: int, unknown_
 
 def _check_min_speed(min_speed: float) -> None:
     if not (np.isfinite(min_speed) and min_speed >= 0):
-        raise ValueError(f"min_speed must be finite and >= 0 m/s, got {min_speed}")
+        raise MessageError(f"min_speed must be finite and >= 0 m/s, got {min_speed}")
 
 
 def _check_finite(encoded: EncodedFlow) -> None:
@@ -427,6 +435,6 @@ def _check_finite(encoded: EncodedFlow) -> None:
         bad = np.flatnonzero(~np.isfinite(component))
         if bad.size:
             at = int(bad[0])
-            raise ValueError(
+            raise MessageError(
                 f"{name}[{at}] = {component[at]} m/s of cell {encoded.indices[at]} is not finite"
             )

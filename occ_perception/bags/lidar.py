@@ -20,6 +20,7 @@ from occ_perception.bags.discovery import (
 from occ_perception.bags.following import Follower
 from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagProblem, RecordedMessage, Recording
+from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
@@ -103,7 +104,7 @@ class LidarSweeps:
     def _read(self, message: RecordedMessage, vehicle: VehicleInputs) -> Iterator[LidarSweep]:
         try:
             yield self._sweep(message, vehicle)
-        except (ValueError, TransformError) as error:
+        except (OccError, ValueError, TransformError) as error:
             self.recording.note("lidar", f"{message.topic}: {error}", message.received_ns)
 
     def _sweep(self, message: RecordedMessage, vehicle: VehicleInputs) -> LidarSweep:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from rosbags.interfaces import (
     Qos,
@@ -20,7 +19,9 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from typing_extensions import Self
 
+from occ_perception.atomic import OutputError, atomic_path, refuse_existing
 from occ_perception.bags.message_types import ros2_types
+from occ_perception.errors import OptionError, reason_of
 
 Storage = Literal["mcap", "sqlite3"]
 
@@ -54,79 +55,61 @@ _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 class NewRecording:
     """Writes one recording; a context manager.
 
-    Everything goes to a temporary folder beside ``path``, which takes its name when the context
-    ends well and is deleted when it ends with an exception: a folder called ``path`` is complete.
-    What a killed process left there is removed by the next one that writes ``path``.
+    A folder called ``path`` is complete, see :func:`~occ_perception.atomic.atomic_path`.
 
     Args:
         path: the rosbag2 folder to make.
         storage: container format.
 
     Raises:
-        FileExistsError: there is something at ``path`` already, or another process writes it now.
-        ValueError: unknown storage.
-        OSError: it could not be written (a full disk); raised by every method, names ``path``.
+        OptionError: unknown storage.
+        OutputError: there is something at ``path`` already, another process writes it now, or it
+            cannot be written (a full disk); raised by every method, names ``path``.
     """
 
     def __init__(self, path: str | Path, storage: Storage = "mcap") -> None:
         self.path = Path(path)
         if storage not in _STORAGES:
-            raise ValueError(f"unknown storage {storage!r}, expected {' or '.join(_STORAGES)}")
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} exists already; nothing is overwritten")
+            raise OptionError(f"unknown storage {storage!r}, expected {' or '.join(_STORAGES)}")
+        refuse_existing(self.path)
         self._storage = _STORAGES[storage]
         self._types = ros2_types()
         self._connections: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        self._unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        self._lock = self._claim()
-        # The files inside carry the folder's name, so that is final from the start.
-        within = self._unfinished / self.path.name
-        shutil.rmtree(within, ignore_errors=True)
-        self._writer = Writer(within, version=_METADATA_VERSION, storage_plugin=self._storage)
-        with self._failures_named():
-            self._writer.open()
+        with ExitStack() as stack:
+            unfinished = stack.enter_context(atomic_path(self.path, alone=True))
+            # The files inside carry the folder's name, so that is final from the start.
+            self._writer = Writer(
+                unfinished, version=_METADATA_VERSION, storage_plugin=self._storage
+            )
+            with self._failures_named():
+                self._writer.open()
+            stack.push(self._close)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *failure: Any) -> None:
+        self._stack.__exit__(*failure)
+
+    def _close(self, failure: type[BaseException] | None, *_: object) -> None:
         try:
             if failure is None:
                 with self._failures_named():
                     self._writer.close()
-                    (self._unfinished / self.path.name).rename(self.path)
         finally:
             # On a full disk this cannot write the rest either; what failed first is raised.
             with suppress(OSError, sqlite3.Error):
                 self._writer.abort()
-            shutil.rmtree(self._unfinished, ignore_errors=True)
-            self._lock.close()
-
-    def _claim(self) -> IO[str]:
-        """The temporary folder, this process's alone until the returned lock is closed."""
-        import fcntl
-
-        self._unfinished.mkdir(parents=True, exist_ok=True)
-        lock = (self._unfinished / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise FileExistsError(
-                f"{self.path} is being written by another process; wait for it or choose another "
-                "name"
-            ) from error
-        return lock
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            why = getattr(error, "strerror", None) or error
-            raise OSError(
-                f"{self.path} could not be written: {why}; nothing of it is kept. Make room, then "
-                "run the same command again"
+            why = reason_of(error) if isinstance(error, OSError) else error
+            raise OutputError(
+                f"{self.path} could not be written: {why}; nothing of it is kept"
             ) from error
 
     def note(self, key: str, text: str) -> None:

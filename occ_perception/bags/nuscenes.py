@@ -25,7 +25,7 @@ LIDAR_CHANNEL = "LIDAR_TOP"
 _LIDAR_COLUMNS = 5
 
 
-class NuScenesError(OccError, ValueError):
+class NuScenesError(OccError):
     """A folder that is not what the devkit expects; the message says what is missing."""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
+from occ_perception.codec import MessageError
+from occ_perception.errors import OccError
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.sensing.occupancy_fields import flow_from_message, prediction_from_message
@@ -101,7 +103,7 @@ class BagPredictions:
     def _decoded(self, message: RecordedMessage) -> Iterator[OccupancyPrediction]:
         try:
             yield prediction_from_message(self.recording.decode(message))
-        except ValueError as error:
+        except (OccError, ValueError) as error:
             text = f"{message.topic}: {error}"
             self.recording.note("unreadable_message", text, message.received_ns)
 
@@ -116,8 +118,8 @@ class BagPredictions:
         try:
             flow, grid = flow_from_message(self.recording.decode(message))
             if grid != prediction.grid:
-                raise ValueError(f"its grid is {grid}, that of the occupancy {prediction.grid}")
-        except ValueError as error:
+                raise MessageError(f"its grid is {grid}, that of the occupancy {prediction.grid}")
+        except (OccError, ValueError) as error:
             text = f"{message.topic}: {error}"
             self.recording.note("unreadable_message", text, message.received_ns)
             return prediction
@@ -175,7 +177,7 @@ class ArrayFolder:
     def _read(self, file: Path) -> Iterator[OccupancyPrediction]:
         try:
             yield read_arrays(file)
-        except ValueError as error:
+        except BagError as error:
             self.problems.append(BagProblem("unreadable_file", str(error)))
 
 
@@ -183,7 +185,7 @@ def read_arrays(path: Path) -> OccupancyPrediction:
     """One prediction from the arrays of an .npz file.
 
     Raises:
-        ValueError: the file is damaged, or is not of that kind.
+        BagError: the file is damaged, or is not of that kind.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -203,6 +205,6 @@ def read_arrays(path: Path) -> OccupancyPrediction:
             model=str(arrays.get("model", "")),
         )
     except KeyError as error:
-        raise ValueError(f"{path} has no array {error}; files of `occ run --npz` have it") from None
+        raise BagError(f"{path} has no array {error}; files of `occ run --npz` have it") from None
     except Exception as error:  # zip, numpy and our own checks each have their own
-        raise ValueError(f"{path} is not a prediction: {error}") from error
+        raise BagError(f"{path} is not a prediction: {error}") from error

@@ -31,7 +31,7 @@ _STORAGE_SUFFIXES = (".mcap", ".db3")
 Reader = rosbag1.Reader | rosbag2.Reader
 
 
-class BagError(OccError, ValueError):
+class BagError(OccError):
     """A recording that cannot be used; the message says why and what to do."""
 
 

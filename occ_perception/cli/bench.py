@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from occ_perception.atomic import write_whole
+from occ_perception.errors import OptionError
+
 
 class Precision(str, Enum):
     """Number formats, see occ_perception.runtime.execution."""
@@ -42,7 +45,7 @@ def bench(
     Pictures are drawn at the model's native size, weights are random: neither changes the cost.
     """
     if (model is None) == (compare is None):
-        raise ValueError("give either a model to measure, or --compare A.json B.json")
+        raise OptionError("give either a model to measure, or --compare A.json B.json")
     if compare is not None:
         _compare(*compare)
         return
@@ -55,8 +58,7 @@ def bench(
     measured = measure_stream(loaded, execution, frames, warm_up, stages)
     _print(measured)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(measured, indent=1) + "\n")
+        write_whole(out, json.dumps(measured, indent=1) + "\n")
 
 
 def _print(measured: dict[str, Any]) -> None:
@@ -112,6 +114,6 @@ def _measurement(path: Path) -> dict[str, Any]:
     try:
         measured = json.loads(path.read_text())
         measured["milliseconds"], measured["network_tflops"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was not written by `occ bench --json`") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{path} was not written by `occ bench --json`") from error
     return dict(measured)

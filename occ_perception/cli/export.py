@@ -38,6 +38,7 @@ def export(
     """
     from occ_perception.bags.following import Follower
     from occ_perception.bags.footage import open_occupancy
+    from occ_perception.bags.recording import BagError
     from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
 
     count = sweeps_written = 0
@@ -60,7 +61,7 @@ def export(
     for problem in problems:
         typer.secho(f"skipped: {problem}", fg=typer.colors.YELLOW, err=True)
     if not count:
-        raise ValueError(f"{source} holds no readable occupancy")
+        raise BagError(f"{source} holds no readable occupancy")
     points = f", {sweeps_written} of lidar points" if sweeps is not None else ""
     typer.echo(f"{ply}: {count} files of occupancy{points}")
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from occ_perception.errors import OptionError, needed_for
+
 
 def play(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder, .mcap or .db3 file.")],
@@ -44,13 +46,8 @@ def play(
     ] = "",
 ) -> None:
     """Replay a bag over DDS, without the ros2 command line tools."""
-    try:
+    with needed_for("occ play"):
         from occ_perception.ros.player import PlayOptions, play_bag
-    except ImportError as error:
-        raise ImportError(
-            f"occ play needs rclpy ({error}); run `make setup` and `. ./env.sh`, or "
-            "source your ROS workspace"
-        ) from error
 
     options = PlayOptions(
         rate=rate,
@@ -89,6 +86,6 @@ def _remaps(entries: list[str]) -> dict[str, str]:
     for entry in entries:
         recorded, separator, published = entry.partition(":=")
         if not (recorded and separator and published):
-            raise ValueError(f"--remap expects FROM:=TO, got {entry!r}")
+            raise OptionError(f"--remap expects FROM:=TO, got {entry!r}")
         remaps[recorded] = published
     return remaps

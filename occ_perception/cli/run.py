@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from occ_perception.atomic import atomic_path, write_whole
+
 if TYPE_CHECKING:
     from occ_perception.bags.drive import RecordedDrive
     from occ_perception.bags.recording import BagProblem
@@ -56,6 +58,7 @@ def run(
     request, npz/. An interrupted run keeps what it has; its summary says finished: false.
     """
     from occ_perception.bags.drive import open_recording
+    from occ_perception.bags.recording import BagError
     from occ_perception.bags.writing import BagWriter
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
@@ -88,7 +91,7 @@ def run(
                 failure = caught  # what was written is worth keeping; the bag must be closed
         record.problems = frames.problems
     summary = record.summary(failure)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _print_summary(summary, record, out)
     if isinstance(failure, KeyboardInterrupt):
         _warn("interrupted: the results so far are kept")
@@ -96,7 +99,7 @@ def run(
     if failure is not None:
         raise failure
     if not record.timings_ms:
-        raise ValueError(f"{bag} gave no complete frame; `occ info {bag}` says what is missing")
+        raise BagError(f"{bag} gave no complete frame; `occ info {bag}` says what is missing")
 
 
 def _warn(text: str) -> None:
@@ -160,7 +163,8 @@ def _save_arrays(path: Path, prediction: OccupancyPrediction) -> None:
     }
     if prediction.flow is not None:
         arrays["flow_XYZ2"] = prediction.flow
-    np.savez_compressed(path, **arrays)
+    with atomic_path(path) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from occ_perception.cli.convert import Storage
+from occ_perception.errors import OptionError
 
 if TYPE_CHECKING:
     from occ_perception.synthetic.production import Production
@@ -126,7 +127,7 @@ def _numbers(option: str, text: str) -> range:
     except ValueError:
         numbers = range(0)
     if not numbers:
-        raise ValueError(f"{option} takes a number or a range like 0-19, got {text!r}")
+        raise OptionError(f"{option} takes a number or a range like 0-19, got {text!r}")
     return numbers
 
 
@@ -149,9 +150,9 @@ def render(
     from occ_perception.viewer.pictures import write_png
 
     if not 0.0 <= time <= DURATION_S:
-        raise ValueError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
+        raise OptionError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
     if samples not in (1, 2, 4):
-        raise ValueError(f"rays per pixel must be 1, 2 or 4, got {samples}")
+        raise OptionError(f"rays per pixel must be 1, 2 or 4, got {samples}")
     options = SensorOptions(size=_size(size or "704x396"), samples=samples, threads=jobs)
     sensors = DriveSensors(Drive(Town(town), drive), options)
     write_png(out, contact_sheet(sensors, time))
@@ -162,5 +163,5 @@ def _size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
-        raise ValueError(f"picture size must look like 800x450, got {text!r}") from error
+        raise OptionError(f"picture size must look like 800x450, got {text!r}") from error
     return width, height

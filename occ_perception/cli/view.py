@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from occ_perception.errors import OptionError, needed_for
+
 if TYPE_CHECKING:
     from occ_perception.bags.footage import Footage, Moment
     from occ_perception.frames import CameraFrame, OccupancyPrediction
@@ -59,14 +61,15 @@ def view(
 ) -> None:
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
     from occ_perception.bags.footage import Footage
+    from occ_perception.bags.recording import BagError
 
     if live:
         if open3d or cameras or ground_truth or topic or rate:
-            raise ValueError("--live goes with SOURCE, --out, --rerun, --every and --limit only")
+            raise OptionError("--live goes with SOURCE, --out, --rerun, --every and --limit only")
         _follow(str(source or _NODE), out, every, limit)
         return
     if source is None:
-        raise ValueError("say what to show: a bag, a folder, or --live")
+        raise OptionError("say what to show: a bag, a folder, or --live")
     write = _way_out(out, rerun, open3d, rate)
     with Footage(source, cameras, ground_truth, topic) as footage:
         for note in footage.notes:
@@ -74,7 +77,7 @@ def view(
         count = write(_with_progress(footage, every, limit))
         _print_problems(footage)
     if not count:
-        raise ValueError(f"{source} holds no readable occupancy")
+        raise BagError(f"{source} holds no readable occupancy")
     typer.echo(f"{count} moments" + (f" in {out}" if out is not None else ""))
 
 
@@ -82,15 +85,10 @@ def _follow(node: str, out: Path | None, every: int, limit: int | None) -> None:
     """Log a running node until Ctrl-C."""
     from occ_perception.viewer.rerun_log import RerunLog
 
-    try:
+    with needed_for("occ view --live"):
         from occ_perception.ros.live_view import watch
-    except ImportError as error:
-        raise ImportError(
-            f"occ view --live needs rclpy and occ_msgs ({error}); run `make setup` and "
-            "`. ./env.sh`, or source your ROS workspace"
-        ) from error
     if out is not None and out.suffix != ".rrd":
-        raise ValueError(f"{out}: --live writes recordings, expected a name ending in .rrd")
+        raise OptionError(f"{out}: --live writes recordings, expected a name ending in .rrd")
 
     def note(text: str) -> None:
         typer.secho(text, fg=typer.colors.YELLOW, err=True)
@@ -114,13 +112,13 @@ def _way_out(
 ) -> Callable[[Iterator[Moment]], int]:
     """What is done with the moments; decided before anything is read."""
     if (out is not None) + rerun + open3d != 1:
-        raise ValueError("say where to: one of --out, --rerun and --open3d")
+        raise OptionError("say where to: one of --out, --rerun and --open3d")
     if open3d:
         return _open_window
     if out is None or out.suffix == ".rrd":
         return partial(_log_to_rerun, out)
     if out.suffix not in ("", ".mp4", ".png"):
-        raise ValueError(f"{out}: expected a name ending in .mp4, .png or .rrd, or a folder")
+        raise OptionError(f"{out}: expected a name ending in .mp4, .png or .rrd, or a folder")
     if out.suffix == ".png":
         return partial(_write_sheet, out)
     return partial(_write_pictures, out, rate)

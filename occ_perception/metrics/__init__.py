@@ -4,7 +4,7 @@ Needs torch and numpy, nothing compiled and no ROS. See docs/metrics.md for form
 and the quirks of the published evaluations that are kept.
 """
 
-from occ_perception.metrics.counting import CountingMetric
+from occ_perception.metrics.counting import CountingMetric, MetricsError
 from occ_perception.metrics.flow import FlowScore
 from occ_perception.metrics.protocols import PROTOCOLS, Evaluation, FrameTruth
 from occ_perception.metrics.ray_iou import OCC3D_GRID, RayIoU
@@ -20,6 +20,7 @@ __all__ = [
     "Evaluation",
     "FlowScore",
     "FrameTruth",
+    "MetricsError",
     "RayHits",
     "RayIoU",
     "Report",

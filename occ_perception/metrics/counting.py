@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from occ_perception.errors import OccError
 from occ_perception.labels import UNKNOWN_CLASS, LabelSet
+
+
+class MetricsError(OccError):
+    """Volumes that cannot be compared, or scores that are not computed for them."""
 
 
 class CountingMetric(nn.Module, ABC):
@@ -63,10 +68,10 @@ class CountingMetric(nn.Module, ABC):
         """Add the counts of ``other``, seen on different frames; returns self.
 
         Raises:
-            ValueError: ``other`` counts something else (another metric, label set or grid).
+            MetricsError: ``other`` counts something else (another metric, label set or grid).
         """
         if self.signature() != other.signature():
-            raise ValueError(
+            raise MetricsError(
                 f"cannot merge {other.signature()} into {self.signature()}: "
                 "partial results must come from equal metrics"
             )
@@ -120,11 +125,11 @@ def class_ids(
         unknown_allowed: whether 255 (unlabelled) may occur.
 
     Raises:
-        ValueError: not four axes, not integers, or an id outside the label set.
+        MetricsError: not four axes, not integers, or an id outside the label set.
     """
     labels = torch.as_tensor(volume)
     if labels.ndim != 4 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
+        raise MetricsError(
             f"{what}: expected integer class ids (B, X, Y, Z), got {labels.dtype} "
             f"{tuple(labels.shape)}; a single frame needs a leading axis of 1"
         )
@@ -133,7 +138,7 @@ def class_ids(
     if unknown_allowed:
         wrong &= labels != UNKNOWN_CLASS
     if wrong.any():
-        raise ValueError(
+        raise MetricsError(
             f"{what}: ids {sorted(set(labels[wrong].tolist()))[:8]} are not in label set "
             f"{label_set.name!r} (0..{label_set.num_classes - 1}"
             f"{f', {UNKNOWN_CLASS} = unlabelled' if unknown_allowed else ''}); "
@@ -143,9 +148,9 @@ def class_ids(
 
 
 def same_shape(preds: Tensor, target: Tensor, what: str = "mask") -> None:
-    """Raise ValueError unless both have one shape."""
+    """Raise MetricsError unless both have one shape."""
     if preds.shape != target.shape:
-        raise ValueError(
+        raise MetricsError(
             f"prediction has shape {tuple(preds.shape)}, {what} {tuple(target.shape)}; "
             "both must be [X, Y, Z] volumes of one grid with a leading batch axis"
         )

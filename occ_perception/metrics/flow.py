@@ -14,7 +14,7 @@ from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LabelSet
-from occ_perception.metrics.counting import per_class
+from occ_perception.metrics.counting import MetricsError, per_class
 from occ_perception.metrics.ray_iou import DEPTH_TOLERANCES_M, OCC3D_GRID, RayIoU
 
 VELOCITY_ERRORS = ("AVE_TP", "AVE_GT_RAY", "AVE_VOXEL")
@@ -79,7 +79,7 @@ class FlowScore(RayIoU):
             target_flow: (B, X, Y, Z, 2) true (vx, vy), m/s; any float type.
 
         Raises:
-            ValueError: as :meth:`RayIoU.update`; or a flow has another shape, or is not finite
+            MetricsError: as :meth:`RayIoU.update`; or a flow has another shape, or is not finite
                 where it is compared.
         """
         pred_BXYZ, true_BXYZ = self._checked(preds, target, origins)
@@ -122,7 +122,7 @@ class FlowScore(RayIoU):
         flow_BXYZ2 = torch.as_tensor(flow).to(self.device, torch.float32)
         expected = (*labels_BXYZ.shape, 2)
         if tuple(flow_BXYZ2.shape) != expected:
-            raise ValueError(
+            raise MetricsError(
                 f"{what}: expected (vx, vy) per voxel, shape {expected}, "
                 f"got {tuple(flow_BXYZ2.shape)}"
             )
@@ -136,7 +136,7 @@ class FlowScore(RayIoU):
         classes = true[compared]
         error = (flows[0, compared] - flows[1, compared]).norm(dim=-1)
         if not error.isfinite().all():
-            raise ValueError(
+            raise MetricsError(
                 f"flow is not finite at {int((~error.isfinite()).sum())} of {error.numel()} places "
                 "of moving classes; look for NaN or infinity in the prediction, then in the labels"
             )

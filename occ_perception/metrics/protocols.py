@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
-from occ_perception.metrics.counting import CountingMetric
+from occ_perception.metrics.counting import CountingMetric, MetricsError
 from occ_perception.metrics.flow import FlowScore
 from occ_perception.metrics.ray_iou import OCC3D_GRID, RayIoU
 from occ_perception.metrics.report import Report
@@ -137,7 +137,7 @@ class Evaluation(nn.Module):
         grid: cell layout of the volumes; matters to the ray metrics only.
 
     Raises:
-        KeyError: no such protocol or part; the message lists what there is.
+        MetricsError: no such protocol or part; the message lists what there is.
     """
 
     def __init__(
@@ -148,13 +148,13 @@ class Evaluation(nn.Module):
     ) -> None:
         super().__init__()
         if protocol not in PROTOCOLS:
-            raise KeyError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+            raise MetricsError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
         self.protocol = PROTOCOLS[protocol]
         known = self.protocol.parts
         names = [n for n in known if known[n].by_default] if parts is None else list(parts)
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            raise KeyError(f"protocol {protocol!r} has parts {', '.join(known)}; got {names}")
+            raise MetricsError(f"protocol {protocol!r} has parts {', '.join(known)}; got {names}")
         self.metrics = nn.ModuleDict({name: known[name].build(grid) for name in names})
 
     def part(self, name: str) -> CountingMetric:
@@ -170,7 +170,7 @@ class Evaluation(nn.Module):
             flow: (X, Y, Z, 2) predicted (vx, vy) in m/s, where the protocol has flow.
 
         Raises:
-            ValueError: the frame lacks something a part needs, or shapes or ids are wrong; the
+            MetricsError: the frame lacks something a part needs, or shapes or ids are wrong; the
                 message names frame and part. The frame has then not been counted by any part.
         """
         sources = {
@@ -182,7 +182,7 @@ class Evaluation(nn.Module):
         try:
             for name in self.metrics:
                 self._update_part(name, sources)
-        except ValueError:
+        except BaseException:  # a part may have counted the frame already
             for name, counters in before.items():
                 for counter, value in counters.items():
                     self.part(name).counters()[counter].copy_(value)
@@ -192,10 +192,10 @@ class Evaluation(nn.Module):
         """Add the counts of ``other``, seen on different frames; returns self.
 
         Raises:
-            ValueError: ``other`` evaluates another protocol, other parts or another grid.
+            MetricsError: ``other`` evaluates another protocol, other parts or another grid.
         """
         if self.protocol.name != other.protocol.name or set(self.metrics) != set(other.metrics):
-            raise ValueError(
+            raise MetricsError(
                 f"cannot merge {other.protocol.name} {list(other.metrics)} into "
                 f"{self.protocol.name} {list(self.metrics)}"
             )
@@ -213,7 +213,7 @@ class Evaluation(nn.Module):
         frame = f"frame {sources['name'] or '(unnamed)'}, {self.protocol.name} {name}"
         absent = [source for source in inputs.values() if sources[source] is None]
         if absent:
-            raise ValueError(
+            raise MetricsError(
                 f"{frame}: needs {', '.join(absent)}; load it, or leave this part out "
                 f"(the parts are {', '.join(self.protocol.parts)})"
             )
@@ -221,8 +221,8 @@ class Evaluation(nn.Module):
             self.part(name).update(
                 **{key: torch.as_tensor(sources[source])[None] for key, source in inputs.items()}
             )
-        except ValueError as error:
-            raise ValueError(f"{frame}: {error}") from error
+        except MetricsError as error:
+            raise MetricsError(f"{frame}: {error}") from error
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
         """Part -> scores, summed over all processes, see :meth:`CountingMetric.compute`."""

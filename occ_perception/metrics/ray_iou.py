@@ -16,6 +16,7 @@ from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LabelSet
 from occ_perception.metrics.counting import (
     CountingMetric,
+    MetricsError,
     class_ids,
     intersection_over_union,
     per_class,
@@ -82,7 +83,7 @@ class RayIoU(CountingMetric):
             origins: B arrays (T, 3), ray origins in the grid's frame, metres.
 
         Raises:
-            ValueError: shapes differ or are not those of the grid, an id is not in the label set,
+            MetricsError: shapes differ or are not those of the grid, an id is not in the label set,
                 or a frame has no origins.
         """
         pred_BXYZ, true_BXYZ = self._checked(preds, target, origins)
@@ -109,7 +110,7 @@ class RayIoU(CountingMetric):
         true_BXYZ = class_ids(target, "ground truth", self.label_set, self.device, True)
         same_shape(pred_BXYZ, true_BXYZ, "ground truth")
         if tuple(pred_BXYZ.shape[1:]) != self.grid.dims:
-            raise ValueError(
+            raise MetricsError(
                 f"volumes are {tuple(pred_BXYZ.shape[1:])} cells, the rays were set up for "
                 f"{self.grid.dims}; pass the volumes' grid to {type(self).__name__}"
             )
@@ -117,7 +118,7 @@ class RayIoU(CountingMetric):
         if len(shapes) != len(pred_BXYZ) or any(
             len(shape) != 2 or shape[0] == 0 or shape[1] != 3 for shape in shapes
         ):
-            raise ValueError(
+            raise MetricsError(
                 f"expected one array of ray origins (T >= 1, 3) for each of {len(pred_BXYZ)} "
                 f"frames, got shapes {shapes}"
             )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.metrics.counting import MetricsError
 
 # The published caster gives up after this many cells. A ray inside the grid crosses at most
 # X + Y + Z of them, so the limit only ever ends a ray that starts hundreds of metres away.
@@ -89,14 +90,15 @@ def first_hits(occupied: Tensor, origins: Tensor, directions: Tensor, grid: Voxe
         Hits of the N = T * R rays, origin by origin, directions in their order.
 
     Raises:
-        ValueError: the volumes are not of this grid, too many, or its cells are no cubes.
+        ValueError: the volumes are not of this grid, or too many.
+        MetricsError: the grid's cells are no cubes.
     """
     if tuple(occupied.shape[1:]) != grid.dims or not 0 < len(occupied) <= MAX_VOLUMES:
         raise ValueError(
             f"expected 1 to {MAX_VOLUMES} volumes of shape {grid.dims}, got {tuple(occupied.shape)}"
         )
     if len(set(grid.voxel_size)) != 1:
-        raise ValueError(f"ray distances need cubic cells, got voxel_size={grid.voxel_size} m")
+        raise MetricsError(f"ray distances need cubic cells, got voxel_size={grid.voxel_size} m")
     device = occupied.device
     codes = _cell_codes(occupied)
     walk, padded = _begin(origins.to(device), directions.to(device), grid)

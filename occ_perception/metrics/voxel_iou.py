@@ -60,7 +60,7 @@ class VoxelIoU(CountingMetric):
             mask: (B, X, Y, Z) bool or 0/1, voxels to count (e.g. those a camera sees); None = all.
 
         Raises:
-            ValueError: shapes differ, or an id is not in the label set.
+            MetricsError: shapes differ, or an id is not in the label set.
         """
         pred_BXYZ = class_ids(preds, "prediction", self.label_set, self.device, False)
         true_BXYZ = class_ids(target, "ground truth", self.label_set, self.device, True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from occ_perception.errors import OccError
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
 from occ_perception.models.network import Network, NetworkConfig
@@ -36,6 +37,10 @@ OCCSTUDIO_FILES = "https://huggingface.co/Dobbin/OccStudio/resolve/main/"
 OCCSTUDIO_LICENCE = "Apache-2.0 (reference project)"
 WITH_MASK = "trained with camera mask"
 WITHOUT_MASK = "trained without camera mask"
+
+
+class ModelError(OccError):
+    """There is no such model, or it does not suit the cameras and sensors that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +197,13 @@ class ModelCard:
         empty, as if nothing had ever been seen there; docs/deviations.md has the details.
 
         Raises:
-            ValueError: ``names`` has none of the model's cameras.
+            ModelError: ``names`` has none of the model's cameras.
         """
         present = tuple(name for name in self.cameras if name in names)
         if present == self.cameras:
             return self
         if not present:
-            raise ValueError(
+            raise ModelError(
                 f"model {self.name} needs at least one of the cameras {', '.join(self.cameras)}; "
                 f"there are {', '.join(names) or 'none'}. Say which is which in model_cameras of "
                 "the layout file"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from occ_perception.atomic import OutputError, atomic_path, refuse_existing
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
 from occ_perception.models.network import Network
@@ -73,7 +74,7 @@ class KeyReport:
         return lines
 
 
-class CheckpointError(OccError, ValueError):
+class CheckpointError(OccError):
     """A file that cannot be loaded; ``report`` is there when its keys could be read."""
 
     def __init__(self, message: str, report: KeyReport | None = None) -> None:
@@ -91,9 +92,8 @@ def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyRepor
             of parallel wrappers are unwrapped, names from before a renaming are made current.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be read safely, or does not fit; the message lists
-            everything that is wrong, and the network is unchanged.
+        CheckpointError: there is no such file, or it cannot be read safely, or does not fit; the
+            message lists everything that is wrong, and the network is unchanged.
     """
     tensors, report = _fitting_tensors(net, card, Path(path))
     own = net.state_dict()
@@ -112,25 +112,20 @@ def convert_checkpoint(card: ModelCard, source: str | Path, target: str | Path) 
         target: file to write; it appears complete or not at all.
 
     Raises:
-        FileNotFoundError: there is no ``source``.
-        FileExistsError: ``target`` exists.
         CheckpointError: as :func:`load_checkpoint`; nothing is written.
-        ValueError: ``target`` is not called ``.safetensors``.
+        OutputError: ``target`` exists, is not called ``.safetensors``, or cannot be written.
     """
     from safetensors.torch import save_file
 
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: expected a name ending in .safetensors")
-    if target.exists():
-        raise FileExistsError(f"{target} exists already; nothing is overwritten")
+        raise OutputError(f"{target}: expected a name ending in .safetensors")
+    refuse_existing(target)
     tensors, report = _fitting_tensors(card.build(), card, source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.part")
     # Copies, because tied tensors share memory, which the format cannot express.
     copies = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
-    save_file(copies, unfinished, metadata={"format": "pt", "model": card.name})
-    unfinished.replace(target)
+    with atomic_path(target) as unfinished:
+        save_file(copies, unfinished, metadata={"format": "pt", "model": card.name})
     return report
 
 
@@ -138,8 +133,7 @@ def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
     """What would become of every key of a file; loads nothing.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file cannot be read safely.
+        CheckpointError: there is no such file, or it cannot be read safely.
     """
     return match_keys(card.build(), card, _named_tensors(Path(path)))
 
@@ -211,12 +205,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a checkpoint file, on the CPU, under the names in the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        PermissionError: it may not be opened.
-        CheckpointError: not a checkpoint, a damaged one, or one that would run code when read.
+        CheckpointError: there is no such file, or it is no checkpoint, a damaged one, or one that
+            would run code when read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise CheckpointError(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     with path.open("rb") as file:

@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from typing import Protocol
 
 from occ_perception.models import alocc, bevdet, causalocc, fbocc, gdfusion, town
-from occ_perception.models.card import ModelCard
+from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.sparseocc import recipes as sparseocc
 
-__all__ = ["MODELS", "ModelCard", "get_card"]
+__all__ = ["MODELS", "ModelCard", "ModelError", "get_card"]
 
 
 class Family(Protocol):
@@ -30,10 +30,10 @@ def get_card(name: str) -> ModelCard:
     """The card called ``name``.
 
     Raises:
-        KeyError: there is none; the message says which names are near.
+        ModelError: there is none; the message says which names are near.
     """
     if name in MODELS:
         return MODELS[name]
     near = get_close_matches(name, MODELS, n=5)
     meant = f"did you mean {', '.join(near)}? " if near else ""
-    raise KeyError(f"no model {name!r}; {meant}`occ models list` prints all {len(MODELS)}")
+    raise ModelError(f"no model {name!r}; {meant}`occ models list` prints all {len(MODELS)}")

@@ -17,6 +17,7 @@ from typing import Annotated
 import torch
 import typer
 
+from occ_perception.errors import sentence_for
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.ros.demo_film import film_and_score
 from occ_perception.ros.demo_playing import (
@@ -39,15 +40,12 @@ def choose_network(model: str, on_town: bool) -> ModelCard:
     The town's own where its weights are here, since it has learnt nothing but the town.
 
     Raises:
-        DemoError: there is no such model.
+        ModelError: there is no such model.
     """
     if not model:
         has_weights = find_weights(get_card(TOWN_MODEL)) is not None
         model = TOWN_MODEL if on_town and has_weights else ANY_MODEL
-    try:
-        return get_card(model)
-    except KeyError as error:
-        raise DemoError(str(error.args[0])) from error
+    return get_card(model)
 
 
 def make_drive(out: Path, frames: int, size: str) -> Path:
@@ -141,8 +139,10 @@ def main(
             out=out,
         )
         everything_answered = demonstrate(setting)
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
+    except Exception as error:
+        if (sentence := sentence_for(error)) is None:
+            raise
+        typer.echo(f"error: {sentence}", err=True)
         raise typer.Exit(2) from error
     raise typer.Exit(0 if everything_answered else 1)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from occ_perception.bags.footage import Footage, Moment
+from occ_perception.errors import OccError
 from occ_perception.ros.demo_playing import Setting
 from occ_perception.ros.demo_scores import Scores, Scoring
 from occ_perception.viewer.comparison import Comparison, compare
@@ -66,7 +67,7 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
             else:
                 try:
                     comparison = _scored(moment, scoring)
-                except ValueError as error:
+                except OccError as error:
                     note = str(error)
             picture = film_picture(moment.prediction, moment.frame, comparison)
             film.write(picture)

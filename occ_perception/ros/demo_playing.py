@@ -45,7 +45,7 @@ _REPORT = re.compile(r"^played \d+ messages", re.MULTILINE)
 _CLOCK_HZ = 100
 
 
-class DemoError(OccError, ValueError):
+class DemoError(OccError):
     """The demonstration cannot run; the text says why."""
 
 

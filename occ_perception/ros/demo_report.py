@@ -19,6 +19,7 @@ import torch
 from rclpy.utilities import get_rmw_implementation_identifier
 
 import occ_perception
+from occ_perception.atomic import write_whole
 from occ_perception.labels import PALETTE
 from occ_perception.ros.demo_film import Filmed
 from occ_perception.ros.demo_playing import Played, Setting
@@ -68,7 +69,7 @@ def write_page(setting: Setting, played: Played, filmed: Filmed | None) -> Path:
     """One page with film, scores, latency, drops and versions; everything but the film is in it."""
     page = setting.out / "report.html"
     text = "\n".join(_page(setting, played, filmed))
-    page.write_text(text, encoding="utf-8")
+    write_whole(page, text)
     return page
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
-from occ_perception.metrics import FlowScore, VoxelIoU
+from occ_perception.metrics import FlowScore, MetricsError, VoxelIoU
 
 # Flow is compared where a lidar on the roof would see something that can move.
 _LIDAR_EGO = (0.95, 0.0, 1.84)
@@ -83,7 +83,7 @@ class Scoring:
             in_view_XYZ: cells to count; None counts all whose truth is known.
 
         Raises:
-            ValueError: a vocabulary that the other does not know.
+            MetricsError: a vocabulary that the other does not know.
         """
         label_set = _label_set_of(truth)
         if self._voxels is None:
@@ -139,7 +139,7 @@ def _label_set_of(truth: OccupancyPrediction) -> LabelSet:
     for label_set in LABEL_SETS.values():
         if label_set.class_names == truth.class_names:
             return label_set
-    raise ValueError(
+    raise MetricsError(
         f"the ground truth's classes {', '.join(truth.class_names)} are those of none of "
         f"{', '.join(LABEL_SETS)}"
     )
@@ -151,7 +151,7 @@ def _renamed(prediction: OccupancyPrediction, label_set: LabelSet) -> NDArray[np
     ids[prediction.class_names[prediction.empty_class]] = label_set.empty_class
     strange = [name for name in prediction.class_names if name not in ids]
     if strange:
-        raise ValueError(
+        raise MetricsError(
             f"the ground truth ({label_set.name}) has no class {', '.join(strange)}, which "
             f"{prediction.model or 'the prediction'} knows"
         )

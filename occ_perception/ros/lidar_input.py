@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
+from occ_perception.codec import MessageError
 from occ_perception.frames import CameraFrame, LidarPoints
 from occ_perception.geometry import transform_points
 from occ_perception.ros.diagnostics import Status
@@ -109,7 +110,7 @@ class LidarInput(PoseInput):
     def _take(self, message: Any) -> None:
         try:
             points = positions_from_message(message)
-        except ValueError as error:
+        except (MessageError, ValueError) as error:
             self.reject((str(error),))
             return
         self._newest_ns = stamp_ns(message.header.stamp)

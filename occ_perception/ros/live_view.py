@@ -23,9 +23,10 @@ from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
+from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
-from occ_perception.models.zoo import get_card
+from occ_perception.models.zoo import ModelError, get_card
 from occ_perception.ros.camera_inputs import Picture
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.node_plan import plan_node
@@ -48,7 +49,7 @@ _PICTURES_KEPT = 30
 _SAME_PICTURE_NS = 20_000_000
 
 
-class LiveViewError(OccError, ValueError):
+class LiveViewError(OccError):
     """Nothing can be shown; the text says why."""
 
 
@@ -140,7 +141,7 @@ class LiveView:
                 arrived, message = self._messages.popleft()
             try:
                 prediction = prediction_from_message(message)
-            except ValueError as error:
+            except (MessageError, ValueError) as error:
                 once(f"{self._target}/occupancy: {error}")
                 continue
             give_up = arrived + _PATIENCE_S
@@ -163,7 +164,7 @@ class LiveView:
             return prediction
         try:
             return replace(prediction, flow=flow_from_message(message)[0])
-        except ValueError as error:
+        except (MessageError, ValueError) as error:
             note(f"{topic}: {error}")
             return prediction
 
@@ -267,8 +268,8 @@ def _plan(target: str, values: NodeParameters) -> InputPlan:
     """The node's inputs, its private topics by their full names."""
     try:
         plan = plan_node(values, get_card(values.model))
-    except KeyError as error:
-        raise LiveViewError(f"{target} runs what is not installed here: {error.args[0]}") from error
+    except ModelError as error:
+        raise LiveViewError(f"{target} runs what is not installed here: {error}") from error
 
     def full(topic: str) -> str:
         return target + topic.removeprefix("~") if topic.startswith("~") else topic

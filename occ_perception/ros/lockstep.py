@@ -30,7 +30,7 @@ from occ_perception.sensing.time_jumps import TimeJump
 _ANSWERS_QUEUED = 100
 
 
-class LockstepError(OccError, ValueError):
+class LockstepError(OccError):
     """The bag or the answer topic does not allow lockstep; the text says why."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from occ_perception.errors import sentence_for
+
 _BUILD = (
     "Build it with `make setup` and activate it with `. ./env.sh` (from the repository root), or "
     "in a ROS workspace with `colcon build` and `source install/setup.bash`."
@@ -69,16 +71,13 @@ def _create_node() -> Any:
     from rclpy.logging import get_logger
 
     from occ_perception.ros.occupancy_node import OccupancyNode
-    from occ_perception.ros.pose_inputs import TransformMessagesError
-    from occ_perception.ros.synchronizer import SyncPolicyError
 
-    # Problems that the user can mend; anything else is a defect and keeps its traceback.
-    mendable = (ValueError, LookupError, OSError, TransformMessagesError, SyncPolicyError)
     try:
         return OccupancyNode()
-    except mendable as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        get_logger("occupancy_node").fatal(text)
+    except Exception as error:
+        if (sentence := sentence_for(error)) is None:
+            raise
+        get_logger("occupancy_node").fatal(sentence)
         return None
 
 

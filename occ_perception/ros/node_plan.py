@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, cast
 
+from occ_perception.errors import OccError
 from occ_perception.models.zoo import ModelCard
 from occ_perception.ros.parameters import NodeParameters, ParameterError, parse_assignments
 from occ_perception.sensing.calibration import load_rig
@@ -35,7 +36,7 @@ def plan_node(parameters: NodeParameters, card: ModelCard) -> InputPlan:
     try:
         rig = load_rig(parameters.rig) if parameters.rig else None
         return plan_inputs(layout, rig, card.cameras, needs_lidar_mount)
-    except (ValueError, OSError) as error:
+    except (OccError, ValueError, OSError) as error:
         raise ParameterError(
             f"rig {parameters.rig}: {error}" if parameters.rig else str(error)
         ) from error
@@ -62,7 +63,7 @@ def _layout(parameters: NodeParameters, card: ModelCard) -> TopicLayout:
         return _private_layout(card)
     try:
         return load_layout(parameters.layout).for_model(card.cameras)
-    except (ValueError, OSError) as error:
+    except (OccError, OSError) as error:
         raise ParameterError(f"layout: {error}") from error
 
 

@@ -39,7 +39,7 @@ class OccupancyNode(Node):
     Raises:
         ParameterError: parameters that the node cannot run with.
         SyncPolicyError, TransformMessagesError: a package that they ask for is not installed.
-        ValueError, KeyError, OSError: model or weights cannot be loaded.
+        ModelError, WeightsError, CheckpointError, OptionError: model or weights cannot be loaded.
     """
 
     def __init__(self, **node_arguments: Any) -> None:

@@ -29,7 +29,7 @@ from rclpy.parameter import Parameter
 from occ_perception.errors import OccError
 
 
-class ParameterError(OccError, ValueError):
+class ParameterError(OccError):
     """A parameter has a value the node cannot work with; the text names it and says what fits."""
 
 

@@ -39,7 +39,7 @@ _SETTLED_S = 2.0
 _SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
 
 
-class PlayError(OccError, ValueError):
+class PlayError(OccError):
     """The bag cannot be played as asked; the text says why and what to do."""
 
 

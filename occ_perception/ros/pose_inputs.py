@@ -24,7 +24,7 @@ _QUEUED = 500
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 
 
-class TransformMessagesError(OccError, RuntimeError):
+class TransformMessagesError(OccError):
     """tf is needed, but its message package is not installed."""
 
 

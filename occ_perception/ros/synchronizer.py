@@ -73,7 +73,7 @@ class NativeSynchronizer:
             self._grouper.reset()
 
 
-class SyncPolicyError(OccError, RuntimeError):
+class SyncPolicyError(OccError):
     """The chosen policy needs a package that is not installed."""
 
 

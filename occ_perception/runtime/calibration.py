@@ -13,7 +13,7 @@ from torch import Tensor
 
 from occ_perception.frames import CameraFrame, CameraRig
 from occ_perception.geometry import Float64, ImageAffine, invert_transform, scale_intrinsics
-from occ_perception.models.card import ModelCard
+from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.runtime.preprocess import CropPlan
 
@@ -65,7 +65,7 @@ class Calibrator:
         """Tables of this rig.
 
         Raises:
-            ValueError: the rig lacks a camera of the model, or the model's grid lies in the lidar
+            ModelError: the rig lacks a camera of the model, or the model's grid lies in the lidar
                 frame and the rig does not say where that is.
         """
         used = self._used_part(rig)
@@ -81,14 +81,14 @@ class Calibrator:
         card = self._card
         missing = [name for name in card.cameras if name not in rig.names]
         if missing:
-            raise ValueError(
+            raise ModelError(
                 f"model {card.name} needs camera {', '.join(missing)}, which the rig does not "
                 f"have; it has {', '.join(rig.names)}. Name the cameras of the rig as the model "
                 "does, or choose a model for this rig"
             )
         lidar_grid = card.grid_frame == "lidar"
         if lidar_grid and rig.ego_T_lidar is None:
-            raise ValueError(
+            raise ModelError(
                 f"model {card.name} predicts in the lidar frame, but the rig has no ego_T_lidar; "
                 "give the lidar's pose in the rig file, even where no lidar is used"
             )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from occ_perception.errors import OptionError
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.part import Part
@@ -41,7 +42,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(
+            raise OptionError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
             )
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from occ_perception import __version__
+from occ_perception.errors import OptionError
 from occ_perception.models.state import state_bytes
 from occ_perception.models.zoo import MODELS, ModelCard
 from occ_perception.runtime.arithmetic import multiply_accumulates
@@ -51,12 +52,12 @@ class StreamBenchmark:
         warm_up: how many run before them; the first ones load, tune and compile.
 
     Raises:
-        ValueError: no frame to measure.
+        OptionError: no frame to measure.
     """
 
     def __init__(self, model: LoadedModel, frames: int = 50, warm_up: int = 5) -> None:
         if frames < 1 or warm_up < 1:
-            raise ValueError(f"at least one frame and one warm-up, got {frames} and {warm_up}")
+            raise OptionError(f"at least one frame and one warm-up, got {frames} and {warm_up}")
         self._model, self._warm_up = model, warm_up
         self._drive = list(drawn_frames(model.card, warm_up + frames))
         self._arithmetic = multiply_accumulates(model.net)
@@ -70,10 +71,10 @@ class StreamBenchmark:
                 (it keeps its own time), but a compiled network has no parts.
 
         Raises:
-            ValueError: stages of a compiled network.
+            OptionError: stages of a compiled network.
         """
         if stages and execution.compiled:
-            raise ValueError("a compiled network has no stages to time; leave one of the two out")
+            raise OptionError("a compiled network has no stages to time; leave one of the two out")
         model, warm_up, drive = self._model, self._warm_up, self._drive
         device = model.device
         stream = OccupancyStream(model, execution=execution)

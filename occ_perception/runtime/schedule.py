@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from occ_perception.errors import OptionError
 from occ_perception.geometry import Float64, relative_motion
 
 # Ring intervals looked at to predict the next one. A few, so that one lost ring does not look
@@ -101,10 +102,10 @@ class HistorySchedule:
     def __init__(self, spacing_s: float, limits: HistoryLimits | None = None) -> None:
         limits = limits or HistoryLimits()
         if not (math.isfinite(spacing_s) and spacing_s >= 0):
-            raise ValueError(f"history spacing must be >= 0 s, got {spacing_s}")
+            raise OptionError(f"history spacing must be >= 0 s, got {spacing_s}")
         max_gap_s = max(3 * spacing_s, 1.5) if limits.max_gap_s is None else limits.max_gap_s
         if max_gap_s <= spacing_s:
-            raise ValueError(
+            raise OptionError(
                 f"history limit max_gap_s={max_gap_s} must exceed the spacing of {spacing_s} s; "
                 "otherwise every frame would start a new history"
             )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
-from occ_perception.models.card import ModelCard
+from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.state import TemporalState
@@ -126,7 +126,7 @@ class OccupancyStream:
                 schedule decide whether the frame enters the history.
 
         Raises:
-            ValueError: the frame or its rig lacks a camera of the model, the rig lacks the
+            ModelError: the frame or its rig lacks a camera of the model, the rig lacks the
                 lidar's pose where the grid lies in the lidar frame, or the frame lacks the lidar
                 points that the model is given.
         """
@@ -177,7 +177,7 @@ class OccupancyStream:
         """The frame's pictures in the model's camera order."""
         missing = [name for name in self.card.cameras if name not in frame.images]
         if missing:
-            raise ValueError(
+            raise ModelError(
                 f"frame at {frame.stamp_ns} ns has no picture of camera {', '.join(missing)}, "
                 f"which model {self.card.name} needs; it has {', '.join(frame.images)}. Drop the "
                 "frame, or assemble frames with missing_camera='reuse_last'"
@@ -191,7 +191,7 @@ class OccupancyStream:
         if not self.card.measures_depth:
             return None
         if frame.lidar is None:
-            raise ValueError(
+            raise ModelError(
                 f"model {self.card.name} is given lidar depth, but the frame at {frame.stamp_ns} "
                 "ns has no lidar points. Feed a lidar (the node's lidar.topic, `occ run "
                 "--lidar-topic`), or choose a model whose sensors are cameras only"

@@ -12,14 +12,15 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from occ_perception.atomic import write_whole
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
 
 _SHA256_DIGITS = 64
 
 
-class WeightsError(OccError, ValueError):
-    """A checkpoint that cannot be fetched, or is not what it was."""
+class WeightsError(OccError):
+    """A checkpoint that is not here, cannot be fetched, or is not what it was."""
 
 
 def weights_folder() -> Path:
@@ -92,7 +93,7 @@ def verify_kept(card: ModelCard, path: Path, checksum: str | None = None) -> str
                 f"another file. Remove it and {_record(path).name}, then fetch it again"
             )
     if recorded_checksum(path) is None:
-        _record(path).write_text(f"{checksum}  {path.name}\n")
+        write_whole(_record(path), f"{checksum}  {path.name}\n")
     return checksum
 
 

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import torch
 
-from occ_perception.models.checkpoint import KeyReport, load_checkpoint
+from occ_perception.errors import OptionError
+from occ_perception.models.checkpoint import CheckpointError, KeyReport, load_checkpoint
 from occ_perception.models.network import Network
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.runtime.folding import fold
-from occ_perception.runtime.weight_files import file_checksum, find_weights, verify_kept
+from occ_perception.runtime.weight_files import (
+    WeightsError,
+    file_checksum,
+    find_weights,
+    verify_kept,
+)
 
 # Hex digits of a checksum that are shown: enough to tell one's checkpoints apart.
 _SHOWN_DIGITS = 12
@@ -63,22 +69,21 @@ def load_model(
             absent.
 
     Raises:
-        KeyError: there is no such model.
-        ValueError: none of its cameras is there; there are no weights, or two sources of them;
-            the device is not there; the checkpoint does not fit (the message names every key), or
-            a kept file has changed.
-        FileNotFoundError: there is no such checkpoint file.
+        ModelError: there is no such model, or none of its cameras is there.
+        OptionError: two sources of weights are given, or the device is not there.
+        WeightsError: there are no weights, or a kept file has changed.
+        CheckpointError: there is no such file, or it does not fit; the message names every key.
     """
     card = get_card(name)
     if cameras is not None:
         card = card.with_cameras(cameras)
     if weights is not None and random_seed is not None:
-        raise ValueError("give either weights or a seed for random weights, not both")
+        raise OptionError("give either weights or a seed for random weights, not both")
     kept = find_weights(card) if weights is None and random_seed is None else None
     if weights is None and random_seed is None and kept is None:
         fetch = f"`occ weights fetch {name}` gets {card.url}"
         source = fetch if card.url else f"none are published. {card.note}".rstrip(". ")
-        raise ValueError(
+        raise WeightsError(
             f"no pretrained weights were given for {name}: {source}; your own go in as weights "
             "(--weights FILE). Without any, weights would be random and the output meaningless, "
             "which a seed asks for (--random-weights SEED)"
@@ -92,7 +97,7 @@ def load_model(
     else:
         path = kept or Path(str(weights)).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"weights file {path} does not exist")
+            raise CheckpointError(f"weights file {path} does not exist")
         checksum = file_checksum(path)
         if kept is not None and card.packaged is None:
             verify_kept(card, path, checksum)
@@ -108,7 +113,7 @@ def checked_device(device: torch.device | str) -> torch.device:
     """The device, if torch can use it here; ``auto`` is a GPU where there is one.
 
     Raises:
-        ValueError: torch does not know it, or the machine does not have it.
+        OptionError: torch does not know it, or the machine does not have it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,5 +122,5 @@ def checked_device(device: torch.device | str) -> torch.device:
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).splitlines()[0]
-        raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from problem
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}") from problem
     return target

@@ -29,7 +29,7 @@ FrameProblem = Literal[
 ]
 
 
-class FrameError(OccError, ValueError):
+class FrameError(OccError):
     """A ring that cannot become a frame.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from occ_perception.atomic import write_whole
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import Float64, matrix_from_pose, pose_from_matrix
@@ -23,7 +24,7 @@ DISTORTION_COEFFICIENTS = {
 """Lens models that can be undistorted, with the number of coefficients each may have."""
 
 
-class CalibrationError(OccError, ValueError):
+class CalibrationError(OccError):
     """A calibration that cannot be used; the message names the camera and the field."""
 
 
@@ -80,7 +81,8 @@ def calibration_from_camera_info(
             there is no distortion; otherwise K and D hold.
 
     Raises:
-        CalibrationError: no intrinsics, an unknown lens model, or a wrong coefficient count.
+        CalibrationError: no or impossible intrinsics, an unknown lens model, or a wrong coefficient
+            count.
     """
     K = np.asarray(info.K, dtype=np.float64).reshape(3, 3)
     P = np.asarray(info.P, dtype=np.float64).reshape(-1, 4)
@@ -102,16 +104,19 @@ def calibration_from_camera_info(
     K = np.diag([1 / bin_x, 1 / bin_y, 1.0]) @ (
         K - np.array([[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0.0]])
     )
-    return CameraCalibration(
-        name=name,
-        width=(roi.width or info.width) // bin_x,
-        height=(roi.height or info.height) // bin_y,
-        K=K,
-        ego_T_cam=np.asarray(ego_T_cam, dtype=np.float64),
-        frame_id=info.frame_id.lstrip("/"),
-        distortion_model=model,
-        distortion=coefficients,
-    )
+    try:
+        return CameraCalibration(
+            name=name,
+            width=(roi.width or info.width) // bin_x,
+            height=(roi.height or info.height) // bin_y,
+            K=K,
+            ego_T_cam=np.asarray(ego_T_cam, dtype=np.float64),
+            frame_id=info.frame_id.lstrip("/"),
+            distortion_model=model,
+            distortion=coefficients,
+        )
+    except ValueError as error:
+        raise CalibrationError(f"{error} (from its camera_info)") from error
 
 
 def _check_distortion(where: str, model: str, coefficients: Sequence[float]) -> None:
@@ -157,7 +162,7 @@ def save_rig(path: str | Path, rig: CameraRig, description: str = "") -> None:
     if rig.ego_T_lidar is not None:
         content["lidar"] = _section_from_pose(rig.ego_T_lidar)
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
-    Path(path).write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def _camera_from_section(name: str, section: Section) -> CameraCalibration:
@@ -168,7 +173,7 @@ def _camera_from_section(name: str, section: Section) -> CameraCalibration:
     model = section.text("distortion_model", "")
     try:
         if any(distortion):
-            _check_distortion(f"{section.source}: {section.path}", model, distortion)
+            _check_distortion("distortion", model, distortion)
         return CameraCalibration(
             name=name,
             width=int(width),
@@ -179,9 +184,7 @@ def _camera_from_section(name: str, section: Section) -> CameraCalibration:
             distortion_model=model,
             distortion=distortion,
         )
-    except YamlError:
-        raise
-    except ValueError as error:
+    except (CalibrationError, ValueError) as error:
         raise YamlError(f"{section.source}: {section.path}: {error}") from error
 
 

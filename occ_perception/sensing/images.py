@@ -26,7 +26,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-class ImageError(OccError, ValueError):
+class ImageError(OccError):
     """A picture that cannot be decoded; the message says why and what to do."""
 
 

@@ -16,7 +16,7 @@ from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.layouts import CameraTopics, PoseSource, TopicLayout
 
 
-class InputPlanError(OccError, ValueError):
+class InputPlanError(OccError):
     """Layout, model and rig do not go together; the text says which part is missing."""
 
 
@@ -98,7 +98,7 @@ def plan_inputs(
     Raises:
         InputPlanError: the parts do not go together.
         YamlError: a rig file is wrong.
-        ValueError: the given rig does not have the reference camera.
+        LayoutError: the given rig does not have the reference camera.
     """
     given = _loaded(rig, layout, cameras)
     if given is not None:

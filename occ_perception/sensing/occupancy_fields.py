@@ -1,7 +1,7 @@
 """Occupancy messages as predictions, whichever library made the message object.
 
 As in :mod:`occ_perception.sensing.message_fields`, rclpy and the bag reader give objects with the
-same attribute names. Messages that contradict themselves are refused with a ``ValueError`` that
+same attribute names. Messages that contradict themselves are refused with a ``MessageError`` that
 says what is wrong; nothing here returns a grid that it is not sure of.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from occ_perception.codec import (
     EncodedFlow,
     EncodedOccupancy,
+    MessageError,
     check_layout_version,
     decode_flow,
     decode_occupancy,
@@ -33,20 +34,20 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
     the rotation only. Flow and timings are not part of this message.
 
     Raises:
-        ValueError: the message contradicts itself or has a layout this version does not know; the
+        MessageError: the message contradicts itself or has a layout this version does not know; the
             text says which field, what was expected and what was got.
     """
     check_layout_version(message.layout_version)
     grid, ego_T_grid = _grid(message.grid)
     names = tuple(message.class_names)
     if not 0 < len(names) <= UNKNOWN_CLASS:
-        raise ValueError(f"class_names has {len(names)} entries, expected 1 to {UNKNOWN_CLASS}")
+        raise MessageError(f"class_names has {len(names)} entries, expected 1 to {UNKNOWN_CLASS}")
     if message.empty_class >= len(names):
-        raise ValueError(
+        raise MessageError(
             f"empty_class is {message.empty_class}, but class_names ends at id {len(names) - 1}"
         )
     if len(message.camera_names) != len(message.camera_stamps):
-        raise ValueError(
+        raise MessageError(
             f"camera_names has {len(message.camera_names)} entries and camera_stamps "
             f"{len(message.camera_stamps)}, expected as many"
         )
@@ -81,7 +82,7 @@ def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
     """Decode an occ_msgs/OccupancyFlow: (X, Y, Z, 2) float32 m/s, zero where none is reported.
 
     Raises:
-        ValueError: as in :func:`prediction_from_message`.
+        MessageError: as in :func:`prediction_from_message`.
     """
     check_layout_version(message.layout_version)
     grid, _ = _grid(message.grid)
@@ -98,10 +99,10 @@ def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
     """Cells of an occ_msgs/GridGeometry, and the rotation of their axes as ``ego_T_grid``."""
     dims = tuple(int(count) for count in message.dims)
     if 0 in dims:
-        raise ValueError(f"grid.dims is {dims}, expected three positive counts")
+        raise MessageError(f"grid.dims is {dims}, expected three positive counts")
     sizes = tuple(_shortest_decimal(size) for size in message.voxel_size)
     if not all(np.isfinite(sizes)) or min(sizes) <= 0:
-        raise ValueError(f"grid.voxel_size is {sizes} m, expected three positive lengths")
+        raise MessageError(f"grid.voxel_size is {sizes} m, expected three positive lengths")
     position, orientation = message.origin.position, message.origin.orientation
     try:
         ego_T_corner = matrix_from_pose(
@@ -109,7 +110,7 @@ def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
             (orientation.x, orientation.y, orientation.z, orientation.w),
         )
     except ValueError as error:
-        raise ValueError(f"grid.origin: {error}") from None
+        raise MessageError(f"grid.origin: {error}") from None
     ego_T_grid = np.eye(4)
     ego_T_grid[:3, :3] = ego_T_corner[:3, :3]
     x, y, z = (float(value) for value in ego_T_corner[:3, :3].T @ ego_T_corner[:3, 3])

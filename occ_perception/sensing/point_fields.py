@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
 
 POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
@@ -16,7 +17,7 @@ POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
 _NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 
-class LidarTopicError(OccError, ValueError):
+class LidarTopicError(OccError):
     """It is not clear which topic the lidar's points are on; the text lists the candidates."""
 
 
@@ -48,18 +49,18 @@ def points_from_message(message: Any) -> NDArray[np.void]:
     """The points (n,) of a sensor_msgs/PointCloud2 with its fields as named columns.
 
     Raises:
-        ValueError: no x, y, z, a field of no known type, or less data than promised.
+        MessageError: no x, y, z, a field of no known type, or less data than promised.
     """
     fields = {field.name: field for field in message.fields}
     order = ">" if message.is_bigendian else "<"
     if not {"x", "y", "z"} <= fields.keys():
-        raise ValueError(f"points have fields {', '.join(fields) or 'none'}, expected x, y and z")
+        raise MessageError(f"points have fields {', '.join(fields) or 'none'}, expected x, y and z")
     strange = [name for name, f in fields.items() if f.datatype not in _NUMPY_TYPES]
     if strange:
-        raise ValueError(f"fields {', '.join(strange)} of points have an unknown type")
+        raise MessageError(f"fields {', '.join(strange)} of points have an unknown type")
     count = int(message.width) * int(message.height)
     if message.point_step * count > len(message.data):
-        raise ValueError(
+        raise MessageError(
             f"{count} points of {message.point_step} bytes, but only {len(message.data)} bytes"
         )
     dtype = np.dtype(
@@ -78,7 +79,7 @@ def positions_from_message(message: Any) -> NDArray[np.float64]:
     """Where the points of a sensor_msgs/PointCloud2 lie, (n, 3), without those not measured.
 
     Raises:
-        ValueError: as :func:`points_from_message`.
+        MessageError: as :func:`points_from_message`.
     """
     rows = points_from_message(message)
     positions = np.column_stack([rows[name] for name in "xyz"]).astype(np.float64)

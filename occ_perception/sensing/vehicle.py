@@ -291,7 +291,7 @@ class VehicleInputs:
         for camera in self.plan.cameras:
             try:
                 cameras.append(self._calibration(camera))
-            except ValueError as error:  # noqa: PERF203  (all cameras are reported together)
+            except CalibrationError as error:  # noqa: PERF203  (all cameras are reported together)
                 self._problems[camera.name] = str(error)
         try:
             ego_T_lidar = self._ego_T_lidar()

@@ -13,7 +13,7 @@ import yaml
 from occ_perception.errors import OccError
 
 
-class YamlError(OccError, ValueError):
+class YamlError(OccError):
     """A file that does not say what it should; the message names file, key, expected and got."""
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from occ_perception.atomic import write_whole
 from occ_perception.geometry import matrix_from_pose, pose_from_matrix
 from occ_perception.synthetic.devkit_tables import GENERAL_ID, merge_tables, static_records
 from occ_perception.synthetic.drive import Scene
@@ -64,10 +65,9 @@ def write_devkit_drive(
         progress: called with (frames done, frames in all).
 
     Raises:
-        ValueError: more frames than a drive has, or the folder holds this drive with other
-            options.
-        OSError: a file could not be written, named in the message; what is there stays usable,
-            and a later run continues.
+        OptionError: more frames than a drive has.
+        OutputError: the folder holds this drive with other options, or a file could not be written;
+            what is there stays usable, and a later run continues.
     """
     write_devkit_frames(sensors, root, frames, progress)
     merge_devkit_drives(root)
@@ -94,19 +94,19 @@ def _write_frames(
     records = root / "town" / sensors.drive.name
     recipe = recipe_of(sensors.options, frames, origin=_MAP_ORIGIN.tolist())
     check_folder(records, recipe)
-    _write(records / "recipe.json", json.dumps(recipe).encode())
+    write_whole(records / "recipe.json", json.dumps(recipe).encode())
     for n, t in enumerate(times):
         done = records / f"frame-{n:03d}.json"
         if not done.exists():
             record = _write_frame(sensors, root, n, t)
-            _write(done, json.dumps(record).encode())
+            write_whole(done, json.dumps(record).encode())
         if progress is not None:
             progress(n + 1, frames)
     drive = static_records(sensors, token_of)
     drive["frames"] = frames
     with _alone(root / "town"):
         _write_map(sensors, root)
-    _write(records / "drive.json", json.dumps(drive).encode())
+    write_whole(records / "drive.json", json.dumps(drive).encode())
 
 
 def merge_devkit_drives(root: Path) -> None:
@@ -122,7 +122,7 @@ def merge_devkit_drives(root: Path) -> None:
             for file in drive.parent.glob("lidarseg/*.bin"):
                 file.replace(_made(root / "lidarseg" / VERSION) / file.name)
         for name, rows in merge_tables(root, token_of).items():
-            _write(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
+            write_whole(root / VERSION / f"{name}.json", json.dumps(rows, indent=0).encode())
 
 
 def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[str, Any]:
@@ -176,9 +176,9 @@ def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[st
         stamp = frame.stamps_ns[camera] // 1000
         pose = frame.world_T_ego[camera]
         name = add(camera, stamp, pose, ".jpg", sensors.options.size)
-        _write(root / name, encode_jpeg(frame.images[camera]))
+        write_whole(root / name, encode_jpeg(frame.images[camera]))
     name = add("LIDAR_TOP", stamp_us, scene.world_T_ego, ".pcd.bin", (0, 0))
-    _write(root / name, lidar.points.astype("<f4").tobytes())
+    write_whole(root / name, lidar.points.astype("<f4").tobytes())
     lidar_token = rows["sample_data"][-1]["token"]
     rows["lidarseg"] = {
         "token": lidar_token,
@@ -186,14 +186,14 @@ def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[st
         "filename": f"lidarseg/{VERSION}/{lidar_token}_lidarseg.bin",
     }
     waiting = root / "town" / drive.name / "lidarseg" / Path(rows["lidarseg"]["filename"]).name
-    _write(waiting, GENERAL_ID[lidar.classes].tobytes())
+    write_whole(waiting, GENERAL_ID[lidar.classes].tobytes())
     _write_labels(root, drive.name, sample, labels)
     rows["sample_annotation"] = _annotations(scene, labels, rows["points"], drive.name)
     return rows
 
 
 def _write_labels(root: Path, scene: str, sample: str, labels: OccupancyLabels) -> None:
-    _write(
+    write_whole(
         root / "gts" / scene / sample / "labels.npz",
         _npz(
             semantics=labels.semantics,
@@ -202,7 +202,7 @@ def _write_labels(root: Path, scene: str, sample: str, labels: OccupancyLabels) 
         ),
     )
     variant = openocc_labels(labels)
-    _write(
+    write_whole(
         root / "openocc_v2" / scene / sample / "labels.npz",
         _npz(
             semantics=variant.semantics.astype(np.int32),
@@ -273,7 +273,7 @@ def _write_map(sensors: DriveSensors, root: Path) -> None:
     codes = sensors.drive.town.ground.surface_code(x, y)
     classes = layout.SURFACE_CLASS[codes]
     mask = np.isin(classes, (layout.DRIVEABLE, layout.SIDEWALK)).astype(np.uint8) * 255
-    _write(path, bytes(cv2.imencode(".png", mask[::-1])[1]))
+    write_whole(path, bytes(cv2.imencode(".png", mask[::-1])[1]))
 
 
 def _made(folder: Path) -> Path:
@@ -285,24 +285,6 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole under its name or not there.
-
-    What a killed process left is written over by the one that goes on.
-    """
-    unfinished = _made(path.parent) / f".{path.name}.unfinished"
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError as error:
-        raise OSError(
-            f"{path} could not be written: {error.strerror}; make room, then the same command "
-            "goes on where it stopped"
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

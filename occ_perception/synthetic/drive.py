@@ -14,7 +14,7 @@ from occ_perception.synthetic.kernels import layout
 from occ_perception.synthetic.kernels.layout import World
 from occ_perception.synthetic.roadside import put_roadside
 from occ_perception.synthetic.route import DURATION_S, EgoRoute, draw_route
-from occ_perception.synthetic.seeds import check_drive_index, random_for
+from occ_perception.synthetic.seeds import check_drive_index
 from occ_perception.synthetic.solids import place_shapes
 from occ_perception.synthetic.town import MOVABLE_IDS, Body, StaticScene, Town
 from occ_perception.synthetic.traffic import (
@@ -61,7 +61,7 @@ class Drive:
     """Drive ``index`` of a town: 20 s of ego motion and traffic, the same for the same numbers.
 
     Raises:
-        ValueError: there is no such drive.
+        OptionError: there is no such drive.
     """
 
     town: Town
@@ -249,8 +249,3 @@ def assemble_world(
         high,
         corner,
     )
-
-
-def drive_rng(drive: Drive, purpose: str, *keys: int) -> np.random.Generator:
-    """Generator of one purpose's draws within a drive."""
-    return random_for(purpose, drive.town.seed, drive.index, *keys)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from occ_perception.errors import OccError, OptionError
 from occ_perception.synthetic.devkit import (
     merge_devkit_drives,
     write_devkit_drive,
@@ -32,6 +33,10 @@ Place = tuple[int, int]
 """Town and index of a drive."""
 
 
+class DriveError(OccError):
+    """One of many drives could not be made; the message names it."""
+
+
 @dataclass(frozen=True)
 class Production:
     """What is written of a drive.
@@ -44,7 +49,7 @@ class Production:
         odometry_noise, lidar_rate: of a recording, see :class:`BagOptions`.
 
     Raises:
-        ValueError: more frames than a drive has, a noise or rate that is negative or not finite,
+        OptionError: more frames than a drive has, a noise or rate that is negative or not finite,
             or what only a recording can hold.
     """
 
@@ -62,15 +67,15 @@ class Production:
             ("--lidar", self.lidar_rate),
         ):
             if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{option} must be a finite number from 0 up, got {value:g}")
+                raise OptionError(f"{option} must be a finite number from 0 up, got {value:g}")
         if self.bag is None and self.rate != KEYFRAME_RATE:
-            raise ValueError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
+            raise OptionError("a nuScenes-format folder holds keyframes: --rate 10 needs --bag")
         if self.bag is None and self.lidar_rate:
-            raise ValueError(
+            raise OptionError(
                 "a nuScenes-format folder has a sweep per keyframe: --lidar needs --bag"
             )
         if self.bag is None and self.odometry_noise:
-            raise ValueError(
+            raise OptionError(
                 "a nuScenes-format folder has exact poses: --odometry-noise needs --bag"
             )
 
@@ -86,8 +91,9 @@ def write_drive(
     What an earlier run completed is left as it is.
 
     Raises:
-        ValueError: there is no such town or drive, or the folder holds it with other options.
-        FileExistsError: the bag exists and was made with other options, or by another version.
+        OptionError: there is no such town or drive.
+        OutputError: folder or bag hold it with other options or of another version, or could not
+            be written.
     """
     if production.bag is None:
         write_devkit_drive(_sensors(production, place), out, production.frames, progress)
@@ -114,7 +120,9 @@ def write_drives(
         progress: called with (drives done, drives in all).
 
     Raises:
-        ValueError, OSError: as :func:`write_drive`; drives that are complete by then stay.
+        OptionError: there is no such town or drive.
+        DriveError: one could not be made or written, see :func:`write_drive`; drives that are
+            complete by then stay.
     """
     places = list(places)
     for town, index in places:
@@ -138,12 +146,10 @@ def _await(work: Mapping[Future[None], Place], progress: Callable[[int, int], No
         town, index = work[future]
         try:
             future.result()
-        except ValueError as error:
-            raise ValueError(f"town {town}, drive {index}: {error}") from error
-        except OSError as error:
-            raise OSError(f"town {town}, drive {index}: {error}") from error
+        except OccError as error:
+            raise DriveError(f"town {town}, drive {index}: {error}") from error
         except BrokenProcessPool as error:
-            raise OSError(
+            raise DriveError(
                 f"a process that wrote town {town}, drive {index} or another one was killed; is "
                 "there memory for fewer --jobs only? The same command goes on where it stopped"
             ) from error

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from occ_perception.atomic import OutputError
 from occ_perception.synthetic.seeds import GENERATOR_VERSION
 from occ_perception.synthetic.sensors import SensorOptions
 
@@ -30,10 +31,10 @@ def recipe_of(options: SensorOptions, frames: int, **further: Any) -> Recipe:
 
 
 def check_folder(records: Path, recipe: Recipe) -> None:
-    """Raise ValueError where a drive's records in a folder were made from another recipe."""
+    """Raise OutputError where a drive's records in a folder were made from another recipe."""
     path = records / "recipe.json"
     if path.exists() and (earlier := json.loads(path.read_text())) != recipe:
-        raise ValueError(
+        raise OutputError(
             f"{records} holds this drive as {earlier}, asked for is {recipe}; "
             "choose another folder or delete that drive's records"
         )
@@ -43,16 +44,14 @@ def is_recorded(bag: Path, recipe: Recipe) -> bool:
     """Whether a bag is there and was made from a recipe.
 
     Raises:
-        FileExistsError: there is something else, or a bag made from another recipe.
+        OutputError: there is something else, or a bag made from another recipe.
     """
     if not bag.exists():
         return False
     earlier = _recipe_of_bag(bag)
     if earlier != recipe:
         held = f"holds a drive as {earlier}" if earlier else "exists and names no recipe of a drive"
-        raise FileExistsError(
-            f"{bag} {held}, asked for is {recipe}; choose another name or delete it"
-        )
+        raise OutputError(f"{bag} {held}, asked for is {recipe}; choose another name or delete it")
     return True
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from occ_perception.errors import OptionError
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
 from occ_perception.synthetic.recipe import BAG_KEY, Recipe, recipe_of
 from occ_perception.synthetic.seeds import random_for
@@ -93,14 +94,14 @@ def record_drive(
         progress: called with (rings done, rings in all).
 
     Raises:
-        ValueError: more frames than the drive has, or a rate the keyframes do not divide.
-        FileExistsError: there is something at ``path``.
+        OptionError: more frames than the drive has, or a rate the keyframes do not divide.
+        OutputError: there is something at ``path``, or it could not be written.
     """
     from occ_perception.bags.writing import BagWriter, optical_frame
 
     every = round(options.rate / KEYFRAME_RATE)
     if every < 1 or abs(every * KEYFRAME_RATE - options.rate) > 1e-9:
-        raise ValueError(
+        raise OptionError(
             f"the rate must be a multiple of {KEYFRAME_RATE:g} Hz, got {options.rate:g}"
         )
     times = frame_times(frames, options.rate)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from occ_perception.errors import OptionError
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import scale_intrinsics
 
@@ -51,7 +52,7 @@ def synthetic_rig(
             5 cm, 30 px); None gives the nominal rig.
 
     Raises:
-        ValueError: the size is not positive or taller than 16:9.
+        OptionError: the size is not positive or taller than 16:9.
     """
     cameras = tuple(_camera(name, jitter) for name in CAMERAS)
     ego_T_lidar = np.eye(4)
@@ -67,7 +68,7 @@ def at_size(rig: CameraRig, size: tuple[int, int]) -> CameraRig:
     """The rig with pictures of another size: scaled to the width, cropped at the top.
 
     Raises:
-        ValueError: the size is not positive or would need rows above the picture.
+        OptionError: the size is not positive or would need rows above the picture.
     """
     width, height = size
     cameras = []
@@ -75,7 +76,7 @@ def at_size(rig: CameraRig, size: tuple[int, int]) -> CameraRig:
         scale = width / camera.width
         cut = round(camera.height * scale) - height
         if width <= 0 or height <= 0 or cut < 0:
-            raise ValueError(
+            raise OptionError(
                 f"picture size {width}x{height} cannot be cut from {camera.width}x{camera.height}: "
                 f"scaled to that width, pictures are {round(camera.height * scale)} rows high; "
                 "give a positive size at most that high"

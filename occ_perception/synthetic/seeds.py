@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+from occ_perception.errors import OptionError
+
 GENERATOR_VERSION = 1
 """Written into every file; raised whenever labels or geometry of a seed change."""
 
@@ -27,19 +29,19 @@ def split_of(town_seed: int) -> str:
     """Name of the split a town belongs to.
 
     Raises:
-        ValueError: the seed belongs to no split; the message lists the ranges.
+        OptionError: the seed belongs to no split; the message lists the ranges.
     """
     for name, seeds in SPLITS.items():
         if town_seed in seeds:
             return name
     ranges = ", ".join(f"{name} {seeds[0]}..{seeds[-1]}" for name, seeds in SPLITS.items())
-    raise ValueError(f"town seed {town_seed} belongs to no split; there are {ranges}")
+    raise OptionError(f"town seed {town_seed} belongs to no split; there are {ranges}")
 
 
 def check_drive_index(index: int) -> None:
-    """Raise ValueError unless ``index`` names one of a town's drives."""
+    """Raise OptionError unless ``index`` names one of a town's drives."""
     if not 0 <= index < DRIVES_PER_TOWN:
-        raise ValueError(f"drive {index} does not exist; a town has 0..{DRIVES_PER_TOWN - 1}")
+        raise OptionError(f"drive {index} does not exist; a town has 0..{DRIVES_PER_TOWN - 1}")
 
 
 def random_for(purpose: str, *keys: int) -> np.random.Generator:

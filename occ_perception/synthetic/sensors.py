@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.errors import OptionError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid
 from occ_perception.labels import LABEL_SETS
@@ -57,7 +58,7 @@ class DriveSensors:
         options: how they record.
 
     Raises:
-        ValueError: the picture size cannot be cut from the native one.
+        OptionError: the picture size cannot be cut from the native one.
     """
 
     def __init__(self, drive: Drive, options: SensorOptions | None = None) -> None:
@@ -172,11 +173,11 @@ def frame_times(frames: int, rate: float) -> list[float]:
     """Times of ``frames`` rings at ``rate`` Hz from the drive's start.
 
     Raises:
-        ValueError: fewer than one frame, or more than fit into a drive.
+        OptionError: fewer than one frame, or more than fit into a drive.
     """
     most = int(DURATION_S * rate + 1e-9) + 1
     if not 1 <= frames <= most:
-        raise ValueError(
+        raise OptionError(
             f"a drive lasts {DURATION_S:g} s: at {rate:g} Hz give 1 to {most} frames, got {frames}"
         )
     return [n / rate for n in range(frames)]

@@ -129,7 +129,7 @@ class Town:
     the seed.
 
     Raises:
-        ValueError: the seed belongs to no split.
+        OptionError: the seed belongs to no split.
     """
 
     seed: int

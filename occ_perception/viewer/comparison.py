@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import transform_points
 from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
 
@@ -55,11 +56,11 @@ def compare(
         counted_XYZ: cells to compare, such as those that a camera sees; all where not given.
 
     Raises:
-        ValueError: the two are on different grids.
+        ViewerError: the two are on different grids.
     """
     same_size = prediction.grid.dims == truth.grid.dims
     if not same_size or not np.allclose(_corners(prediction), _corners(truth), atol=1e-2):
-        raise ValueError(
+        raise ViewerError(
             f"the prediction's grid is {prediction.grid} with its lower corner at "
             f"{_corners(prediction)[0].round(2).tolist()} m in the ego frame, that of the ground "
             f"truth {truth.grid} at {_corners(truth)[0].round(2).tolist()} m; they must be the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.atomic import OutputError, atomic_path
+from occ_perception.errors import OptionError
 from occ_perception.viewer.pictures import write_png
+from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
 
@@ -39,38 +43,37 @@ class Film:
         codec: VP9 where OpenCV can write it, else MPEG-4 part 2, which browsers do not play.
 
     Raises:
-        ValueError: the name does not end in .mp4, or the rate is not positive.
-        OSError: no codec, or the file came out shorter than it should be (a full disk).
+        OptionError: the name does not end in .mp4, or the rate is not positive.
+        ViewerError: there is no codec.
+        OutputError: the file cannot be written, or came out shorter than it should be.
     """
 
     def __init__(self, path: str | Path, pictures_per_second: float) -> None:
         self.path = Path(path)
         self.codec = ""
         if self.path.suffix != ".mp4":
-            raise ValueError(f"{self.path} cannot become a film: expected a name ending in .mp4")
+            raise OptionError(f"{self.path} cannot become a film: expected a name ending in .mp4")
         if not 0 < pictures_per_second <= 240:
-            raise ValueError(f"{pictures_per_second} pictures per second, expected 0 to 240")
+            raise OptionError(f"{pictures_per_second} pictures per second, expected 0 to 240")
         self._rate = pictures_per_second
         self._writer: cv2.VideoWriter | None = None
-        self._unfinished = self.path.with_name(f".{self.path.stem}.unfinished.mp4")
+        self._output = ExitStack()
+        self._unfinished: Path | None = None
         self._size = (0, 0)
         self._count = 0
 
     def __enter__(self) -> Film:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        self._writer = None
-        try:
-            if failure is None:
-                self._check()
-                self._unfinished.replace(self.path)
-        finally:
-            self._unfinished.unlink(missing_ok=True)
+        with self._output:
+            if self._writer is not None:
+                self._writer.release()
+                self._writer = None
+            if self._unfinished is not None and failure is not None:
+                self._unfinished.unlink(missing_ok=True)
+            elif self._unfinished is not None:
+                self._check(self._unfinished)
 
     def write(self, rgb: UInt8) -> None:
         """Add a picture; all have the size of the first.
@@ -88,23 +91,24 @@ class Film:
         self._count += 1
 
     def _open(self) -> cv2.VideoWriter:
+        self._unfinished = self._output.enter_context(atomic_path(self.path))
         for self.codec in _CODECS:
             code = cv2.VideoWriter.fourcc(*self.codec)
             writer = cv2.VideoWriter(str(self._unfinished), code, self._rate, self._size)
             if writer.isOpened():
                 return writer
-        raise OSError(
+        raise ViewerError(
             f"{self.path}: this OpenCV can write none of {', '.join(_CODECS)}; write a folder of "
             "pictures instead, or install opencv-python-headless from PyPI"
         )
 
-    def _check(self) -> None:
+    def _check(self, unfinished: Path) -> None:
         # The writer says nothing when the disk is full.
-        reader = cv2.VideoCapture(str(self._unfinished))
+        reader = cv2.VideoCapture(str(unfinished))
         readable = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
         if readable != self._count:
-            raise OSError(
+            raise OutputError(
                 f"{self.path}: {self._count} pictures were written, the file holds {readable}; "
                 "is the disk full?"
             )

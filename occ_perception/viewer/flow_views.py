@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
-from occ_perception.viewer.views import FREE_COLOUR, OUTSIDE_COLOUR, UInt8, View, ego_volume
+from occ_perception.viewer.views import (
+    FREE_COLOUR,
+    OUTSIDE_COLOUR,
+    UInt8,
+    View,
+    ViewerError,
+    ego_volume,
+)
 
 FULL_SPEED = 10.0
 """Speed of the strongest colours, m/s."""
@@ -38,10 +45,10 @@ def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View
     Everything else that is occupied is light grey.
 
     Raises:
-        ValueError: the prediction has no flow.
+        ViewerError: the prediction has no flow.
     """
     if prediction.flow is None:
-        raise ValueError(f"{prediction.model or 'the prediction'} has no flow to show")
+        raise ViewerError(f"{prediction.model or 'the prediction'} has no flow to show")
     movers = [i for i, name in enumerate(prediction.class_names) if name in MOVING_CLASSES]
     can_move = np.isin(prediction.labels, movers)
     occupied = (prediction.labels != prediction.empty_class) & (prediction.labels != UNKNOWN_CLASS)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.errors import needed_for
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import transform_points
 from occ_perception.viewer.cell_boxes import boxes_of_cells, triangles_of_boxes
 from occ_perception.viewer.drawing import PAPER
-from occ_perception.viewer.views import colours_of_ids
+from occ_perception.viewer.views import ViewerError, colours_of_ids
 from occ_perception.viewer.volume import view_point_behind
 
 _NEXT, _PREVIOUS = ord("N"), ord("P")
@@ -31,22 +32,22 @@ class Open3DWindow:
         predictions: at least one.
 
     Raises:
-        ModuleNotFoundError: Open3D is not installed.
-        OSError: there is no display, or no OpenGL.
+        MissingPackageError: Open3D is not installed.
+        ViewerError: there is no display, or no OpenGL.
     """
 
     def __init__(self, predictions: Sequence[OccupancyPrediction]) -> None:
         self._open3d = _open3d()
         # Open3D would draw into memory, and wait for keys that nobody can press.
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-            raise OSError(_NO_WINDOW)
+            raise ViewerError(_NO_WINDOW)
         self._predictions = predictions
         self._shown = 0
         self._mesh: Any = None
         self.window = self._open3d.visualization.VisualizerWithKeyCallback()
         width, height = _SIZE
         if not self.window.create_window("occ_perception", width, height):
-            raise OSError(_NO_WINDOW)
+            raise ViewerError(_NO_WINDOW)
         options = self.window.get_render_option()
         options.background_color = np.array(PAPER) / 255
         self.window.register_key_callback(_NEXT, lambda _: self._go(1))
@@ -94,12 +95,6 @@ class Open3DWindow:
 
 
 def _open3d() -> Any:
-    try:
+    with needed_for("the window"):
         import open3d
-    except ModuleNotFoundError as error:
-        if error.name != "open3d":
-            raise
-        raise ModuleNotFoundError(
-            "Open3D is not installed; pip install 'occ_perception[open3d]'", name="open3d"
-        ) from error
     return open3d

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.atomic import write_whole
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.viewer.comparison import Comparison
 from occ_perception.viewer.drawing import (
@@ -38,6 +39,7 @@ from occ_perception.viewer.panels import (
     vocabulary_panel,
     volume_panel,
 )
+from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
 
@@ -102,7 +104,7 @@ def film_picture(
         caption: what the prediction is, if it is none.
 
     Raises:
-        ModuleNotFoundError: numba is not installed.
+        MissingPackageError: numba is not installed.
     """
     width, height = FILM_SIZE
     sheet = Sheet(width, height)
@@ -125,10 +127,10 @@ def sheet_picture(
         tile_pixels: about how wide a tile is.
 
     Raises:
-        ValueError: no prediction, or two of different class names.
+        ViewerError: no prediction, or two of different class names.
     """
     if not predictions or len({p.class_names for p in predictions}) > 1:
-        raise ValueError(
+        raise ViewerError(
             f"expected predictions of one vocabulary, got {len(predictions)} of "
             f"{len({p.class_names for p in predictions})}"
         )
@@ -148,17 +150,15 @@ def sheet_picture(
 
 
 def write_png(path: str | Path, rgb: UInt8) -> None:
-    """Write a picture (H, W, 3) uint8 RGB; folders are made.
+    """Write a picture (H, W, 3) uint8 RGB; folders are made, and the file appears whole.
 
     Raises:
-        OSError: the file could not be written.
+        OutputError: the file cannot be written.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     if not encoded:
-        raise OSError(f"{target}: could not be encoded as PNG")
-    target.write_bytes(data.tobytes())
+        raise ValueError(f"{path}: picture of shape {rgb.shape} could not be encoded as PNG")
+    write_whole(path, data.tobytes())
 
 
 def _headline(sheet: Sheet, prediction: OccupancyPrediction, width: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.atomic import write_whole
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import transform_points
 from occ_perception.labels import UNKNOWN_CLASS
@@ -19,7 +20,7 @@ _TYPES = {"f4": "float", "u1": "uchar", "u2": "ushort", "i4": "int"}
 
 
 def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: str = "") -> None:
-    """Write points as binary little-endian PLY; folders are made.
+    """Write points as binary little-endian PLY; folders are made, and the file appears whole.
 
     Args:
         path: the file.
@@ -28,6 +29,7 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
 
     Raises:
         ValueError: a type that PLY does not have, or columns of different length.
+        OutputError: the file cannot be written.
     """
     kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
     strange = [f"{name} is {kinds[name]}" for name in kinds if kinds[name] not in _TYPES]
@@ -44,9 +46,7 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
     header += [f"comment {comment}"] if comment else []
     header += [f"element vertex {count}"]
     header += [f"property {_TYPES[kind]} {name}" for name, kind in kinds.items()]
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes("\n".join([*header, "end_header", ""]).encode("ascii") + rows.tobytes())
+    write_whole(path, "\n".join([*header, "end_header", ""]).encode("ascii") + rows.tobytes())
 
 
 def cell_columns(prediction: OccupancyPrediction) -> dict[str, NDArray[Any]]:

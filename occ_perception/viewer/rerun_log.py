@@ -6,6 +6,7 @@ below that ``prediction``, ``truth``, ``motion`` and ``cameras/NAME``.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.atomic import atomic_path
+from occ_perception.errors import needed_for
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.cell_boxes import boxes_of_cells
 from occ_perception.viewer.panels import camera_rows
-from occ_perception.viewer.views import colours_of_ids, motion_arrows
+from occ_perception.viewer.views import ViewerError, colours_of_ids, motion_arrows
 from occ_perception.viewer.volume_pictures import ARROW_SECONDS
 
 APPLICATION = "occ_perception"
@@ -55,7 +58,8 @@ class RerunLog:
         save_to: .rrd file to write; a viewer is opened on this machine where not given.
 
     Raises:
-        ModuleNotFoundError: rerun is not installed.
+        MissingPackageError: rerun is not installed.
+        OutputError: ``save_to`` cannot be written.
     """
 
     def __init__(self, save_to: str | Path | None = None) -> None:
@@ -66,12 +70,12 @@ class RerunLog:
         self._sequence = ""
         self._rig = ""
         self._vocabulary: tuple[str, ...] = ()
-        self._save_to = None if save_to is None else Path(save_to)
-        if self._save_to is None:
+        self._output = ExitStack()
+        self._unfinished: Path | None = None
+        if save_to is None:
             self._stream.spawn()
         else:
-            self._save_to.parent.mkdir(parents=True, exist_ok=True)
-            self._unfinished = self._save_to.with_name(f".{self._save_to.stem}.unfinished.rrd")
+            self._unfinished = self._output.enter_context(atomic_path(save_to))
             self._stream.save(str(self._unfinished))
         self._log("world", self._rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
 
@@ -82,21 +86,19 @@ class RerunLog:
         """Send or write what is still on its way.
 
         Raises:
-            OSError: the viewer could not start, was closed, or the file could not be written.
+            ViewerError: the viewer could not start, or was closed.
+            OutputError: the recording could not be written.
         """
-        try:
+        with self._output:
             self._finish()
-            if self._save_to is not None and failure is None and self._moments:
-                self._unfinished.replace(self._save_to)
-        finally:
-            if self._save_to is not None:
-                self._unfinished.unlink(missing_ok=True)
+            if self._unfinished is not None and (failure is not None or not self._moments):
+                self._unfinished.unlink()
 
     def _finish(self) -> None:
         try:
             self._stream.flush()
         except RuntimeError as error:
-            raise OSError(
+            raise ViewerError(
                 f"rerun did not take everything: {error}. Where its viewer cannot open a window, "
                 "write a recording (--out drive.rrd) and look at it with "
                 "`rerun --web-viewer drive.rrd`"
@@ -249,12 +251,6 @@ def _blueprint(rig: CameraRig) -> Any:
 
 
 def _rerun() -> Any:
-    try:
+    with needed_for("this view"):
         import rerun
-    except ModuleNotFoundError as error:
-        if error.name != "rerun":
-            raise
-        raise ModuleNotFoundError(
-            "the rerun viewer is not installed; pip install 'occ_perception[rerun]'", name="rerun"
-        ) from error
     return rerun

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from occ_perception.errors import OccError
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
@@ -29,6 +30,10 @@ _HEIGHT_TINT = 0.22
 _RELIEF_PER_METRE = 0.16
 _RELIEF_LIMIT = 0.26
 _DEPTH_TINT = 0.45
+
+
+class ViewerError(OccError):
+    """Something cannot be shown, or not here; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +158,7 @@ def side_view(
     y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.cell[1]
     corridor = volume.labels_XYZ[:, np.abs(y) <= half_width]
     if corridor.shape[1] == 0:
-        raise ValueError(
+        raise ViewerError(
             f"side view of |y| <= {half_width} m, but the grid's cells span {y[0]:.2f} to "
             f"{y[-1]:.2f} m"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.errors import needed_for
 from occ_perception.geometry import Float64, VoxelGrid, invert_transform, transform_points
 from occ_perception.viewer.volume_stage import build_stage
 
@@ -122,7 +123,7 @@ def render_volume(
         threads: how many work on it; the picture does not depend on it.
 
     Raises:
-        ModuleNotFoundError: numba is not installed.
+        MissingPackageError: numba is not installed.
     """
     kernels = _kernels()
     stage = build_stage(labels_XYZ, colours, drawn, grid, ego_T_grid)
@@ -149,14 +150,6 @@ def render_volume(
 
 
 def _kernels() -> Any:
-    try:
+    with needed_for("the view in perspective"):
         from occ_perception.viewer import volume_kernels
-    except ModuleNotFoundError as error:
-        if error.name != "numba":
-            raise
-        raise ModuleNotFoundError(
-            "the view in perspective needs numba, which is not installed; "
-            "pip install 'occ_perception[viewer]'",
-            name="numba",
-        ) from error
     return volume_kernels

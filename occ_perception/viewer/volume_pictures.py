@@ -36,7 +36,7 @@ def volume_picture(
         view_point: behind and above the vehicle where not given.
 
     Raises:
-        ModuleNotFoundError: numba is not installed.
+        MissingPackageError: numba is not installed.
     """
     view_point = view_point or view_point_behind(prediction.grid, prediction.ego_T_grid)
     drawn = np.ones(256, bool)

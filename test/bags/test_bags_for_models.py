@@ -12,7 +12,7 @@ from occ_perception.bags.drive import open_recording
 from occ_perception.bags.recording import BagError
 from occ_perception.frames import CameraRig
 from occ_perception.models.zoo import get_card
-from occ_perception.sensing.layouts import load_layout
+from occ_perception.sensing.layouts import LayoutError, load_layout
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +44,5 @@ def test_only_the_models_cameras_are_read(vehicle):
 def test_a_rig_without_the_reference_camera_is_refused(vehicle):
     with open_recording(vehicle) as frames:
         cameras = tuple(c for c in frames.rig.cameras if c.name != "CAM_FRONT")
-    with pytest.raises(ValueError, match="reference camera CAM_FRONT is not among"):
+    with pytest.raises(LayoutError, match="reference camera CAM_FRONT is not among"):
         open_recording(vehicle, rig=CameraRig(cameras), model=get_card("alocc_2d_mini"))

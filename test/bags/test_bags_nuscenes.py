@@ -12,6 +12,7 @@ from nuscenes_folder import OFFSETS_US, VERSION, Picture, drawn_scene, real_scen
 from PIL import Image
 from rosbags.highlevel import AnyReader
 
+from occ_perception.atomic import OutputError
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.nuscenes import NuScenesError, convert_nuscenes
 from occ_perception.sensing.ego_pose import PoseBuffer
@@ -214,7 +215,7 @@ def test_tables_without_sensor_data_leave_nothing_behind(tmp_path):
 def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path):
     drawn_scene(tmp_path / "data", keyframes=1)
     (tmp_path / "bag").mkdir()
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
 
     def interrupted(*_):

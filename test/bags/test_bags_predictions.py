@@ -263,7 +263,7 @@ def test_points_of_any_layout_are_read_or_refused():
         ({"fields": fields[:2]}, "fields x, ring, expected x, y and z"),
         ({"fields": [*fields[:3], type(fields[0])("z", 18, 11, 1)]}, "unknown type"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(BagError, match=said):
             points_from_message(cloud(**changes))
 
 

@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
-from occ_perception.models.zoo import MODELS
+from occ_perception.models.zoo import MODELS, ModelError
 
 # Every command with its arguments and options. A change here is a change for users and belongs in
 # the change log.
@@ -195,7 +195,7 @@ def test_errors_are_one_line_and_exit_code_2() -> None:
 
 def test_debug_shows_the_traceback() -> None:
     result = CliRunner().invoke(app, ["--debug", "models", "show", "alocc_9d"])
-    assert isinstance(result.exception, KeyError)
+    assert isinstance(result.exception, ModelError)
 
 
 @pytest.mark.parametrize(

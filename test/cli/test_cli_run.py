@@ -146,7 +146,7 @@ def test_nothing_is_overwritten(finished, bag: Path) -> None:
     before = (out / "summary.json").read_bytes()
     result = occ("run", bag, "-m", SMALL_MODEL, "-o", out, "--random-weights", 5)
     assert result.exit_code == 2
-    assert "exists already; nothing is overwritten" in result.output
+    assert "exists already, and nothing is overwritten" in result.output
     assert (out / "summary.json").read_bytes() == before
 
 

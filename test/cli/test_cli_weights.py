@@ -15,6 +15,7 @@ from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.published_names import published_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
+from occ_perception.runtime.weight_files import WeightsError
 from occ_perception.runtime.weights import load_model
 
 NAME = "alocc_2d_mini"
@@ -99,7 +100,7 @@ def test_a_kept_file_is_used_without_being_named_and_refused_when_changed(
     assert fetched.output.split()[-1].startswith(model.weights_id)
     with kept.open("ab") as stream:
         stream.write(b"!")
-    with pytest.raises(ValueError, match=r"recorded here.*fetch it again"):
+    with pytest.raises(WeightsError, match=r"recorded here.*fetch it again"):
         load_model(NAME)
 
 

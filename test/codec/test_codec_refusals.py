@@ -18,6 +18,7 @@ from occ_perception.codec import (
     SPARSE,
     EncodedFlow,
     EncodedOccupancy,
+    MessageError,
     check_layout_version,
     decode_confidence,
     decode_flow,
@@ -26,6 +27,7 @@ from occ_perception.codec import (
     encode_occupancy,
     encoding_from_name,
 )
+from occ_perception.errors import OptionError
 
 DIMS = (4, 3, 2)
 NUM_CLASSES = 18
@@ -84,7 +86,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("encoding", "changes", "text"), REFUSALS)
 def test_a_contradiction_is_named(labels, encoding, changes, text):
     message = encode_occupancy(labels, EMPTY, encoding)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(MessageError, match=text):
         decode(message, **changes)
 
 
@@ -95,7 +97,7 @@ def test_a_huge_grid_is_refused_before_memory_is_asked_for(dims, encoding):
     nothing = np.empty(0, np.float32)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=f"more than the {MAX_CELLS}"):
+        with pytest.raises(MessageError, match=f"more than the {MAX_CELLS}"):
             decode(message, dims=np.array(dims, np.uint32))
         with pytest.raises(ValueError, match=f"more than the {MAX_CELLS}"):
             decode_flow(EncodedFlow(np.empty(0, np.uint32), nothing, nothing), dims)
@@ -139,12 +141,12 @@ def test_fields_as_ros_hands_them_over_are_read(labels):
     ],
 )
 def test_the_encoder_refuses_what_it_cannot_write(volume, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(MessageError, match=text):
         encode_occupancy(volume, EMPTY)
 
 
 def test_the_encoder_refuses_bad_arguments(labels):
-    with pytest.raises(ValueError, match=r"empty class must be an id in 0\.\.255, got 256"):
+    with pytest.raises(MessageError, match=r"empty class must be an id in 0\.\.255, got 256"):
         encode_occupancy(labels, 256)
     with pytest.raises(ValueError, match="unknown encoding 7"):
         encode_occupancy(labels, EMPTY, 7)
@@ -159,7 +161,7 @@ def test_the_flow_encoder_refuses_bad_arguments():
         encode_flow(flow.astype(np.float64), mask)
     with pytest.raises(ValueError, match=r"flow is float32 \(4, 3, 2\)"):
         encode_flow(flow[..., 0], mask)
-    with pytest.raises(ValueError, match="min_speed must be finite and >= 0 m/s, got -1"):
+    with pytest.raises(MessageError, match="min_speed must be finite and >= 0 m/s, got -1"):
         encode_flow(flow, mask, -1.0)
     flow[1, 2, 0, 1] = np.inf
     with pytest.raises(ValueError, match=r"vy\[9\] = inf m/s of cell 9 is not finite"):
@@ -168,13 +170,13 @@ def test_the_flow_encoder_refuses_bad_arguments():
 
 def test_confidence_of_a_contradictory_message_is_refused(labels):
     message = encode_occupancy(labels, EMPTY, RLE, np.ones_like(labels))
-    with pytest.raises(ValueError, match="sum to 24 cells, the grid has 48"):
+    with pytest.raises(MessageError, match="sum to 24 cells, the grid has 48"):
         decode_confidence(message, (4, 3, 4))
 
 
 def test_names_and_versions():
     assert [encoding_from_name(name) for name in ("dense", "sparse", "rle")] == [0, 1, 2]
-    with pytest.raises(ValueError, match="unknown encoding 'zip', expected one of dense, sparse"):
+    with pytest.raises(OptionError, match="unknown encoding 'zip', expected one of dense, sparse"):
         encoding_from_name("zip")
     check_layout_version(LAYOUT_VERSION)
     with pytest.raises(ValueError, match="layout version 9, this reader knows 1"):

@@ -16,6 +16,7 @@ from occ_perception.codec import (
     SPARSE,
     EncodedFlow,
     EncodedOccupancy,
+    MessageError,
     decode_confidence,
     decode_flow,
     decode_occupancy,
@@ -186,7 +187,7 @@ def test_a_lost_or_repeated_entry_never_passes(labels, encoding, data):
         changed = np.insert(values, place, values[place])
     if name == "confidence" and not len(changed):
         return  # no confidence at all is a valid message
-    with pytest.raises(ValueError):
+    with pytest.raises(MessageError):
         decode_occupancy(
             dataclasses.replace(message, **{name: changed}), labels.shape, EMPTY, NUM_CLASSES
         )

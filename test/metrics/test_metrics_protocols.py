@@ -18,6 +18,7 @@ from rich.console import Console
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report, VoxelIoU
+from occ_perception.metrics.counting import MetricsError
 
 GRID = VoxelGrid.from_ranges((-3.2, 3.2, 0.8), (-3.2, 3.2, 0.8), (-1.0, 2.2, 0.8))
 
@@ -89,7 +90,7 @@ def test_default_parts_are_those_of_published_tables():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(KeyError, match="there are occ3d, openocc"):
+    with pytest.raises(MetricsError, match="there are occ3d, openocc"):
         Evaluation("kitti")
     with pytest.raises(KeyError, match="has parts camera_mask, all_voxels"):
         Evaluation("waymo", ["rays"])
@@ -106,7 +107,7 @@ def test_frame_without_needed_truth_is_named_and_counts_nowhere(protocol, absent
     before = plain(evaluation)
     labels, truth, flow = draw_frame(protocol, 1)
     object.__setattr__(truth, absent, None)
-    with pytest.raises(ValueError, match=f"frame-1.*{absent}"):
+    with pytest.raises(MetricsError, match=f"frame-1.*{absent}"):
         evaluation.update(labels, truth, flow)
     assert plain(evaluation) == before
 
@@ -116,7 +117,7 @@ def test_bad_flow_found_after_other_counts_leaves_no_trace():
     before = plain(evaluation)
     labels, truth, flow = draw_frame("openocc", 1)
     flow[:] = math.nan
-    with pytest.raises(ValueError, match=r"frame-1, openocc rays_and_flow: flow is not finite"):
+    with pytest.raises(MetricsError, match=r"frame-1, openocc rays_and_flow: flow is not finite"):
         evaluation.update(labels, truth, flow)
     assert plain(evaluation) == before
 

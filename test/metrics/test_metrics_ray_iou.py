@@ -11,6 +11,7 @@ import torch
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import OCC3D_GRID, FlowScore, RayIoU, first_hits, lidar_directions
+from occ_perception.metrics.counting import MetricsError
 
 OCC3D, OPENOCC = LABEL_SETS["occ3d"], LABEL_SETS["openocc"]
 SMALL = VoxelGrid.from_ranges((-4.0, 4.0, 0.4), (-4.0, 4.0, 0.4), (-1.0, 2.2, 0.4))
@@ -117,7 +118,7 @@ def test_rays_that_end_free_in_truth_are_not_counted():
 
 def test_ray_metric_refuses_other_grids_and_missing_origins():
     labels = torch.full((1, *SMALL.dims), 17)
-    with pytest.raises(ValueError, match="pass the volumes' grid"):
+    with pytest.raises(MetricsError, match="pass the volumes' grid"):
         RayIoU(OCC3D).update(labels, labels, [ORIGINS])
     metric = RayIoU(OCC3D, SMALL)
     for origins in ([], [ORIGINS, ORIGINS], [np.zeros((0, 3))], [np.zeros(3)]):
@@ -185,7 +186,7 @@ def test_nan_flow_is_refused_where_compared_and_ignored_elsewhere():
     metric = FlowScore(OPENOCC, SMALL)
     metric.update(truth, truth, [ORIGINS], wrong, flow)
     wrong[:, 12, 10, 4, 0] = math.inf
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(MetricsError, match="not finite"):
         metric.update(truth, truth, [ORIGINS], wrong, flow)
     with pytest.raises(ValueError, match="predicted flow"):
         metric.update(truth, truth, [ORIGINS], wrong[..., :1], flow)

@@ -8,6 +8,7 @@ import torch
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.metrics import OCC3D_GRID, first_hits
+from occ_perception.metrics.counting import MetricsError
 
 GRID = VoxelGrid(lower=(-1.5, -1.0, -0.5), voxel_size=(0.5, 0.5, 0.5), dims=(6, 5, 4))
 
@@ -122,7 +123,7 @@ def test_wrong_volumes_are_refused():
     with pytest.raises(ValueError, match="1 to 7 volumes"):
         first_hits(torch.zeros(8, *GRID.dims, dtype=torch.bool), *rays, GRID)
     flat = VoxelGrid(lower=(0, 0, 0), voxel_size=(0.5, 0.5, 0.25), dims=(2, 2, 2))
-    with pytest.raises(ValueError, match="cubic"):
+    with pytest.raises(MetricsError, match="cubic"):
         first_hits(torch.zeros(1, 2, 2, 2, dtype=torch.bool), *rays, flat)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from occ_perception.labels import LABEL_SETS, LabelSet
 from occ_perception.metrics import SurroundOccIoU, VoxelIoU
+from occ_perception.metrics.counting import MetricsError
 
 OCC3D = LABEL_SETS["occ3d"]
 DYNAMIC_OCC3D = (2, 3, 4, 5, 6, 7, 9, 10)
@@ -156,7 +157,7 @@ def test_label_types_do_not_matter(dtype):
 )
 def test_wrong_input_is_named_and_not_counted(preds, truth, message):
     metric = VoxelIoU(OCC3D)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MetricsError, match=message):
         metric.update(preds, truth)
     assert not any(counter.any() for counter in metric.counters().values())
 
@@ -164,12 +165,12 @@ def test_wrong_input_is_named_and_not_counted(preds, truth, message):
 def test_wrong_mask_shape_is_refused():
     metric = VoxelIoU(OCC3D)
     labels = torch.zeros(1, 2, 2, 2).long()
-    with pytest.raises(ValueError, match="mask"):
+    with pytest.raises(MetricsError, match="mask"):
         metric.update(labels, labels, torch.ones(1, 2, 2, 1))
 
 
 def test_metrics_of_different_label_sets_do_not_merge():
-    with pytest.raises(ValueError, match="cannot merge"):
+    with pytest.raises(MetricsError, match="cannot merge"):
         VoxelIoU(OCC3D).merge(VoxelIoU(LABEL_SETS["waymo"]))
     with pytest.raises(ValueError, match="cannot merge"):
         VoxelIoU(OCC3D).merge(SurroundOccIoU(OCC3D))

@@ -195,7 +195,7 @@ def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path, net):
 
 
 def test_missing_file(tmp_path, net):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*gone\.pth"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*gone\.pth"):
         load_checkpoint(net, CARD, tmp_path / "gone.pth")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from occ_perception.models.published_names import published_key
 from occ_perception.models.sparseocc.net import SparseOccConfig
-from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.models.zoo import MODELS, ModelError, get_card
 
 GRID_CONSTANTS = {"view_transformer.dx", "view_transformer.bx", "view_transformer.nx"}
 
@@ -86,7 +86,7 @@ def test_card_agrees_with_its_recipe(card):
 
 
 def test_unknown_model_is_refused_with_the_names_there_are():
-    with pytest.raises(KeyError, match=r"'alocc_4d'; did you mean .*alocc_3d.* models list"):
+    with pytest.raises(ModelError, match=r"'alocc_4d'; did you mean .*alocc_3d.* models list"):
         get_card("alocc_4d")
     with pytest.raises(KeyError, match="no model 'zzz'; `occ models list` prints all 34"):
         get_card("zzz")

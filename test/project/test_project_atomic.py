@@ -23,7 +23,6 @@ from occ_perception.atomic import (
     OutputError,
     atomic_path,
     refuse_existing,
-    remove_leftovers,
     write_whole,
 )
 
@@ -97,24 +96,43 @@ def test_long_names_and_many_writers_at_once(tmp_path: Path) -> None:
     assert path.read_text() in contents and names(tmp_path) == [path.name]
 
 
-def test_a_killed_process_leaves_a_hidden_folder_that_the_next_may_remove(tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom occ_perception.atomic import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as unfinished:\n"
-        "    unfinished.write_text('half')\n    print('begun', flush=True)\n    sys.stdin.read()"
-    )
-    for name in ("a.txt", "a.txt.other"):
-        with subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / name)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None and process.stdout.readline() == b"begun\n"
-            process.kill()
-    left = names(tmp_path)
-    assert len(left) == 2 and all(name.startswith(".a.txt.") for name in left)
-    remove_leftovers(tmp_path / "a.txt.other")
-    assert len(names(tmp_path)) == 1
+_BEGINS = (
+    "import sys\nfrom occ_perception.atomic import atomic_path\n"
+    "with atomic_path(sys.argv[1], alone=True) as unfinished:\n"
+    "    unfinished.write_text('half')\n    print('begun', flush=True)\n    sys.stdin.read()"
+)
+
+
+@contextmanager
+def _another_process_writes(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", _BEGINS, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        yield process
+
+
+def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -> None:
+    with _another_process_writes(tmp_path / "a.txt") as process:
+        process.kill()
+    assert names(tmp_path) == [".a.txt.unfinished"]
+    write_whole(tmp_path / "a.txt", "whole")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_two_processes_write_one_file_or_the_second_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with _another_process_writes(path) as process:
+        with (
+            pytest.raises(OutputError, match="is being written by another process"),
+            atomic_path(path, alone=True),
+        ):
+            pass
+        write_whole(path, "ours")
+        assert path.read_text() == "ours"
+        assert names(tmp_path) == [".a.txt.unfinished", "a.txt"]
+        process.communicate(b"", timeout=60)
+    assert process.returncode == 0
+    assert path.read_text() == "half" and names(tmp_path) == ["a.txt"]
 
 
 def test_a_file_in_the_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
 
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import LABEL_SETS
-from occ_perception.metrics import OCC3D_GRID
+from occ_perception.metrics import OCC3D_GRID, MetricsError
 from occ_perception.models.zoo import MODELS
 from occ_perception.ros.demo import DemoError, choose_network
 from occ_perception.ros.demo_scores import Scoring
@@ -75,9 +75,9 @@ def test_only_cells_in_view_count_and_errors_are_what_they_are() -> None:
 
 def test_a_vocabulary_that_the_truth_does_not_know_is_refused() -> None:
     strange = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
-    with pytest.raises(ValueError, match="has no class dragon"):
+    with pytest.raises(MetricsError, match="has no class dragon"):
         Scoring().add(strange, occupancy(), None)
-    with pytest.raises(ValueError, match="are those of none of"):
+    with pytest.raises(MetricsError, match="are those of none of"):
         Scoring().add(occupancy(), strange, None)
     assert Scoring().result() is None
 

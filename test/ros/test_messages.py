@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2
 
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
-from occ_perception.codec import DENSE, RLE, SPARSE
+from occ_perception.codec import DENSE, RLE, SPARSE, MessageError
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
@@ -113,7 +113,7 @@ def test_a_message_that_contradicts_itself_is_refused(
 ) -> None:
     bad = occupancy_message(prediction(), RLE)
     setattr(bad, field, value)
-    with pytest.raises(ValueError, match="(?i)" + message):
+    with pytest.raises(MessageError, match="(?i)" + message):
         prediction_from_message(through_ros(bad, SemanticOccupancy))
 
 
@@ -133,7 +133,7 @@ def test_a_message_that_contradicts_itself_is_refused(
 def test_a_grid_that_cannot_be_is_refused(change: object, message: str) -> None:
     bad = occupancy_message(prediction(), RLE)
     change(bad.grid)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MessageError, match=message):
         prediction_from_message(through_ros(bad, SemanticOccupancy))
 
 

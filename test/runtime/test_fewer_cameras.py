@@ -12,7 +12,7 @@ from small_streams import drive, small_card, surround_rig
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import state_tensors
-from occ_perception.models.zoo import get_card
+from occ_perception.models.zoo import ModelError, get_card
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 
@@ -74,7 +74,7 @@ def test_a_card_says_what_it_does_without():
     assert part.absent_cameras == tuple(c for c in card.cameras if c not in part.cameras)
     assert part.reference_camera == "CAM_FRONT_LEFT"
     assert part.config.geometry.num_cameras == 2
-    with pytest.raises(ValueError, match=r"at least one of the cameras CAM_FRONT_LEFT, .*; there "):
+    with pytest.raises(ModelError, match=r"at least one of the cameras CAM_FRONT_LEFT, .*; there "):
         card.with_cameras(["left", "right"])
 
 

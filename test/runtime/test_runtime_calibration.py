@@ -15,7 +15,7 @@ from small_streams import frame_at, pose, surround_rig
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import invert_transform, project_points, transform_points
-from occ_perception.models.zoo import get_card
+from occ_perception.models.zoo import ModelError, get_card
 from occ_perception.runtime.calibration import Calibrator
 
 CPU = torch.device("cpu")
@@ -136,13 +136,13 @@ def test_a_lidar_grid_is_the_same_world_seen_from_the_lidar() -> None:
 
 def test_a_lidar_grid_needs_the_lidars_pose() -> None:
     frame = frame_at(0.0, surround_rig(LIDAR_CARD.cameras))
-    with pytest.raises(ValueError, match="rig has no ego_T_lidar"):
+    with pytest.raises(ModelError, match="rig has no ego_T_lidar"):
         _tensors(frame, LIDAR_CARD)
 
 
 def test_a_rig_without_a_camera_of_the_model_is_refused_by_name() -> None:
     rig = surround_rig([name for name in CARD.cameras if name != "CAM_BACK"])
-    with pytest.raises(ValueError, match="needs camera CAM_BACK, which the rig does not have"):
+    with pytest.raises(ModelError, match="needs camera CAM_BACK, which the rig does not have"):
         Calibrator(CARD, CPU).tables(rig)
 
 

@@ -10,6 +10,7 @@ import torch
 from small_sparse import small_sparse_card
 from small_streams import SMALL_MODEL, drive, small_card, surround_rig
 
+from occ_perception.errors import OptionError
 from occ_perception.models.state import state_tensors
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.arithmetic import network_without_data
@@ -48,7 +49,7 @@ def streamed(model: LoadedModel, frames, execution: Execution | None):
 
 
 def test_unknown_precisions_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of fp32, tf32, fp16, bf16, got 'int8'"):
+    with pytest.raises(OptionError, match="one of fp32, tf32, fp16, bf16, got 'int8'"):
         Execution(precision="int8")
 
 

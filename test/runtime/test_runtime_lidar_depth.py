@@ -11,6 +11,7 @@ from small_streams import drive, pose, small_card, surround_rig
 
 from occ_perception.frames import LidarPoints
 from occ_perception.models.random_weights import fill_random_weights
+from occ_perception.models.zoo import ModelError
 from occ_perception.runtime.calibration import Calibrator
 from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.stream import OccupancyStream
@@ -99,7 +100,7 @@ def test_a_network_that_is_given_depth_reads_it_and_asks_for_it(name):
     other = OccupancyStream(model).step(replace(frames[0], lidar=elsewhere)).labels
     assert (other != usual[0]).mean() > 0.001
     before = stream.snapshot()
-    with pytest.raises(ValueError, match=rf"model {name} is given lidar depth, but the frame at"):
+    with pytest.raises(ModelError, match=rf"model {name} is given lidar depth, but the frame at"):
         stream.step(replace(frames[1], lidar=None))
     assert stream.snapshot() is before
 

@@ -14,6 +14,7 @@ from small_streams import SMALL_MODEL, small_card
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
+from occ_perception.errors import OptionError
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime import measuring
@@ -154,7 +155,7 @@ def test_drawn_drives_follow_the_seed_and_the_card() -> None:
 
 
 def test_compiled_networks_have_no_stages(model) -> None:
-    with pytest.raises(ValueError, match="no stages"):
+    with pytest.raises(OptionError, match="no stages"):
         measure_stream(model, Execution(compiled=True), stages=True)
 
 

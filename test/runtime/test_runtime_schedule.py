@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from occ_perception.errors import OptionError
 from occ_perception.runtime.schedule import History, HistoryLimits, HistorySchedule, Moment
 
 
@@ -180,9 +181,9 @@ def test_a_break_forgets_everything_but_the_ring_rate() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="spacing must be >= 0"):
+    with pytest.raises(OptionError, match="spacing must be >= 0"):
         HistorySchedule(-0.5)
-    with pytest.raises(ValueError, match="must exceed the spacing"):
+    with pytest.raises(OptionError, match="must exceed the spacing"):
         HistorySchedule(0.5, HistoryLimits(max_gap_s=0.4))
 
 

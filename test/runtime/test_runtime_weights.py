@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from occ_perception.errors import OptionError
+from occ_perception.models.checkpoint import CheckpointError
 from occ_perception.models.published_names import published_key
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import get_card
+from occ_perception.models.zoo import ModelError, get_card
+from occ_perception.runtime.weight_files import WeightsError
 from occ_perception.runtime.weights import checked_device, load_model
 
 NAME = "alocc_2d_mini"
@@ -23,7 +26,7 @@ def nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_weights_the_error_names_the_published_file_and_the_way_out() -> None:
-    with pytest.raises(ValueError, match="no pretrained weights were given") as caught:
+    with pytest.raises(WeightsError, match="no pretrained weights were given") as caught:
         load_model(NAME)
     message = str(caught.value)
     assert str(get_card(NAME).url) in message
@@ -33,19 +36,19 @@ def test_without_weights_the_error_names_the_published_file_and_the_way_out() ->
 
 
 def test_two_sources_of_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(OptionError, match="not both"):
         load_model(NAME, tmp_path / "model.pth", random_seed=1)
 
 
 def test_unknown_models_missing_files_and_absent_devices_are_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="alocc_2d_mini"):
+    with pytest.raises(ModelError, match="alocc_2d_mini"):
         load_model("alocc_9d", random_seed=1)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth"):
         load_model(NAME, tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="'warp' cannot be used"):
+    with pytest.raises(OptionError, match="'warp' cannot be used"):
         load_model(NAME, random_seed=1, device="warp")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="'cuda:0' cannot be used"):
+        with pytest.raises(OptionError, match="'cuda:0' cannot be used"):
             checked_device("cuda:0")
 
 

@@ -16,6 +16,7 @@ from small_streams import drive, frame_at, small_card, surround_rig
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import state_tensors
+from occ_perception.models.zoo import ModelError
 from occ_perception.runtime.schedule import HistoryLimits
 from occ_perception.runtime.stream import OccupancyStream, StreamSnapshot
 from occ_perception.runtime.weights import LoadedModel
@@ -262,7 +263,7 @@ def test_a_missing_picture_is_named_and_costs_nothing(model, rig) -> None:
     stream.step(first)
     before = stream.snapshot()
     fewer = {name: image for name, image in second.images.items() if name != "CAM_BACK_LEFT"}
-    with pytest.raises(ValueError, match=r"no picture of camera CAM_BACK_LEFT, which model"):
+    with pytest.raises(ModelError, match=r"no picture of camera CAM_BACK_LEFT, which model"):
         stream.step(replace(second, images=fewer))
     assert stream.snapshot() is before
     assert stream.step(second).history_length == 1

@@ -13,6 +13,7 @@ from occ_perception.sensing.calibration import load_rig, save_rig
 from occ_perception.sensing.layouts import (
     COMPRESSED_IMAGE_TYPE,
     IMAGE_TYPE,
+    LayoutError,
     layout_names,
     load_layout,
     match_layout,
@@ -219,19 +220,19 @@ def test_cameras_that_a_layout_does_not_have_are_left_out():
     assert layout.reference_camera == "CAM_FRONT"
     fewer = layout.only({"CAM_FRONT", "CAM_FRONT_LEFT", "CAM_ROOF"})
     assert fewer.camera_names == WAYMO[:2]
-    with pytest.raises(ValueError, match="the reference camera CAM_FRONT is not among CAM_ROOF"):
+    with pytest.raises(LayoutError, match="the reference camera CAM_FRONT is not among CAM_ROOF"):
         layout.only({"CAM_ROOF"})
 
 
 def test_a_layout_without_any_camera_of_the_model_says_what_to_write():
-    with pytest.raises(ValueError, match=r"none of the model's cameras left, right; .*model_came"):
+    with pytest.raises(LayoutError, match=r"none of the model's cameras left, right; .*model_came"):
         load_layout("occ_perception").for_model(["left", "right"])
 
 
 def test_one_camera_cannot_be_two(tmp_path):
     twice = {"CAM_SIDE_LEFT": "CAM_FRONT"}
     layout = load_layout(mapped(tmp_path, model_cameras=twice))
-    with pytest.raises(ValueError, match="two of the model's cameras the same pictures"):
+    with pytest.raises(LayoutError, match="two of the model's cameras the same pictures"):
         layout.for_model(WAYMO)
 
 

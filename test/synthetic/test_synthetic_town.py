@@ -12,6 +12,7 @@ import pytest
 import synthetic_scenes as scenes
 
 from occ_perception.cli import town as cli
+from occ_perception.errors import OptionError
 from occ_perception.synthetic import seeds
 from occ_perception.synthetic.drive import Drive
 from occ_perception.synthetic.kernels import layout
@@ -31,14 +32,14 @@ def test_splits_share_no_town() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 10_500, 19_999, 30_001])
 def test_a_seed_of_no_split_is_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match=r"belongs to no split; there are train 0\.\.9999"):
+    with pytest.raises(OptionError, match=r"belongs to no split; there are train 0\.\.9999"):
         Town(seed)
 
 
 def test_a_drive_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"0\.\.999"):
+    with pytest.raises(OptionError, match=r"0\.\.999"):
         Drive(scenes.town(20_000), 1000)
-    with pytest.raises(ValueError, match="at 2 Hz give 1 to 41 frames, got 42"):
+    with pytest.raises(OptionError, match="at 2 Hz give 1 to 41 frames, got 42"):
         frame_times(42, 2.0)
 
 
@@ -128,7 +129,7 @@ def test_small_pictures_are_scaled_and_cropped_at_the_top() -> None:
 
 @pytest.mark.parametrize("size", [(800, 451), (0, 0), (704, -4), (100, 900)])
 def test_a_size_that_breaks_the_crop_is_refused(size) -> None:
-    with pytest.raises(ValueError, match="cannot be cut from 1600x900"):
+    with pytest.raises(OptionError, match="cannot be cut from 1600x900"):
         synthetic_rig(size)
 
 

@@ -285,12 +285,12 @@ def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
     assert [f.stem for f in (out / "parts").iterdir()] == ["drive"]
     assert [f.name for f in (out / "frames").iterdir()] == ["drive"]
     # A process that is killed cleans nothing up.
-    (out / ".second.unfinished-1" / "CAM_FRONT").mkdir(parents=True)
+    (out / "frames" / ".second.unfinished" / "second" / "CAM_FRONT").mkdir(parents=True)
     (out / "frames" / "second").mkdir()
     monkeypatch.undo()
     reports, failures = convert_bags([bag, other], out, options)
     assert not failures and [r.resumed for r in reports] == [True, False]
-    assert not list(out.glob(".*")) and reports[1].frames == FRAMES
+    assert not list(out.rglob(".*")) and reports[1].frames == FRAMES
 
     _, failures = convert_bags([bag], out, ConvertOptions(labels="none"))
     assert "choose another folder" in failures[str(bag)]

@@ -412,7 +412,7 @@ def test_a_batch_is_what_the_network_takes() -> None:
     mount = folders.town_index().frames[1].lidar.ego_T_lidar
     assert samples[0].lidar_origins_T3[1].numpy() == pytest.approx(mount[:3, 3])
     assert batch.to("cpu").labels_BXYZ.shape == (2, 200, 200, 16)
-    with pytest.raises(ValueError, match=f"differ in depth_NHW.*{samples[1].token}"):
+    with pytest.raises(DatasetError, match=f"differ in depth_NHW.*{samples[1].token}"):
         collate([samples[0], replace(samples[1], depth_NHW=None)])
     with pytest.raises(ValueError, match="no measured depth"):
         collate([replace(s, depth_NHW=None) for s in samples]).inputs(torch.zeros(2), 1.0)

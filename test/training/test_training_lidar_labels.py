@@ -7,7 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from occ_training.lidar_labels.boxes import BoxTracks, boxes_from_message, read_box_file
+from occ_training.lidar_labels.boxes import (
+    BoxFileError,
+    BoxTracks,
+    boxes_from_message,
+    read_box_file,
+)
 from occ_training.lidar_labels.ground import find_ground
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
 from occ_training.lidar_labels.section import LabelRule
@@ -316,7 +321,7 @@ def test_boxes_of_a_file_are_interpolated_and_bad_lines_named(tmp_path) -> None:
     assert np.allclose(box.velocity, (10, 0)) and box.name == "car"
     assert not read_box_file(file).at(2_000_000_000)
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"size": [4, 0, 1]}))
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(BoxFileError, match="line 2"):
         read_box_file(file)
 
 

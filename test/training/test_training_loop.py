@@ -15,6 +15,7 @@ import torch
 from occ_training.averaging import WeightAverage, float_entries
 from occ_training.checkpoints import finished_checkpoints
 from occ_training.computing import freeze_norms
+from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import collate
 from occ_training.evaluate import (
     add_counters,
@@ -290,7 +291,7 @@ def test_labels_of_two_frames_help_the_flow_head_until_their_share_has_faded() -
     other.slots.forward(fourth, motion_rate=0.0)
     assert given[-1] is None
     assert "labels" not in other.slots.tensors()
-    with pytest.raises(ValueError, match=r"no occupancy labels.*motion_fading"):
+    with pytest.raises(DatasetError, match=r"no occupancy labels.*motion_fading"):
         other.slots.forward(replace(first, labels_BXYZ=None), motion_rate=1.0)
 
 
@@ -390,7 +391,7 @@ def test_too_few_sequences_for_the_batch_are_named(tmp_path) -> None:
     card = small_card()
     recipe = small_recipe(batch=4)
     dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
-    with pytest.raises(ValueError, match="3 groups of frames for 4 batch slots"):
+    with pytest.raises(DatasetError, match="3 groups of frames for 4 batch slots"):
         fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
 
 

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from occ_training.parallel import Outcome, run_all
+from occ_training.parallel import Outcome, WorkError, run_all
+
+from occ_perception.errors import MissingPackageError
 
 
 def halve(number: int) -> tuple[int, int]:
@@ -47,7 +49,7 @@ def test_a_process_that_dies_is_an_outcome_too() -> None:
 
 def test_without_ray_the_message_names_the_way_out(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match="--jobs"):
+    with pytest.raises(MissingPackageError, match="--jobs"):
         list(run_all(halve, [2], ray_address="local"))
 
 
@@ -119,7 +121,7 @@ def test_a_cluster_of_this_machine_is_started_and_ended(ray_environment) -> None
 
 def test_nobody_answers_at_a_wrong_address() -> None:
     pytest.importorskip("ray")
-    with pytest.raises(ConnectionError, match="no Ray cluster"):
+    with pytest.raises(WorkError, match="no Ray cluster"):
         list(run_all(halve, [2], ray_address="127.0.0.1:1"))
 
 

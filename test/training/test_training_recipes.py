@@ -12,9 +12,10 @@ import pytest
 import torch
 import training_folders as folders
 from occ_training.cli import app
+from occ_training.data.frame_records import DatasetError
 from occ_training.initial_weights import load_initial_weights
 from occ_training.layerwise_decay import swin_layer
-from occ_training.recipe import changed, read_run
+from occ_training.recipe import RecipeError, changed, read_run
 from occ_training.recipes import RECIPES
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.streams import SlotStreams, check_each_once, group_frames, shares
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 
 from occ_perception.models.published_names import published_key
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.runtime.weight_files import weights_path
+from occ_perception.runtime.weight_files import WeightsError, weights_path
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
 # Commands of this kind; a change is a change for users.
@@ -98,7 +99,7 @@ def test_a_stream_goes_on_at_any_step() -> None:
 
 
 def test_too_few_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="5 groups of frames for 6 batch slots"):
+    with pytest.raises(DatasetError, match="5 groups of frames for 6 batch slots"):
         SlotStreams(GROUPS, 6, range(6), 0, 0, 1)
 
 
@@ -216,16 +217,16 @@ def test_changes_reach_into_parts_and_keep_kinds(tmp_path) -> None:
     ],
 )
 def test_wrong_changes_say_what_is_possible(change, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         changed(RECIPES["alocc_2d"](), change, "run.yaml")
 
 
 def test_unknown_recipes_and_fields_are_named(tmp_path) -> None:
-    with pytest.raises(KeyError, match="no recipe 'alocc_9d'; there are alocc_2d"):
+    with pytest.raises(RecipeError, match="no recipe 'alocc_9d'; there are alocc_2d"):
         read_run("alocc_9d", RECIPES)
     file = tmp_path / "run.yaml"
     file.write_text("recipe: alocc_2d\ndatta: d\n")
-    with pytest.raises(ValueError, match="unknown datta; there are recipe, data"):
+    with pytest.raises(RecipeError, match="unknown datta; there are recipe, data"):
         read_run(str(file), RECIPES)
 
 
@@ -280,7 +281,7 @@ def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> 
     ours, weight = next(iter(net.named_parameters()))
     given = torch.full_like(weight, 3.0)
     monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="`occ weights fetch alocc_2d_mini` gets it"):
+    with pytest.raises(WeightsError, match="`occ weights fetch alocc_2d_mini` gets it"):
         load_initial_weights(net, card, run.recipe.initial_weights)
     torch.save({"state_dict": {published_key(ours, card.names): given}}, weights_path(card))
     said = load_initial_weights(net, card, run.recipe.initial_weights)

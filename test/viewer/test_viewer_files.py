@@ -214,5 +214,5 @@ def test_an_extra_that_is_missing_is_named(module, code):
     code = f"import sys; sys.modules[{module!r}] = None\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert re.search(
-        rf"ModuleNotFoundError: .*pip install 'occ_perception\[{module}\]'", done.stderr
+        rf"MissingPackageError: .*pip install 'occ_perception\[{module}\]'", done.stderr
     )

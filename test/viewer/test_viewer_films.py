@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_footage import guess_at, truth_at
 
+from occ_perception.errors import OptionError
 from occ_perception.viewer import films
 from occ_perception.viewer.comparison import compare
 from occ_perception.viewer.films import Film, PictureFolder
@@ -95,7 +96,7 @@ with Film({str(tmp_path / "film.mp4")!r}, 5) as film:
     [("film.gif", 2.0, "ending in .mp4"), ("film.mp4", 0.0, "expected 0 to 240")],
 )
 def test_what_cannot_become_a_film_is_refused(tmp_path, name, rate, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(OptionError, match=said):
         Film(tmp_path / name, rate)
 
 

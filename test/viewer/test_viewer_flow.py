@@ -10,6 +10,7 @@ import pytest
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.viewer.flow_views import FULL_SPEED, flow_colours, flow_view, flow_wheel
+from occ_perception.viewer.views import ViewerError
 
 GRID = VoxelGrid((-10.0, -10.0, -1.0), (1.0, 1.0, 1.0), (20, 20, 4))
 NAMES = ("car", "driveable_surface", "vegetation", "free")
@@ -73,5 +74,5 @@ def test_the_wheel_shows_forward_up_and_left_to_the_left() -> None:
 def test_without_flow_it_says_so() -> None:
     prediction = scene((1.0, 0.0))
     object.__setattr__(prediction, "flow", None)
-    with pytest.raises(ValueError, match="has no flow"):
+    with pytest.raises(ViewerError, match="has no flow"):
         flow_view(prediction)

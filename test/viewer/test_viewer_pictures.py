@@ -25,6 +25,7 @@ from occ_perception.viewer.views import (
     FREE_COLOUR,
     OUTSIDE_COLOUR,
     UNKNOWN_COLOUR,
+    ViewerError,
     birds_eye_view,
     motion_arrows,
     shade,
@@ -175,7 +176,7 @@ def test_the_side_view_shows_what_is_nearest_to_the_right():
     np.testing.assert_array_equal(sky, FREE_COLOUR)
     far = side_view(with_block((10.0, 20.0, 0.6), (4.4, 2.0, 1.6)))
     assert (far.rgb == FREE_COLOUR).all()
-    with pytest.raises(ValueError, match=r"side view of \|y\| <= 6.0 m, but the grid's cells span"):
+    with pytest.raises(ViewerError, match=r"side view of \|y\| <= 6.0 m, but the grid's cells"):
         shifted = matrix_from_pose((0, 60, 0), (0, 0, 0, 1))
         side_view(prediction(ego_T_grid=shifted))
 
@@ -343,10 +344,10 @@ def test_several_predictions_share_a_sheet():
     height, width = tiles.shape
     quarters = (tiles[: height // 2, : width // 2], tiles[: height // 2, width // 2 :])
     assert [part.sum() for part in quarters] == [cars_on_one] * 2
-    with pytest.raises(ValueError, match="got 0 of 0"):
+    with pytest.raises(ViewerError, match="got 0 of 0"):
         sheet_picture([])
     other = dataclasses.replace(first, class_names=("others", *OCC3D.class_names[1:-1], "air"))
-    with pytest.raises(ValueError, match="got 2 of 2"):
+    with pytest.raises(ViewerError, match="got 2 of 2"):
         sheet_picture([first, other])
 
 

@@ -25,7 +25,7 @@ from occ_perception.viewer.comparison import (
     WRONG_CLASS,
     compare,
 )
-from occ_perception.viewer.views import colours_of_ids
+from occ_perception.viewer.views import ViewerError, colours_of_ids
 from occ_perception.viewer.volume import ViewPoint, render_volume, view_point_behind
 from occ_perception.viewer.volume_pictures import difference_picture, volume_picture
 
@@ -252,7 +252,7 @@ def test_the_difference_shows_each_verdict_in_its_colour():
     for name, colour in zip(VERDICTS, VERDICT_COLOURS, strict=True):
         assert (np.abs(rgb - colour).max(-1) < 40).sum() > 40, name
     elsewhere = prediction(grid=replace(GRID, lower=(-19.0, -20.0, -1.0)))
-    with pytest.raises(ValueError, match=r"lower corner at \[-19.0, -20.0, -1.0\].*must be the"):
+    with pytest.raises(ViewerError, match=r"lower corner at \[-19.0, -20.0, -1.0\].*must be the"):
         compare(elsewhere, truth)
 
 

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from occ_perception.errors import OptionError
+from occ_perception.models.checkpoint import CheckpointError
 from occ_perception.models.published_names import published_key
 from occ_perception.models.zoo import ModelCard
 from occ_training.averaging import WeightAverage
@@ -111,11 +113,11 @@ def slots_of(trainer: pl.Trainer, batch: int) -> range:
     """The slots of the global batch that are this process's.
 
     Raises:
-        ValueError: the batch cannot be spread evenly.
+        OptionError: the batch cannot be spread evenly.
     """
     each, rest = divmod(batch, trainer.world_size)
     if rest:
-        raise ValueError(
+        raise OptionError(
             f"a global batch of {batch} cannot be spread over {trainer.world_size} processes; "
             "change `batch` in the run file to a multiple, or the number of devices"
         )
@@ -126,11 +128,11 @@ def restore_slots(training: OccupancyTraining, checkpoint: Path, mine: range) ->
     """What this process's slots remembered at a checkpoint.
 
     Raises:
-        ValueError: the checkpoint has fewer slots: it belongs to a run with another batch.
+        CheckpointError: the checkpoint has fewer slots: it belongs to a run with another batch.
     """
     missing = [slot for slot in mine if not _slot_file(checkpoint, slot).is_file()]
     if missing:
-        raise ValueError(
+        raise CheckpointError(
             f"{checkpoint} has no state of slots {missing}; it was written with another global "
             "batch. Go on with that one, or begin a new run from its weights.safetensors"
         )

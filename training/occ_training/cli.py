@@ -6,29 +6,21 @@ Command modules import heavy things (torch, lightning, rosbags) inside their fun
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import occ_perception
 import occ_training
-from occ_perception.cli import PlainErrors
+from occ_perception.cli.plain_errors import PlainErrors
 from occ_training.commands import evaluate, fit, overfit, recipes
 from occ_training.convert import convert
 from occ_training.prepare import app as prepare_app
 
-
-class PlainTrainingErrors(PlainErrors):
-    """Also turns this package's own messages into one line."""
-
-    packages = (*PlainErrors.packages, str(Path(occ_training.__file__).parent))
-
-
 app = typer.Typer(
     name="occ-train",
     help="Trains and evaluates occ_perception networks.",
-    cls=PlainTrainingErrors,
+    cls=PlainErrors,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from occ_perception.atomic import write_whole
+from occ_perception.errors import OptionError
+
 if TYPE_CHECKING:
     from occ_perception.metrics import Report
     from occ_training.data.dataset import OccupancyDataset
@@ -49,7 +52,7 @@ def fit(
     run = _chosen_run(recipe, set_ or [])
     data, labels = data or run.data, labels or run.labels
     if data is None:
-        raise ValueError(f"{recipe} names no data set: give --data, or `data:` in a run file")
+        raise OptionError(f"{recipe} names no data set: give --data, or `data:` in a run file")
     index = DatasetIndex.load(data)
     chosen = _suited(run.recipe, index)
     card = get_card(chosen.model)
@@ -169,8 +172,11 @@ def _chosen_run(name: str, settings: list[str]) -> RunFile:
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise ValueError(f"--set {setting}: expected NAME=VALUE, as in --set steps=1000")
-        change: object = yaml.safe_load(value)
+            raise OptionError(f"--set {setting}: expected NAME=VALUE, as in --set steps=1000")
+        try:
+            change: object = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise OptionError(f"--set {setting}: the value is no YAML: {error}") from error
         for part in reversed(key.split(".")):
             change = {part: change}
         assert isinstance(change, dict)
@@ -194,7 +200,10 @@ def _suited(recipe: TrainingRecipe, index: DatasetIndex) -> TrainingRecipe:
 
 
 def _device_count(devices: int | str) -> int | str:
-    return devices if devices == "auto" else int(devices)
+    try:
+        return devices if devices == "auto" else int(devices)
+    except ValueError as error:
+        raise OptionError(f"--devices is a number or auto, got {devices!r}") from error
 
 
 def _tell_left_out(dataset: OccupancyDataset) -> None:
@@ -207,6 +216,5 @@ def _tell_left_out(dataset: OccupancyDataset) -> None:
 def _write_report(report: Report, json: Path | None, csv: Path | None) -> None:
     for path, text in ((json, report.to_json()), (csv, report.to_csv())):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            write_whole(path, text)
     report.print()

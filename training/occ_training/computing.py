@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from occ_perception.errors import OptionError
 from occ_perception.runtime.execution import HALF, run_in_half
 
 PRECISIONS = ("fp32", *HALF)
@@ -21,13 +22,13 @@ def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
     published training does the same.
 
     Raises:
-        ValueError: the network has no sub-module of one of these names.
+        OptionError: the network has no sub-module of one of these names.
     """
     modules = dict(net.named_modules())
     for name in names:
         if name not in modules:
             near = ", ".join(get_close_matches(name, modules) or dict(net.named_children()))
-            raise ValueError(
+            raise OptionError(
                 f"recomputed of the recipe names {name!r}, which the network does not have; near "
                 f"it there are {near}. Correct the name, or leave it out"
             )
@@ -43,10 +44,10 @@ def compute_in(net: nn.Module, precision: str) -> None:
         precision: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
-        ValueError: there is no such precision.
+        OptionError: there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision in HALF:
         run_in_half(net, HALF[precision])
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from occ_perception.atomic import write_whole
+from occ_perception.errors import OptionError
+
 if TYPE_CHECKING:
     from occ_training.convert_bag import BagJob, BagReport, ConvertOptions
     from occ_training.data.records import DatasetIndex
@@ -78,6 +81,7 @@ def convert(
     goes on where it stopped, and bags can be added later. What is skipped is listed and written
     to report.json.
     """
+    from occ_perception.bags.recording import BagError
     from occ_training.convert_bag import ConvertOptions
     from occ_training.data.records import DatasetIndex
 
@@ -96,7 +100,7 @@ def convert(
     )
     reports, failures = convert_bags(bags, out, options, jobs, ray, say=typer.echo)
     if not reports:
-        raise ValueError(f"none of {len(bags)} bags could be converted: {failures}")
+        raise BagError(f"none of {len(bags)} bags could be converted: {failures}")
     index = DatasetIndex.load(out)
     for path, error in failures.items():
         typer.secho(f"{path} was not converted: {error}", fg=typer.colors.RED, err=True)
@@ -126,7 +130,7 @@ def convert_bags(
         What became of the bags, and bag -> why for those that failed.
 
     Raises:
-        ValueError: two bags have the same name.
+        OptionError: two bags have the same name.
         DatasetError: bags differ in their cameras or label sets.
     """
     from rich.progress import Progress
@@ -151,7 +155,7 @@ def convert_bags(
     text = json.dumps(
         {"bags": [asdict(report) for report in reports], "failures": failures}, indent=1
     )
-    (out / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(out / REPORT_FILE, text + "\n")
     if reports:
         join_parts(out)
     return reports, failures
@@ -173,7 +177,7 @@ def _jobs(bags: list[Path], out: Path, options: ConvertOptions) -> list[BagJob]:
     names = [finished.get(str(bag), name) for name, bag in zip(names, bags, strict=True)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"several bags are called {', '.join(twice)}; rename their folders")
+        raise OptionError(f"several bags are called {', '.join(twice)}; rename their folders")
     return [
         BagJob(str(bag), name, str(out.resolve()), options)
         for name, bag in zip(names, bags, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.atomic import atomic_path
 from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.following import nearest
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
@@ -129,8 +129,8 @@ def finished_bags(out: Path) -> dict[str, str]:
 def convert_bag(job: BagJob) -> BagReport:
     """Convert a bag, or take over the complete part of an earlier run.
 
-    Files go to a hidden folder first, which takes its place when all are written; the part's index
-    comes last. An interrupted bag begins anew, finished ones are kept.
+    Its folder of files appears when all are written, and the part's index comes last. An
+    interrupted bag begins anew, finished ones are kept.
 
     Raises:
         BagError: nothing of the bag can be used, or the folder holds it with other options.
@@ -141,20 +141,17 @@ def convert_bag(job: BagJob) -> BagReport:
     finished = part_file(out, job.name)
     if finished.exists():
         return _taken_over(finished, job, recipe)
-    for leftover in (out / "frames" / job.name, *out.glob(f".{job.name}.unfinished-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    work = out / f".{job.name}.unfinished-{os.getpid()}"
-    work.mkdir(parents=True)
-    try:
-        options = job.options
-        with open_recording(job.bag, options.layout, options.rig, sequence=job.name) as drive:
-            report, header, frames = _Conversion(drive, job, work).run()
-        source = {"recipe": recipe, "report": asdict(report)}
-        (out / "frames").mkdir(exist_ok=True)
-        work.rename(out / "frames" / job.name)
-        DatasetIndex(out, replace(header, source=source), tuple(frames)).save(finished)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    files = out / "frames" / job.name
+    shutil.rmtree(files, ignore_errors=True)  # of a process that was killed before the index
+    options = job.options
+    with (
+        open_recording(job.bag, options.layout, options.rig, sequence=job.name) as drive,
+        atomic_path(files) as work,
+    ):
+        work.mkdir()
+        report, header, frames = _Conversion(drive, job, work).run()
+    source = {"recipe": recipe, "report": asdict(report)}
+    DatasetIndex(out, replace(header, source=source), tuple(frames)).save(finished)
     return report
 
 

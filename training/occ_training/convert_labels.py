@@ -312,7 +312,7 @@ def _token_times(path: Path) -> dict[str, int]:
     try:
         return {str(row["token"]): time(row) for row in json.loads(path.read_text())}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise DataFileError(
             f"{path} is no list of samples with token and timestamp: {error!r}"
         ) from error
 

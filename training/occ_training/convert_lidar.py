@@ -22,7 +22,7 @@ from occ_training.convert_labels import (
     WrittenLabels,
     write_labels,
 )
-from occ_training.data.label_files import OCC3D_GRID
+from occ_training.data.label_files import OCC3D_GRID, DataFileError
 from occ_training.data.records import LabelLayout, LidarRecord
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
 from occ_training.lidar_labels.labelling import LidarLabeller
@@ -46,7 +46,7 @@ class LidarMadeLabels:
 
     Raises:
         BagError: no such topic.
-        ValueError: a file that cannot be read.
+        BoxFileError, DataFileError: a file that cannot be read.
     """
 
     def __init__(
@@ -101,18 +101,18 @@ def read_class_table(path: Path) -> dict[int, int]:
     """Occ3D class id of each value of the points' class field, from a JSON file.
 
     Raises:
-        ValueError: it is no such file, or has a name that is no class.
+        DataFileError: it is no such file, or has a name that is no class.
     """
     classes = LABEL_SETS["occ3d"]
     try:
         table = {int(value): str(name) for value, name in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(
+        raise DataFileError(
             f'{path} is no JSON object like {{"24": "driveable_surface"}}: {error}'
         ) from error
     strange = sorted(set(table.values()) - set(classes.class_names))
     if strange or min(table, default=0) < 0:
-        raise ValueError(
+        raise DataFileError(
             f"{path}: {', '.join(strange) or 'negative values'}; expected names of "
             f"{', '.join(classes.class_names)}"
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from occ_perception.atomic import atomic_path
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.network import Network
@@ -24,7 +25,7 @@ from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.records import DatasetIndex
 from occ_training.data.sample import Batch, collate
-from occ_training.parallel import run_all
+from occ_training.parallel import WorkError, run_all
 from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
 
 Counters = dict[str, dict[str, Tensor]]
@@ -105,8 +106,9 @@ def evaluate(
         on_progress: called with (frames seen, frames in all).
 
     Raises:
-        RuntimeError: a process failed, or a frame was not seen exactly once.
-        ValueError, KeyError: as the data set and :func:`load_model` raise.
+        WorkError: a process failed for a reason that a user can mend.
+        RuntimeError: it failed for another one, or a frame was not seen exactly once.
+        OccError: as the data set, the protocol and :func:`load_model` raise.
     """
     dataset = task.dataset()
     card, frames = get_card(task.model), len(dataset)
@@ -140,7 +142,8 @@ def evaluate(
         gpus = 0 if task.device == "cpu" else 1
         for outcome in run_all(evaluate_share, tasks, jobs, ray_address, gpus):
             if outcome.result is None:
-                raise RuntimeError(f"an evaluation process failed: {outcome.error}")
+                kind = RuntimeError if outcome.is_defect else WorkError
+                raise kind(f"an evaluation process failed: {outcome.error}")
             indices, counters = outcome.result
             seen += indices
             add_counters(total, counters)
@@ -249,14 +252,11 @@ def frame_truth(batch: Batch) -> FrameTruth:
 def _save(folder: Path, batch: Batch, labels: Tensor, flow: Tensor | None) -> None:
     """One frame's answer; the file appears whole."""
     file = folder / batch.sequences[0] / f"{batch.tokens[0]}.npz"
-    file.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"semantics": labels.numpy()}
     if flow is not None:
         arrays["flow"] = flow.numpy()
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    unfinished.rename(file)
+    with atomic_path(file) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
 
 
 def _device_of(device: str, number: int) -> str:

@@ -10,7 +10,7 @@ from occ_perception.models.checkpoint import CheckpointError, match_keys, read_t
 from occ_perception.models.network import Network
 from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.zoo import MODELS, ModelCard, get_card
-from occ_perception.runtime.weight_files import find_weights, verify_kept
+from occ_perception.runtime.weight_files import WeightsError, find_weights, verify_kept
 
 
 def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
@@ -26,7 +26,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
         One line for people: how many tensors were taken, and what was not.
 
     Raises:
-        FileNotFoundError: there is no such file, or that model's checkpoint is not here.
+        WeightsError: there is no such file, or that model's checkpoint is not here.
         WeightsError: the kept checkpoint is not what it was.
         CheckpointError: it cannot be read safely, or nothing in it fits.
     """
@@ -54,7 +54,7 @@ def _kept_checkpoint(model: str) -> Path:
     card = get_card(model)
     kept = find_weights(card)
     if kept is None:
-        raise FileNotFoundError(
+        raise WeightsError(
             f"initial_weights: the checkpoint of {model} is not on this machine; "
             f"`occ weights fetch {model}` gets it, `--set initial_weights=null` starts without"
         )

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from occ_perception.atomic import OutputError
+from occ_perception.errors import OptionError
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
@@ -70,10 +72,10 @@ def small_town_card(cells: int) -> ModelCard:
         cells: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
 
     Raises:
-        ValueError: another number of cells, which the labels cannot be put on.
+        OptionError: another number of cells, which the labels cannot be put on.
     """
     if cells not in (50, 100, 200):
-        raise ValueError(f"cells must be 50, 100 or 200, got {cells}")
+        raise OptionError(f"cells must be 50, 100 or 200, got {cells}")
     layers = cells * 16 // 200
     card = get_card("alocc_town")
     grid = card.config.geometry.grid.with_columns((cells, cells), 80.0 / cells)
@@ -132,10 +134,10 @@ def overfit_two_frames(
         accelerator: as Lightning names it.
 
     Raises:
-        FileExistsError: there is a run in ``out``.
+        OutputError: there is a run in ``out``.
     """
     if (out / "checkpoints").exists():
-        raise FileExistsError(f"{out} holds a run already; choose another folder")
+        raise OutputError(f"{out} holds a run already; choose another folder")
     sensors = DriveSensors(Drive(Town(_TOWN), _DRIVE), SensorOptions(size=_PICTURE))
     frames = [render_frame(sensors, t) for t in _TIMES]
     card, recipe = small_town_card(cells), overfit_recipe(steps, precision)

@@ -13,8 +13,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from occ_perception.errors import OccError, needed_for, sentence_for
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class WorkError(OccError):
+    """Work could not be given away, or a piece of it failed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class Outcome(Generic[Item, Result]):
         item: the piece.
         result: what the function returned; None where it failed.
         error: why it failed, "" where it did not.
+        is_defect: whether it failed for a reason that no user can mend.
     """
 
     item: Item
     result: Result | None
     error: str = ""
+    is_defect: bool = False
 
 
 def run_all(
@@ -52,8 +60,8 @@ def run_all(
         gpus: that each call takes of a cluster that has any; it sees no others.
 
     Raises:
-        ModuleNotFoundError: an address is given and Ray is not installed.
-        ConnectionError: no cluster answers at the address.
+        MissingPackageError: an address is given and Ray is not installed.
+        WorkError: no cluster answers at the address.
     """
     if ray_address is not None:
         yield from _on_ray(function, items, ray_address, gpus)
@@ -67,11 +75,12 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
     try:
         return Outcome(item, function(item))
     except Exception as error:  # one piece must not end the others; the reason is reported
-        return Outcome(item, None, _said(error))
+        return _failed(item, error)
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
+    sentence = sentence_for(error)
+    return Outcome(item, None, sentence or f"{type(error).__name__}: {error}", sentence is None)
 
 
 def _on_processes(
@@ -87,7 +96,7 @@ def _on_processes(
                 if error is None:
                     yield future.result()
                 else:  # the process itself died
-                    yield Outcome(pending[future], None, _said(error))
+                    yield _failed(pending[future], error)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -95,12 +104,8 @@ def _on_processes(
 def _on_ray(
     function: Callable[[Item], Result], items: Sequence[Item], address: str, gpus: int
 ) -> Iterator[Outcome[Item, Result]]:
-    try:
+    with needed_for(f"--ray {address} (--jobs uses local processes)"):
         import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"--ray {address} needs Ray: pip install ray; without it, --jobs uses local processes"
-        ) from error
     _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
@@ -116,7 +121,7 @@ def _on_ray(
             try:
                 yield ray.get(ready)
             except ray.exceptions.RayError as error:  # the worker died, and its retries with it
-                yield Outcome(item, None, _said(error))
+                yield _failed(item, error)
     finally:
         ray.shutdown()
 
@@ -129,7 +134,7 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise ConnectionError(
+        raise WorkError(
             f"no Ray cluster answers at {address} ({error}); give HOST:PORT of its head, "
             "ray://HOST:PORT, auto or local"
         ) from error

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from occ_perception.atomic import write_whole
+from occ_perception.errors import needed_for
+
 if TYPE_CHECKING:
     from occ_training.data.records import DatasetIndex
 
@@ -139,13 +142,8 @@ def _official_split(split: str) -> list[str]:
     """Scene names of a nuScenes split, from the devkit."""
     from occ_training.data.records import DatasetError
 
-    try:
+    with needed_for("--split (--scenes FILE does without)"):
         from nuscenes.utils.splits import create_splits_scenes
-    except ImportError:
-        raise DatasetError(
-            "the official splits are listed in the nuscenes-devkit, which is not installed; "
-            "pip install nuscenes-devkit, or give the scene names with --scenes FILE"
-        ) from None
     splits = create_splits_scenes()
     if split not in splits:
         raise DatasetError(f"no split {split!r}; there are {', '.join(splits)}")
@@ -185,7 +183,7 @@ def _list_problems(path: Path, problems: list[str]) -> None:
     if not problems:
         path.unlink(missing_ok=True)
         return
-    path.write_text("\n".join(problems) + "\n")
+    write_whole(path, "\n".join(problems) + "\n")
     if len(problems) > _SHOWN_PROBLEMS:
         rest = len(problems) - _SHOWN_PROBLEMS
         typer.secho(f"... and {rest} more, all in {path}", fg=typer.colors.YELLOW, err=True)

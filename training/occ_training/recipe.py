@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
+from occ_perception.errors import OccError
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import Content, SampleOptions
@@ -18,6 +19,10 @@ from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import Term
 
 ParameterGroups = list[dict[str, Any]]
+
+
+class RecipeError(OccError):
+    """There is no such recipe, or it cannot be changed or used so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,18 +162,21 @@ def read_run(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> 
     """A recipe by name, or a YAML file that names one and what is different.
 
     Raises:
-        KeyError: no such recipe; the message lists what there is.
-        ValueError: the file has a field that does not exist, or a value of another kind.
+        RecipeError: no such recipe, or the file is no YAML, has a field that does not exist, or a
+            value of another kind.
     """
     if not name.endswith((".yaml", ".yml")):
         return RunFile(recipe=_recipe(name, recipes))
     path = Path(name)
-    document = yaml.safe_load(path.read_text())
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict) or "recipe" not in document:
-        raise ValueError(f"{path}: expected a mapping with `recipe: NAME`; see config/training/")
+        raise RecipeError(f"{path}: expected a mapping with `recipe: NAME`; see config/training/")
     unknown = [key for key in document if key not in _RUN_FIELDS]
     if unknown:
-        raise ValueError(
+        raise RecipeError(
             f"{path}: unknown {', '.join(unknown)}; there are {', '.join(_RUN_FIELDS)}"
         )
     recipe = changed(_recipe(document["recipe"], recipes), document.get("changes") or {}, str(path))
@@ -190,14 +198,14 @@ def changed(recipe: Any, changes: Mapping[str, Any], where: str) -> Any:
         where: they were written, for messages.
 
     Raises:
-        ValueError: a field does not exist or cannot be changed so, or a value is of another kind.
+        RecipeError: a field does not exist or cannot be changed so, or a value is of another kind.
     """
     known = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known or name in ("terms", "groups", "model", "name"):
             allowed = [key for key in known if key not in ("terms", "groups", "model", "name")]
-            raise ValueError(
+            raise RecipeError(
                 f"{where}: {name!r} cannot be changed; what can is {', '.join(allowed)}"
             )
         current = known[name]
@@ -212,7 +220,7 @@ def changed(recipe: Any, changes: Mapping[str, Any], where: str) -> Any:
         elif _same_kind(current, value):
             values[name] = type(current)(value)
         else:
-            raise ValueError(f"{where}: {name} is {value!r}, expected something like {current!r}")
+            raise RecipeError(f"{where}: {name} is {value!r}, expected something like {current!r}")
     return replace(recipe, **values)
 
 
@@ -226,5 +234,5 @@ def _same_kind(current: Any, value: Any) -> bool:
 
 def _recipe(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> TrainingRecipe:
     if name not in recipes:
-        raise KeyError(f"no recipe {name!r}; there are {', '.join(sorted(recipes))}")
+        raise RecipeError(f"no recipe {name!r}; there are {', '.join(sorted(recipes))}")
     return recipes[name]()

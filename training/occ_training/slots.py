@@ -20,6 +20,7 @@ from occ_perception.models.state import (
     state_tensors,
     state_to,
 )
+from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import Batch
 
 
@@ -60,7 +61,8 @@ class Slots:
             history: whether volumes are fused with the past.
 
         Raises:
-            ValueError: measured depth or labels are asked for, and the batch has none.
+            ValueError: measured depth is asked for, and the batch has none.
+            DatasetError: labels are asked for, and the batch has none.
         """
         if self.state is None or self.position_B is None:
             device = batch.start_B.device
@@ -78,7 +80,7 @@ class Slots:
     def _motion(self, batch: Batch, rate: float) -> MotionHint:
         labels = batch.labels_BXYZ
         if labels is None:
-            raise ValueError(
+            raise DatasetError(
                 "true motion is to help the flow head, and the samples have no occupancy labels; "
                 "add them to the data set, or set `motion_fading` of the recipe to null"
             )

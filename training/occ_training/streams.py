@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from occ_training.data.dataset import Visit
+from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import Sample
 
 Groups = Sequence[Sequence[int]]
@@ -60,7 +61,7 @@ class SlotStreams:
         first_step, last_step: the steps to give; a run that goes on begins in the middle.
 
     Raises:
-        ValueError: there are fewer groups than slots: a group would be walked twice at once.
+        DatasetError: there are fewer groups than slots: a group would be walked twice at once.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class SlotStreams:
         last_step: int,
     ) -> None:
         if len(groups) < slots:
-            raise ValueError(
+            raise DatasetError(
                 f"the data set has {len(groups)} groups of frames for {slots} batch slots; "
                 "each slot needs one of its own. Use a smaller global batch, more sequences, or "
                 "cut sequences into more pieces"

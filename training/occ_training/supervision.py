@@ -17,6 +17,7 @@ from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
 from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.dataset import Content
+from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import Batch
 from occ_training.losses import voxels
 from occ_training.losses.causal import causal_loss
@@ -58,7 +59,7 @@ class SupervisedStep:
     def labels_BXYZ(self) -> Tensor:
         """Class ids, 255 where nothing is to be learnt."""
         if self.batch.labels_BXYZ is None:
-            raise ValueError("the samples have no occupancy labels, which this recipe needs")
+            raise DatasetError("the samples have no occupancy labels, which this recipe needs")
         return self.batch.labels_BXYZ
 
     @cached_property
@@ -71,7 +72,7 @@ class SupervisedStep:
         """Head class of every feature pixel, 255 = unknown."""
         depth, semantics = self.batch.depth_BNHW, self.batch.semantics_BNHW
         if depth is None or semantics is None:
-            raise ValueError(
+            raise DatasetError(
                 "this recipe supervises pictures with classes of lidar points, and the samples "
                 "have none; add point classes to the data set, or leave the term out of the recipe"
             )
@@ -81,7 +82,7 @@ class SupervisedStep:
     def measured_depth_BNHW(self) -> Tensor:
         """Metric depth, 0 = none."""
         if self.batch.depth_BNHW is None:
-            raise ValueError(
+            raise DatasetError(
                 "this recipe supervises depth, and the samples have no lidar points; add them to "
                 "the data set, or leave the term out of the recipe"
             )
@@ -223,7 +224,7 @@ class Velocities:
         """``flow_bins``, ``flow`` and ``flow_cosine``."""
         outputs, truth = step.outputs, step.batch.flow_BXYZ2
         if truth is None:
-            raise ValueError("this recipe learns velocities, and the data set has none")
+            raise DatasetError("this recipe learns velocities, and the data set has none")
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
         features_VC = outputs.flow_features_BCXYZ.movedim(1, -1)[known]
         bins_VK2 = step.net.velocity_bins(features_VC)

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from occ_perception.atomic import write_whole
 from occ_perception.metrics import Evaluation
 from occ_training.averaging import WeightAverage
 from occ_training.evaluate import evaluate_frames
@@ -70,8 +71,8 @@ class Validation(pl.Callback):
             pl_module.log_dict(means, rank_zero_only=True)
         if self._folder is not None and trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / f"step_{step:07d}.json").write_text(report.to_json())
-            (self._folder / f"step_{step:07d}.csv").write_text(report.to_csv())
+            write_whole(self._folder / f"step_{step:07d}.json", report.to_json())
+            write_whole(self._folder / f"step_{step:07d}.csv", report.to_csv())
 
 
 def _from_all(seen: list[int]) -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from occ_perception.errors import OccError
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml, shipped_names
 
@@ -20,6 +21,10 @@ COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
+
+
+class LayoutError(OccError):
+    """A layout does not have the cameras that it is to be read with."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,19 @@ class TopicLayout:
         layout does not have.
 
         Raises:
-            ValueError: the layout has none of the cameras, or not its reference camera.
+            LayoutError: the layout has none of the cameras, or not its reference camera.
         """
         own = {camera.name: camera for camera in self.cameras}
         asked = {name: self.model_cameras.get(name, name) for name in names}
         cameras = tuple(replace(own[n], name=name) for name, n in asked.items() if n in own)
         if not cameras:
-            raise ValueError(
+            raise LayoutError(
                 f"layout {self.name} has none of the model's cameras {', '.join(names)}; it has "
                 f"{', '.join(own)}. Say which is which in its model_cameras"
             )
         used = [asked[camera.name] for camera in cameras]
         if len(set(used)) < len(used):
-            raise ValueError(
+            raise LayoutError(
                 f"model_cameras of layout {self.name} gives two of the model's cameras the same "
                 f"pictures: {', '.join(f'{c.name}: {asked[c.name]}' for c in cameras)}"
             )
@@ -143,11 +148,11 @@ class TopicLayout:
         """The layout without the cameras that are not named.
 
         Raises:
-            ValueError: the reference camera is one of those, or nothing is left.
+            LayoutError: the reference camera is one of those, or nothing is left.
         """
         cameras = tuple(camera for camera in self.cameras if camera.name in names)
         if self.reference_camera not in names:
-            raise ValueError(
+            raise LayoutError(
                 f"the reference camera {self.reference_camera} is not among "
                 f"{', '.join(names) or 'the cameras, of which there are none'}"
             )

@@ -15,16 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-try:
+from occ_perception.errors import needed_for
+
+with needed_for("the town"):
     import numba
     import numba.core.config
-except ModuleNotFoundError as error:
-    if error.name != "numba":
-        raise
-    raise ModuleNotFoundError(
-        "the town needs numba, which is not installed; pip install 'occ_perception[synthetic]'",
-        name="numba",
-    ) from error
 
 
 def kernel(fast: bool = False, inline: bool = False) -> Callable[[Callable[..., Any]], Any]:

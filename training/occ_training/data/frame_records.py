@@ -10,7 +10,7 @@ from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, VoxelGrid
 
 
-class DatasetError(OccError, ValueError):
+class DatasetError(OccError):
     """A data set that cannot be used; the message says which file or line, and what to do."""
 
 

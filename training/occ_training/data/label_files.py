@@ -81,8 +81,6 @@ def read_labels(path: Path, layout: LabelLayout) -> FrameLabels:
         raise DatasetError(f"no label reader {layout.reader!r}; there are {', '.join(READERS)}")
     try:
         return reader(path, layout)
-    except DataFileError:
-        raise
     except _DAMAGE as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
 
@@ -92,8 +90,6 @@ def read_ray_mask(path: Path, layout: LabelLayout) -> NDArray[np.bool_]:
     try:
         with np.load(path) as arrays:
             return _mask(path, arrays["ray_mask2"], layout)
-    except DataFileError:
-        raise
     except _DAMAGE as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
 

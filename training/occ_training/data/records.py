@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.atomic import atomic_path
 from occ_perception.frames import CameraCalibration
 from occ_perception.geometry import Float64, require_rigid
 from occ_perception.labels import LABEL_SETS
@@ -141,18 +142,10 @@ class DatasetIndex:
             The file.
         """
         file = _index_file(Path(path))
-        file.parent.mkdir(parents=True, exist_ok=True)
         root = os.path.relpath(self.root.resolve(), file.parent.resolve())
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
-        try:
-            with unfinished.open("w", encoding="utf-8") as lines:
-                lines.write(_line(header_to_json(self.header, root)))
-                lines.writelines(_line(frame_to_json(frame)) for frame in self.frames)
-                lines.flush()
-                os.fsync(lines.fileno())
-            unfinished.replace(file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_path(file) as unfinished, unfinished.open("w", encoding="utf-8") as lines:
+            lines.write(_line(header_to_json(self.header, root)))
+            lines.writelines(_line(frame_to_json(frame)) for frame in self.frames)
         return file
 
     @classmethod

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
+from occ_training.data.frame_records import DatasetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples, one per slot. What one sample lacks (labels, flow, depth) all must lack.
 
     Raises:
-        ValueError: samples differ in what they have, or in shapes; the message names field and
+        DatasetError: samples differ in what they have, or in shapes; the message names field and
             frames.
     """
 
@@ -170,7 +171,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         shapes = {None if value is None else tuple(value.shape) for value in values}
         if len(shapes) > 1:
             frames = ", ".join(sample.token for sample in samples)
-            raise ValueError(
+            raise DatasetError(
                 f"samples differ in {name}: {shapes} (frames {frames}); batches need one data set "
                 "and one model"
             )

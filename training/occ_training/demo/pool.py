@@ -16,7 +16,7 @@ from occ_training.demo.frames import Clip, TownFrame, render_clip
 _PATIENCE_S = 300.0
 
 
-class RenderError(OccError, RuntimeError):
+class RenderError(OccError):
     """Clips could not be rendered; the text names the first."""
 
 

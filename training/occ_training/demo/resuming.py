@@ -21,7 +21,7 @@ _MOST_BYTES = 15_000_000
 _FOLDER, _FACTS = "resume", "run.json"
 
 
-class ResumeError(OccError, ValueError):
+class ResumeError(OccError):
     """What lies in the folder does not belong to this run."""
 
 

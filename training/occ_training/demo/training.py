@@ -47,7 +47,7 @@ TERMS: tuple[Term, ...] = (
 _LOSS_MEMORY = 0.98
 
 
-class GateError(OccError, RuntimeError):
+class GateError(OccError):
     """The network learns too little, or nothing any more; going on would waste the time."""
 
 

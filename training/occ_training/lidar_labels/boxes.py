@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
+from occ_perception.errors import OccError
 from occ_perception.geometry import (
     Float64,
     interpolate_transform,
@@ -31,6 +32,10 @@ _CUBE = 1
 _LONGEST_GAP_NS = 1_200_000_000
 _BEYOND_ENDS_NS = 60_000_000
 _MOVED_M = 0.5
+
+
+class BoxFileError(OccError):
+    """A file of boxes with a line that is none; the message has its number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +221,7 @@ def _take(
     try:
         for box in boxes_from_message(recording.decode(message), world_frame):
             tracks.add(*box)
-    except ValueError as error:
+    except (BagError, ValueError) as error:
         recording.note("boxes", f"{message.topic}: {error}", message.received_ns)
 
 
@@ -227,7 +232,7 @@ def read_box_file(path: Path) -> BoxTracks:
     height], "quaternion_xyzw": [0, 0, 0, 1]}``, in the world frame of the ego poses.
 
     Raises:
-        ValueError: a line that is not of this kind; the text has its number.
+        BoxFileError: a line that is not of this kind; the text has its number.
     """
     tracks = BoxTracks()
     with path.open(encoding="utf-8") as lines:
@@ -241,5 +246,5 @@ def read_box_file(path: Path) -> BoxTracks:
                 size = _size(key, row["size"])
                 tracks.add(key, str(row.get("class", "")), int(row["stamp_ns"]), pose, size)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error!r}") from error
+                raise BoxFileError(f"{path}, line {number}: {error!r}") from error
     return tracks

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.reading import RecordedCloud
+from occ_perception.errors import OccError
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import PoseUnavailable
 from occ_perception.sensing.point_fields import points_from_message
@@ -94,7 +95,7 @@ class WorldSweeps:
             last = cloud.stamp_ns
             try:
                 yield self._placed(cloud)
-            except (ValueError, TransformError, PoseUnavailable) as error:
+            except (OccError, ValueError, TransformError, PoseUnavailable) as error:
                 self._drive.recording.note(
                     "lidar", f"{self.topic}: {error}", cloud.message.received_ns
                 )
