@@ -72,11 +72,12 @@ _OUT_OF_MEMORY = (
 
 
 @contextmanager
-def needed_for(purpose: str) -> Iterator[None]:
+def needed_for(purpose: str, extra: str = "") -> Iterator[None]:
     """Around the import of an optional package: says what brings it where it is missing.
 
     Args:
         purpose: what the package is needed for, a noun.
+        extra: of occ_perception that the purpose belongs to, where several bring the package.
 
     Raises:
         MissingPackageError: an optional package is not installed. Any other import that fails
@@ -85,7 +86,7 @@ def needed_for(purpose: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        advice = _what_brings(error)
+        advice = _what_brings(error, extra)
         if advice is None:
             raise
         raise MissingPackageError(f"{purpose} needs {advice}", name=error.name) from error
@@ -104,7 +105,8 @@ def sentence_for(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _NAMELESS:
         return reason_of(error)
     if isinstance(error, ImportError):
-        return _what_brings(error)
+        missing = _what_brings(error)
+        return None if missing is None else f"this needs {missing}"
     return _OUT_OF_MEMORY if _is_out_of_memory(error) else None
 
 
@@ -114,13 +116,14 @@ def reason_of(error: OSError) -> str:
     return f"{why}; {advice}" if advice else why
 
 
-def _what_brings(error: ImportError) -> str | None:
+def _what_brings(error: ImportError, extra: str = "") -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in _BROUGHT_BY:
         return None
     is_absent = isinstance(error, ModuleNotFoundError)
     problem = "is not installed" if is_absent else f"cannot be imported ({error})"
-    return f"{package}, which {problem}; {_BROUGHT_BY[package]}"
+    remedy = f"pip install 'occ_perception[{extra}]'" if extra else _BROUGHT_BY[package]
+    return f"{package}, which {problem}; {remedy}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -34,6 +34,7 @@ from safetensors.torch import load_file
 from small_networks import small_network
 from small_training import small_card, small_recipe, town_frames
 
+from occ_perception.errors import OptionError
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.published_names import published_key
@@ -246,7 +247,7 @@ def test_recomputing_costs_no_accuracy() -> None:
 
 def test_a_part_to_recompute_that_there_is_not_is_refused_with_near_ones() -> None:
     recipe = small_recipe(recomputed=("image.backbon",))
-    with pytest.raises(ValueError, match=r"names 'image.backbon'.* near it there are .*image.back"):
+    with pytest.raises(OptionError, match=r"'image.backbon'.* near it there are .*image.back"):
         training_of(recipe, small_card())
 
 

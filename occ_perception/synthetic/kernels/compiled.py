@@ -17,7 +17,7 @@ from typing import Any
 
 from occ_perception.errors import needed_for
 
-with needed_for("the town"):
+with needed_for("the town", "synthetic"):
     import numba
     import numba.core.config
 

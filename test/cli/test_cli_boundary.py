@@ -1,0 +1,159 @@
+"""How commands end when the system refuses, or somebody stops them: real causes, real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nuscenes_folder import VERSION, drawn_scene
+from typer.testing import CliRunner
+
+from occ_perception.cli import app
+from occ_perception.errors import MissingPackageError, OptionError, needed_for, sentence_for
+
+OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
+TRAIN = [sys.executable, "-c", "from occ_training.cli import main; main()"]
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+def one_line(process: subprocess.CompletedProcess[str]) -> str:
+    """The sentence of a command that failed as commands should."""
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drive")
+    drawn_scene(folder / "data", keyframes=2)
+    arguments = ["convert", "nuscenes", folder / "data", "--version", VERSION]
+    arguments += ["--scene", "scene-0001", "--out", folder / "scene-0001"]
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return folder / "scene-0001"
+
+
+def test_a_folder_where_a_file_is_expected_and_a_file_that_is_not_there(tmp_path: Path) -> None:
+    said = one_line(run(*OCC, "bench", "--compare", tmp_path, tmp_path / "b.json"))
+    assert said == f"{tmp_path}: is a folder, expected a file; choose another name"
+    said = one_line(run(*TRAIN, "fit", tmp_path / "none.yaml", "--out", tmp_path / "run"))
+    assert said == f"{tmp_path / 'none.yaml'}: does not exist; is the name right?"
+
+
+def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sheet = tmp_path / "file" / "sheet.png"
+    said = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
+    why = f"{tmp_path / 'file'}: a file stands where a folder should be; choose another name"
+    assert said == f"{sheet} could not be written: {why}; nothing of it is kept"
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(bag: Path, small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(900_000))
+    data = bag.parent / "data"
+    convert = ["convert", "nuscenes", data, "--version", VERSION, "--scene", "scene-0001"]
+    said = one_line(run(*OCC, *convert, "--out", small_disk / "bag"))
+    assert said.startswith(f"{small_disk / 'bag'} could not be written: there is no space left")
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
+
+
+def test_too_little_memory_is_said_with_what_helps() -> None:
+    code = (
+        "import resource, sys, torch, numpy\n"
+        "from occ_perception.cli import app, main\n"
+        "@app.command()\n"
+        "def hungry(library: str):\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+        "    torch.ones(1 << 33) if library == 'torch' else numpy.ones(1 << 33)\n"
+        "sys.argv = ['occ', 'hungry', sys.argv[1]]\n"
+        "main()\n"
+    )
+    for library in ("torch", "numpy"):
+        said = one_line(run(sys.executable, "-c", code, library))
+        assert said.startswith("there is not enough memory; run with smaller pictures")
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "brings"),
+    [
+        ("rclpy", ["play", "BAG"], "make setup"),
+        ("rclpy", ["view", "--live"], "make setup"),
+        ("numba", ["town", "render", "-o", "OUT"], "'occ_perception[synthetic]'"),
+        ("lightning", ["overfit", "-o", "OUT"], "pip install ./training"),
+    ],
+)
+def test_a_missing_package_is_said_with_what_brings_it(package, command, brings, bag, tmp_path):
+    program = "occ_training" if command[0] == "overfit" else "occ_perception"
+    words = {"BAG": str(bag), "OUT": str(tmp_path / "out")}
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"from {program}.cli import main\n"
+        f"sys.argv = ['occ', *{[words.get(word, word) for word in command]!r}]\nmain()\n"
+    )
+    said = one_line(run(sys.executable, "-c", code))
+    assert f"needs {package}, which is not installed; " in said and brings in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_import_that_fails_for_another_reason_keeps_its_error() -> None:
+    with (
+        pytest.raises(ModuleNotFoundError, match="nothing_like_it") as caught,
+        needed_for("this test"),
+    ):
+        import nothing_like_it  # noqa: F401
+    assert not isinstance(caught.value, MissingPackageError)
+    assert sentence_for(caught.value) is None
+
+
+def test_what_no_user_can_mend_has_no_sentence() -> None:
+    assert sentence_for(ValueError("shape")) is None
+    assert sentence_for(RuntimeError("mat1 and mat2")) is None
+    assert sentence_for(OSError("11 requested and 3 written")) is None
+    assert sentence_for(OptionError("--jobs is 0")) == "--jobs is 0"
+
+
+def test_a_reader_that_goes_away_is_no_error(bag: Path) -> None:
+    script = '"$@" | head -n 1; echo "${PIPESTATUS[0]}"'
+    for command in (["info", bag], ["models", "list"], ["models", "show", "alocc_3d"], ["--help"]):
+        done = run("bash", "-c", script, "bash", *OCC, *command)
+        assert done.stderr == ""
+        assert len(done.stdout.splitlines()) == 2
+
+
+def _interrupted(command: list[object], begun: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command and press Ctrl-C, which reaches its children too, once ``begun`` is there."""
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not list(begun.parent.glob(begun.name)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.mark.parametrize("jobs", [[], ["--drive", "0-1", "--jobs", "2"]], ids=["one", "two"])
+def test_ctrl_c_ends_a_drive_without_a_word_and_without_halves(tmp_path: Path, jobs) -> None:
+    out = tmp_path / "out"
+    drive = ["town", "drive", "--town", "20000", "--frames", "40", "--size", "704x396", *jobs]
+    done = _interrupted([*OCC, *drive, "--bag", "mcap", "--out", out], tmp_path / "**" / "*.mcap")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.rglob("*.mcap")) and not list(tmp_path.rglob("*.unfinished"))
