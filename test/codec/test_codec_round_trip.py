@@ -163,9 +163,9 @@ def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence
     dims = data.draw(st.one_of(st.just(labels.shape), st.permutations(labels.shape), DIMS))
     expected = read_by_hand(message, dims, EMPTY, NUM_CLASSES)
     if expected is None:
-        with pytest.raises(ValueError):
+        with pytest.raises(MessageError):
             decode_occupancy(message, dims, EMPTY, NUM_CLASSES)
-        with pytest.raises(ValueError):
+        with pytest.raises(MessageError):
             validate_occupancy(message, dims, EMPTY, NUM_CLASSES)
     else:
         np.testing.assert_array_equal(decode_occupancy(message, dims, EMPTY, NUM_CLASSES), expected)
@@ -237,7 +237,7 @@ def test_damaged_flow_is_refused(volumes, data):
         "speed limit": {"min_speed": float("nan")},
     }
     changes = fields[data.draw(st.sampled_from(sorted(fields)))]
-    with pytest.raises(ValueError):
+    with pytest.raises(MessageError):
         decode_flow(dataclasses.replace(message, **changes), mask.shape)
 
 

@@ -92,9 +92,9 @@ def test_default_parts_are_those_of_published_tables():
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(MetricsError, match="there are occ3d, openocc"):
         Evaluation("kitti")
-    with pytest.raises(KeyError, match="has parts camera_mask, all_voxels"):
+    with pytest.raises(MetricsError, match="has parts camera_mask, all_voxels"):
         Evaluation("waymo", ["rays"])
-    with pytest.raises(ValueError, match="cannot merge"):
+    with pytest.raises(MetricsError, match="cannot merge"):
         Evaluation("waymo").merge(Evaluation("occ3d"))
 
 

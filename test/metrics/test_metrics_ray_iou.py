@@ -122,9 +122,9 @@ def test_ray_metric_refuses_other_grids_and_missing_origins():
         RayIoU(OCC3D).update(labels, labels, [ORIGINS])
     metric = RayIoU(OCC3D, SMALL)
     for origins in ([], [ORIGINS, ORIGINS], [np.zeros((0, 3))], [np.zeros(3)]):
-        with pytest.raises(ValueError, match="ray origins"):
+        with pytest.raises(MetricsError, match="ray origins"):
             metric.update(labels, labels, origins)
-    with pytest.raises(ValueError, match="cannot merge"):
+    with pytest.raises(MetricsError, match="cannot merge"):
         metric.merge(RayIoU(OCC3D))
 
 
@@ -188,5 +188,5 @@ def test_nan_flow_is_refused_where_compared_and_ignored_elsewhere():
     wrong[:, 12, 10, 4, 0] = math.inf
     with pytest.raises(MetricsError, match="not finite"):
         metric.update(truth, truth, [ORIGINS], wrong, flow)
-    with pytest.raises(ValueError, match="predicted flow"):
+    with pytest.raises(MetricsError, match="predicted flow"):
         metric.update(truth, truth, [ORIGINS], wrong[..., :1], flow)

@@ -172,7 +172,7 @@ def test_wrong_mask_shape_is_refused():
 def test_metrics_of_different_label_sets_do_not_merge():
     with pytest.raises(MetricsError, match="cannot merge"):
         VoxelIoU(OCC3D).merge(VoxelIoU(LABEL_SETS["waymo"]))
-    with pytest.raises(ValueError, match="cannot merge"):
+    with pytest.raises(MetricsError, match="cannot merge"):
         VoxelIoU(OCC3D).merge(SurroundOccIoU(OCC3D))
 
 
