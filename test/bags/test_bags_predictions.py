@@ -28,6 +28,7 @@ from occ_perception.bags.predictions import ArrayFolder, BagPredictions
 from occ_perception.bags.recording import BagError
 from occ_perception.bags.writing import BagWriter
 from occ_perception.cli.run import _save_arrays
+from occ_perception.codec import MessageError
 from occ_perception.geometry import matrix_from_pose, transform_points
 from occ_perception.sensing.point_fields import points_from_message
 
@@ -263,7 +264,7 @@ def test_points_of_any_layout_are_read_or_refused():
         ({"fields": fields[:2]}, "fields x, ring, expected x, y and z"),
         ({"fields": [*fields[:3], type(fields[0])("z", 18, 11, 1)]}, "unknown type"),
     ):
-        with pytest.raises(BagError, match=said):
+        with pytest.raises(MessageError, match=said):
             points_from_message(cloud(**changes))
 
 
