@@ -110,10 +110,8 @@ class LiveView:
         self._flows: dict[int, OccupancyFlow] = {}
         self._pictures: dict[str, dict[int, Picture]] = {c.name: {} for c in plan.cameras}
         self._assembler: tuple[CameraRig, FrameAssembler] | None = None
-        self._vehicle = VehicleSubscriptions(
-            node,
-            plan,
-            values,
+        self._vehicle = VehicleSubscriptions(node, plan, values)
+        self._vehicle.listen(
             on_picture=self._on_picture,
             on_calibration=lambda: None,
             on_time_jump=self._on_time_jump,

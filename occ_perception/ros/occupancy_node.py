@@ -21,7 +21,7 @@ from occ_perception.ros.lidar_input import LidarInput
 from occ_perception.ros.node_plan import lidar_topic_of, plan_node
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
-from occ_perception.ros.ring_intake import RingIntake
+from occ_perception.ros.synchronizer import RingIntake
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.ros.worker import Worker
 from occ_perception.runtime.stream import OccupancyStream
@@ -52,13 +52,11 @@ class OccupancyNode(Node):
         self._plan = plan_node(values, card)
         lidar_topic = lidar_topic_of(values, card)
         self._model = model = _load_model(values, [camera.name for camera in self._plan.cameras])
+        self._vehicle = VehicleSubscriptions(self, self._plan, values)
         self._intake = RingIntake(
-            self._plan, values, lambda: self._vehicle.rig(), self._now_ns, self.get_logger()
+            self._plan, values, self._vehicle.rig, self.get_clock(), self.get_logger()
         )
-        self._vehicle = VehicleSubscriptions(
-            self,
-            self._plan,
-            values,
+        self._vehicle.listen(
             on_picture=self._intake.add,
             on_calibration=self._intake.hand_over,
             on_time_jump=self._on_time_jump,
@@ -116,7 +114,7 @@ class OccupancyNode(Node):
             self._lidar.poll()
 
     def _on_clock_jump(self, jump: Any) -> None:
-        before_ns = self._now_ns() - jump.delta.nanoseconds
+        before_ns = self.get_clock().now().nanoseconds - jump.delta.nanoseconds
         reason = f"the clock jumped by {jump.delta.nanoseconds * 1e-9:.3f} s"
         self._vehicle.start_over(reason, before_ns)
 
@@ -126,9 +124,6 @@ class OccupancyNode(Node):
         if self._lidar is not None:
             self._lidar.reset()
         self._worker.reset(reason)
-
-    def _now_ns(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
 
     # -- diagnostics -----------------------------------------------------------------------------
 

@@ -38,39 +38,20 @@ class VehicleSubscriptions:
     a moment messages of the time before are refused.
 
     Args:
-        node: owner; call :meth:`poll` a few times per second.
+        node: owner.
         plan: what to subscribe to.
         values: limits of the poses and quality of service.
-        on_picture: called with (camera, stamp in ns, picture); may raise TimeJump, and is then
-            called again after ``on_time_jump``.
-        on_calibration: called when a camera_info or mounts came: the rig may be another one.
-        on_time_jump: called with the reason when time went back and poses and mounts were emptied.
-
-    Callbacks come from the executor's thread.
 
     Attributes:
         plan: as given.
         poses: the ego pose; any thread.
         time_line: how often time went back, and why.
-
-    Raises:
-        TransformMessagesError: tf is needed, but its messages are not installed.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        plan: InputPlan,
-        values: NodeParameters,
-        *,
-        on_picture: Callable[[str, int, Picture], None],
-        on_calibration: Callable[[], None],
-        on_time_jump: Callable[[str], None],
-    ) -> None:
+    def __init__(self, node: Node, plan: InputPlan, values: NodeParameters) -> None:
         self.plan = plan
-        self._give_picture = on_picture
-        self._calibration_came = on_calibration
-        self._time_jumped = on_time_jump
+        self._node = node
+        self._reliability = values.qos_reliability
         self._changed = threading.Condition()
         self._vehicle = VehicleInputs(
             plan,
@@ -79,9 +60,29 @@ class VehicleSubscriptions:
         )
         self.poses = SharedPoses(self._vehicle, self._changed, node.get_clock().now)
         self.time_line = TimeLine()
-        self._subscribe(node, values.qos_reliability)
 
-    def _subscribe(self, node: Node, reliability: str) -> None:
+    def listen(
+        self,
+        *,
+        on_picture: Callable[[str, int, Picture], None],
+        on_calibration: Callable[[], None],
+        on_time_jump: Callable[[str], None],
+    ) -> None:
+        """Subscribe; afterwards call :meth:`poll` a few times per second.
+
+        Args:
+            on_picture: called with (camera, stamp in ns, picture); may raise TimeJump, and is then
+                called again after ``on_time_jump``.
+            on_calibration: called when a camera_info or mounts came: the rig may be another one.
+            on_time_jump: called with the reason when time went back, poses and mounts are emptied.
+
+        Raises:
+            TransformMessagesError: tf is needed, but its messages are not installed.
+        """
+        self._give_picture = on_picture
+        self._calibration_came = on_calibration
+        self._time_jumped = on_time_jump
+        node, reliability = self._node, self._reliability
         plan, pose = self.plan, self.plan.pose
         self._cameras = {
             camera.name: CameraInput(

@@ -15,7 +15,7 @@ from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Statu
 from occ_perception.ros.lidar_input import LidarInput, MissingSweepError
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
-from occ_perception.ros.ring_intake import Job, Mailbox
+from occ_perception.ros.synchronizer import Job, Mailbox
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.sensing.assembly import FrameAssembler, FrameError

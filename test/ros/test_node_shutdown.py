@@ -25,6 +25,8 @@ def start(launch: Launch, tmp_path: Path) -> RunningProcess:
         [
             sys.executable, SMALL_MODEL_NODE, "--ros-args", "-p", "model:=alocc_2d_mini_small",
             "-p", "random_weights_seed:=0", "-p", "device:=cpu", "-p", f"rig:={rig}",
+            # Generous: the machine that runs the tests may be busy.
+            "-p", "sync.deadline_ms:=1500.0", "-p", "pose.wait_ms:=1500.0",
         ]
     )  # fmt: skip
 

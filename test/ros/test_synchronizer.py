@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("occ_perception.ros.synchronizer", exc_type=ImportError)
 
-from occ_perception.ros.ring_intake import Mailbox
 from occ_perception.ros.synchronizer import (
+    Mailbox,
     MessageFiltersSynchronizer,
     NativeSynchronizer,
     SyncPolicyError,

@@ -1,0 +1,206 @@
+"""The same messages out of a file and over DDS give the same rigs and poses, bit for bit.
+
+The live side is what the node feeds its worker with, subscribed over real DDS in this process; it
+gets the recording's own bytes in the recording's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("occ_perception.ros.vehicle_subscriptions", exc_type=ImportError)
+
+import rclpy
+from car import CAMERAS, jpeg, picture, small_rig, spin_until
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+
+from occ_perception.bags.drive import open_recording
+from occ_perception.bags.recording import Recording
+from occ_perception.bags.writing import BagWriter
+from occ_perception.frames import CameraRig
+from occ_perception.geometry import matrix_from_pose
+from occ_perception.models.zoo import get_card
+from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.node_plan import plan_node
+from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.ros.synchronizer import Job, RingIntake
+from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
+from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.layouts import load_layout
+from occ_perception.sensing.rings import Ring
+
+pytestmark = pytest.mark.ros
+
+MS = 1_000_000
+START = 1_600_000_000_000 * MS
+RINGS, PERIOD = 8, 83 * MS
+PARAMETERS = NodeParameters(layout="occ_perception")
+CARD = get_card("alocc_2d_mini")
+
+Frame = tuple[int, CameraRig, dict[str, np.ndarray]]
+
+
+def bend(stamp_ns: int) -> np.ndarray:
+    """8 m/s on a bend, rolling a little: no two components of a pose stay as they are."""
+    s = (stamp_ns - START) * 1e-9
+    yaw, roll = 0.4 * s, 0.02 * np.sin(7 * s)
+    quaternion = np.array([np.sin(roll / 2), 0.001 * s, np.sin(yaw / 2), np.cos(yaw / 2)])
+    return matrix_from_pose([8 * s, s * s, 0.1 * s], quaternion / np.linalg.norm(quaternion))
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recalibrated on the way: CAM_FRONT's focal length at ring 3, CAM_BACK's mount at ring 5."""
+    path = tmp_path_factory.mktemp("drive") / "bag"
+    rig = small_rig()
+    thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
+    events = [
+        (START + ring * PERIOD + round(offset * 1e9), name, ring)
+        for ring in range(RINGS)
+        for name, (_, offset) in CAMERAS.items()
+    ]
+    events += [(START + k * 20 * MS, "", 0) for k in range(-2, RINGS * PERIOD // (20 * MS) + 5)]
+    with BagWriter(path) as writer:
+        mounts = {name: rig.camera(name).ego_T_cam for name in CAMERAS}
+        write_mounts(writer, START - 100 * MS, mounts)
+        for stamp, name, ring in sorted(events):
+            if not name:
+                writer.write_odometry(stamp, bend(stamp))
+                writer.write_transforms(stamp, [("map", "base_link", bend(stamp))])
+                continue
+            calibration = rig.camera(name)
+            if name == "CAM_FRONT" and ring >= 3:
+                K = np.diag([1.1, 1.1, 1.0]) @ calibration.K
+                calibration = replace(calibration, K=K)
+            if name == "CAM_BACK" and ring == 5:
+                moved = mounts["CAM_BACK"] @ matrix_from_pose([0.05, 0, 0], [0, 0, 0, 1])
+                write_mounts(writer, stamp, {**mounts, "CAM_BACK": moved})
+            writer.write_camera_info(calibration, stamp)
+            writer.write_camera(name, stamp, thumbnails[name])
+    return path
+
+
+def write_mounts(writer: BagWriter, stamp: int, mounts: dict[str, np.ndarray]) -> None:
+    frames = [("base_link", f"{name.lower()}_optical", mount) for name, mount in mounts.items()]
+    writer.write_transforms(stamp, frames, static=True)
+
+
+@pytest.fixture
+def node(ros_context: None) -> Iterator[Node]:
+    assert ros_context is None
+    made = rclpy.create_node("live_as_recorded")
+    yield made
+    made.destroy_node()
+
+
+def frame(ring: Ring, rig: CameraRig, poses: EgoPoses) -> Frame:
+    world_T_ego = {name: poses.at(stamp) for name, stamp in ring.stamps_ns.items()}
+    return ring.reference_stamp_ns, rig, world_T_ego
+
+
+class LiveSide:
+    """The node's inputs and intake, and publishers of a recording's topics beside them."""
+
+    def __init__(
+        self, node: Node, parameters: NodeParameters, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._node = node
+        plan = plan_node(parameters, CARD)
+        self.vehicle = VehicleSubscriptions(node, plan, parameters)
+        self._intake = RingIntake(
+            plan, parameters, self.vehicle.rig, node.get_clock(), node.get_logger()
+        )
+        self.vehicle.listen(
+            on_picture=self._intake.add,
+            on_calibration=self._intake.hand_over,
+            on_time_jump=pytest.fail,
+        )
+        self._heard = 0
+        take = InputSubscription._on_message
+
+        def counted(subscription: InputSubscription, message: Any) -> None:
+            take(subscription, message)
+            self._heard += 1
+
+        monkeypatch.setattr(InputSubscription, "_on_message", counted)
+
+    def play(self, path: Path) -> list[Job]:
+        """Every message is taken before the next is sent: DDS keeps no order between topics."""
+        jobs = []
+        with Recording(path) as recording:
+            publishers = self._publishers(recording)
+            for message in recording.messages():
+                publisher = publishers[message.topic]
+                if not publisher.get_subscription_count():
+                    continue  # of the other source of poses
+                heard = self._heard + 1
+                publisher.publish(message.raw)
+                spin_until(self._node, lambda heard=heard: self._heard == heard, 20, message.topic)
+                if self._intake.status(60.0, 0).values["taken"] > len(jobs):
+                    jobs.append(self._intake.jobs.take())
+        return jobs
+
+    def _publishers(self, recording: Recording) -> dict[str, Publisher]:
+        publishers = {
+            name: self._node.create_publisher(message_class_of(topic.kind), name, 10)
+            for name, topic in recording.topics.items()
+        }
+
+        def are_heard() -> bool:
+            self.vehicle.poll()
+            statuses = [*self.vehicle.camera_statuses(60.0), *self.vehicle.pose_statuses(60.0)]
+            heard = [p for p in publishers.values() if p.get_subscription_count()]
+            return len(heard) >= len(publishers) - 1 and all(
+                status.values["qos"] != "not subscribed" for status in statuses
+            )
+
+        spin_until(self._node, are_heard, 20, "everything is subscribed to")
+        return publishers
+
+
+@pytest.mark.parametrize("pose_source", ["odometry", "tf"])
+def test_a_recording_gives_the_frames_that_the_node_gets(
+    drive: Path,
+    node: Node,
+    child_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    pose_source: str,
+) -> None:
+    assert child_environment, "tf2_msgs can be imported"
+    parameters = replace(PARAMETERS, pose_source=pose_source)
+    live = LiveSide(node, parameters, monkeypatch)
+    jobs = live.play(drive)
+    live_frames = [frame(job.ring, job.rig, live.vehicle.poses) for job in jobs]
+    recorded_frames = read(drive, pose_source)
+
+    assert len(live_frames) == len(recorded_frames) == RINGS
+    for (stamp, rig, poses), (live_stamp, live_rig, live_poses) in zip(
+        recorded_frames, live_frames, strict=True
+    ):
+        assert live_stamp == stamp
+        assert live_rig.fingerprint() == rig.fingerprint()
+        assert live_poses.keys() == poses.keys() == CAMERAS.keys()
+        for name, world_T_ego in poses.items():
+            np.testing.assert_array_equal(live_poses[name], world_T_ego)
+    focal = [rig.camera("CAM_FRONT").K[0, 0] for _, rig, _ in recorded_frames]
+    np.testing.assert_allclose(focal, [253.0] * 3 + [278.3] * 5)
+    x = [rig.camera("CAM_BACK").ego_T_cam[:3, 3] for _, rig, _ in recorded_frames]
+    assert [float(np.linalg.norm(place - x[0])) > 0.04 for place in x] == [False] * 5 + [True] * 3
+
+
+def read(path: Path, pose_source: str) -> list[Frame]:
+    layout = load_layout("occ_perception")
+    if pose_source == "tf":
+        layout = replace(layout, pose=replace(layout.pose, kind="tf", topic="/tf"))
+    with open_recording(path, layout, model=CARD) as recorded:
+        frames = [frame(item.ring, item.rig, item.poses) for item in recorded.frame_sets()]
+        assert recorded.problems == []
+    return frames
