@@ -45,6 +45,8 @@ def start_node(launch: Launch, folder: Path) -> RunningProcess:
             "-p", "model:=alocc_2d_mini_small",
             "-p", "random_weights_seed:=0",
             "-p", f"rig:={write_rig(folder / 'rig.yaml')}",
+            # Generous: the machine that runs the tests may be busy.
+            "-p", "sync.deadline_ms:=1500.0", "-p", "pose.wait_ms:=1500.0",
         ]
     )  # fmt: skip
 
