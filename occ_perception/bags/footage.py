@@ -23,6 +23,7 @@ from occ_perception.bags.predictions import (
 from occ_perception.bags.recording import BagError, BagProblem, Recording
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.sensing.input_plan import InputPlanError
 
 _PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -141,7 +142,7 @@ class Footage:
             return None
         try:
             frames = open_recording(path, self._layout)
-        except BagError as error:
+        except (BagError, InputPlanError) as error:
             if wanted:
                 raise
             self.notes.append(f"no pictures: {error}")
