@@ -30,10 +30,15 @@ lint: setup
 demo: setup
 	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)
 
-# Renders, trains, scores and packs; can be ended and called again. Any Python with torch, timm,
-# numba, SciPy, OpenCV and the like will do: no setup, no ROS.
+# Renders, trains, packs and scores; goes on where it was ended. Any Python with torch, lightning,
+# timm, numba, SciPy, OpenCV, typer, rich and the like will do: no setup, no ROS.
+# make demo-checkpoint PACK=--install puts the result into the package.
+RUN ?= demo_checkpoint_run
+PACK ?=
+occ_train := PYTHONPATH=.:training $(PYTHON) -m occ_training
 demo-checkpoint:
-	PYTHONPATH=.:training $(PYTHON) -m occ_training.demo.run $(ARGS)
+	$(occ_train) fit alocc_town --out $(RUN) $(ARGS)
+	$(occ_train) pack $(RUN) $(PACK)
 
 # Any Python with torch and the like will do: no setup, no ROS.
 # Golden files: those of OCC_SHARED, or of ARGS="--reference FOLDER"; a checkout alone has one.

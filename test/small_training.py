@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from occ_training.data.records import DatasetIndex
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.recipe import Optimiser, TrainingRecipe
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
-from occ_training.town import TownFrame, render_drive
+from occ_training.town import Clip, TownData, town_dataset
 
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
-from occ_perception.synthetic import SensorOptions
 
 PICTURE = (176, 99)
 INPUT_SIZE = (64, 176)
@@ -70,10 +72,13 @@ def small_recipe(**changes: object) -> TrainingRecipe:
 
 
 @cache
-def town_frames(drives: int = 3, frames: int = 3) -> tuple[TownFrame, ...]:
-    """Key frames of a few drives through one town."""
-    options = SensorOptions(size=PICTURE, threads=1)
-    times = [2.0 + 0.5 * n for n in range(frames)]
-    return tuple(
-        frame for drive in range(drives) for frame in render_drive(7, drive, times, options)
-    )
+def _kept() -> TemporaryDirectory:
+    return TemporaryDirectory(prefix="town-frames-")
+
+
+@cache
+def town_index(drives: int = 3, frames: int = 3) -> DatasetIndex:
+    """Key frames of a few drives through one town; read it, do not change it."""
+    clips = [Clip(7, drive, 4, frames) for drive in range(drives)]
+    data = TownData(size=PICTURE, jitter_rig=False, points="lidar")
+    return town_dataset(Path(_kept().name), f"{drives}x{frames}", clips, data, jobs=1)

@@ -1,4 +1,4 @@
-"""One small training run in a process of its own: ``small_training_run.py OUT FRAMES [options]``.
+"""One small training run in a process of its own: ``small_training_run.py OUT INDEX [options]``.
 
 Prints the loss of every step. With ``--kill-at N`` the process ends as after `kill -9` when step N
 is done.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from occ_training.data.dataset import OccupancyDataset
+from occ_training.data.records import DatasetIndex
 from occ_training.fit import fit
-from occ_training.town import TownDataset
 from small_training import small_card, small_recipe
 
 
@@ -43,7 +43,7 @@ class NoDropout(pl.Callback):
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("frames", type=Path)
+    arguments.add_argument("index", type=Path)
     arguments.add_argument("--steps", type=int, default=6)
     arguments.add_argument("--devices", type=int, default=1)
     arguments.add_argument("--kill-at", type=int)
@@ -59,8 +59,7 @@ def main() -> None:
         frozen_norms=chosen.by_sample,
         workers=chosen.workers,
     )
-    frames = pickle.loads(chosen.frames.read_bytes())
-    dataset = TownDataset(frames, card, recipe.sample_options(card))
+    dataset = OccupancyDataset(DatasetIndex.load(chosen.index), card, recipe.sample_options(card))
     fit(
         recipe,
         dataset,

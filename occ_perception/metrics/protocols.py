@@ -92,6 +92,7 @@ def _protocols() -> dict[str, Protocol]:
                 "all_voxels": voxels(occ3d),
                 "rays": Part(lambda grid: RayIoU(occ3d, grid), _RAYS),
                 "lidar_mask": voxels(occ3d, "lidar_mask", by_default=False),
+                "rays_and_flow": Part(lambda grid: FlowScore(occ3d, grid), _FLOW, False),
             },
         ),
         Protocol(

@@ -102,10 +102,14 @@ class DriveSensors:
 
     def picture(self, camera: str, t: float) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB picture taken at exactly ``t``."""
+        return self.developed(self.view(camera, t), camera, t)
+
+    def developed(self, view: View, camera: str, t: float) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) uint8 RGB that the camera's sensor makes of its view at ``t``."""
         index = list(STAGGER_NS).index(camera)
         keys = (self.drive.town.seed, self.drive.index, round((t + 10) * 1e6), index)
         rng = random_for("sensor", *keys)
-        return develop_picture(self.view(camera, t), draw_sensor(rng, int(rng.integers(1 << 20))))
+        return develop_picture(view, draw_sensor(rng, int(rng.integers(1 << 20))))
 
     def frame(self, t: float) -> CameraFrame:
         """The six pictures that belong to the lidar's time ``t``, each with its own pose."""

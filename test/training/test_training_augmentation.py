@@ -65,6 +65,21 @@ def test_draws_come_in_the_published_order() -> None:
     assert plan.rotation_deg == again.uniform(-5.4, 5.4)
 
 
+def test_light_changes_bytes_and_nothing_else() -> None:
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (450, 800, 3), dtype=np.uint8)
+    plain = ImageAugmentation().draw(np.random.default_rng(4), (800, 450), PREPROCESSING)
+    lit = ImageAugmentation(light=0.15).draw(np.random.default_rng(4), (800, 450), PREPROCESSING)
+    assert replace(lit, contrast=1.0, brightness=1.0) == plain
+    assert lit.contrast != 1.0 and abs(lit.contrast - 1.0) < 0.15
+    assert lit.brightness != lit.contrast and abs(lit.brightness - 1.0) < 0.15
+    upright, lit = replace(plain, rotation_deg=0.0), replace(lit, rotation_deg=0.0)
+    before = upright.apply(picture, "bicubic").astype(float)
+    expected = (before - 128) * lit.contrast + 128 * lit.brightness
+    after = lit.apply(picture, "bicubic")
+    assert np.array_equal(after, expected.round().clip(0, 255).astype(np.uint8))
+
+
 def labels_of(seed: int, grid: VoxelGrid) -> FrameLabels:
     rng = np.random.default_rng(seed)
     return FrameLabels(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from occ_training.averaging import WeightAverage, float_entries
 from occ_training.checkpoints import finished_checkpoints
 from occ_training.computing import freeze_norms
+from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import collate
 from occ_training.evaluate import (
@@ -29,10 +29,9 @@ from occ_training.recipe import Optimiser
 from occ_training.schedules import Averaging, Fading
 from occ_training.stepping import OccupancyTraining, measured_depth_rate
 from occ_training.streams import check_each_once, group_frames, shares
-from occ_training.town import TownDataset
 from safetensors.torch import load_file
 from small_networks import small_network
-from small_training import small_card, small_recipe, town_frames
+from small_training import small_card, small_recipe, town_index
 
 from occ_perception.errors import OptionError
 from occ_perception.metrics import Evaluation
@@ -45,15 +44,13 @@ RUN = Path(__file__).parents[1] / "small_training_run.py"
 
 
 @pytest.fixture(scope="module")
-def frames_file(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("town") / "frames.pickle"
-    file.write_bytes(pickle.dumps(list(town_frames())))
-    return file
+def index_file(tmp_path_factory) -> Path:
+    return town_index().save(tmp_path_factory.mktemp("town"))
 
 
-def run(out: Path, frames: Path, *options: str, status: int = 0) -> None:
+def run(out: Path, index: Path, *options: str, status: int = 0) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(RUN), str(out), str(frames), *options],
+        [sys.executable, "-W", "ignore", str(RUN), str(out), str(index), *options],
         capture_output=True,
         text=True,
         timeout=300,
@@ -77,15 +74,15 @@ def training_of(recipe, card):
 # --- resume and processes -------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, frames_file) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, index_file) -> None:
     """SIGKILL at step 5, in the middle of everything; the last checkpoint is of step 4."""
-    run(tmp_path / "whole", frames_file)
-    run(tmp_path / "killed", frames_file, "--kill-at", "5", status=-9)
+    run(tmp_path / "whole", index_file)
+    run(tmp_path / "killed", index_file, "--kill-at", "5", status=-9)
     killed = finished_checkpoints(tmp_path / "killed/checkpoints")
     assert [path.name for path in killed] == ["step_0000002", "step_0000004"]
     with (tmp_path / "killed/logs/csv/metrics.csv").open("a") as log:
         log.write("0.1,0.2")  # a line that the end cut off
-    run(tmp_path / "killed", frames_file)
+    run(tmp_path / "killed", index_file)
 
     for file in ("weights.safetensors", "slot_0000.safetensors", "slot_0001.safetensors"):
         whole, resumed = (
@@ -104,10 +101,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, frames_file) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path, frames_file) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path, index_file) -> None:
     """Gloo, the same global batch; norms keep their statistics, points belong to the frame."""
-    run(tmp_path / "one", frames_file, "--by-sample")
-    run(tmp_path / "two", frames_file, "--by-sample", "--devices", "2")
+    run(tmp_path / "one", index_file, "--by-sample")
+    run(tmp_path / "two", index_file, "--by-sample", "--devices", "2")
     one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
     assert list(one) == list(two) == list(range(6))
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
@@ -118,14 +115,14 @@ def test_two_processes_learn_what_one_learns(tmp_path, frames_file) -> None:
     apart = max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0])
     assert apart < 5e-4
     # A checkpoint of two processes goes on in one.
-    run(tmp_path / "two", frames_file, "--by-sample", "--steps", "8")
+    run(tmp_path / "two", index_file, "--by-sample", "--steps", "8")
     assert list(logged(tmp_path / "two")) == list(range(8))
 
 
 @pytest.mark.slow
-def test_loader_processes_change_nothing(tmp_path, frames_file) -> None:
-    run(tmp_path / "own", frames_file, "--steps", "3")
-    run(tmp_path / "two", frames_file, "--steps", "3", "--workers", "2")
+def test_loader_processes_change_nothing(tmp_path, index_file) -> None:
+    run(tmp_path / "own", index_file, "--steps", "3")
+    run(tmp_path / "two", index_file, "--steps", "3", "--workers", "2")
     assert logged(tmp_path / "own") == logged(tmp_path / "two")
 
 
@@ -136,7 +133,7 @@ def batches(recipe, card, steps: int):
     """The batches of the first steps, as the loop would load them."""
     from occ_training.streams import SlotStreams
 
-    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     groups = group_frames(dataset.groups_F)
     stream = SlotStreams(groups, recipe.batch, range(recipe.batch), recipe.seed, 0, steps)
     return [collate([dataset[visit] for visit in visits]) for visits in stream]
@@ -215,7 +212,7 @@ def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
 def test_half_precision_trains(tmp_path, precision: str) -> None:
     card = small_card()
     recipe = small_recipe(steps=2, precision=precision)
-    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", log_every=1, progress=False)
     values = logged(tmp_path)
     full = tmp_path / "full"
@@ -364,7 +361,7 @@ def test_averages_follow_the_formula() -> None:
 def test_weights_of_a_checkpoint_load_into_the_model(tmp_path) -> None:
     card = small_card()
     recipe = small_recipe(steps=1, averaging=None, optimiser=Optimiser(lr=0.01))
-    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     weights = fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
     report = load_checkpoint(card.build(), card, weights)
     assert report.problems == []
@@ -391,7 +388,7 @@ def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
 def test_too_few_sequences_for_the_batch_are_named(tmp_path) -> None:
     card = small_card()
     recipe = small_recipe(batch=4)
-    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
+    dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     with pytest.raises(DatasetError, match="3 groups of frames for 4 batch slots"):
         fit(recipe, dataset, tmp_path, card=card, accelerator="cpu", progress=False)
 
@@ -403,7 +400,7 @@ def test_shares_of_any_number_of_processes_add_up_to_the_same_scores() -> None:
     card = small_card()
     torch.manual_seed(1)
     net = card.build()
-    dataset = TownDataset(town_frames(), card, evaluation_options(card))
+    dataset = OccupancyDataset(town_index(), card, evaluation_options(card))
     reports = []
     for processes in (1, 2, 3):
         total = Evaluation(card.label_set, None, card.grid)
@@ -419,12 +416,12 @@ def test_shares_of_any_number_of_processes_add_up_to_the_same_scores() -> None:
 
 
 def test_validation_in_the_course_of_training_leaves_it_alone(tmp_path) -> None:
-    card, recipe = small_card(), small_recipe(steps=2)
-    dataset = TownDataset(town_frames(), card, recipe.sample_options(card))
-    held_out = TownDataset(town_frames()[:3], card, evaluation_options(card))
+    card, recipe = small_card(), small_recipe(steps=2, validate_every=1)
+    dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
+    held_out = OccupancyDataset(town_index(drives=1), card, evaluation_options(card))
     common = {"card": card, "accelerator": "cpu", "log_every": 1, "progress": False}
     fit(recipe, dataset, tmp_path / "plain", **common)
-    fit(recipe, dataset, tmp_path / "seen", validation=held_out, validate_every=1, **common)
+    fit(recipe, dataset, tmp_path / "seen", validation=held_out, **common)
     assert logged(tmp_path / "plain") == logged(tmp_path / "seen")
     assert sorted(p.name for p in (tmp_path / "seen/validation").glob("*.json")) == [
         "step_0000001.json",

@@ -7,7 +7,9 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from occ_training.parallel import Outcome, WorkError, run_all
@@ -29,6 +31,12 @@ def visible_gpus(_number: int) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def note_and_wait(file: str) -> None:
+    """Write down which process this is, and stay."""
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
 def by_item(outcomes) -> dict[int, Outcome]:
     return {outcome.item: outcome for outcome in outcomes}
 
@@ -45,6 +53,31 @@ def test_failures_are_outcomes_and_the_rest_goes_on() -> None:
 def test_a_process_that_dies_is_an_outcome_too() -> None:
     found = by_item(run_all(halve, [13, 2], jobs=2))
     assert found[13].result is None and "Process" in found[13].error
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
+    """They would wait for ever otherwise, and keep their memory."""
+    script = (
+        "import sys\nfrom test_training_parallel import note_and_wait\n"
+        "from occ_training.parallel import run_all\n"
+        "if __name__ == '__main__':\n"
+        "    list(run_all(note_and_wait, [sys.argv[1] + '/a', sys.argv[1] + '/b'], 2))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    parent = subprocess.Popen([sys.executable, "-c", script, tmp_path], env=environment)
+    until = time.monotonic() + 120
+    try:
+        while len(notes := [f for f in tmp_path.iterdir() if f.read_text()]) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = [int(note.read_text()) for note in notes]
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_without_ray_the_message_names_the_way_out(monkeypatch) -> None:

@@ -15,8 +15,9 @@ from occ_training.cli import app
 from occ_training.data.frame_records import DatasetError
 from occ_training.initial_weights import load_initial_weights
 from occ_training.layerwise_decay import swin_layer
-from occ_training.recipe import RecipeError, changed, read_run
+from occ_training.recipe import Gate, RecipeError
 from occ_training.recipes import RECIPES
+from occ_training.run_file import changed, plain_values, read_run
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.streams import SlotStreams, check_each_once, group_frames, shares
 from occ_training.supervision import DepthBins
@@ -30,11 +31,13 @@ from occ_perception.runtime.weight_files import WeightsError, weights_path
 CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
 # Commands of this kind; a change is a change for users.
 INTERFACE = {
-    "fit": "RECIPE --out --data --labels --validation --devices --nodes --accelerator --set",
+    "fit": "RECIPE --out --data --labels --validation --frames --samples --devices --nodes"
+    " --accelerator --set",
+    "pack": "RUN --frames --device --jobs --install",
     "eval": "MODEL --data --weights --random-weights --labels --sequence --part --save --json --csv"
     " --device --jobs --ray",
     "overfit": "--out --steps --cells --precision --accelerator",
-    "recipes": "",
+    "recipes": "NAME",
 }
 
 
@@ -64,6 +67,13 @@ def test_decay_of_the_average_is_the_published_one() -> None:
     schedule = Averaging()
     assert schedule.decay(1) == pytest.approx(0.999 * (1 - math.exp(-10561 / 2000)))
     assert schedule.decay(10**6) == pytest.approx(0.999)
+
+
+def test_the_rate_falls_along_a_cosine() -> None:
+    rate = LearningRate(warm_up_steps=100, fall=Fading(begin=100, end=1000), fall_to=0.01)
+    assert rate.factor(100) == 1.0
+    assert rate.factor(550) == pytest.approx(0.505)
+    assert rate.factor(1000) == pytest.approx(0.01) == rate.factor(5000)
 
 
 # --- streams --------------------------------------------------------------------------------------
@@ -170,6 +180,33 @@ def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
         assert "depth" in contents
 
 
+def test_a_run_over_fewer_samples_is_the_same_run_in_small() -> None:
+    recipe = RECIPES["alocc_town"]()
+    short = recipe.lasting(recipe.steps * recipe.batch // 10)
+    assert (short.steps, short.batch) == (1200, 16)
+    assert short.depth_fading == Fading(begin=0, end=600)
+    assert short.motion_fading == Fading(begin=200, end=400)
+    assert short.gate == recipe.gate
+    rates = [r.optimiser.schedule.factor for r in (recipe, short)]
+    for share in (0.3, 0.6, 1.0):
+        assert rates[0](round(12_000 * share)) == pytest.approx(rates[1](round(1200 * share)))
+    assert recipe.lasting(recipe.steps * recipe.batch) == recipe
+    published = RECIPES["alocc_2d"]().lasting(96_060 * 4)
+    assert (published.steps, published.history_from) == (24_015, 4002)
+    with pytest.raises(RecipeError, match="15 samples are no batch of 16"):
+        recipe.lasting(15)
+
+
+def test_the_demonstration_learns_from_the_town_and_is_gated() -> None:
+    recipe = RECIPES["alocc_town"]()
+    assert recipe.town is not None and recipe.gate is not None
+    assert {name for name in RECIPES if RECIPES[name]().town} == {"alocc_town"}
+    rate = recipe.optimiser.schedule.factor
+    assert rate(200) == pytest.approx(1.0) and rate(recipe.steps) == pytest.approx(0.01)
+    shares = [recipe.motion_fading.rate(step) for step in (2000, 3000, 4000, 4001)]
+    assert shares == pytest.approx([1.0, 0.5, 0.0, 0.0])
+
+
 def test_swin_layers_are_numbered_from_the_pictures() -> None:
     backbone = "image.backbone."
     assert swin_layer(f"{backbone}patch_embed.projection.weight") == 0
@@ -204,6 +241,27 @@ def test_changes_reach_into_parts_and_keep_kinds(tmp_path) -> None:
     run = read_run(str(file), RECIPES)
     assert (run.recipe.batch, run.recipe.bev, run.recipe.optimiser.lr) == (4, None, 0.001)
     assert run.recipe.steps == RECIPES["alocc_2d"]().steps
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_printed_recipe_is_a_run_file_that_changes_nothing(name: str, tmp_path) -> None:
+    printed = CliRunner().invoke(app, ["recipes", name])
+    assert printed.exit_code == 0, printed.output
+    file = tmp_path / "run.yaml"
+    file.write_text(printed.output)
+    recipe = RECIPES[name]()
+    assert plain_values(read_run(str(file), RECIPES).recipe) == plain_values(recipe)
+    for term in recipe.terms:
+        assert f"#   - {type(term).__name__}:" in printed.output
+
+
+def test_parts_that_a_recipe_has_not_can_be_given_to_it() -> None:
+    changes = {"gate": {"step": 100, "floor": 0.1}, "motion_fading": {"end": 10}}
+    recipe = changed(RECIPES["alocc_2d"](), changes, "run.yaml")
+    assert recipe.gate == Gate(step=100, floor=0.1)
+    assert recipe.motion_fading == Fading(end=10)
+    with pytest.raises(RecipeError, match=r"run.yaml, gate: .*'flor'"):
+        changed(RECIPES["alocc_2d"](), {"gate": {"step": 1, "flor": 0.1}}, "run.yaml")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ from occ_training.schedules import Averaging
 class WeightAverage(pl.Callback):
     """Moving average of parameters and of float buffers (batch statistics).
 
-    Every process keeps its own; they are equal because the weights are.
+    Every process keeps its own; they are equal because the weights are. Lightning's
+    ``EMAWeightAveraging`` goes on as exactly, but takes the weights after the first step for the
+    first average, where the published one begins with the initial weights, and leaves the averaged
+    weights in the network at the end. timm's ``ModelEmaV3`` has other warm-ups of the decay.
 
     Args:
         schedule: of the decay.

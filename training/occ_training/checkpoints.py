@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from occ_perception.errors import OptionError
+from occ_perception.errors import OccError, OptionError
 from occ_perception.models.checkpoint import CheckpointError
 from occ_perception.models.published_names import published_key
 from occ_perception.models.zoo import ModelCard
-from occ_training.averaging import WeightAverage
+from occ_training.averaging import WeightAverage, float_entries
 from occ_training.stepping import OccupancyTraining
 
 TRAINER_FILE = "trainer.ckpt"
@@ -29,12 +30,21 @@ WEIGHTS_FILE = "weights.safetensors"
 _FOLDER = re.compile(r"step_(\d{7,})")
 
 
+class DivergedError(OccError):
+    """Weights are no longer finite numbers."""
+
+
 class Checkpoints(pl.Callback):
-    """Writes a checkpoint every so many steps, and at the end; keeps the last ones.
+    """Writes a checkpoint every so many steps or minutes, and at the end; keeps the last ones.
+
+    Lightning's ``ModelCheckpoint`` writes one file from one process. Here every process writes what
+    its slots remember, so that another number of processes can go on, and all files of a
+    checkpoint appear together.
 
     Args:
         folder: of the run's checkpoints.
         every: steps.
+        minutes: after which one is written between those; None = never.
         kept: how many stay.
         batch: slots of the global batch.
         average: averaged weights, which become ``weights.safetensors`` where there are any.
@@ -44,10 +54,18 @@ class Checkpoints(pl.Callback):
     """
 
     def __init__(
-        self, folder: Path, every: int, kept: int, batch: int, average: WeightAverage | None
+        self,
+        folder: Path,
+        every: int,
+        minutes: float | None,
+        kept: int,
+        batch: int,
+        average: WeightAverage | None,
     ) -> None:
         self._folder = folder
         self._every = every
+        self._minutes = minutes
+        self._saved_at = time.monotonic()
         self._kept = kept
         self._batch = batch
         self._average = average
@@ -65,11 +83,24 @@ class Checkpoints(pl.Callback):
         """Save where a checkpoint is due."""
         assert isinstance(pl_module, OccupancyTraining)
         step = trainer.global_step
-        if step % self._every == 0 or step == trainer.max_steps:
+        if step % self._every == 0 or step == trainer.max_steps or self._is_time(trainer):
             self.save(trainer, pl_module)
+            self._saved_at = time.monotonic()
+
+    def _is_time(self, trainer: pl.Trainer) -> bool:
+        """Whether the minutes are over; by the clock of one process, for all."""
+        if self._minutes is None:
+            return False
+        over = time.monotonic() - self._saved_at > 60.0 * self._minutes
+        return trainer.strategy.broadcast(over)
 
     def save(self, trainer: pl.Trainer, training: OccupancyTraining) -> None:
-        """Write the checkpoint of this moment; every process calls this."""
+        """Write the checkpoint of this moment; every process calls this.
+
+        Raises:
+            DivergedError: a weight is no longer a finite number; earlier checkpoints stay.
+        """
+        self._refuse_diverged(trainer.global_step, training.net)
         final = self._folder / f"step_{trainer.global_step:07d}"
         unfinished = self._folder / f".{final.name}.unfinished"
         if trainer.is_global_zero:
@@ -89,6 +120,15 @@ class Checkpoints(pl.Callback):
             unfinished.rename(final)
             for old in finished_checkpoints(self._folder)[: -self._kept]:
                 shutil.rmtree(old)
+
+    def _refuse_diverged(self, step: int, net: nn.Module) -> None:
+        lost = [name for name, tensor in float_entries(net).items() if not tensor.isfinite().all()]
+        if lost:
+            raise DivergedError(
+                f"{lost[0]} and {len(lost) - 1} other weights are no longer finite numbers after "
+                f"{step} steps; the same command goes on from the last checkpoint in "
+                f"{self._folder}; where that fails too, begin a run with a smaller optimiser.lr"
+            )
 
     def _save_weights(self, training: OccupancyTraining, path: Path) -> None:
         if self._average is None:

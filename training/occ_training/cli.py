@@ -13,7 +13,7 @@ import typer
 import occ_perception
 import occ_training
 from occ_perception.cli.plain_errors import PlainErrors
-from occ_training.commands import evaluate, fit, overfit, recipes
+from occ_training.commands import evaluate, fit, overfit, pack, recipes
 from occ_training.convert import convert
 from occ_training.prepare import app as prepare_app
 
@@ -50,6 +50,7 @@ def _options(
 
 app.command()(convert)
 app.command()(fit)
+app.command()(pack)
 app.command("eval")(evaluate)
 app.command()(overfit)
 app.command()(recipes)

@@ -1,4 +1,4 @@
-"""``occ-train fit``, ``eval``, ``overfit`` and ``recipes``."""
+"""``occ-train fit``, ``pack``, ``eval``, ``overfit`` and ``recipes``."""
 
 from __future__ import annotations
 
@@ -15,19 +15,33 @@ if TYPE_CHECKING:
     from occ_perception.metrics import Report
     from occ_training.data.dataset import OccupancyDataset
     from occ_training.data.records import DatasetIndex
-    from occ_training.recipe import RunFile, TrainingRecipe
+    from occ_training.recipe import TrainingRecipe
+    from occ_training.run_file import RunFile
+
+
+FRAMES = "frames"
+"""Folder of a run for frames that it renders."""
 
 
 def fit(
     recipe: Annotated[str, typer.Argument(help="See `occ-train recipes`; or a YAML run file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     data: Annotated[
-        Path | None, typer.Option(help="Index of the training data; the run file's if left out.")
+        Path | None,
+        typer.Option(help="Index of the training data; the run file's, or the recipe's own."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Key of its labels; the model's own label set if left out.")
     ] = None,
     validation: Annotated[Path | None, typer.Option(help="Index to evaluate on.")] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Where frames that the recipe renders are kept; OUT/frames if left out."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Length of the run; every schedule goes along with it."),
+    ] = None,
     devices: Annotated[
         str | None, typer.Option(help="Processes on this machine: a number or auto.")
     ] = None,
@@ -45,23 +59,23 @@ def fit(
     """
     from occ_perception.models.zoo import get_card
     from occ_training.data.dataset import OccupancyDataset
-    from occ_training.data.records import DatasetIndex
     from occ_training.evaluate import evaluation_options
     from occ_training.fit import fit as train
 
     run = _chosen_run(recipe, set_ or [])
-    data, labels = data or run.data, labels or run.labels
-    if data is None:
-        raise OptionError(f"{recipe} names no data set: give --data, or `data:` in a run file")
-    index = DatasetIndex.load(data)
+    labels = labels or run.labels
+    index, held_out_index = _data_of(
+        run.recipe, data or run.data, validation or run.validation, frames or out / FRAMES
+    )
     chosen = _suited(run.recipe, index)
+    if samples is not None:
+        chosen = chosen.lasting(samples)
     card = get_card(chosen.model)
     dataset = OccupancyDataset(index, card, chosen.sample_options(card, labels))
     _tell_left_out(dataset)
     held_out = None
-    if (validation := validation or run.validation) is not None:
-        options = evaluation_options(card, labels)
-        held_out = OccupancyDataset(DatasetIndex.load(validation), card, options)
+    if held_out_index is not None:
+        held_out = OccupancyDataset(held_out_index, card, evaluation_options(card, labels))
         _tell_left_out(held_out)
     weights = train(
         chosen,
@@ -73,6 +87,26 @@ def fit(
         validation=held_out,
     )
     typer.echo(f"weights: {weights}")
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run on the town.")],
+    frames: Annotated[
+        Path | None, typer.Option(help="Where its frames are kept; RUN/frames if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that score.")] = 1,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the weights into the package, too.")
+    ] = False,
+) -> None:
+    """Make the shipped checkpoint of a run on the town, and score it on towns of the test split.
+
+    RUN gets MODEL.safetensors, scores.json and report.md.
+    """
+    from occ_training.packing import pack as pack_run
+
+    typer.echo(pack_run(run, frames or run / FRAMES, device, jobs, install, typer.echo))
 
 
 def evaluate(
@@ -151,22 +185,28 @@ def overfit(
     typer.echo(result.summary())
 
 
-def recipes() -> None:
-    """List the recipes."""
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Recipe to print as a run file.")] = None,
+) -> None:
+    """List the recipes, or print one with all its numbers, to begin a run file from."""
     from occ_training.recipes import RECIPES
+    from occ_training.run_file import as_run_file, read_run
 
-    for name in sorted(RECIPES):
-        recipe = RECIPES[name]()
+    if name is not None:
+        typer.echo(as_run_file(read_run(name, RECIPES).recipe), nl=False)
+        return
+    for known in sorted(RECIPES):
+        recipe = RECIPES[known]()
         terms = ", ".join(type(term).__name__ for term in recipe.terms)
         history = f"history from step {recipe.history_from}"
-        typer.echo(f"{name}: {recipe.steps} steps of {recipe.batch}, {history}; {terms}")
+        typer.echo(f"{known}: {recipe.steps} steps of {recipe.batch}, {history}; {terms}")
 
 
 def _chosen_run(name: str, settings: list[str]) -> RunFile:
     import yaml
 
-    from occ_training.recipe import changed, read_run
     from occ_training.recipes import RECIPES
+    from occ_training.run_file import changed, read_run
 
     run = read_run(name, RECIPES)
     for setting in settings:
@@ -182,6 +222,26 @@ def _chosen_run(name: str, settings: list[str]) -> RunFile:
         assert isinstance(change, dict)
         run = replace(run, recipe=changed(run.recipe, change, f"--set {setting}"))
     return run
+
+
+def _data_of(
+    recipe: TrainingRecipe, data: Path | None, validation: Path | None, frames: Path
+) -> tuple[DatasetIndex, DatasetIndex | None]:
+    """What to learn from, and what to evaluate on: as given, or the recipe's own."""
+    from occ_training.data.records import DatasetIndex
+    from occ_training.town import town_dataset
+
+    held_out = None if validation is None else DatasetIndex.load(validation)
+    if data is not None:
+        return DatasetIndex.load(data), held_out
+    town = recipe.town
+    if town is None:
+        raise OptionError(f"{recipe.name} names no data set: give --data, or `data:` in a run file")
+    index = town_dataset(frames, "train", town.clips("train"), town, say=typer.echo)
+    if held_out is None and town.validation_towns:
+        clips = town.clips("validation")
+        held_out = town_dataset(frames, "validation", clips, town, say=typer.echo)
+    return index, held_out
 
 
 def _suited(recipe: TrainingRecipe, index: DatasetIndex) -> TrainingRecipe:

@@ -45,6 +45,7 @@ class EvaluationTask:
         sequences: only these; None = all.
         parts: of the protocol, None = those that are published.
         groups: numbers of the groups to look at, None = all.
+        history: False starts anew at every frame.
         save: folder for predictions, None = they are not kept.
         workers: processes that load frames in the background.
     """
@@ -58,6 +59,7 @@ class EvaluationTask:
     sequences: tuple[str, ...] | None = None
     parts: tuple[str, ...] | None = None
     groups: tuple[int, ...] | None = None
+    history: bool = True
     save: Path | None = None
     workers: int = 2
 
@@ -67,7 +69,10 @@ class EvaluationTask:
         index = DatasetIndex.load(self.data)
         if self.sequences is not None:
             index = index.select(self.sequences)
-        return OccupancyDataset(index, card, evaluation_options(card, self.labels, self.parts))
+        options = evaluation_options(card, self.labels, self.parts)
+        if not self.history:
+            options = replace(options, pieces=len(index))  # every frame is a piece of its own
+        return OccupancyDataset(index, card, options)
 
 
 def evaluation_options(

@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader
 
+from occ_perception.errors import OptionError
 from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_training.averaging import WeightAverage
@@ -33,8 +34,10 @@ from occ_training.checkpoints import (
     step_of,
 )
 from occ_training.data.sample import Batch, collate
+from occ_training.gate import GateKeeper
 from occ_training.initial_weights import load_initial_weights
 from occ_training.recipe import TrainingRecipe
+from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, hold_recipe
 from occ_training.stepping import OccupancyTraining
 from occ_training.streams import SequenceDataset, SlotStreams, group_frames
 from occ_training.validation import Validation
@@ -50,7 +53,6 @@ def fit(
     devices: int | str = "auto",
     nodes: int = 1,
     validation: SequenceDataset | None = None,
-    validate_every: int | None = None,
     callbacks: Sequence[pl.Callback] = (),
     log_every: int = 50,
     progress: bool = True,
@@ -66,7 +68,6 @@ def fit(
         devices: processes per machine, each with its own GPU.
         nodes: machines.
         validation: frames to evaluate on, without augmentation; None = no evaluation.
-        validate_every: steps between evaluations; None = at the end only.
         callbacks: Lightning callbacks besides those of every run.
         log_every: steps between lines of the log.
         progress: whether a progress bar is shown.
@@ -75,10 +76,20 @@ def fit(
         The weights at the end, averaged where the recipe averages.
 
     Raises:
-        ValueError: the batch cannot be spread over the processes, the data set is too small for
-            it, or a checkpoint does not belong to this run; the message says what to change.
+        OptionError: the batch cannot be spread over the processes, or there is a gate and nothing
+            to validate on; the message says what to change.
+        DatasetError: the data set is too small for the batch.
+        RunError: the folder holds another run.
+        GateError: the recipe's gate is not passed, or was not.
+        DivergedError: weights are no longer finite numbers.
     """
     out = Path(out)
+    if recipe.gate is not None and validation is None:
+        raise OptionError(
+            f"{recipe.name} has a gate and nothing to validate on: give a validation data set, or "
+            "set `gate` of the recipe to null"
+        )
+    hold_recipe(out, recipe)
     card = card or get_card(recipe.model)
     pl.seed_everything(recipe.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
@@ -89,13 +100,22 @@ def fit(
         own.append(TQDMProgressBar(refresh_rate=10))
     if average is not None:
         own.append(average)
-    if validation is not None:
-        every = validate_every or recipe.steps
-        own.append(Validation(validation, every, average, out / "validation"))
-    folder = out / "checkpoints"
+    folder = out / CHECKPOINTS
     checkpoints = Checkpoints(
-        folder, recipe.checkpoint_every, recipe.kept_checkpoints, recipe.batch, average
+        folder,
+        recipe.checkpoint_every,
+        recipe.checkpoint_minutes,
+        recipe.kept_checkpoints,
+        recipe.batch,
+        average,
     )
+    # Checkpoints save what the others have done; a gate comes when that is safe.
+    last_ones: list[pl.Callback] = [checkpoints]
+    if validation is not None:
+        validating = Validation(validation, recipe.validate_every, average, out / VALIDATION)
+        own.append(validating)
+        if recipe.gate is not None:
+            last_ones.append(GateKeeper(recipe.gate, validating, out / GATE_FILE))
     last = checkpoints.last
     trainer = pl.Trainer(
         accelerator=accelerator,
@@ -115,8 +135,7 @@ def fit(
         enable_progress_bar=progress,
         logger=_loggers(out, 0 if last is None else step_of(last)),
         log_every_n_steps=log_every,
-        # Checkpoints come last: they save what the others have done.
-        callbacks=[*own, *callbacks, checkpoints],
+        callbacks=[*own, *callbacks, *last_ones],
     )
     with warnings.catch_warnings():
         # The sampler is told where to go on; Lightning cannot know.

@@ -22,7 +22,9 @@ from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
-from occ_perception.synthetic import Drive, DriveSensors, SensorOptions, Town
+from occ_perception.synthetic import Drive, DriveSensors, Town
+from occ_training.data.dataset import OccupancyDataset
+from occ_training.data.frame_records import FrameRecord
 from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
 from occ_training.fit import fit
@@ -30,10 +32,11 @@ from occ_training.losses.masks import MaskLossConfig
 from occ_training.recipe import Optimiser, TrainingRecipe
 from occ_training.schedules import Averaging, LearningRate
 from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
-from occ_training.town import TownDataset, TownFrame, render_frame
+from occ_training.town import Clip, TownData, town_dataset
 
-_TOWN, _DRIVE, _TIMES = 7, 0, (2.0, 2.5)
-_PICTURE, _INPUT_SIZE = (176, 99), (64, 176)
+_CLIP = Clip(town=7, drive=0, first=4, frames=2)
+_DATA = TownData(size=(176, 99), jitter_rig=False, points="lidar")
+_INPUT_SIZE = (64, 176)
 _SCORED = ("camera_mask", "all_voxels")
 
 
@@ -138,26 +141,26 @@ def overfit_two_frames(
     """
     if (out / "checkpoints").exists():
         raise OutputError(f"{out} holds a run already; choose another folder")
-    sensors = DriveSensors(Drive(Town(_TOWN), _DRIVE), SensorOptions(size=_PICTURE))
-    frames = [render_frame(sensors, t) for t in _TIMES]
+    index = town_dataset(out / "frames", "both", [_CLIP], _DATA)
     card, recipe = small_town_card(cells), overfit_recipe(steps, precision)
-    dataset = TownDataset(frames, card, recipe.sample_options(card))
+    dataset = OccupancyDataset(index, card, recipe.sample_options(card))
     weights = fit(recipe, dataset, out, card=card, accelerator=accelerator, devices=1, log_every=1)
     first, last = _ends_of_loss(out / "logs/csv/metrics.csv")
-    plain = TownDataset(frames, card, evaluation_options(card, parts=_SCORED))
+    plain = OccupancyDataset(index, card, evaluation_options(card, parts=_SCORED))
     net = card.build()
     load_checkpoint(net, card, weights)
     learnt = Evaluation(card.label_set, _SCORED, card.grid)
     evaluate_frames(net, card, plain, learnt, torch.device("cpu"))
     best = Evaluation(card.label_set, _SCORED, card.grid)
-    for index, (t, frame) in enumerate(zip(_TIMES, frames, strict=True)):
+    sensors = DriveSensors(Drive(Town(_CLIP.town), _CLIP.drive), _DATA.sensors())
+    for number, (t, frame) in enumerate(zip(_CLIP.times(), index.frames, strict=True)):
         answer = oracle_answer(sensors, t, frame, card)
-        best.update(answer, frame_truth(collate([plain[index]])))
+        best.update(answer, frame_truth(collate([plain[number]])))
     return OverfitResult(first, last, _means(learnt), _means(best), weights)
 
 
 def oracle_answer(
-    sensors: DriveSensors, t: float, frame: TownFrame, card: ModelCard
+    sensors: DriveSensors, t: float, frame: FrameRecord, card: ModelCard
 ) -> NDArray[np.uint8]:
     """Every pixel at its true depth with its true class; cells nobody saw a surface in are free.
 
@@ -175,7 +178,7 @@ def oracle_answer(
         v, u = np.nonzero(depth > 0)
         rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.K).T
         grid_T_cam = (
-            invert_transform(frame.world_T_grid) @ frame.world_T_ego[camera.name] @ camera.ego_T_cam
+            invert_transform(frame.world_T_reference_ego) @ frame.cameras[camera.name].world_T_cam
         )
         index = grid.indices(transform_points(grid_T_cam, rays * depth[v, u, None]))
         inside = grid.contains(index)

@@ -7,7 +7,9 @@ that fails becomes an outcome with the reason; the others go on.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -88,7 +90,7 @@ def _on_processes(
 ) -> Iterator[Outcome[Item, Result]]:
     # A forked child of a process with threads may hang on a lock that nobody will open.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
         pending = {pool.submit(_attempt, function, item): item for item in items}
         try:
             for future in as_completed(pending):
@@ -99,6 +101,18 @@ def _on_processes(
                     yield _failed(pending[future], error)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever, and hold its memory."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="end with parent", daemon=True).start()
 
 
 def _on_ray(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from torch import nn
 
 from occ_perception.errors import OccError
@@ -17,6 +16,7 @@ from occ_training.data.dataset import Content, SampleOptions
 from occ_training.data.pictures import ImageAugmentation
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import Term
+from occ_training.town import TownData
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -46,6 +46,21 @@ class Optimiser:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A score that must be reached, or the run ends with an error: something is wrong.
+
+    Attributes:
+        step: after which it is looked at.
+        floor: the score must be above it.
+        score: of the validation, PART/NAME of its log.
+    """
+
+    step: int
+    floor: float
+    score: str = "camera_mask/mIoU"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """A training run.
 
@@ -55,6 +70,8 @@ class TrainingRecipe:
         terms: of the loss.
         steps: optimiser steps.
         batch: samples per step, over all processes.
+        town: frames of the synthetic town to learn from and to be scored on, for a run that needs
+            no data set; None = a data set is given.
         ignore_unseen: learn only where a ``camera`` looks, or a ``ray`` of the benchmark passes.
         history_from: step from which on the fusion of volumes uses the past.
         depth_fading: how long measured depth helps the lifting; None = never.
@@ -73,7 +90,10 @@ class TrainingRecipe:
         seed: of permutations, augmentation, drawn points and initial weights.
         workers: loader processes per trainer process.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: minutes after which one is written all the same; None = never.
         kept_checkpoints: how many are kept.
+        validate_every: steps between evaluations; None = at the end only.
+        gate: a score that the run must reach; None for none.
         note: what is special about it.
     """
 
@@ -82,6 +102,7 @@ class TrainingRecipe:
     terms: tuple[Term, ...]
     steps: int
     batch: int = 16
+    town: TownData | None = None
     ignore_unseen: Literal["camera", "ray"] | None = "camera"
     history_from: int = 0
     depth_fading: Fading | None = None
@@ -100,13 +121,40 @@ class TrainingRecipe:
     seed: int = 0
     workers: int = 4
     checkpoint_every: int = 8005
+    checkpoint_minutes: float | None = None
     kept_checkpoints: int = 2
+    validate_every: int | None = None
+    gate: Gate | None = None
     note: str = ""
 
     def without(self, content: Content) -> TrainingRecipe:
         """The same run less the terms that need ``content`` of a frame."""
         terms = tuple(term for term in self.terms if content not in term.contents)
         return replace(self, terms=terms)
+
+    def lasting(self, samples: int) -> TrainingRecipe:
+        """The same run over another number of samples: all that is counted in steps goes along.
+
+        Warm-up, averaging, the gate and the steps between checkpoints stay where they are. A budget
+        of time becomes such a number before the run begins: what a step does depends on nothing
+        else.
+
+        Raises:
+            RecipeError: there are less samples than a batch has.
+        """
+        if samples < self.batch:
+            raise RecipeError(f"{samples} samples are no batch of {self.batch}")
+        steps = samples // self.batch
+        factor = steps / self.steps
+        schedule = self.optimiser.schedule.scaled(factor)
+        return replace(
+            self,
+            steps=steps,
+            history_from=round(self.history_from * factor),
+            depth_fading=self.depth_fading and self.depth_fading.scaled(factor),
+            motion_fading=self.motion_fading and self.motion_fading.scaled(factor),
+            optimiser=replace(self.optimiser, schedule=schedule),
+        )
 
     def sample_options(self, card: ModelCard, labels: str | None = None) -> SampleOptions:
         """What a data set has to load for this run.
@@ -132,107 +180,3 @@ class TrainingRecipe:
             point_ids=self.point_ids,
             seed=self.seed,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFile:
-    """A run as written in YAML: a recipe, what is changed in it, and where things are.
-
-    Attributes:
-        recipe: with the changes applied.
-        data: data set to learn from, None where the file names none.
-        labels: key of its labels, None = those of the model's label set.
-        validation: data set to evaluate on, None for none.
-        devices: processes per machine: a number or ``auto``.
-        nodes: machines.
-    """
-
-    recipe: TrainingRecipe
-    data: Path | None = None
-    labels: str | None = None
-    validation: Path | None = None
-    devices: int | str = "auto"
-    nodes: int = 1
-
-
-_RUN_FIELDS = ("recipe", "data", "labels", "validation", "devices", "nodes", "changes")
-
-
-def read_run(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> RunFile:
-    """A recipe by name, or a YAML file that names one and what is different.
-
-    Raises:
-        RecipeError: no such recipe, or the file is no YAML, has a field that does not exist, or a
-            value of another kind.
-    """
-    if not name.endswith((".yaml", ".yml")):
-        return RunFile(recipe=_recipe(name, recipes))
-    path = Path(name)
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, dict) or "recipe" not in document:
-        raise RecipeError(f"{path}: expected a mapping with `recipe: NAME`; see config/training/")
-    unknown = [key for key in document if key not in _RUN_FIELDS]
-    if unknown:
-        raise RecipeError(
-            f"{path}: unknown {', '.join(unknown)}; there are {', '.join(_RUN_FIELDS)}"
-        )
-    recipe = changed(_recipe(document["recipe"], recipes), document.get("changes") or {}, str(path))
-    given: dict[str, Any] = {
-        key: Path(document[key]) if key in ("data", "validation") else document[key]
-        for key in ("data", "labels", "validation", "devices", "nodes")
-        if document.get(key) is not None
-    }
-    return RunFile(recipe=recipe, **given)
-
-
-def changed(recipe: Any, changes: Mapping[str, Any], where: str) -> Any:
-    """A copy of a recipe (or a part of one) with other numbers.
-
-    Args:
-        recipe: dataclass to start from.
-        changes: field -> value; a mapping changes fields of a part. Terms are code, not numbers:
-            a run with other terms is another recipe function.
-        where: they were written, for messages.
-
-    Raises:
-        RecipeError: a field does not exist or cannot be changed so, or a value is of another kind.
-    """
-    known = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
-    values: dict[str, Any] = {}
-    for name, value in changes.items():
-        if name not in known or name in ("terms", "groups", "model", "name"):
-            allowed = [key for key in known if key not in ("terms", "groups", "model", "name")]
-            raise RecipeError(
-                f"{where}: {name!r} cannot be changed; what can is {', '.join(allowed)}"
-            )
-        current = known[name]
-        if isinstance(value, Mapping) and is_dataclass(current):
-            values[name] = changed(current, value, f"{where}, {name}")
-        elif name == "initial_weights":
-            values[name] = None if value is None else Path(value)
-        elif isinstance(current, tuple) and isinstance(value, list):
-            values[name] = tuple(value)
-        elif value is None and (current is None or is_dataclass(current)):
-            values[name] = None
-        elif _same_kind(current, value):
-            values[name] = type(current)(value)
-        else:
-            raise RecipeError(f"{where}: {name} is {value!r}, expected something like {current!r}")
-    return replace(recipe, **values)
-
-
-def _same_kind(current: Any, value: Any) -> bool:
-    if isinstance(current, bool) or isinstance(value, bool):
-        return isinstance(current, bool) and isinstance(value, bool)
-    if isinstance(current, float):
-        return isinstance(value, (int, float))
-    return isinstance(current, (int, str)) and isinstance(value, type(current))
-
-
-def _recipe(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> TrainingRecipe:
-    if name not in recipes:
-        raise RecipeError(f"no recipe {name!r}; there are {', '.join(sorted(recipes))}")
-    return recipes[name]()

@@ -6,32 +6,43 @@ A step is counted from 0: ``step`` steps have been taken before it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Linear warm-up, then constant with optional drops; factors on the optimiser's rate.
+    """Linear warm-up, then constant with optional drops or a fall along a cosine; factors.
 
     Attributes:
         warm_up_steps: length of the warm-up.
         warm_up_from: factor at step 0.
         drops: steps from which on the rate is multiplied by ``drop_factor`` once more.
         drop_factor: see there.
+        fall: from the full rate to ``fall_to``; None = no fall.
+        fall_to: factor from its last step on.
     """
 
     warm_up_steps: int = 200
     warm_up_from: float = 0.001
     drops: tuple[int, ...] = ()
     drop_factor: float = 0.2
+    fall: Fading | None = None
+    fall_to: float = 0.01
 
     def factor(self, step: int) -> float:
         """Factor on the base rate in this step."""
         dropped = self.drop_factor ** sum(step >= drop for drop in self.drops)
+        if self.fall is not None:
+            dropped *= self.fall_to + (1.0 - self.fall_to) * self.fall.rate(step)
         if step >= self.warm_up_steps:
             return dropped
         missing = 1.0 - step / self.warm_up_steps
         return dropped * (1.0 - missing * (1.0 - self.warm_up_from))
+
+    def scaled(self, factor: float) -> LearningRate:
+        """For a run that many times as long; the warm-up keeps its length."""
+        drops = tuple(round(drop * factor) for drop in self.drops)
+        return replace(self, drops=drops, fall=self.fall and self.fall.scaled(factor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,7 @@ class Fading:
     the denoising of ALOcc (arXiv 2411.07725).
 
     Attributes:
-        begin, end: steps, or shares of the run.
+        begin, end: steps.
     """
 
     begin: float = 0
@@ -55,6 +66,10 @@ class Fading:
         if step > self.end:
             return 0.0
         return (1.0 + math.cos(math.pi * (step - self.begin) / (self.end - self.begin))) / 2.0
+
+    def scaled(self, factor: float) -> Fading:
+        """For a run that many times as long."""
+        return Fading(begin=round(self.begin * factor), end=round(self.end * factor))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,292 +1,397 @@
-"""Frames of the synthetic town in memory, as a data set to train and evaluate on.
+"""Drives through the synthetic town as an ordinary data set, rendered once and kept on disk.
 
-Nothing is written: a frame is the same for the same town, drive and time, so that a run that goes
-on renders its frames again. Legend as in :mod:`occ_training.data.sample`; P lidar points.
+    DIR/NAME.jsonl          index of one set of clips: train, validation, test
+    DIR/parts/CLIP.jsonl    one clip's frames, and what they were made from; written last
+    DIR/frames/CLIP/...     its images, points and labels
+
+A clip's folder appears when it is whole. A run that was ended in the middle loses the clips that
+were being rendered, and processes that render into one folder at once share the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from occ_perception.frames import CameraRig
-from occ_perception.geometry import Float64, invert_transform, relative_motion, scale_intrinsics
-from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
-from occ_perception.metrics.rays import lidar_origins
-from occ_perception.models.zoo import ModelCard
-from occ_perception.sensing.point_maps import point_maps
-from occ_perception.synthetic import OCC3D_GRID, Drive, DriveSensors, SensorOptions, Town
-from occ_perception.synthetic.labels import camera_mask, voxelise
-from occ_training.data.bev_augmentation import augment_labels
-from occ_training.data.dataset import SampleOptions, Visit
-from occ_training.data.grids import labels_on_grid
-from occ_training.data.label_files import FrameLabels
-from occ_training.data.pictures import PicturePlan, normalise
-from occ_training.data.sample import Sample
+from occ_perception.atomic import atomic_path, remove_leftovers
+from occ_perception.errors import OccError
+from occ_perception.geometry import Float64, invert_transform, transform_points
+from occ_perception.synthetic import OCC3D_GRID, SPLITS, Drive, DriveSensors, SensorOptions, Town
+from occ_perception.synthetic.drive import KEYFRAME_PERIOD_S, drive_name
+from occ_perception.synthetic.recipe import recipe_of
+from occ_perception.synthetic.recording import encode_jpeg
+from occ_perception.synthetic.render import View
+from occ_perception.synthetic.rig import CAMERAS, REFERENCE_CAMERA
+from occ_perception.synthetic.seeds import random_for
+from occ_training.data.frame_records import (
+    CameraRecord,
+    DatasetError,
+    DatasetHeader,
+    FrameRecord,
+    LabelLayout,
+    LidarRecord,
+)
+from occ_training.data.index_json import header_from_json
+from occ_training.data.records import DatasetIndex
+from occ_training.parallel import run_all
+
+FRAMES_VERSION = 1
+"""Raised whenever the files of a frame change while its scene does not."""
+
+LABELS = "occ3d"
+_LAYOUT = LabelLayout("occ3d", "occ3d", OCC3D_GRID, time="reference_camera")
+_DRIVE_KEYFRAMES = 41
+_SKY = 17
+_BLOCK = 8
+
+Split = Literal["train", "validation", "test"]
 
 
-@dataclass(frozen=True, eq=False)
-class TownFrame:
-    """Everything the sensors and the truth say at one moment, small enough to keep thousands.
+class RenderError(OccError):
+    """Frames of the town could not be rendered; the text says which, and why."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive key frames of one drive, 0.5 s apart.
 
     Attributes:
-        sequence: name of the drive.
-        stamp_ns: of the lidar.
-        rig: cameras at the size of the pictures, and the lidar's mount.
-        pictures: camera name -> (height, width, 3) uint8 RGB.
-        world_T_ego: camera name -> (4, 4) ego pose at its exposure.
-        world_T_grid: (4, 4) ego pose at the reference camera's exposure, where the labels lie.
-        world_T_lidar_ego: (4, 4) ego pose at ``stamp_ns``.
-        points_P3: float32, lidar frame.
-        point_classes_P: uint8 Occ3D ids.
-        semantics_XYZ: uint8 Occ3D ids on the Occ3D grid.
-        camera_mask_bits: the camera mask, packed.
-        moving_cells_M, velocities_M2: flat cells with a velocity, and it (float16, m/s).
+        town, drive: seeds.
+        first: number of the first key frame.
+        frames: how many.
     """
 
-    sequence: str
-    stamp_ns: int
-    rig: CameraRig
-    pictures: dict[str, NDArray[np.uint8]]
-    world_T_ego: dict[str, Float64]
-    world_T_grid: Float64
-    world_T_lidar_ego: Float64
-    points_P3: NDArray[np.float32]
-    point_classes_P: NDArray[np.uint8]
-    semantics_XYZ: NDArray[np.uint8]
-    camera_mask_bits: NDArray[np.uint8]
-    moving_cells_M: NDArray[np.int32]
-    velocities_M2: NDArray[np.float16]
+    town: int
+    drive: int
+    first: int
+    frames: int
 
     @property
-    def token(self) -> str:
-        """Unique name."""
-        return f"{self.sequence}-{self.stamp_ns}"
+    def name(self) -> str:
+        """Of its part of a data set, and of its sequence."""
+        return f"{drive_name(self.town, self.drive)}-{self.first:02d}-{self.frames:02d}"
 
-    def labels(self) -> FrameLabels:
-        """Labels on the Occ3D grid."""
-        shape = self.semantics_XYZ.shape
-        count = int(np.prod(shape))
-        mask = np.unpackbits(self.camera_mask_bits, count=count).astype(bool).reshape(shape)
-        flow = np.zeros((count, 2), dtype=np.float32)
-        flow[self.moving_cells_M] = self.velocities_M2
-        return FrameLabels(
-            self.semantics_XYZ.copy(), camera_mask_XYZ=mask, flow_XYZ2=flow.reshape(*shape, 2)
-        )
+    def times(self) -> list[float]:
+        """Of the lidar, seconds since the drive's start."""
+        return [n * KEYFRAME_PERIOD_S for n in range(self.first, self.first + self.frames)]
 
 
-def render_frame(sensors: DriveSensors, t: float) -> TownFrame:
-    """What the sensors deliver for the lidar's time ``t`` (seconds of the drive)."""
-    frame = sensors.frame(t)
-    points = sensors.points(t)
-    scene = sensors.drive.scene(sensors.reference_time(t))
-    semantics, _, flow = voxelise(scene, OCC3D_GRID)
-    seen = camera_mask(scene, sensors.rig, OCC3D_GRID, threads=sensors.options.threads)
-    velocities = flow.reshape(-1, 2)
-    moving = np.flatnonzero(velocities.any(axis=1)).astype(np.int32)
-    return TownFrame(
-        sequence=frame.sequence,
-        stamp_ns=sensors.stamp_ns(t),
-        rig=sensors.rig,
-        pictures=dict(frame.images),
-        world_T_ego=dict(frame.world_T_ego),
-        world_T_grid=sensors.drive.pose(sensors.reference_time(t)),
-        world_T_lidar_ego=sensors.drive.pose(t),
-        points_P3=np.ascontiguousarray(points.points[:, :3]),
-        point_classes_P=points.classes,
-        semantics_XYZ=semantics,
-        camera_mask_bits=np.packbits(seen),
-        moving_cells_M=moving,
-        velocities_M2=velocities[moving].astype(np.float16),
-    )
-
-
-def render_drive(
-    town: int, drive: int, times: Iterable[float], options: SensorOptions | None = None
-) -> list[TownFrame]:
-    """Frames of one drive, in the order of ``times``; a process can be given this to do."""
-    sensors = DriveSensors(Drive(Town(town), drive), options)
-    return [render_frame(sensors, t) for t in times]
-
-
-class TownDataset(torch.utils.data.Dataset[Sample]):
-    """Town frames as samples of one model; see
-    :class:`~occ_training.data.dataset.OccupancyDataset` for what the options mean.
-
-    Args:
-        frames: drive after drive, each in the order of time.
-        card: cameras, preprocessing, grid; its classes must be Occ3D's.
-        options: what is made of a frame, and how it is changed.
+@dataclass(frozen=True, kw_only=True)
+class TownData:
+    """What a run sees of the town. Towns of training, validation and test are different ones.
 
     Attributes:
-        groups_F: (frames,) int64; a group is a drive, or a piece of one.
-
-    Raises:
-        ValueError: there are no frames, or the model has other classes.
+        towns: of the training split.
+        drives: per town.
+        clip_frames: key frames of each drive.
+        validation_towns, test_towns: towns that are scored on, one drive of each.
+        scored_frames: key frames of each of those.
+        size: width and height of the images. A model's native shape at the width of its input is
+            the smallest that loses nothing.
+        jitter_rig: mounts and intrinsics differ a little from drive to drive.
+        points: ``lidar`` keeps what the lidar measures, ``surfaces`` the nearest surface in every
+            block of 8x8 pixels of every image, in its place.
+        seed: of the choice of towns and key frames.
     """
 
+    towns: int = 400
+    drives: int = 2
+    clip_frames: int = 10
+    validation_towns: int = 8
+    test_towns: int = 50
+    scored_frames: int = 8
+    size: tuple[int, int] = (704, 396)
+    jitter_rig: bool = True
+    points: Literal["lidar", "surfaces"] = "surfaces"
+    seed: int = 0
+
+    def clips(self, split: Split) -> list[Clip]:
+        """Those of one split; those of a town stand together."""
+        if split == "train":
+            order = random_for("demo clips", self.seed).permutation(len(SPLITS[split]))
+            return [
+                self._clip(int(town), drive)
+                for town in order[: self.towns]
+                for drive in range(self.drives)
+            ]
+        towns = self.validation_towns if split == "validation" else self.test_towns
+        chosen = np.linspace(0, len(SPLITS[split]) - 1, towns).round().astype(int)
+        return [Clip(SPLITS[split][n], 0, 8, self.scored_frames) for n in chosen]
+
+    def _clip(self, town: int, drive: int) -> Clip:
+        rng = random_for("demo clip", self.seed, town, drive)
+        first = int(rng.integers(_DRIVE_KEYFRAMES - self.clip_frames + 1))
+        return Clip(town, drive, first, self.clip_frames)
+
+    def source(self, clip: Clip) -> dict[str, Any]:
+        """Everything that decides about a clip's files."""
+        return recipe_of(
+            self.sensors(),
+            clip.frames,
+            town=clip.town,
+            drive=clip.drive,
+            first=clip.first,
+            points=self.points,
+            version=FRAMES_VERSION,
+        )
+
+    def sensors(self) -> SensorOptions:
+        """How a drive is recorded; processes, not threads, share the work."""
+        return SensorOptions(size=self.size, jitter_rig=self.jitter_rig, threads=1)
+
+
+def town_dataset(
+    folder: Path,
+    name: str,
+    clips: Sequence[Clip],
+    data: TownData,
+    jobs: int | None = None,
+    say: Callable[[str], None] = print,
+) -> DatasetIndex:
+    """The clips as a data set; what the folder does not hold yet is rendered into it.
+
+    Args:
+        folder: may hold other clips, or others' work in progress.
+        name: of the index that is written.
+        clips: what is wanted.
+        data: how they are rendered.
+        jobs: processes that render; None = one per CPU of this process.
+        say: told what was rendered, and how long it took.
+
+    Raises:
+        RenderError: a clip could not be rendered; the others are there.
+        DatasetError: the folder holds a clip that was made from something else.
+    """
+    todo = [clip for clip in clips if not _is_there(folder, clip, data)]
+    if todo:
+        _render(folder, todo, data, jobs or len(os.sched_getaffinity(0)), say)
+    frames = tuple(
+        frame for clip in clips for frame in DatasetIndex.load(_part(folder, clip)).frames
+    )
+    source = {"town": [clip.name for clip in clips]}
+    index = DatasetIndex(folder, replace(_header(f"town {name}"), source=source), frames)
+    index.save(folder / f"{name}.jsonl")
+    return index
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The clips of one town, which is built once for them."""
+
+    folder: Path
+    clips: tuple[Clip, ...]
+    data: TownData
+
+
+def _render(
+    folder: Path, clips: Sequence[Clip], data: TownData, jobs: int, say: Callable[[str], None]
+) -> None:
+    """Render clips side by side, with a progress bar."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    work = [_Job(folder, tuple(group), data) for _, group in groupby(clips, lambda c: c.town)]
+    frames = sum(clip.frames for clip in clips)
+    say(f"rendering {frames} frames of {len(work)} towns into {folder}, {jobs} at a time")
+    begun = time.monotonic()
+    failures = []
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("rendering", total=frames)
+        for outcome in run_all(_render_town, work, jobs):
+            progress.advance(task, sum(clip.frames for clip in outcome.item.clips))
+            if outcome.error:
+                failures.append(f"town {outcome.item.clips[0].town}: {outcome.error}")
+    if failures:
+        raise RenderError(
+            f"{len(failures)} of {len(work)} towns could not be rendered, the first: "
+            f"{failures[0]}; the same command goes on with what is missing"
+        )
+    say(f"rendered {frames} frames in {time.monotonic() - begun:.0f} s")
+
+
+def _render_town(job: _Job) -> None:
+    town = Town(job.clips[0].town)
+    for clip in job.clips:
+        with _alone(job.folder, clip):
+            if not _is_there(job.folder, clip, job.data):
+                _render_clip(town, clip, job.data, job.folder)
+
+
+def _render_clip(town: Town, clip: Clip, data: TownData, folder: Path) -> None:
+    """Write a clip's files, and its index when they have taken their place."""
+    place = Path("frames") / clip.name
+    remove_leftovers(folder / place)
+    shutil.rmtree(folder / place, ignore_errors=True)  # of one that was killed before the index
+    sensors = DriveSensors(Drive(town, clip.drive), data.sensors())
+    with atomic_path(folder / place) as unfinished:
+        unfinished.mkdir()
+        frames = [_Frame(sensors, t, data, clip, unfinished).write(place) for t in clip.times()]
+    header = replace(_header(clip.name), source=data.source(clip))
+    DatasetIndex(folder, header, tuple(frames)).save(_part(folder, clip))
+
+
+class _Frame:
+    """One key frame on its way to files."""
+
     def __init__(
-        self, frames: Sequence[TownFrame], card: ModelCard, options: SampleOptions | None = None
+        self, sensors: DriveSensors, t: float, data: TownData, clip: Clip, folder: Path
     ) -> None:
-        if not frames or card.labels.class_names != LABEL_SETS["occ3d"].class_names:
-            raise ValueError(
-                f"town frames ({len(frames)}) have Occ3D classes and ego-frame labels; "
-                f"model {card.name} has those of {card.label_set}"
-            )
-        self.frames = list(frames)
-        self.card = card
-        self.options = options or SampleOptions()
-        self._geometry = card.config.geometry
-        self.groups_F = _groups(self.frames, self.options.pieces)
+        self._sensors = sensors
+        self._t = t
+        self._data = data
+        self._clip = clip
+        self._folder = folder
+        self._world_T_lidar = sensors.drive.pose(t) @ sensors.ego_T_lidar
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, item: int | Visit) -> Sample:
-        """A frame; plain, or augmented from the seed, the frame and the visit."""
-        index, visit = item if isinstance(item, tuple) else (item, 0)
-        frame, options = self.frames[index], self.options
-        rng = np.random.default_rng([options.seed, visit, index])
-        plans = [self._plan(frame, name, rng) for name in self.card.cameras]
-        bda_33 = np.eye(3) if options.bev is None else options.bev.draw(rng)
-        previous = self._frame_before(index)
-        start = index == 0 or bool(self.groups_F[index] != self.groups_F[index - 1])
-        motion = np.eye(4)
-        if not start:
-            motion = relative_motion(self.frames[index - 1].world_T_grid, frame.world_T_grid)
-        native_columns = self.card.preprocessing.native_size[1]
-        maps = [plan.pixel_map(native_columns) for plan in plans]
-        depth, classes = self._point_maps(frame, maps)
-        labels = self._labels(frame, bda_33)
-        matched = "previous_pictures" in options.contents
-        return Sample(
-            index=index,
-            token=frame.token,
-            sequence=frame.sequence,
-            group=int(self.groups_F[index]),
-            start=start,
-            images_N3HW=self._images(frame, plans),
-            grid_T_cam_N44=_float32(invert_transform(frame.world_T_grid) @ self._cameras(frame)),
-            K_N33=_float32(np.stack([self._K(frame, name) for name in self.card.cameras])),
-            image_rotation_N33=_float32(np.stack([matrix for matrix, _ in maps])),
-            image_translation_N3=_float32(np.stack([offset for _, offset in maps])),
-            bev_augmentation_33=_float32(bda_33),
-            previous_T_current_44=torch.from_numpy(motion),
-            previous_cam_T_cam_N44=torch.from_numpy(
-                invert_transform(self._cameras(previous)) @ self._cameras(frame)
+    def write(self, place: Path) -> FrameRecord:
+        """Write the files, and say where they will be: ``place`` below the data set's root."""
+        sensors, number = self._sensors, round(self._t / KEYFRAME_PERIOD_S)
+        stem = f"{number:02d}"
+        cameras, surfaces = {}, []
+        for name in sensors.rig.names:
+            cameras[name], seen = self._camera(name, stem, place)
+            surfaces.append(seen)
+        points, classes = self._points(surfaces)
+        (self._folder / f"{stem}.bin").write_bytes(points.astype("<f4").tobytes())
+        (self._folder / f"{stem}.classes").write_bytes(classes.tobytes())
+        truth, in_view = sensors.truth(self._t)
+        assert truth.flow is not None
+        np.savez_compressed(
+            self._folder / f"{stem}.npz",
+            semantics=truth.labels,
+            mask_camera=in_view.astype(np.uint8),
+            flow=truth.flow,
+        )
+        return FrameRecord(
+            token=f"{self._clip.name}-{stem}",
+            sequence=self._clip.name,
+            stamp_ns=sensors.stamp_ns(self._t),
+            reference_camera=REFERENCE_CAMERA,
+            cameras=cameras,
+            lidar=LidarRecord(
+                points=str(place / f"{stem}.bin"),
+                columns=("x", "y", "z"),
+                stamp_ns=sensors.stamp_ns(self._t),
+                ego_T_lidar=sensors.ego_T_lidar,
+                world_T_ego=sensors.drive.pose(self._t),
+                semantics=str(place / f"{stem}.classes"),
             ),
-            matches_itself=previous is frame,
-            previous_images_N3HW=self._images(previous, plans) if matched else None,
-            depth_NHW=depth,
-            semantics_NHW=classes,
-            labels_XYZ=torch.from_numpy(labels.semantics_XYZ),
-            camera_mask_XYZ=torch.from_numpy(labels.camera_mask_XYZ),
-            flow_XYZ2=torch.from_numpy(labels.flow_XYZ2),
-            lidar_origins_T3=self._ray_origins(index),
+            labels={LABELS: str(place / f"{stem}.npz")},
         )
 
-    def _plan(self, frame: TownFrame, camera: str, rng: np.random.Generator) -> PicturePlan:
-        calibration = frame.rig.camera(camera)
-        size = (calibration.width, calibration.height)
-        if self.options.image is None:
-            return PicturePlan.plain(size, self.card.preprocessing)
-        return self.options.image.draw(rng, size, self.card.preprocessing)
-
-    def _images(self, frame: TownFrame, plans: Sequence[PicturePlan]) -> torch.Tensor:
-        filter_name = self.card.preprocessing.interpolation
-        crops = [
-            plan.apply(frame.pictures[name], filter_name)
-            for name, plan in zip(self.card.cameras, plans, strict=True)
-        ]
-        return normalise(np.stack(crops), self.card.preprocessing)
-
-    def _cameras(self, frame: TownFrame) -> Float64:
-        """(N, 4, 4) pose of every camera at its own exposure."""
-        return np.stack(
-            [frame.world_T_ego[n] @ frame.rig.camera(n).ego_T_cam for n in self.card.cameras]
+    def _camera(
+        self, name: str, stem: str, place: Path
+    ) -> tuple[CameraRecord, tuple[Float64, NDArray[np.uint8]]]:
+        """The image of one camera, and the surfaces in it: (n, 3) in the lidar frame, classes."""
+        sensors, file = self._sensors, f"{stem}-{name}.jpg"
+        when = sensors.exposure(name, self._t)
+        view = sensors.view(name, when)
+        image = sensors.developed(view, name, when)
+        (self._folder / file).write_bytes(encode_jpeg(image))
+        mount = sensors.rig.camera(name)
+        record = CameraRecord(
+            image=str(place / file),
+            stamp_ns=sensors.stamp_ns(when),
+            K=mount.K,
+            width=mount.width,
+            height=mount.height,
+            ego_T_cam=mount.ego_T_cam,
+            world_T_ego=sensors.drive.pose(when),
         )
+        in_camera, classes = nearest_surfaces(view, mount.K)
+        lidar_T_cam = invert_transform(self._world_T_lidar) @ record.world_T_cam
+        return record, (transform_points(lidar_T_cam, in_camera), classes)
 
-    def _K(self, frame: TownFrame, camera: str) -> Float64:
-        calibration = frame.rig.camera(camera)
-        native_columns = self.card.preprocessing.native_size[1]
-        return scale_intrinsics(calibration.K, native_columns / calibration.width)
+    def _points(
+        self, surfaces: Sequence[tuple[Float64, NDArray[np.uint8]]]
+    ) -> tuple[Float64, NDArray[np.uint8]]:
+        """(n, 3) points in the lidar frame, and their classes."""
+        if self._data.points == "lidar":
+            points = self._sensors.points(self._t)
+            return points.points[:, :3].astype(np.float64), points.classes
+        places, classes = zip(*surfaces, strict=True)
+        return np.concatenate(places), np.concatenate(classes)
 
-    def _frame_before(self, index: int) -> TownFrame:
-        """The frame before in the drive, else itself."""
-        frame = self.frames[index]
-        before = self.frames[index - 1] if index else frame
-        return before if before.sequence == frame.sequence else frame
 
-    def _point_maps(
-        self, frame: TownFrame, maps: Sequence[tuple[Float64, Float64]]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if not {"depth", "point_classes"} & set(self.options.contents):
-            return None, None
-        bins = self._geometry.depth
-        world_T_lidar = frame.world_T_lidar_ego @ _lidar_mount(frame)
-        found = [
-            point_maps(
-                frame.points_P3,
-                frame.point_classes_P,
-                invert_transform(world_T_cam) @ world_T_lidar,
-                self._K(frame, name),
-                pixel_map,
-                self._geometry.input_size,
-                (bins.lower, bins.upper),
-                self.options.winners,
-            )
-            for name, world_T_cam, pixel_map in zip(
-                self.card.cameras, self._cameras(frame), maps, strict=True
-            )
-        ]
-        depth = torch.from_numpy(np.stack([m.depth_HW for m in found]))
-        return depth, torch.from_numpy(
-            np.stack([m.classes_HW for m in found if m.classes_HW is not None])
+def nearest_surfaces(view: View, K: Float64) -> tuple[Float64, NDArray[np.uint8]]:
+    """The nearest surface in every block of 8x8 pixels, counted from the lower left corner.
+
+    Returns:
+        (n, 3) points in the camera's frame, metres, each on the ray of its pixel; (n,) classes.
+        Blocks of sky alone have none.
+    """
+    height, width = view.classes.shape
+    rows, columns = height // _BLOCK, width // _BLOCK
+    top, right = height - rows * _BLOCK, columns * _BLOCK
+
+    def blocks(image: NDArray[Any]) -> NDArray[Any]:
+        cut = image[top:, :right].reshape(rows, _BLOCK, columns, _BLOCK)
+        return np.asarray(cut.transpose(0, 2, 1, 3).reshape(rows * columns, _BLOCK * _BLOCK))
+
+    depth = view.depth(K).astype(np.float64)
+    depth[(depth <= 0.0) | (view.classes == _SKY)] = np.inf
+    chosen = blocks(depth).argmin(axis=1)[:, None]
+    z = np.take_along_axis(blocks(depth), chosen, axis=1)[:, 0]
+    classes = np.take_along_axis(blocks(view.classes), chosen, axis=1)[:, 0]
+    block = np.arange(rows * columns)
+    v = top + block // columns * _BLOCK + chosen[:, 0] // _BLOCK
+    u = block % columns * _BLOCK + chosen[:, 0] % _BLOCK
+    solid = np.isfinite(z)
+    pixels = np.stack([u, v, np.ones_like(u)], axis=1)[solid].astype(np.float64)
+    return pixels @ np.linalg.inv(K).T * z[solid, None], classes[solid]
+
+
+def _header(name: str) -> DatasetHeader:
+    return DatasetHeader(name=name, cameras=CAMERAS, label_sets={LABELS: _LAYOUT})
+
+
+def _part(folder: Path, clip: Clip) -> Path:
+    return folder / "parts" / f"{clip.name}.jsonl"
+
+
+def _is_there(folder: Path, clip: Clip, data: TownData) -> bool:
+    """Whether a clip is complete.
+
+    Raises:
+        DatasetError: it was made from something else: another generator, or other options.
+    """
+    part = _part(folder, clip)
+    if not part.is_file():
+        return False
+    with part.open(encoding="utf-8") as lines:
+        held = dict(header_from_json(json.loads(next(lines))).source)
+    wanted = data.source(clip)
+    differences = [
+        f"{name} {held.get(name)} there, {wanted.get(name)} wanted"
+        for name in sorted(held.keys() | wanted.keys())
+        if held.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise DatasetError(
+            f"{part} was rendered from something else: {'; '.join(differences)}; delete {folder}, "
+            "or keep the frames in another folder"
         )
-
-    def _labels(self, frame: TownFrame, bda_33: Float64) -> FrameLabels:
-        labels = frame.labels()
-        if self.options.ignore_unseen == "camera":
-            assert labels.camera_mask_XYZ is not None
-            labels.semantics_XYZ[~labels.camera_mask_XYZ] = UNKNOWN_CLASS
-        free = self.card.labels.empty_class
-        labels = labels_on_grid(labels, OCC3D_GRID, self.card.grid, free)
-        return augment_labels(labels, bda_33, self.card.grid)
-
-    def _ray_origins(self, index: int) -> torch.Tensor | None:
-        if "ray_origins" not in self.options.contents:
-            return None
-        frame = self.frames[index]
-        drive = [f for f in self.frames if f.sequence == frame.sequence]
-        origins = lidar_origins(
-            np.stack([f.world_T_lidar_ego for f in drive]),
-            np.stack([_lidar_mount(f) for f in drive]),
-            drive.index(frame),
-        )
-        return torch.from_numpy(origins)
+    return True
 
 
-def _lidar_mount(frame: TownFrame) -> Float64:
-    assert frame.rig.ego_T_lidar is not None
-    return frame.rig.ego_T_lidar
+@contextmanager
+def _alone(folder: Path, clip: Clip) -> Iterator[None]:
+    """One process after the other at a clip; a lock ends with the process that holds it."""
+    import fcntl
 
-
-def _groups(frames: Sequence[TownFrame], pieces: int) -> NDArray[np.int64]:
-    """Numbers of the groups: drives cut into pieces of equal length, the last one shorter."""
-    lengths: dict[str, int] = {}
-    for frame in frames:
-        lengths[frame.sequence] = lengths.get(frame.sequence, 0) + 1
-    groups: list[int] = []
-    for length in lengths.values():
-        first = groups[-1] + 1 if groups else 0
-        piece = -(-length // pieces)
-        groups += [first + position // piece for position in range(length)]
-    return np.array(groups, dtype=np.int64)
-
-
-def _float32(array: Float64) -> torch.Tensor:
-    return torch.from_numpy(array.astype(np.float32))
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / clip.name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

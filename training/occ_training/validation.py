@@ -25,7 +25,7 @@ class Validation(pl.Callback):
 
     Args:
         dataset: frames without augmentation.
-        every: steps.
+        every: steps; None = at the end only.
         average: whose weights are evaluated, None = those in training.
         folder: for ``step_N.json`` and ``step_N.csv``, None = no files.
         parts: of the protocol, None = those that are published.
@@ -34,7 +34,7 @@ class Validation(pl.Callback):
     def __init__(
         self,
         dataset: SequenceDataset,
-        every: int,
+        every: int | None,
         average: WeightAverage | None = None,
         folder: Path | None = None,
         parts: tuple[str, ...] | None = None,
@@ -44,35 +44,47 @@ class Validation(pl.Callback):
         self.average = average
         self._folder = folder
         self._parts = parts
+        self._latest: tuple[int, dict[str, float]] | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """Evaluate where it is due."""
         step = trainer.global_step
-        if step % self._every and step != trainer.max_steps:
-            return
-        assert isinstance(pl_module, OccupancyTraining)
-        net, card = pl_module.net, pl_module.card
-        evaluation = Evaluation(card.label_set, self._parts, card.grid).to(pl_module.device)
+        if step == trainer.max_steps or (self._every and step % self._every == 0):
+            self.scores(trainer, pl_module)
+
+    def scores(self, trainer: pl.Trainer, training: pl.LightningModule) -> dict[str, float]:
+        """PART/SCORE -> value at this step; every process asks, and is given the same."""
+        step = trainer.global_step
+        if self._latest is not None and self._latest[0] == step:
+            return self._latest[1]
+        assert isinstance(training, OccupancyTraining)
+        net, card = training.net, training.card
+        evaluation = Evaluation(card.label_set, self._parts, card.grid).to(training.device)
         mine = shares(group_frames(self._dataset.groups_F), trainer.world_size)[trainer.global_rank]
         modes = {module: module.training for module in net.modules()}
         with nullcontext() if self.average is None else self.average.applied(net):
             net.eval()
             seen = evaluate_frames(
-                net, card, self._dataset, evaluation, pl_module.device, groups=mine
+                net, card, self._dataset, evaluation, training.device, groups=mine
             )
-        for module, training in modes.items():
-            module.training = training
+        for module, was_training in modes.items():
+            module.training = was_training
         check_each_once(_from_all(seen), len(self._dataset))
         report = evaluation.report(f"{card.name}, step {step}")
-        for part, scores in report.scores.items():
-            means = {f"val/{part}/{name}": v for name, v in scores.items() if "[" not in name}
-            pl_module.log_dict(means, rank_zero_only=True)
+        means = {
+            f"{part}/{name}": value
+            for part, scores in report.scores.items()
+            for name, value in scores.items()
+            if "[" not in name
+        }
+        training.log_dict({f"val/{n}": v for n, v in means.items()}, rank_zero_only=True)
         if self._folder is not None and trainer.is_global_zero:
-            self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._folder / f"step_{step:07d}.json", report.to_json())
             write_whole(self._folder / f"step_{step:07d}.csv", report.to_csv())
+        self._latest = step, means
+        return means
 
 
 def _from_all(seen: list[int]) -> list[int]:

@@ -33,17 +33,19 @@ class ImageAugmentation:
         crop_below: (lowest, highest) share of the resized height left out below the crop.
         flip: probability of mirroring left and right.
         rotation_deg: (lowest, highest) turn against the clock, degrees.
+        light: strength of changes of brightness and contrast, 0 for none.
     """
 
     scale: tuple[float, float] = (-0.06, 0.11)
     crop_below: tuple[float, float] = (0.0, 0.0)
     flip: float = 0.5
     rotation_deg: tuple[float, float] = (-5.4, 5.4)
+    light: float = 0.0
 
     def draw(
         self, rng: np.random.Generator, picture: Size, preprocessing: Preprocessing
     ) -> PicturePlan:
-        """The plan of one camera, drawn in the order scale, crop, mirror, turn.
+        """The plan of one camera, drawn in the order scale, crop, mirror, turn, light.
 
         Args:
             rng: source of the draws.
@@ -58,7 +60,11 @@ class ImageAugmentation:
         left = int(rng.uniform(0, max(0, resized[0] - columns)))
         mirror = bool(rng.uniform() < self.flip)
         crop = CropPlan(picture, resized, (left, top, left + columns, top + rows))
-        return PicturePlan(crop, factor, mirror, float(rng.uniform(*self.rotation_deg)))
+        turn = float(rng.uniform(*self.rotation_deg))
+        if not self.light:
+            return PicturePlan(crop, factor, mirror, turn)
+        contrast, brightness = 1.0 + self.light * rng.uniform(-1.0, 1.0, 2)
+        return PicturePlan(crop, factor, mirror, turn, float(contrast), float(brightness))
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,15 @@ class PicturePlan:
         mirror: left and right change places, after cropping.
         rotation_deg: turn about the middle against the clock, after mirroring; corners that come
             from outside are black.
+        contrast, brightness: factors about middle grey, and of middle grey itself; 1 for none.
     """
 
     crop: CropPlan
     factor: float
     mirror: bool = False
     rotation_deg: float = 0.0
+    contrast: float = 1.0
+    brightness: float = 1.0
 
     @classmethod
     def plain(cls, picture: Size, preprocessing: Preprocessing) -> PicturePlan:
@@ -86,13 +95,20 @@ class PicturePlan:
 
     def apply(self, picture: NDArray[np.uint8], interpolation: str) -> NDArray[np.uint8]:
         """RGB (height, width, 3) to RGB (H, W, 3), both uint8."""
-        pixels = crop_picture(picture, self.crop, interpolation)
+        pixels = self._lit(crop_picture(picture, self.crop, interpolation))
         if not (self.mirror or self.rotation_deg):
             return pixels
         image = Image.fromarray(pixels)
         if self.mirror:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(image.rotate(self.rotation_deg))
+
+    def _lit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """In other light: one table for all bytes."""
+        if self.contrast == self.brightness == 1.0:
+            return pixels
+        table = (np.arange(256) - 128.0) * self.contrast + 128.0 * self.brightness
+        return np.asarray(table.round().clip(0, 255).astype(np.uint8)[pixels])
 
     def pixel_map(self, native_columns: int) -> tuple[Float64, Float64]:
         """Pixels of the native picture to input pixels: (3, 3) matrix, (3,) offset.
