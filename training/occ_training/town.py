@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.atomic import atomic_path, remove_leftovers
+from occ_perception.atomic import atomic_path
 from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.synthetic import OCC3D_GRID, SPLITS, Drive, DriveSensors, SensorOptions, Town
@@ -231,7 +231,6 @@ def _render_town(job: _Job) -> None:
 def _render_clip(town: Town, clip: Clip, data: TownData, folder: Path) -> None:
     """Write a clip's files, and its index when they have taken their place."""
     place = Path("frames") / clip.name
-    remove_leftovers(folder / place)
     shutil.rmtree(folder / place, ignore_errors=True)  # of one that was killed before the index
     sensors = DriveSensors(Drive(town, clip.drive), data.sensors())
     with atomic_path(folder / place) as unfinished:
