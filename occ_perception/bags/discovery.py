@@ -136,17 +136,18 @@ def discover_mount(recording: Recording, vehicle: VehicleInputs, topic: str) -> 
 
 
 def _read_camera_infos(recording: Recording, vehicle: VehicleInputs) -> set[str]:
-    """Take the first camera_info of every camera; returns the cameras whose frame it names."""
+    """Take camera_info until every camera has a usable one; returns those whose frame it names."""
     cameras = info_topics(vehicle.plan)
     missing, named = set(cameras), set()
     for message in recording.messages(cameras):
         if message.topic in missing:
             with reported(recording, message):
-                info = recording.decode(message)
-                vehicle.take_camera_info(cameras[message.topic], info)
-                missing.remove(message.topic)
+                info, camera = recording.decode(message), cameras[message.topic]
+                vehicle.take_camera_info(camera, info)
+                if vehicle.has_camera_info(camera):
+                    missing.remove(message.topic)
                 if info.header.frame_id:
-                    named.add(cameras[message.topic])
+                    named.add(camera)
         if not missing:
             break
     return named

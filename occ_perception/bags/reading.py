@@ -36,7 +36,7 @@ class RecordedFrameSet:
         vehicle: what is known of mounts and motion when the poses around the images are known.
             It moves on with the recording: ask it before the next item is taken.
         rig: calibrations of the images as they were recorded, distortion included; without
-            cameras where none is known.
+            cameras where the vehicle had none before the recording was read.
         sequence: name of the time line.
         time_line: how often time had gone back before.
     """
@@ -92,7 +92,8 @@ class Reading:
     ) -> None:
         self._recording = recording
         self._vehicle = vehicle
-        self._rig = vehicle.rig() or CameraRig(())
+        self._needs_rig = vehicle.rig() is not None
+        self._without_rig: list[Ring] = []
         self._sequence = sequence
         self._lidar_topic = lidar_topic
         self._time_line = 0
@@ -154,6 +155,11 @@ class Reading:
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """What is still open: the recording or its time line has ended."""
         self._close(self._grouper.flush())
+        for ring in self._without_rig:
+            why = "; ".join(self._vehicle.problems.values())
+            text = f"frame set without a calibration: {why}"
+            self._recording.note("calibration", text, ring.reference_stamp_ns)
+        self._without_rig.clear()
         yield from self._frame_sets.rest()
         yield from self._clouds.rest()
 
@@ -167,6 +173,7 @@ class Reading:
             self._feed_camera_info(message)
         elif topic in self._tf_topics:
             take_transforms(self._recording, self._vehicle, message)
+            self._close([])
         else:
             for refusal in self._vehicle.take_odometry(self._recording.decode(message)):
                 self._recording.note("pose", f"{topic}: {refusal}")
@@ -182,24 +189,22 @@ class Reading:
 
     def _feed_camera_info(self, message: RecordedMessage) -> None:
         camera = self._info_cameras[message.topic]
-        is_new = self._vehicle.take_camera_info(camera, self._recording.decode(message))
-        if is_new and self._rig.cameras and self._vehicle.rig() is None:
-            self._recording.note(
-                "calibration",
-                f"{message.topic}: {self._vehicle.problem(camera)}; the calibration before it "
-                "holds",
-                message.received_ns,
-            )
+        for refusal in self._vehicle.take_camera_info(camera, self._recording.decode(message)):
+            self._recording.note("calibration", f"{message.topic}: {refusal}", message.received_ns)
+        self._close([])
 
     def _close(self, rings: list[Ring]) -> None:
-        if not rings:
+        """Give closed rings the rig that holds now; while it is unknown they wait for it."""
+        self._without_rig += rings
+        rig = self._vehicle.rig() if self._needs_rig else CameraRig(())
+        if rig is None or not self._without_rig:
             return
         number = self._time_line + 1
         name = self._sequence if number == 1 else f"{self._sequence}#{number}"
-        self._rig = self._vehicle.rig() or self._rig
-        for ring in rings:
-            item = RecordedFrameSet(ring, self._vehicle, self._rig, name, self._time_line)
+        for ring in self._without_rig:
+            item = RecordedFrameSet(ring, self._vehicle, rig, name, self._time_line)
             self._frame_sets.add(ring.newest_stamp_ns, item)
+        self._without_rig.clear()
 
     def _feed_cloud(self, message: RecordedMessage) -> None:
         try:

@@ -192,8 +192,9 @@ class VehicleSubscriptions:
         self._take(stamp, lambda: self._give_picture(camera, stamp, picture))
 
     def _on_camera_info(self, camera: str, message: Any) -> None:
-        if self._change(lambda: self._vehicle.take_camera_info(camera, message)):
-            self._calibration_came()
+        for refusal in self._change(lambda: self._vehicle.take_camera_info(camera, message)):
+            self._node.get_logger().warning(refusal)
+        self._calibration_came()
 
     def _on_odometry(self, stamp: int, message: Any) -> Refusals:
         return (

@@ -75,6 +75,7 @@ class VehicleInputs:
         if pose.kind == "tf":
             self.poses = self._tree.poses(pose.world_frame, pose.ego_frame)
         self._infos: dict[str, CameraInfo] = {}
+        self._refused_infos: dict[str, tuple[CameraInfo, str]] = {}
         self._image_frames: dict[str, str] = {}
         self._image_topics: dict[str, str] = {}
         self._other_frames: set[str] = set()
@@ -88,19 +89,30 @@ class VehicleInputs:
 
     # -- what arrives ----------------------------------------------------------------------------
 
-    def take_camera_info(self, camera: str, message: Any) -> bool:
+    def take_camera_info(self, camera: str, message: Any) -> tuple[str, ...]:
         """A camera's calibration, as a sensor_msgs/CameraInfo or a :class:`CameraInfo`.
 
-        Drivers send it with every picture. Returns whether it says something new.
+        One that cannot be used does not replace one that can: it is refused, and is a problem of
+        the camera until the next. Drivers send camera_info with every picture, so a refusal is
+        returned once, not at every repetition.
         """
         is_plain = isinstance(message, CameraInfo)
         info = message if is_plain else camera_info_from_message(message)
-        known = self._infos.get(camera)
-        if known is not None and vars(known) == vars(info):
-            return False
-        self._infos[camera] = info
-        self._mounts_seen = _NONE_SEEN
-        return True
+        known, refused = self._infos.get(camera), self._refused_infos.get(camera)
+        if refused is not None and vars(refused[0]) == vars(info):
+            return ()
+        is_new = known is None or vars(known) != vars(info)
+        if is_new and self.has_camera_info(camera):
+            why = self._why_unusable(camera, info)
+            if why:
+                sentence = f"{why}; the calibration before it holds"
+                self._refused_infos[camera] = info, sentence
+                return (sentence,)
+        self._refused_infos.pop(camera, None)
+        if is_new:
+            self._infos[camera] = info
+            self._mounts_seen = _NONE_SEEN
+        return ()
 
     def take_image_frame(self, camera: str, frame_id: str) -> None:
         """The frame in an image's header; holds where neither layout nor camera_info has one."""
@@ -223,9 +235,9 @@ class VehicleInputs:
         return dict(self._problems)
 
     def problem(self, camera: str) -> str:
-        """What keeps a camera from being used; "" if nothing."""
-        problems = self.problems
-        return problems.get(camera, "") or problems.get(LIDAR, "")
+        """What keeps a camera from being used, or was refused of it; "" if nothing."""
+        problems, (_, refusal) = self.problems, self._refused_infos.get(camera, (None, ""))
+        return problems.get(camera, "") or problems.get(LIDAR, "") or refusal
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -257,6 +269,11 @@ class VehicleInputs:
             and not self._nominal_mounts
             and all(camera.name in self._infos for camera in topics)
         )
+
+    def has_camera_info(self, camera: str) -> bool:
+        """Whether a camera_info came that can be used, wherever the camera is mounted."""
+        info = self._infos.get(camera)
+        return info is not None and not self._why_unusable(camera, info)
 
     def mount(self, frame: str) -> Float64:
         """``ego_T_frame`` (4, 4) of a lidar, for points given in ``frame``.
@@ -309,12 +326,25 @@ class VehicleInputs:
         frame = self._frame_of(camera)
         mount = self._mount_of(name, frame, nominal)
         if info is not None:
-            rectified = camera.is_rectified(self._image_topics.get(name, ""))
-            calibration = calibration_from_camera_info(info, name, mount, rectified)
-            return replace(calibration, frame_id=frame)
+            return replace(self._calibration_from(camera, info, mount), frame_id=frame)
         assert nominal is not None
         self._nominal_intrinsics.append(name)
         return replace(nominal, ego_T_cam=mount, frame_id=frame or nominal.frame_id)
+
+    def _why_unusable(self, camera: str, info: CameraInfo) -> str:
+        """Why a camera_info makes no calibration, wherever the camera is mounted; "" if it does."""
+        topics = next(one for one in self.plan.cameras if one.name == camera)
+        try:
+            self._calibration_from(topics, info, np.eye(4))
+        except CalibrationError as error:
+            return str(error)
+        return ""
+
+    def _calibration_from(
+        self, camera: CameraTopics, info: CameraInfo, ego_T_cam: Float64
+    ) -> CameraCalibration:
+        rectified = camera.is_rectified(self._image_topics.get(camera.name, ""))
+        return calibration_from_camera_info(info, camera.name, ego_T_cam, rectified)
 
     def _nominal(self, camera: CameraTopics) -> CameraCalibration | None:
         """The nominal calibration, where it may stand in for what no message said."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from nuscenes_folder import VERSION, drawn_scene
@@ -11,6 +13,7 @@ from occ_perception.bags.inspection import inspect_bag
 from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.writing import BagWriter, camera_info_topic, optical_frame
+from occ_perception.sensing.layouts import load_layout
 
 CAMERA = "CAM_BACK"
 RINGS = 7
@@ -100,6 +103,37 @@ def test_a_camera_info_without_intrinsics_leaves_the_one_before_it(plain, tmp_pa
         (problem,) = drive.problems
         assert problem.reason == "calibration" and "all-zero K" in problem.text
         assert problem.text.endswith("the calibration before it holds")
+
+
+def test_an_unusable_camera_info_before_the_first_usable_one_loses_no_frame(plain, tmp_path):
+    def change(ring, info):
+        zoomed(info, 100)
+        if ring < 2:
+            info.k[:] = info.p[:] = 0
+        return info
+
+    with open_recording(rewritten(plain, tmp_path / "bag", change)) as drive:
+        assert focal_lengths(drive) == [100] * RINGS
+        assert ["all-zero K" in problem.text for problem in drive.problems] == [True]
+
+
+@pytest.mark.parametrize(("lost", "frames"), [((2, 3), RINGS), (range(4, RINGS), 4)])
+def test_frame_sets_wait_for_a_rig_that_got_lost(plain, tmp_path, lost, frames):
+    """A camera whose frame tf does not know is nowhere, until it has another frame."""
+
+    def change(ring, info):
+        zoomed(info, 100)
+        if ring in lost:
+            info.header.frame_id = "nowhere"
+        return info
+
+    layout = load_layout("occ_perception")
+    layout = replace(layout, cameras=tuple(replace(c, frame_id="") for c in layout.cameras))
+    with open_recording(rewritten(plain, tmp_path / "bag", change), layout) as drive:
+        assert focal_lengths(drive) == [100] * frames
+        assert len(drive.problems) == RINGS - frames
+        for problem in drive.problems:
+            assert "without a calibration" in problem.text and "nowhere" in problem.text
 
 
 def test_a_size_of_zero_is_missing_for_the_node_like_other_gaps(plain, tmp_path):

@@ -135,12 +135,12 @@ def test_pictures_are_rectified_where_the_topic_they_come_from_says_so(
 
 def test_the_rig_is_the_same_object_while_its_numbers_are() -> None:
     vehicle = vehicle_with()
-    assert vehicle.take_camera_info("CAM_FRONT", INFO)
+    vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 0, 1.70)
     first = vehicle.rig()
     drive(vehicle, 20_000, 1.70)
     vehicle.take_transforms(tf(transform("base_link", "lidar", 0, np.eye(4))), static=True)
-    assert not vehicle.take_camera_info("CAM_FRONT", replace(INFO))
+    assert vehicle.take_camera_info("CAM_FRONT", replace(INFO)) == ()
     assert vehicle.rig() is first
     assert vehicle.changes == 0
 
@@ -151,9 +151,28 @@ def test_the_newest_camera_info_holds() -> None:
     drive(vehicle, 0, 1.70)
     assert vehicle.rig().camera("CAM_FRONT").K[0, 0] == 500
     zoomed = replace(INFO, K=(1000, 0, 320, 0, 1000, 240, 0, 0, 1))
-    assert vehicle.take_camera_info("CAM_FRONT", zoomed)
+    assert vehicle.take_camera_info("CAM_FRONT", zoomed) == ()
     assert vehicle.rig().camera("CAM_FRONT").K[0, 0] == 1000
     assert vehicle.changes == 1
+
+
+def test_an_unusable_camera_info_does_not_replace_a_usable_one() -> None:
+    vehicle = vehicle_with()
+    drive(vehicle, 0, 1.70)
+    broken = replace(INFO, K=(0.0,) * 9)
+    assert vehicle.take_camera_info("CAM_FRONT", broken) == (), "there is none before it"
+    assert not vehicle.has_camera_info("CAM_FRONT")
+    assert vehicle.take_camera_info("CAM_FRONT", INFO) == ()
+    rig = vehicle.rig()
+    (refusal,) = vehicle.take_camera_info("CAM_FRONT", broken)
+    assert "all-zero K" in refusal
+    assert refusal.endswith("the calibration before it holds")
+    assert vehicle.take_camera_info("CAM_FRONT", broken) == (), "said once"
+    assert vehicle.rig() is rig
+    assert vehicle.problem("CAM_FRONT") == refusal
+    assert vehicle.take_camera_info("CAM_FRONT", INFO) == ()
+    assert vehicle.problem("CAM_FRONT") == ""
+    assert vehicle.changes == 0
 
 
 @pytest.mark.parametrize(("info", "problem"), [
