@@ -201,8 +201,9 @@ def _render(
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     work = [_Job(folder, tuple(group), data) for _, group in groupby(clips, lambda c: c.town)]
+    jobs = min(jobs, len(work))
     frames = sum(clip.frames for clip in clips)
-    say(f"rendering {frames} frames of {len(work)} towns into {folder}, {jobs} at a time")
+    say(f"rendering {frames} frames of {len(work)} towns into {folder}, {jobs} towns at a time")
     begun = time.monotonic()
     failures = []
     columns = (*Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn())
