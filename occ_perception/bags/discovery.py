@@ -12,12 +12,13 @@ from occ_perception.frames import CameraRig
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.layouts import (
     TF_TYPES,
+    LidarTopicError,
     TopicLayout,
+    lidar_topic,
     load_layout,
     match_layout,
     recognise_layouts,
 )
-from occ_perception.sensing.point_fields import LidarTopicError, lidar_topic
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError
 from occ_perception.sensing.vehicle import VehicleInputs
@@ -224,7 +225,7 @@ def is_static(topic: str) -> bool:
 
 
 def topic_of_points(recording: Recording, wanted: str | None = None) -> str:
-    """The topic of the lidar's points, see :func:`~..sensing.point_fields.lidar_topic`.
+    """The topic of the lidar's points, see :func:`~..sensing.layouts.lidar_topic`.
 
     Raises:
         BagError: it is not there, or it is not clear which is meant.

@@ -24,10 +24,9 @@ from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.from_messages import points_from_message, stamp_ns
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.layouts import PoseSource, TopicLayout
-from occ_perception.sensing.message_fields import stamp_ns
-from occ_perception.sensing.point_fields import points_from_message
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError
 from occ_perception.sensing.vehicle import VehicleInputs

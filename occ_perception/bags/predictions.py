@@ -13,7 +13,7 @@ from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
-from occ_perception.sensing.occupancy_fields import flow_from_message, prediction_from_message
+from occ_perception.sensing.from_messages import flow_from_message, prediction_from_message
 
 OCCUPANCY_TYPE = "occ_msgs/msg/SemanticOccupancy"
 FLOW_TYPE = "occ_msgs/msg/OccupancyFlow"

@@ -11,7 +11,7 @@ from occ_perception.bags.discovery import info_topics, take_transforms, tf_topic
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses
-from occ_perception.sensing.message_fields import picture_from_message
+from occ_perception.sensing.from_messages import picture_from_message
 from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.vehicle import VehicleInputs

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.sensing.from_messages import picture_from_message, stamp_ns
 from occ_perception.sensing.images import CompressedPicture, SensorImage
 from occ_perception.sensing.layouts import (
     CAMERA_INFO_TYPE,
@@ -18,7 +19,6 @@ from occ_perception.sensing.layouts import (
     IMAGE_TYPE,
     CameraTopics,
 )
-from occ_perception.sensing.message_fields import picture_from_message, stamp_ns
 
 # One ring puts a message on every camera topic, and a stall of the executor lasts a few rings.
 _PICTURES_QUEUED = 5

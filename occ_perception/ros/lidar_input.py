@@ -20,8 +20,8 @@ from occ_perception.ros.pose_inputs import PoseInput
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.ego_pose import PoseUnavailable
-from occ_perception.sensing.message_fields import stamp_ns
-from occ_perception.sensing.point_fields import POINTS_TYPE, positions_from_message
+from occ_perception.sensing.from_messages import positions_from_message, stamp_ns
+from occ_perception.sensing.layouts import POINTS_TYPE
 from occ_perception.sensing.transform_tree import TransformError
 
 # Two seconds of a lidar at 10 Hz: a network on a slow machine asks for sweeps of a while ago.

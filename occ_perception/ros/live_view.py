@@ -33,8 +33,8 @@ from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.input_plan import InputPlan
-from occ_perception.sensing.message_fields import stamp_ns
 from occ_perception.sensing.rings import Ring
 
 Show = Callable[[OccupancyPrediction, "CameraFrame | None"], None]

@@ -1,6 +1,6 @@
 """ROS messages without knowing their package beforehand, and stamps as messages.
 
-Stamps come back with :func:`occ_perception.sensing.message_fields.stamp_ns`.
+Stamps come back with :func:`occ_perception.sensing.from_messages.stamp_ns`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
 from occ_perception.ros.message_classes import time_message
-from occ_perception.sensing.occupancy_fields import flow_from_message, prediction_from_message
+from occ_perception.sensing.from_messages import flow_from_message, prediction_from_message
 
 __all__ = [
     "flat",

@@ -13,8 +13,8 @@ from occ_perception.errors import OccError
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.subscriptions import InputSubscription
+from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
-from occ_perception.sensing.message_fields import stamp_ns
 
 Refusals = tuple[str, ...]
 """Why parts of a message were not taken; empty where all of it was."""

@@ -18,8 +18,8 @@ from occ_perception.ros.lockstep import header_stamp_of_bytes
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.player import playing_qos
+from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.message_fields import stamp_ns
 
 _QUEUED = 100
 

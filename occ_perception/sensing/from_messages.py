@@ -1,16 +1,38 @@
-"""Fields of ROS messages as plain values, whichever library made the message object.
+"""ROS messages as plain values, whichever library made the message object.
 
 rclpy and the bag reader give objects with the same attribute names, so the mapping from message to
-value is written once, here, without importing either.
+value is written once, here, without importing either. Messages of grids and points that contradict
+themselves are refused with a ``MessageError`` that says what is wrong; nothing here returns what it
+is not sure of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from occ_perception.geometry import Float64, matrix_from_pose
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.codec import (
+    EncodedFlow,
+    EncodedOccupancy,
+    MessageError,
+    check_layout_version,
+    decode_flow,
+    decode_occupancy,
+)
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.geometry import Float64, VoxelGrid, matrix_from_pose
+from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.sensing.calibration import CameraInfo, RegionOfInterest
 from occ_perception.sensing.images import CompressedPicture, SensorImage
+
+# sensor_msgs/PointField.datatype
+_NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+
+
+# -- sensors ---------------------------------------------------------------------------------------
 
 
 def stamp_ns(time: Any) -> int:
@@ -86,3 +108,149 @@ def _matrix(vector: Any, quaternion: Any) -> Float64:
         (vector.x, vector.y, vector.z),
         (quaternion.x, quaternion.y, quaternion.z, quaternion.w),
     )
+
+
+def points_from_message(message: Any) -> NDArray[np.void]:
+    """The points (n,) of a sensor_msgs/PointCloud2 with its fields as named columns.
+
+    Raises:
+        MessageError: no x, y, z, a field of no known type, or less data than promised.
+    """
+    fields = {field.name: field for field in message.fields}
+    order = ">" if message.is_bigendian else "<"
+    if not {"x", "y", "z"} <= fields.keys():
+        raise MessageError(f"points have fields {', '.join(fields) or 'none'}, expected x, y and z")
+    strange = [name for name, f in fields.items() if f.datatype not in _NUMPY_TYPES]
+    if strange:
+        raise MessageError(f"fields {', '.join(strange)} of points have an unknown type")
+    count = int(message.width) * int(message.height)
+    if message.point_step * count > len(message.data):
+        raise MessageError(
+            f"{count} points of {message.point_step} bytes, but only {len(message.data)} bytes"
+        )
+    dtype = np.dtype(
+        {
+            "names": list(fields),
+            "formats": [order + _NUMPY_TYPES[f.datatype] for f in fields.values()],
+            "offsets": [int(f.offset) for f in fields.values()],
+            "itemsize": int(message.point_step),
+        }
+    )
+    points: NDArray[np.void] = np.frombuffer(message.data, dtype, count)
+    return points
+
+
+def positions_from_message(message: Any) -> NDArray[np.float64]:
+    """Where the points of a sensor_msgs/PointCloud2 lie, (n, 3), without those not measured.
+
+    Raises:
+        MessageError: as :func:`points_from_message`.
+    """
+    rows = points_from_message(message)
+    positions = np.column_stack([rows[name] for name in "xyz"]).astype(np.float64)
+    measured: NDArray[np.float64] = positions[np.isfinite(positions).all(axis=1)]
+    return measured
+
+
+# -- occupancy -------------------------------------------------------------------------------------
+
+
+def prediction_from_message(message: Any) -> OccupancyPrediction:
+    """Decode and check an occ_msgs/SemanticOccupancy.
+
+    The grid's position is given by ``grid.lower`` along the axes of ``ego_T_grid``, which holds
+    the rotation only. Flow and timings are not part of this message.
+
+    Raises:
+        MessageError: the message contradicts itself or has a layout this version does not know; the
+            text says which field, what was expected and what was got.
+    """
+    check_layout_version(message.layout_version)
+    grid, ego_T_grid = _grid(message.grid)
+    names = tuple(message.class_names)
+    if not 0 < len(names) <= UNKNOWN_CLASS:
+        raise MessageError(f"class_names has {len(names)} entries, expected 1 to {UNKNOWN_CLASS}")
+    if message.empty_class >= len(names):
+        raise MessageError(
+            f"empty_class is {message.empty_class}, but class_names ends at id {len(names) - 1}"
+        )
+    if len(message.camera_names) != len(message.camera_stamps):
+        raise MessageError(
+            f"camera_names has {len(message.camera_names)} entries and camera_stamps "
+            f"{len(message.camera_stamps)}, expected as many"
+        )
+    encoded = EncodedOccupancy(
+        encoding=message.encoding,
+        labels=_numbers(message.labels, np.uint8),
+        indices=_numbers(message.indices, np.uint32),
+        run_lengths=_numbers(message.run_lengths, np.uint16),
+        confidence=_numbers(message.confidence, np.uint8),
+    )
+    labels = decode_occupancy(
+        encoded, grid.dims, message.empty_class, len(names), message.unknown_class
+    )
+    stamps = (stamp_ns(time) for time in message.camera_stamps)
+    return OccupancyPrediction(
+        stamp_ns=stamp_ns(message.header.stamp),
+        frame_id=message.header.frame_id,
+        grid=grid,
+        ego_T_grid=ego_T_grid,
+        labels=labels,
+        class_names=names,
+        empty_class=message.empty_class,
+        model=message.model,
+        camera_stamps_ns=dict(zip(message.camera_names, stamps, strict=True)),
+        committed=message.committed,
+        history_length=message.history_length,
+        history_break=message.history_break,
+    )
+
+
+def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
+    """Decode an occ_msgs/OccupancyFlow: (X, Y, Z, 2) float32 m/s, zero where none is reported.
+
+    Raises:
+        MessageError: as in :func:`prediction_from_message`.
+    """
+    check_layout_version(message.layout_version)
+    grid, _ = _grid(message.grid)
+    encoded = EncodedFlow(
+        indices=_numbers(message.indices, np.uint32),
+        vx=_numbers(message.vx, np.float32),
+        vy=_numbers(message.vy, np.float32),
+        min_speed=message.min_speed,
+    )
+    return decode_flow(encoded, grid.dims), grid
+
+
+def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
+    """Cells of an occ_msgs/GridGeometry, and the rotation of their axes as ``ego_T_grid``."""
+    dims = tuple(int(count) for count in message.dims)
+    if 0 in dims:
+        raise MessageError(f"grid.dims is {dims}, expected three positive counts")
+    sizes = tuple(_shortest_decimal(size) for size in message.voxel_size)
+    if not all(np.isfinite(sizes)) or min(sizes) <= 0:
+        raise MessageError(f"grid.voxel_size is {sizes} m, expected three positive lengths")
+    position, orientation = message.origin.position, message.origin.orientation
+    try:
+        ego_T_corner = matrix_from_pose(
+            (position.x, position.y, position.z),
+            (orientation.x, orientation.y, orientation.z, orientation.w),
+        )
+    except ValueError as error:
+        raise MessageError(f"grid.origin: {error}") from None
+    ego_T_grid = np.eye(4)
+    ego_T_grid[:3, :3] = ego_T_corner[:3, :3]
+    x, y, z = (float(value) for value in ego_T_corner[:3, :3].T @ ego_T_corner[:3, 3])
+    grid = VoxelGrid((x, y, z), (sizes[0], sizes[1], sizes[2]), (dims[0], dims[1], dims[2]))
+    return grid, ego_T_grid
+
+
+def _shortest_decimal(value: float) -> float:
+    """0.4 for the float32 nearest to 0.4: the number somebody wrote, not its binary shadow."""
+    return float(str(np.float32(value)))
+
+
+def _numbers(values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    # A sequence field that rclpy received is an array.array: np.asarray shares its memory.
+    return np.asarray(values, dtype=dtype)

@@ -19,15 +19,15 @@ from occ_perception.sensing.calibration import (
     calibration_from_camera_info,
 )
 from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
-from occ_perception.sensing.input_plan import InputPlan
-from occ_perception.sensing.layouts import CameraTopics
-from occ_perception.sensing.message_fields import (
+from occ_perception.sensing.from_messages import (
     camera_info_from_message,
     is_about,
     pose_from_odometry,
     stamp_ns,
     transform_from_message,
 )
+from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.layouts import CameraTopics
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 

@@ -30,7 +30,7 @@ from occ_perception.bags.writing import BagWriter
 from occ_perception.cli.run import _save_arrays
 from occ_perception.codec import MessageError
 from occ_perception.geometry import matrix_from_pose, transform_points
-from occ_perception.sensing.point_fields import points_from_message
+from occ_perception.sensing.from_messages import points_from_message
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ from occ_perception.frames import CameraCalibration, OccupancyPrediction
 from occ_perception.geometry import VoxelGrid, matrix_from_pose
 from occ_perception.labels import LABEL_SETS, MOVING_CLASSES
 from occ_perception.sensing.calibration import calibration_from_camera_info
+from occ_perception.sensing.from_messages import camera_info_from_message
 from occ_perception.sensing.layouts import load_layout
-from occ_perception.sensing.message_fields import camera_info_from_message
 
 STAMP = 1_533_151_603_512_404_000
 

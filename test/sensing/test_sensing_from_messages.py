@@ -10,7 +10,7 @@ from nuscenes_folder import drawn_pictures
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.frames import CameraCalibration
-from occ_perception.sensing.message_fields import is_about
+from occ_perception.sensing.from_messages import is_about
 
 
 @pytest.mark.parametrize(("child", "about"), [

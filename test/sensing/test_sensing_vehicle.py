@@ -14,8 +14,15 @@ from occ_perception.geometry import matrix_from_pose, pose_from_matrix
 from occ_perception.sensing.calibration import CameraInfo, load_rig
 from occ_perception.sensing.ego_pose import PoseNotYet
 from occ_perception.sensing.input_plan import InputPlan, InputPlanError, plan_inputs
-from occ_perception.sensing.layouts import CameraTopics, PoseSource, TopicLayout, load_layout
-from occ_perception.sensing.point_fields import POINTS_TYPE, LidarTopicError, lidar_topic
+from occ_perception.sensing.layouts import (
+    POINTS_TYPE,
+    CameraTopics,
+    LidarTopicError,
+    PoseSource,
+    TopicLayout,
+    lidar_topic,
+    load_layout,
+)
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError
 from occ_perception.sensing.vehicle import VehicleInputs

@@ -13,8 +13,7 @@ from occ_perception.bags.following import nearest
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS
-from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.point_fields import POINTS_TYPE
+from occ_perception.sensing.layouts import POINTS_TYPE, TopicLayout
 from occ_training.convert_frames import Draft
 from occ_training.convert_labels import (
     CollectedLayouts,

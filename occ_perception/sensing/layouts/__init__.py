@@ -19,6 +19,7 @@ from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml, ship
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+POINTS_TYPE = "sensor_msgs/msg/PointCloud2"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 
@@ -279,6 +280,34 @@ def recognise_layouts(topics: Mapping[str, str]) -> list[LayoutMatch]:
     """
     matches = [match_layout(load_layout(name), topics) for name in layout_names()]
     return sorted(matches, key=lambda match: (not match.fits, -match.found))
+
+
+class LidarTopicError(OccError):
+    """It is not clear which topic the lidar's points are on; the text lists the candidates."""
+
+
+def lidar_topic(topics: Mapping[str, str], wanted: str | None = None) -> str:
+    """The topic of point clouds: the one asked for, or the only one, or the one called lidar.
+
+    Args:
+        topics: topic name -> message type.
+        wanted: a topic's name; None to find it.
+
+    Raises:
+        LidarTopicError: it is not there, or several may be meant.
+    """
+    clouds = sorted(name for name, kind in topics.items() if kind == POINTS_TYPE)
+    if not clouds:
+        raise LidarTopicError(f"there is no topic of type {POINTS_TYPE}")
+    likely = [name for name in clouds if "lidar" in name.lower()] if len(clouds) > 1 else clouds
+    if wanted is not None:
+        likely = [name for name in clouds if name == wanted]
+    if len(likely) != 1:
+        fault = "there are several" if wanted is None else f"{wanted} is none"
+        raise LidarTopicError(
+            f"{fault} of type {POINTS_TYPE}; choose one of {', '.join(clouds)} (--lidar-topic)"
+        )
+    return likely[0]
 
 
 def _model_cameras(top: Section, own: Collection[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from occ_perception.geometry import (
     invert_transform,
     matrix_from_pose,
 )
-from occ_perception.sensing.message_fields import stamp_ns
+from occ_perception.sensing.from_messages import stamp_ns
 
 MARKERS, DETECTIONS = "visualization_msgs/msg/MarkerArray", "vision_msgs/msg/Detection3DArray"
 BOX_TYPES = (MARKERS, DETECTIONS)

@@ -13,7 +13,7 @@ from occ_perception.bags.reading import RecordedCloud
 from occ_perception.errors import OccError
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import PoseUnavailable
-from occ_perception.sensing.point_fields import points_from_message
+from occ_perception.sensing.from_messages import points_from_message
 from occ_perception.sensing.transform_tree import TransformError
 
 NO_CLASS = 255
