@@ -14,8 +14,9 @@ pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import OCC3D_GRID, MetricsError
+from occ_perception.models.card import ModelError
 from occ_perception.models.zoo import MODELS
-from occ_perception.ros.demo import DemoError, choose_network
+from occ_perception.ros.demo import choose_network
 from occ_perception.ros.demo_scores import Scoring
 
 pytestmark = pytest.mark.ros
@@ -92,5 +93,5 @@ def test_the_towns_network_is_shown_where_its_weights_are(
     assert choose_network("", on_town=True).name == "alocc_town"
     assert choose_network("", on_town=False).name == "alocc_2d_mini"
     assert choose_network("alocc_3d", on_town=True).name == "alocc_3d"
-    with pytest.raises(DemoError, match="no model 'x'"):
+    with pytest.raises(ModelError, match="no model 'x'"):
         choose_network("x", on_town=True)
