@@ -47,7 +47,7 @@ def frames_in(where: str, bag: Path, **options: Any) -> Named:
             yield from frame_values(f"{where}/frame{count - 1}", frame)
         yield f"{where}/count", count
         yield f"{where}/layout", frames.layout.name
-        yield f"{where}/notes", list(frames.notes)
+        yield f"{where}/notes", [note.replace(str(bag.parent), "") for note in frames.notes]
         yield f"{where}/problems", [str(p).replace(str(bag.parent), "") for p in frames.problems]
 
 
