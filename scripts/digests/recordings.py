@@ -133,10 +133,11 @@ def _case(path: Path, _scratch: Path) -> Named:
     from typer.testing import CliRunner
 
     from occ_perception.cli import app
+    from occ_perception.errors import OccError
 
     done = CliRunner().invoke(app, ["info", str(path)])
     yield "info", f"{done.exit_code} {done.output}".replace(str(path.parent), "")
     try:
         yield from frames_in("frames", path)
-    except (ValueError, LookupError, OSError) as refusal:
+    except OccError as refusal:
         yield "refusal", str(refusal).replace(str(path.parent), "")
