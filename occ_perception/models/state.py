@@ -13,12 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from occ_perception.errors import OccError
 from occ_perception.nets.flow_head import FlowState
 from occ_perception.nets.sparse.frame_history import FrameHistoryState
 from occ_perception.nets.stereo import StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistoryState
 from occ_perception.nets.temporal.geometry_fusion import GeometryFusionState
 from occ_perception.nets.temporal.gradient_fusion import GradientFusionState
+
+
+class StateError(OccError):
+    """A saved state belongs to another network."""
 
 
 class TemporalState(NamedTuple):
@@ -80,7 +85,7 @@ def state_from_tensors(like: TemporalState, flat: Mapping[str, Tensor]) -> Tempo
         flat: saved tensors.
 
     Raises:
-        ValueError: a tensor is missing, unexpected, or of another shape; the message names all.
+        StateError: a tensor is missing, unexpected, or of another shape; the message names all.
     """
     expected = state_tensors(like)
     wrong = [f"missing {name}" for name in expected if name not in flat]
@@ -91,7 +96,7 @@ def state_from_tensors(like: TemporalState, flat: Mapping[str, Tensor]) -> Tempo
         if name in flat and flat[name].shape != tensor.shape
     ]
     if wrong:
-        raise ValueError(
+        raise StateError(
             "saved state does not belong to this network: " + "; ".join(wrong) + ". "
             "It was saved by another model, input size or batch size; start a new sequence instead"
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from occ_perception.models.state import (
+    StateError,
     TemporalState,
     clone_state,
     detach_state,
@@ -60,7 +61,7 @@ def test_another_models_state_is_refused_with_all_differences():
     flat = state_tensors(state(1))
     flat["flow.previous"] = torch.zeros(1)
     del flat["history.augmentation_B33"]
-    with pytest.raises(ValueError, match=r"missing history\.augmentation_B33") as caught:
+    with pytest.raises(StateError, match=r"missing history\.augmentation_B33") as caught:
         state_from_tensors(state(2), flat)
     assert "unexpected flow.previous" in str(caught.value)
     assert "shape (1, 4, 3, 4, 6), expected (2, 4, 3, 4, 6)" in str(caught.value)

@@ -155,7 +155,7 @@ def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
     # Three frames in two pieces of ceil(3 / 2).
     assert pieces.groups_F.tolist() == [0, 0, 1, 2, 2, 3]
     cut = pieces[2]
-    assert cut.start and not cut.matches_itself
+    assert cut.start
     assert torch.equal(cut.previous_images_N3HW, pieces[1].images_N3HW)
     frames = folders.town_index().frames
     for n, name in enumerate(CARD.cameras):
@@ -164,7 +164,7 @@ def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
             np.linalg.inv(then) @ now, abs=1e-9
         )
     begin = pieces[3]
-    assert begin.start and begin.matches_itself
+    assert begin.start
     assert torch.equal(begin.previous_images_N3HW, begin.images_N3HW)
     assert torch.equal(begin.previous_cam_T_cam_N44[0], torch.eye(4, dtype=torch.float64))
 

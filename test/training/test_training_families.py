@@ -56,7 +56,6 @@ def batch_of(card: ModelCard, grid: tuple[int, int, int], frame: int) -> Batch:
         bev_augmentation_B33=joint.bev_augmentation_B33,
         previous_T_current_B44=joint.control.previous_T_current_B44,
         previous_cam_T_cam_BN44=joint.control.previous_cam_T_cam_BN44,
-        matches_itself_B=joint.control.start_B,
         previous_images_BN3HW=joint.images_BN3HW.flip(0),
         depth_BNHW=joint.depth.depth_BNHW,
         semantics_BNHW=torch.where(joint.depth.depth_BNHW > 0, classes, 255).to(torch.uint8),

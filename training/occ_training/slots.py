@@ -100,7 +100,7 @@ class Slots:
         """The inverse of :meth:`tensors`.
 
         Raises:
-            ValueError: they are of another network or batch size.
+            StateError: they are of another network or batch size.
         """
         flat = dict(tensors)
         position_B, labels_BXYZ = flat.pop("position"), flat.pop("labels", None)

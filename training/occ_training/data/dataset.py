@@ -191,7 +191,6 @@ class OccupancyDataset(Dataset[Sample]):
             bev_augmentation_33=_float32(bda_33),
             previous_T_current_44=torch.from_numpy(motion),
             previous_cam_T_cam_N44=torch.from_numpy(self._camera_motion(previous, frame)),
-            matches_itself=previous is frame,
             previous_images_N3HW=(
                 self._images(previous, plans)
                 if "previous_pictures" in self.options.contents

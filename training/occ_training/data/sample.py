@@ -34,11 +34,9 @@ class Sample:
         bev_augmentation_33: float32, applied to the grid's frame; identity without.
         previous_T_current_44: float64, ego motion since the frame before in the group; identity
             at a start.
-        previous_images_N3HW: pictures of the frame before, cropped alike; None where the network
-            does not match pictures.
+        previous_images_N3HW: pictures of the frame before in the recording, of the first frame its
+            own, cropped alike; None where the network does not match pictures.
         previous_cam_T_cam_N44: float64, each camera now to the same camera then, for matching.
-        matches_itself: the previous pictures are the frame's own (it is the first of its
-            recording). At the start of a group inside a recording they are not.
         depth_NHW: float32 metres at input resolution, 0 where no point fell; None without lidar.
         semantics_NHW: uint8 class ids of those points (of the label set), 255 where none.
         labels_XYZ: uint8 class ids of the label set, 255 = ignored. The augmentation is applied.
@@ -60,7 +58,6 @@ class Sample:
     bev_augmentation_33: Tensor
     previous_T_current_44: Tensor
     previous_cam_T_cam_N44: Tensor
-    matches_itself: bool
     previous_images_N3HW: Tensor | None = None
     depth_NHW: Tensor | None = None
     semantics_NHW: Tensor | None = None
@@ -91,7 +88,6 @@ class Batch:
     bev_augmentation_B33: Tensor
     previous_T_current_B44: Tensor
     previous_cam_T_cam_BN44: Tensor
-    matches_itself_B: Tensor
     previous_images_BN3HW: Tensor | None = None
     depth_BNHW: Tensor | None = None
     semantics_BNHW: Tensor | None = None
@@ -194,7 +190,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         bev_augmentation_B33=stack("bev_augmentation_33"),
         previous_T_current_B44=stack("previous_T_current_44"),
         previous_cam_T_cam_BN44=stack("previous_cam_T_cam_N44"),
-        matches_itself_B=torch.tensor([sample.matches_itself for sample in samples]),
         previous_images_BN3HW=stack("previous_images_N3HW"),
         depth_BNHW=stack("depth_NHW"),
         semantics_BNHW=stack("semantics_NHW"),
