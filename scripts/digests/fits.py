@@ -10,6 +10,7 @@ from typing import Any
 
 from data_sets import prepared
 from networks import INPUT_SIZE
+from towns import clips
 from values import Named, flat
 
 # Together they have every kind of network and every term of a loss.
@@ -69,21 +70,19 @@ def _fit(name: str, scratch: Path) -> Named:
     lower, size = (-0.8 * columns, -0.8 * columns, full.lower[2]), (1.6, 1.6, full.voxel_size[2])
     wide = VoxelGrid(lower, size, (columns, columns, full.dims[2]))
     card = get_card(name).resized(INPUT_SIZE, wide)
-    recipe = RECIPES[name]()
-    if name == "alocc_town":  # the labels of its classes have no velocities in a folder
-        kept = tuple(term for term in recipe.terms if type(term).__name__ != "Velocities")
-        recipe = replace(recipe, terms=kept)
     # The town's labels have no masks of rays, and those with flow none of cameras either.
     recipe = replace(
-        recipe,
+        RECIPES[name](),
         ignore_unseen=None if name.startswith("alocc_flow") else "camera",
         steps=3,
         batch=2,
         history_from=0,
         workers=0,
         checkpoint_every=3,
+        gate=None,
     )
-    data = OccupancyDataset(DatasetIndex.load(prepared()), card, recipe.sample_options(card))
+    index = clips(scratch) if recipe.town else DatasetIndex.load(prepared())
+    data = OccupancyDataset(index, card, recipe.sample_options(card))
     gradients, out = FirstGradients(), scratch / "run"
     weights = fit(
         recipe,

@@ -13,13 +13,14 @@ TOWN, DRIVE = 20_000, 1
 
 
 def jobs() -> dict[str, Any]:
-    """Sensors, recordings, folder."""
+    """Sensors, recordings, folders."""
     return {
         "town/sensors": _sensors,
         "town/bag_mcap": partial(_bag, "mcap"),
         "town/bag_sqlite3": partial(_bag, "sqlite3"),
         "town/folder": _folder,
         "town/sheet": _sheet,
+        "town/clips": _clips,
     }
 
 
@@ -61,6 +62,14 @@ def town_folder(out: Path, *drives: int) -> Path:
         place = f"--town {TOWN} --drive {drive} --frames 3 --size 320x180 --jobs 1"
         command(f"town drive {place} --out", out)
     return out
+
+
+def clips(folder: Path) -> Any:
+    """The index of two short clips as the training of the town's models renders them."""
+    from occ_training.town import TownData, town_dataset
+
+    data = TownData(towns=1, drives=2, clip_frames=2, size=(176, 99))
+    return town_dataset(folder / "clips", "train", data.clips("train"), data, 1, lambda _: None)
 
 
 def age_files(folder: Path) -> None:
@@ -120,3 +129,8 @@ def _sheet(scratch: Path) -> Named:
     where = f"--town {TOWN} --drive {DRIVE} --time 3 --size 176x99 --jobs 1"
     command(f"town render {where} --out", scratch / "sheet.png")
     yield "png", (scratch / "sheet.png").read_bytes()
+
+
+def _clips(scratch: Path) -> Named:
+    clips(scratch)
+    yield from files_in(scratch / "clips")
