@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.lidar import RingSweeps
 from occ_perception.cli.town import app
+from occ_perception.errors import OccError
 from occ_perception.geometry import transform_points
 from occ_perception.synthetic.labels import OCC3D_GRID
 from occ_perception.synthetic.recording import BagOptions, record_drive
@@ -55,7 +56,7 @@ def test_a_bag_is_taken_for_made_only_where_it_was_asked_for(tmp_path: Path) -> 
     for more in (["--frames", "2"], ["--size", "160x90"], ["--jitter-rig"], ["--lidar", "1"]):
         for out, drives in ((tmp_path, "0-1"), (one, "0")):
             refusal = town_bags(*more, out=out, drives=drives).exception
-            assert isinstance(refusal, OSError)
+            assert isinstance(refusal, OccError)
             assert re.search(r"holds a drive as .*'generator': 1.* delete it", str(refusal))
     assert files_of(tmp_path) == made
 

@@ -201,7 +201,7 @@ def test_matching_is_the_cheapest_of_all_assignments() -> None:
     )
     got = matched_losses(classes, masks, labels)
     chosen = [pair(q, k) for q, k in zip(best, present, strict=True)]
-    assert got.count.item() == 3
+    assert got.matches.item() == 3
     assert got.mask.item() == pytest.approx(sum(c[0] for c in chosen), rel=1e-4)
     assert got.dice.item() == pytest.approx(sum(c[1] for c in chosen), rel=1e-4)
     total = 0.0
