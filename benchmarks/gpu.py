@@ -46,6 +46,7 @@ from golden_file import GoldenFile, UnknownConfigError  # noqa: E402
 from gpu_page import KINDS, page, summary  # noqa: E402
 from verdict import conclusion  # noqa: E402
 
+from occ_perception.errors import OptionError  # noqa: E402
 from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
 from occ_perception.models.network import Network  # noqa: E402
 from occ_perception.models.zoo import ModelCard  # noqa: E402
@@ -389,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         device = checked_device(options.device)
-    except ValueError as problem:
+    except OptionError as problem:
         print(f"{problem}; figures of a GPU need one", file=sys.stderr)
         return 2
     files = golden_files(options.reference)

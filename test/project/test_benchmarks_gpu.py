@@ -40,7 +40,7 @@ from occ_perception.runtime.execution import Execution
 for name in ("alocc_2d_mini", "alocc_2d_mini_nomask"):
     MODELS["small_" + name] = small_card(name, rename="small_" + name)
 MODELS["small_alocc_2d_mini_nomask"] = replace(
-    MODELS["small_alocc_2d_mini_nomask"], recipe=MODELS["small_alocc_2d_mini"].recipe
+    MODELS["small_alocc_2d_mini_nomask"], config=MODELS["small_alocc_2d_mini"].config
 )
 gpu.origin = lambda device: {"source": "whatever is edited meanwhile"}
 options = json.loads(sys.argv[1])

@@ -47,7 +47,7 @@ def node(
             sys.executable, SMALL_MODEL_NODE, "--ros-args",
             "-p", "model:=alocc_2d_mini_surroundocc_small", "-p", "random_weights_seed:=0",
             "-p", "device:=cpu", "-p", f"rig:={rig_file}", "-p", "lidar_frame:=velodyne",
-            "-p", "stale_after_s:=60.0",
+            "-p", "stale_after_s:=60.0", "-p", "sync.deadline_ms:=1500.0",
         ]
     )  # fmt: skip
     helper = rclpy.create_node("car_with_a_lidar")
