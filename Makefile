@@ -28,7 +28,7 @@ lint: setup
 	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
 demo: setup
-	$(in_workspace) python -m occ_perception.ros.demo $(BAG) $(ARGS)
+	$(in_workspace) occ demo $(BAG) $(ARGS)
 
 # Renders, trains, packs and scores; goes on where it was ended. Any Python with torch, lightning,
 # timm, numba, SciPy, OpenCV, typer, rich and the like will do: no setup, no ROS.

@@ -12,6 +12,7 @@ import typer
 
 from occ_perception.cli import convert, models, town, weights
 from occ_perception.cli.bench import bench
+from occ_perception.cli.demo import demo
 from occ_perception.cli.export import export
 from occ_perception.cli.info import info
 from occ_perception.cli.plain_errors import PlainErrors
@@ -39,6 +40,7 @@ def _options(
 
 app.command("bench")(bench)
 app.add_typer(convert.app, name="convert")
+app.command("demo")(demo)
 app.command("export")(export)
 app.command("info")(info)
 app.command("play")(play)

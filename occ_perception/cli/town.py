@@ -78,7 +78,7 @@ def drive(
     from occ_perception.synthetic.production import Production
     from occ_perception.synthetic.sensors import SensorOptions
 
-    pixels = _size(size or ("1600x900" if bag is None else "800x450"))
+    pixels = image_size(size or ("1600x900" if bag is None else "800x450"))
     places = [(t, d) for t in _numbers("--town", town) for d in _numbers("--drive", drive)]
     several = len(places) > 1
     production = Production(
@@ -153,13 +153,18 @@ def render(
         raise OptionError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
     if samples not in (1, 2, 4):
         raise OptionError(f"rays per pixel must be 1, 2 or 4, got {samples}")
-    options = SensorOptions(size=_size(size or "704x396"), samples=samples, threads=jobs)
+    options = SensorOptions(size=image_size(size or "704x396"), samples=samples, threads=jobs)
     sensors = DriveSensors(Drive(Town(town), drive), options)
     write_png(out, contact_sheet(sensors, time))
     typer.echo(str(out))
 
 
-def _size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
+    """``800x450`` as (width, height).
+
+    Raises:
+        OptionError: it is not of that form.
+    """
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError as error:

@@ -17,10 +17,10 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import Listener, spin_until
-from conftest import Launch
 from nuscenes_folder import VERSION, Picture, drawn_scene, real_scene
 from processes import OCC, SMALL_MODEL_NODE, python_module
 from rclpy.node import Node
+from ros_fixtures import Launch
 from sensor_msgs.msg import PointCloud2
 from small_streams import small_card
 

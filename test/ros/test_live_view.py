@@ -14,9 +14,9 @@ pytest.importorskip("occ_perception.ros.live_view", exc_type=ImportError)
 
 import rclpy
 from car import CAMERAS, Car, Listener, picture, spin_for, spin_until, write_rig
-from conftest import Launch
 from processes import OCC, SMALL_MODEL_NODE, RunningProcess, wait_for
 from rclpy.node import Node
+from ros_fixtures import Launch
 
 from occ_perception.ros.messages import prediction_from_message
 

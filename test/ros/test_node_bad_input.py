@@ -14,13 +14,13 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import HEIGHT, WIDTH, Car, Listener, jpeg, picture, spin_for, spin_until, write_rig
-from conftest import Launch
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import ReliabilityPolicy
+from ros_fixtures import Launch
 from sensor_msgs.msg import CompressedImage, Image
 
 pytestmark = pytest.mark.ros

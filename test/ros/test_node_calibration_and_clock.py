@@ -26,12 +26,12 @@ from car import (
     spin_for,
     spin_until,
 )
-from conftest import Launch
 from geometry_msgs.msg import TransformStamped
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_fixtures import Launch
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 

@@ -15,9 +15,9 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import Car, Listener, ros_time, small_rig, spin_until
-from conftest import Launch
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
+from ros_fixtures import Launch
 from sensor_msgs.msg import PointCloud2, PointField
 
 from occ_msgs.msg import OccupancyFlow

@@ -14,11 +14,11 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import Car, Listener, small_rig, spin_until
-from conftest import Launch
 from geometry_msgs.msg import TransformStamped
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_fixtures import Launch
 
 from occ_perception.geometry import matrix_from_pose, transform_points
 from occ_perception.models.zoo import get_card

@@ -13,8 +13,8 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import Car, Listener, spin_for, write_rig
-from conftest import Launch
 from processes import SMALL_MODEL_NODE, RunningProcess, python_module, wait_for
+from ros_fixtures import Launch
 
 pytestmark = pytest.mark.ros
 

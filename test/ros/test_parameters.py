@@ -14,11 +14,11 @@ import yaml
 pytest.importorskip("occ_perception.ros.parameters", exc_type=ImportError)
 
 import rclpy
-from conftest import HAD_TF2_MSGS, Launch
 from processes import SMALL_MODEL_NODE, python_module
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from ros_fixtures import HAD_TF2_MSGS, Launch
 
 from occ_perception.models.zoo import get_card
 from occ_perception.ros.node_plan import plan_node

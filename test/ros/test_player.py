@@ -13,11 +13,11 @@ pytest.importorskip("occ_perception.ros.player", exc_type=ImportError)
 
 import rclpy
 from car import CAMERAS, jpeg, picture, ros_time, small_rig, spin_for, spin_until
-from conftest import Launch
 from nav_msgs.msg import Odometry
 from processes import OCC, RunningProcess
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_fixtures import Launch
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from typer.testing import CliRunner

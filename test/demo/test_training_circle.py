@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
+pytest.importorskip("rclpy", exc_type=ImportError)
 pytest.importorskip("occ_training.fit", exc_type=ImportError)
 
-from conftest import Launch
-from processes import OCC, python_module
+from processes import OCC
+from ros_fixtures import Launch
 
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.runtime.weight_files import file_checksum
@@ -47,7 +47,7 @@ def test_a_bag_becomes_a_checkpoint_that_the_node_runs(
     (weights,) = out.glob("checkpoints/step_*/weights.safetensors")
     shown = tmp_path / "shown"
     report = done(
-        [*python_module("occ_perception.ros.demo"), drive, "--model", "alocc_town", "--weights",
+        [*OCC, "demo", drive, "--model", "alocc_town", "--weights",
          weights, "--device", "cpu", "--out", shown]
     )  # fmt: skip
     assert re.search(r"^frames out   2$", report, re.M)

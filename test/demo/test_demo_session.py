@@ -16,22 +16,23 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
+pytest.importorskip("rclpy", exc_type=ImportError)
 
 from car import jpeg, picture, small_rig
-from conftest import Launch
 from nuscenes_folder import VERSION, drawn_pictures, drawn_scene
-from processes import RunningProcess, python_file, python_module
+from processes import OCC, RunningProcess, python_file
+from ros_fixtures import Launch
 from small_model_demo import SMALL_TOWN_MODEL
 from small_model_node import SMALL_MODEL
 
+from occ_perception.atomic import OutputError
 from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.writing import BagWriter
+from occ_perception.demo import session
+from occ_perception.demo.demonstration import make_drive
+from occ_perception.demo.session import Children, DemoError, Setting
 from occ_perception.frames import CameraCalibration, CameraRig
-from occ_perception.ros import demo_playing
-from occ_perception.ros.demo import make_drive
-from occ_perception.ros.demo_playing import Children, DemoError, Setting
 from occ_perception.sensing import layouts
 from occ_perception.sensing.calibration import save_rig
 
@@ -43,7 +44,7 @@ START = 1_600_000_000 * SECOND
 
 
 def demo(launch: Launch, environment: dict[str, str], *arguments: str | Path) -> RunningProcess:
-    return launch(python_module("occ_perception.ros.demo", *arguments), environment=environment)
+    return launch([*OCC, "demo", *arguments], environment=environment)
 
 
 @pytest.fixture
@@ -93,8 +94,8 @@ def test_pictures_without_stamps_are_dated_by_the_bags_clock(
     layout.write_text(shipped.replace("rig: nuscenes", "rig: rig.yaml"))
     run = launch(
         python_file(
-            SMALL_MODEL_DEMO, bag, "--model", SMALL_MODEL, "--random-weights", "0", "--device",
-            "cpu", "--lockstep", "--layout", layout, "--out", tmp_path / "out",
+            SMALL_MODEL_DEMO, "demo", bag, "--model", SMALL_MODEL, "--random-weights", "0",
+            "--device", "cpu", "--lockstep", "--layout", layout, "--out", tmp_path / "out",
         ),
         environment=environment_without_tf,
     )  # fmt: skip
@@ -139,7 +140,7 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     """The whole of it, on a small drive with a small network; the drive is made once."""
     out = tmp_path / "out"
     command = python_file(
-        SMALL_MODEL_DEMO, "--model", SMALL_TOWN_MODEL, "--frames", "3", "--size", "160x90",
+        SMALL_MODEL_DEMO, "demo", "--model", SMALL_TOWN_MODEL, "--frames", "3", "--size", "160x90",
         "--device", "cpu", "--out", out,
     )  # fmt: skip
     run = launch(command, environment=environment_without_tf)
@@ -164,15 +165,15 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
 
     drive = out / "town_3x160x90" / "metadata.yaml"
     made = drive.stat().st_mtime_ns
-    assert make_drive(out, 3, "160x90") == drive.parent
+    assert make_drive(out, 3, (160, 90)) == drive.parent
     assert drive.stat().st_mtime_ns == made
 
 
 def test_a_drive_of_another_version_is_not_shown(tmp_path: Path) -> None:
-    metadata = make_drive(tmp_path, 1, "64x36") / "metadata.yaml"
+    metadata = make_drive(tmp_path, 1, (64, 36)) / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace('"generator": 1', '"generator": 0'))
-    with pytest.raises(DemoError, match="could not be made"):
-        make_drive(tmp_path, 1, "64x36")
+    with pytest.raises(OutputError, match="choose another name"):
+        make_drive(tmp_path, 1, (64, 36))
 
 
 class ScriptedNode:
@@ -195,7 +196,7 @@ class ScriptedChildren(Children):
 
 def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -> ScriptedChildren:
     """The demonstration's processes replaced by lines of Python; nothing goes over DDS."""
-    monkeypatch.setattr(demo_playing, "_spin", lambda *_: time.sleep(0.05))
+    monkeypatch.setattr(session, "_spin", lambda *_: time.sleep(0.05))
     children = ScriptedChildren(tmp_path)
     children.node, children.seen = ScriptedNode(late=3), []
     children.script = {"player": player, "node": "import time; time.sleep(60)"}
@@ -203,7 +204,7 @@ def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -
     recorder = types.SimpleNamespace(grids={})
     layout = layouts.load_layout("occ_perception")
     try:
-        demo_playing._run(setting, layout, children.node, children, tmp_path, recorder)
+        session._run(setting, layout, children.node, children, tmp_path, recorder)
     finally:
         children.stop()
     return children
@@ -232,7 +233,7 @@ def test_a_player_that_breaks_is_not_taken_for_unanswered_rings(
 def test_a_process_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_playing, "_END_S", 0.5)
+    monkeypatch.setattr(session, "_END_S", 0.5)
     children = Children(tmp_path)
     stuck = "import signal, time; signal.signal(2, signal.SIG_IGN); print(1, flush=True)\n"
     process = children.start("stuck", sys.executable, "-c", stuck + "time.sleep(60)")

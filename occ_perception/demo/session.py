@@ -22,10 +22,10 @@ from rclpy.node import Node
 from occ_perception.bags.discovery import choose_layout, discover_vehicle
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter
+from occ_perception.demo.recorder import Recorder
 from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import BagRing, rings_of_bag
 from occ_perception.ros.message_classes import message_class_of
-from occ_perception.ros.recorder import Recorder
 from occ_perception.sensing.calibration import save_rig
 from occ_perception.sensing.input_plan import plan_inputs
 from occ_perception.sensing.layouts import TopicLayout

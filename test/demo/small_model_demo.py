@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import typer
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from small_model_node import add_small_models
 
+from occ_perception.cli import main
+from occ_perception.demo import session
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.ros import demo, demo_playing
 from occ_perception.ros.node import main as run_node
 
 SMALL_TOWN_MODEL = "alocc_town_small"
@@ -30,5 +32,5 @@ if __name__ == "__main__":
     MODELS[SMALL_TOWN_MODEL] = small_town_card()
     if "--ros-args" in sys.argv:
         sys.exit(run_node())
-    demo_playing.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
-    typer.run(demo.main)
+    session.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
+    main()

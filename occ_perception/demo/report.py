@@ -20,10 +20,10 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 import occ_perception
 from occ_perception.atomic import write_whole
+from occ_perception.demo.film import Filmed
+from occ_perception.demo.scores import ClassScore, Scores
+from occ_perception.demo.session import Played, Setting
 from occ_perception.labels import PALETTE
-from occ_perception.ros.demo_film import Filmed
-from occ_perception.ros.demo_playing import Played, Setting
-from occ_perception.ros.demo_scores import ClassScore, Scores
 
 UNTRAINED = (
     "The network is untrained: its weights are random. Classes in its output mean nothing; what is "

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from occ_perception.bags.footage import Footage, Moment
+from occ_perception.demo.scores import Scores, Scoring
+from occ_perception.demo.session import Setting
 from occ_perception.errors import OccError
-from occ_perception.ros.demo_playing import Setting
-from occ_perception.ros.demo_scores import Scores, Scoring
 from occ_perception.viewer.comparison import Comparison, compare
 from occ_perception.viewer.films import Film, PictureFolder
 from occ_perception.viewer.pictures import film_picture

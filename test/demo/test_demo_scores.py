@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("occ_perception.ros.demo", exc_type=ImportError)
+pytest.importorskip("rclpy", exc_type=ImportError)
 
+from occ_perception.demo.demonstration import choose_network
+from occ_perception.demo.scores import Scoring
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import OCC3D_GRID, MetricsError
 from occ_perception.models.card import ModelError
 from occ_perception.models.zoo import MODELS
-from occ_perception.ros.demo import choose_network
-from occ_perception.ros.demo_scores import Scoring
 
 pytestmark = pytest.mark.ros
 

@@ -1,0 +1,1 @@
+"""The demonstration: a drive through the node over DDS, scored, filmed and reported."""

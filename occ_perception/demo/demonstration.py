@@ -1,0 +1,90 @@
+"""The demonstration from end to end: drive, node, film, scores, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.progress import Progress
+
+from occ_perception.demo.film import film_and_score
+from occ_perception.demo.report import UNTRAINED, print_report, write_page
+from occ_perception.demo.session import Played, Setting, play_through_node
+from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.runtime.weight_files import find_weights
+from occ_perception.synthetic.production import Production, write_drive
+from occ_perception.synthetic.seeds import DEMO_DRIVE, DEMO_TOWN
+from occ_perception.synthetic.sensors import SensorOptions
+
+TOWN_MODEL = "alocc_town"
+ANY_MODEL = "alocc_2d_mini"
+
+
+def choose_network(model: str, on_town: bool) -> ModelCard:
+    """The network to show: the one named, or the best one available.
+
+    That is the town's own where its weights are here, since it was trained on nothing else.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if not model:
+        has_weights = find_weights(get_card(TOWN_MODEL)) is not None
+        model = TOWN_MODEL if on_town and has_weights else ANY_MODEL
+    return get_card(model)
+
+
+def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
+    """The demonstration drive as a bag below ``out``; made unless an earlier run has left it there.
+
+    Args:
+        out: folder.
+        frames: frame sets, at 2 Hz.
+        size: (width, height) of the images.
+
+    Raises:
+        OptionError: a drive does not last that long.
+        OutputError: the bag is there, but of another version; or it cannot be written.
+    """
+    width, height = size
+    bag = out / f"town_{frames}x{width}x{height}"
+    production = Production(frames=frames, sensors=SensorOptions(size=size), bag="mcap")
+    if bag.is_dir():  # write_drive checks that it is the one asked for
+        print(f"the drive is that of an earlier run: {bag}")
+    else:
+        print("making the drive; kernels are compiled on first use")
+    with Progress(transient=True) as progress:
+        task = progress.add_task("drive", total=None)
+        write_drive(
+            production,
+            (DEMO_TOWN, DEMO_DRIVE),
+            bag,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return bag
+
+
+def demonstrate(setting: Setting) -> bool:
+    """Play, score, film and report; returns whether every ring was answered.
+
+    Raises:
+        DemoError, BagError, YamlError: the bag cannot be used, or a process did not start.
+    """
+    if not setting.weights:
+        print(f"weights are random (seed {setting.seed}). {UNTRAINED}")
+    played = play_through_node(setting)
+    filmed = None
+    if played.recorded is not None:
+        filmed = film_and_score(setting, played.recorded, played.grids, _rate_hz(played))
+    print_report(played, filmed)
+    page = write_page(setting, played, filmed)
+    if filmed is not None:
+        print(f"film         {filmed.film}")
+    print(f"report       {page.resolve()}")
+    return bool(played.rings) and not played.unanswered
+
+
+def _rate_hz(played: Played) -> float:
+    stamps = [ring.stamp_ns for ring in played.rings]
+    if len(stamps) < 2 or stamps[-1] <= stamps[0]:
+        return 0.0
+    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0])

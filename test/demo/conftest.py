@@ -1,0 +1,8 @@
+"""Fixtures of real processes."""
+
+from ros_fixtures import (  # noqa: F401
+    child_environment,
+    environment_without_tf,
+    launch,
+    launch_for_module,
+)
