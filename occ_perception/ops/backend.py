@@ -10,28 +10,27 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from occ_perception.ops.adaptive_mixing.reference import LinearMap, adaptive_mixing
-from occ_perception.ops.deformable_attention.reference import deformable_attention, sample_bins
-from occ_perception.ops.deformable_conv.reference import deformable_conv
-from occ_perception.ops.displacement_gradient.reference import displacement_gradient
-from occ_perception.ops.grouped_splat.reference import grouped_soft_splat
-from occ_perception.ops.hard_splat.reference import hard_splat
-from occ_perception.ops.history_warp.reference import cell_motion, moved_cells
-from occ_perception.ops.linear_sampling.reference import (
-    Corners,
-    linear_corners,
-    row_parts,
-    sample_rows,
-)
-from occ_perception.ops.occlusion_transfer.reference import occlusion_transfer
-from occ_perception.ops.scene_update.reference import (
+from occ_perception.ops.adaptive_mixing import LinearMap, adaptive_mixing
+from occ_perception.ops.deformable import deformable_attention, deformable_conv, sample_bins
+from occ_perception.ops.gradient_steps import (
     SceneLayer,
+    displacement_gradient,
     scene_apply,
     scene_gradient,
 )
-from occ_perception.ops.soft_splat.reference import soft_splat
+from occ_perception.ops.history_warp import cell_motion, moved_cells
+from occ_perception.ops.occlusion_transfer import occlusion_transfer
+from occ_perception.ops.sampling import (
+    Corners,
+    Views,
+    first_views,
+    linear_corners,
+    row_parts,
+    sample_rows,
+    sample_views,
+)
+from occ_perception.ops.splat import grouped_soft_splat, hard_splat, soft_splat
 from occ_perception.ops.stereo_cost import reference as _stereo_reference
-from occ_perception.ops.view_sampling.reference import Views, first_views, sample_views
 
 __all__ = [
     "Corners",
@@ -66,9 +65,9 @@ def stereo_cost(
     """See :func:`occ_perception.ops.stereo_cost.reference.stereo_cost`."""
     arguments = (current_nChw, previous_nChw, position_nhwD2, outside_cost)
     if all(_is_plain(tensor) for tensor in arguments[:3]) and _has_numba():
-        from occ_perception.ops.stereo_cost import compiled
+        from occ_perception.ops.stereo_cost import numba
 
-        return compiled.stereo_cost(*arguments)
+        return numba.stereo_cost(*arguments)
     return _stereo_reference.stereo_cost(*arguments)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from occ_perception.ops.displacement_gradient.reference import displacement_gradient
+from occ_perception.ops.gradient_steps import displacement_gradient
 
 SIZES = {2: (5, 7), 3: (5, 7, 4)}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from occ_perception.ops.scene_update import reference
-from occ_perception.ops.scene_update.reference import SceneLayer, scene_apply, scene_gradient
+
+from occ_perception.ops.gradient_steps import SceneLayer, scene_apply, scene_gradient
 
 B, N, C = 2, 57, 6
 

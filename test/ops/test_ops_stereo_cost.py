@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from occ_perception.ops.stereo_cost import compiled, reference
+from occ_perception.ops.stereo_cost import numba as compiled
+from occ_perception.ops.stereo_cost import reference
 
 
 @pytest.fixture(params=[reference, compiled], ids=["reference", "compiled"])

@@ -59,7 +59,7 @@ class MotionFusion(nn.Module):
     cell comes from::
 
         u' = clamp(predict(x), +-20)                      q: cell by the ego motion alone
-        u  = u' - 0.1 clamp(dloss/du(u'), +-20)           see ops/displacement_gradient
+        u  = u' - 0.1 clamp(dloss/du(u'), +-20)           see ops/gradient_steps.py
         cell was at q + u
 
     The step is left out at a start, and where ``q + u'`` lies outside the grid. It passes no

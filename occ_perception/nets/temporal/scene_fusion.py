@@ -47,7 +47,7 @@ class SceneFusion(nn.Module):
     """One step of gradient descent per frame on a layer, then the layer on the features.
 
     GDFusion (arXiv 2504.12959), scene-level fusion. With G the gradient of the layer's
-    reconstruction error (see ops/scene_update), taken at the accumulated weight and bias and the
+    reconstruction error (see ops/gradient_steps.py), taken at the accumulated weight and bias and the
     checkpoint's gain and shift::
 
         dW <- dW + eta G_W          db <- db + eta G_b          eta = 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from occ_perception.ops.linear_sampling.reference import linear_corners, sample_rows
+from occ_perception.ops.sampling import linear_corners, sample_rows
 
 # Depth hypotheses handled at once: their sampled features then stay in a CPU's cache. Elsewhere the
 # number of launches counts, and memory is the limit.

@@ -1,4 +1,4 @@
-"""Adaptive mixing in plain torch.
+"""Adaptive mixing: sampled features through layers whose weights the query itself generates.
 
 Legend: n queries of all slots, E width of a query, G channel groups, P sampled points in, O mixed
 points out, C channels of a group.

@@ -1,4 +1,4 @@
-"""Occlusion transfer in plain torch.
+"""Occlusion transfer: from the first visible bin of a ray to all occupied ones.
 
 Legend: ... any leading axes, D depth bins, L occluded bins, h, w feature pixels.
 """

@@ -1,4 +1,4 @@
-"""History warp in plain torch: where every cell of the grid was one frame ago.
+"""History warp: where every cell of the grid was one frame ago.
 
 Legend: B batch, X, Y, Z cells. Tables of features run (Y, X) or (Y, X, Z), and so do the trailing
 2 or 3 coordinates of positions: (y, x) or (y, x, z), in cells.

@@ -1,7 +1,8 @@
-"""Deformable attention in plain torch.
+"""Deformable attention and convolution: weighted sums of samples at places that features choose.
 
-Legend: B batch, Q queries, M heads, S samples of one query and head, C channels of one head,
-h, w pixels of the map.
+Legend of attention: B batch, Q queries, M heads, S samples of one query and head, C channels of one
+head, h, w pixels of the map. Of convolution: n pictures, C channels, h, w pixels, G groups of
+channels, P = 9 points of the 3x3 window.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from occ_perception.ops.linear_sampling.reference import linear_corners
+from occ_perception.ops.sampling import linear_corners
+
+_REACH = (-1.0, 0.0, 1.0)
+POINTS = len(_REACH) ** 2
 
 
 def deformable_attention(value_BMChw: Tensor, place_BQMS2: Tensor, weight_BQMS: Tensor) -> Tensor:
@@ -64,3 +68,42 @@ def sample_bins(volume_BDhw: Tensor, place_BP2: Tensor, bin_BP: Tensor) -> Tenso
     row_BP4 = (slot * volume_BDhw.shape[1] + bin_BP)[..., None] * (h * w) + inside_BP4
     share_BP4 = corners.share.view(row_BP4.shape)
     return (volume_BDhw.flatten()[row_BP4] * share_BP4).sum(dim=-1)
+
+
+def deformable_conv(
+    value_nhwC: Tensor, displacement_nhwGP2: Tensor, weight_nhwGP: Tensor
+) -> Tensor:
+    """Sum of nine displaced neighbours, each weighted by what its pixel asks for.
+
+    ``out_g(p) = sum_k weight_gk(p) * value_g(p + k + displacement_gk(p))``, k over a 3x3 window,
+    with values interpolated linearly and zero outside (DCNv4, arXiv 2401.06197). The weights are
+    used as they are: no softmax, no sigmoid. The window runs column by column: k = 0, 1, 2 are the
+    three rows of the left column.
+
+    Args:
+        value_nhwC: the groups' channels side by side.
+        displacement_nhwGP2: (x, y) of each point from its place in the window, in pixels.
+        weight_nhwGP: of each point.
+
+    Returns:
+        (n, h, w, C).
+    """
+    n, h, w, C = value_nhwC.shape
+    G = weight_nhwGP.shape[3]
+    window = torch.tensor([(x, y) for x in _REACH for y in _REACH], device=value_nhwC.device)
+    own_x = torch.arange(w, device=value_nhwC.device)[:, None, None]
+    own_y = torch.arange(h, device=value_nhwC.device)[:, None, None, None]
+    columns = own_x + window[:, 0] + displacement_nhwGP2[..., 0]
+    rows = own_y + window[:, 1] + displacement_nhwGP2[..., 1]
+    places = torch.stack([rows, columns], dim=-1).permute(0, 3, 1, 2, 4, 5)
+    corners = linear_corners(places.reshape(n * G, h * w * POINTS, 2), (h, w))
+
+    weights = weight_nhwGP.permute(0, 3, 1, 2, 4).reshape(-1, 1)
+    share = (corners.share * weights).to(value_nhwC.dtype)
+    table = value_nhwC.reshape(n, h, w, G, C // G).permute(0, 3, 1, 2, 4).reshape(-1, C // G)
+    # One bag per pixel and group: all corners of all its points.
+    bag = (-1, POINTS * corners.row.shape[1])
+    summed = F.embedding_bag(
+        corners.row.view(bag), table, mode="sum", per_sample_weights=share.view(bag)
+    )
+    return summed.view(n, G, h, w, C // G).permute(0, 2, 3, 1, 4).reshape(n, h, w, C)

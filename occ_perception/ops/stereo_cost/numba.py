@@ -1,4 +1,4 @@
-"""Stereo cost in compiled loops for CPUs; importing this module loads numba.
+"""Stereo cost in compiled loops for CPUs; importing this module loads the package numba.
 
 Nothing of the size of (pixels, depths, channels) is ever stored: a sample is interpolated,
 compared and added up while it is in the registers.

@@ -1,1 +1,0 @@
-"""Adaptive mixing: sampled features through layers whose weights the query itself generates."""

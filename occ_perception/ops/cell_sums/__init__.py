@@ -1,1 +1,0 @@
-"""Sums of pixel features over the samples that fall into each cell."""

@@ -1,1 +1,0 @@
-"""Deformable attention: a weighted sum of samples at given places of a map."""

@@ -1,1 +1,0 @@
-"""Deformable convolution of the fourth kind: a weighted sum of displaced neighbours per group."""

@@ -1,1 +1,0 @@
-"""Displacement gradient: how far a motion field disagrees with the one stored a frame ago."""

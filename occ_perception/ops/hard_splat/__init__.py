@@ -1,1 +1,0 @@
-"""Hard assignment: every sample of a ray goes to one cell."""

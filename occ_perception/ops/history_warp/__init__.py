@@ -1,1 +1,0 @@
-"""History warp: features of the previous frame sampled where the current cells were then."""

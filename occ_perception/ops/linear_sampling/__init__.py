@@ -1,1 +1,0 @@
-"""Linear sampling: values between grid nodes, for tables with the channels last."""

@@ -1,1 +1,0 @@
-"""Scene update: one gradient step of a scene's own linear layer, and the layer's application."""

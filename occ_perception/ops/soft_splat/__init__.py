@@ -1,1 +1,0 @@
-"""Soft filling: image features splatted into the cells around each lifted point."""

@@ -1,1 +1,0 @@
-"""View sampling: features at places in space, read from the first camera that sees each place."""
