@@ -129,7 +129,7 @@ class CameraRig:
 
 @dataclass(frozen=True, eq=False)
 class LidarPoints:
-    """What a lidar measured around the time of a ring, for models that are given depth.
+    """What a lidar measured around the time of a frame set, for models that are given depth.
 
     Attributes:
         stamp_ns: stamp of the sweep.
@@ -149,7 +149,7 @@ class LidarPoints:
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """One ring of cameras, decoded, with the ego pose at each exposure.
+    """One frame set of cameras, decoded, with the ego pose at each exposure.
 
     Attributes:
         rig: calibrations; the pictures are rectified and of the calibrated size.
@@ -157,7 +157,7 @@ class CameraFrame:
         stamps_ns: camera name -> exposure stamp.
         world_T_ego: camera name -> (4, 4) ego pose at that stamp.
         reference_camera: the camera whose stamp the output grid is expressed at.
-        reused: cameras whose picture was taken over from an earlier ring.
+        reused: cameras whose picture was taken over from an earlier frame set.
         sequence: id of the recording or scene; a change breaks the history.
         token: source identifier (e.g. a nuScenes sample token), empty where there is none.
         lidar: a sweep from about the same time; only models that are given depth read it.

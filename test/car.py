@@ -104,7 +104,7 @@ class Car:
         # The reader must have matched the writer too, which nobody tells the writer.
         spin_for(self.node, 0.5)
 
-    def ring(
+    def frame_set(
         self,
         start_ns: int,
         *,

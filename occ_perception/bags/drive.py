@@ -15,9 +15,9 @@ from occ_perception.bags.recording import BagProblem, Recording
 from occ_perception.frames import CameraFrame, CameraRig, LidarPoints
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.frame_sets import FrameSetCounters
 from occ_perception.sensing.input_plan import plan_inputs
 from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.rings import RingCounters
 
 if TYPE_CHECKING:  # bags are read without torch, which the models need
     from occ_perception.models.zoo import ModelCard
@@ -134,7 +134,7 @@ class RecordedDrive:
         return known + [problem for problem in of_lidar if problem not in known]
 
     @property
-    def counters(self) -> RingCounters:
+    def counters(self) -> FrameSetCounters:
         """What became of the images in the last iteration."""
         return self._reading.counters
 
@@ -153,10 +153,10 @@ class RecordedDrive:
                 assembler.reset()
                 sweeps = None if self._sweeps is None else NearestSweeps(self._sweeps)
             try:
-                frame = assembler.assemble(item.ring, item.poses, item.sequence)
+                frame = assembler.assemble(item.frame_set, item.poses, item.sequence)
                 yield frame if sweeps is None else _with_lidar(frame, sweeps, item.poses)
             except FrameError as error:
-                self.recording.note(error.reason, str(error), item.ring.reference_stamp_ns)
+                self.recording.note(error.reason, str(error), item.frame_set.reference_stamp_ns)
 
     def frame_sets(self) -> Iterator[RecordedFrameSet]:
         """The frame sets that frames are made of, incomplete ones included; nothing is decoded."""

@@ -1,4 +1,4 @@
-"""What a recording holds, whether its pictures form rings, and what the node would miss in it."""
+"""What a recording holds, how its pictures form frame sets, and what the node would miss in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import PoseUnavailable
+from occ_perception.sensing.frame_sets import FrameSetCounters
 from occ_perception.sensing.input_plan import InputPlan, InputPlanError, plan_inputs
 from occ_perception.sensing.layouts import LayoutMatch, TopicLayout, recognise_layouts
-from occ_perception.sensing.rings import RingCounters
 from occ_perception.sensing.vehicle import VehicleInputs
 
 
@@ -39,19 +39,19 @@ class TopicReport:
 
 
 @dataclass
-class RingReport:
+class FrameSetReport:
     """How the pictures group.
 
     Attributes:
-        counters: what became of pictures and rings.
-        missing: camera -> number of rings without it.
-        spread_ms: (smallest, median, largest) spread of the complete rings.
-        period_ms: median time between rings.
-        longest_gap_s: longest time between two rings.
-        without_pose: rings for which some camera's ego pose cannot be known.
+        counters: what became of pictures and frame sets.
+        missing: camera -> number of frame sets without it.
+        spread_ms: (smallest, median, largest) spread of the complete frame sets.
+        period_ms: median time between frame sets.
+        longest_gap_s: longest time between two frame sets.
+        without_pose: frame sets for which some camera's ego pose cannot be known.
     """
 
-    counters: RingCounters
+    counters: FrameSetCounters
     missing: dict[str, int] = field(default_factory=dict)
     spread_ms: tuple[float, float, float] | None = None
     period_ms: float | None = None
@@ -69,7 +69,7 @@ class BagReport:
         topics: by name.
         matches: every shipped layout, best first, with what does not fit.
         layout: the layout in use, None where none fits.
-        rings: how pictures group, None without a layout.
+        frame_sets: how pictures group, None without a layout.
         notes: what the calibration relies on besides the recording.
         missing_for_node: what keeps the node from running on these topics.
         problems: what was skipped while reading.
@@ -80,14 +80,14 @@ class BagReport:
     topics: list[TopicReport]
     matches: list[LayoutMatch]
     layout: TopicLayout | None = None
-    rings: RingReport | None = None
+    frame_sets: FrameSetReport | None = None
     notes: tuple[str, ...] = ()
     missing_for_node: list[str] = field(default_factory=list)
     problems: list[BagProblem] = field(default_factory=list)
 
 
 def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None) -> BagReport:
-    """Read a recording once, without decoding more pictures than one ring.
+    """Read a recording once, without decoding more pictures than one frame set.
 
     Args:
         path: as for :func:`~.drive.open_recording`.
@@ -113,7 +113,7 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
             deque(messages, maxlen=0)
         else:
             reading = Reading(recording, vehicle)
-            statistics = _RingStatistics(vehicle.plan)
+            statistics = _FrameSetStatistics(vehicle.plan)
             for item in reading.frame_sets(messages):
                 statistics.add(item)
             statistics.describe(report, reading.counters)
@@ -153,7 +153,7 @@ def _rate(topic: TopicReport, times_ns: np.ndarray) -> None:
         topic.rate_hz = float((topic.count - 1) / gaps.sum()) if gaps.sum() > 0 else 0.0
 
 
-class _RingStatistics:
+class _FrameSetStatistics:
     """Counts frame sets; decodes one of them."""
 
     def __init__(self, plan: InputPlan) -> None:
@@ -168,20 +168,20 @@ class _RingStatistics:
 
     def add(self, item: RecordedFrameSet) -> None:
         """Count one."""
-        ring = item.ring
-        self._missing.update(ring.missing)
+        frame_set = item.frame_set
+        self._missing.update(frame_set.missing)
         # No gap is measured across a jump of time.
-        self._stamps_ns.setdefault(item.time_line, []).append(ring.reference_stamp_ns)
-        if not ring.missing:
-            self._spreads_ns.append(ring.spread_ns)
+        self._stamps_ns.setdefault(item.time_line, []).append(frame_set.reference_stamp_ns)
+        if not frame_set.missing:
+            self._spreads_ns.append(frame_set.spread_ns)
         try:
-            for stamp in ring.stamps_ns.values():
+            for stamp in frame_set.stamps_ns.values():
                 item.poses.at(stamp)
         except PoseUnavailable as error:
             self._without_pose += 1
             self._why_no_pose = self._why_no_pose or str(error)
             return
-        if item.rig.cameras and not ring.missing and not self._tried_a_frame:
+        if item.rig.cameras and not frame_set.missing and not self._tried_a_frame:
             self._try_a_frame(item)
 
     def _try_a_frame(self, item: RecordedFrameSet) -> None:
@@ -189,28 +189,28 @@ class _RingStatistics:
         plan = self._plan
         assembler = FrameAssembler(item.rig, plan.reference_camera, encodings=plan.encodings)
         try:
-            assembler.assemble(item.ring, item.poses)
+            assembler.assemble(item.frame_set, item.poses)
         except FrameError as error:
             self._why_no_frame = str(error)
 
-    def describe(self, report: BagReport, counters: RingCounters) -> None:
+    def describe(self, report: BagReport, counters: FrameSetCounters) -> None:
         """Write into the report what was counted."""
         steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns.values()])
-        rings = RingReport(counters, dict(self._missing), without_pose=self._without_pose)
+        frame_sets = FrameSetReport(counters, dict(self._missing), without_pose=self._without_pose)
         if self._spreads_ns:
             spread = np.array(self._spreads_ns) / 1e6
-            rings.spread_ms = (spread.min(), float(np.median(spread)), spread.max())
+            frame_sets.spread_ms = (spread.min(), float(np.median(spread)), spread.max())
         if steps.size:
-            rings.period_ms = float(np.median(steps)) / 1e6
-            rings.longest_gap_s = float(steps.max()) / 1e9
-        report.rings = rings
+            frame_sets.period_ms = float(np.median(steps)) / 1e6
+            frame_sets.longest_gap_s = float(steps.max()) / 1e9
+        report.frame_sets = frame_sets
         if not counters.complete:
             report.missing_for_node.append(
-                "no ring is complete: no moment has a picture of every camera"
+                "no frame set is complete: no moment has a picture of every camera"
             )
         elif self._without_pose == counters.complete + counters.incomplete:
             report.missing_for_node.append(
-                f"no ring has an ego pose at all of its stamps: {self._why_no_pose}"
+                f"no frame set has an ego pose at all of its stamps: {self._why_no_pose}"
             )
         if self._why_no_frame:
             report.missing_for_node.append(self._why_no_frame)

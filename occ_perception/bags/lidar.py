@@ -130,7 +130,9 @@ class NearestSweeps:
     def __init__(self, sweeps: LidarSweeps, tolerance_ns: int = 100_000_000) -> None:
         # A lidar at 10 Hz has a sweep within 50 ms of everything.
         self._sweeps = Follower(sweeps, tolerance_ns)
-        self._why_none = f"no sweep on {sweeps.topic} within {tolerance_ns / 1e6:g} ms of the ring"
+        self._why_none = (
+            f"no sweep on {sweeps.topic} within {tolerance_ns / 1e6:g} ms of the frame set"
+        )
 
     def at(self, stamp_ns: int, camera: str, poses: EgoPoses) -> tuple[LidarSweep, Float64]:
         """The sweep nearest to a stamp, and (4, 4) ``world_T_ego`` at the sweep's own.
@@ -152,7 +154,7 @@ class NearestSweeps:
             raise FrameError("pose_unavailable", camera, f"lidar sweep: {error}") from error
 
 
-class RingSweeps:
+class FrameSetSweeps:
     """Of every frame set the nearest sweep, its points in ego at the reference camera's stamp.
 
     What stands still then lies where it lay for the reference camera; the vehicle's motion during
@@ -195,11 +197,11 @@ class RingSweeps:
             try:
                 yield self._moved(item, sweeps)
             except FrameError as error:
-                self._recording.note(error.reason, str(error), item.ring.reference_stamp_ns)
+                self._recording.note(error.reason, str(error), item.frame_set.reference_stamp_ns)
 
     def _moved(self, item: RecordedFrameSet, sweeps: NearestSweeps) -> LidarSweep:
         """The sweep nearest to a frame set, where its points lay at that one's stamp."""
-        stamp, camera = item.ring.reference_stamp_ns, self._plan.reference_camera
+        stamp, camera = item.frame_set.reference_stamp_ns, self._plan.reference_camera
         sweep, world_T_sweep = sweeps.at(stamp, camera, item.poses)
         try:
             now_T_sweep = invert_transform(item.poses.at(stamp)) @ world_T_sweep

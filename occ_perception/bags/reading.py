@@ -11,8 +11,8 @@ from occ_perception.bags.discovery import info_topics, take_transforms, tf_topic
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.from_messages import picture_from_message
-from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.vehicle import VehicleInputs
 
@@ -32,7 +32,7 @@ class RecordedFrameSet:
     """The images of one moment as they were recorded, and what the recording says about it.
 
     Attributes:
-        ring: the images, not decoded, with their stamps.
+        frame_set: the images, not decoded, with their stamps.
         vehicle: what is known of mounts and motion when the poses around the images are known.
             It moves on with the recording: ask it before the next item is taken.
         rig: calibrations of the images as they were recorded, distortion included; without
@@ -41,7 +41,7 @@ class RecordedFrameSet:
         time_line: how often time had gone back before.
     """
 
-    ring: Ring
+    frame_set: FrameSet
     vehicle: VehicleInputs
     rig: CameraRig
     sequence: str
@@ -93,7 +93,7 @@ class Reading:
         self._recording = recording
         self._vehicle = vehicle
         self._needs_rig = vehicle.rig() is not None
-        self._without_rig: list[Ring] = []
+        self._without_rig: list[FrameSet] = []
         self._sequence = sequence
         self._lidar_topic = lidar_topic
         self._time_line = 0
@@ -106,10 +106,10 @@ class Reading:
             self._tf_topics = tf_topics(recording, static=True) | moving
         self.vehicle_topics = {plan.pose.topic, *self._info_cameras, *self._tf_topics}
         self.topics = {*self._cameras, *self.vehicle_topics} | ({lidar_topic} - {""})
-        self._grouper = RingGrouper(
+        self._grouper = FrameSetGrouper(
             plan.layout.camera_names, plan.reference_camera, tolerance_ns=plan.tolerance_ns
         )
-        self.counters: RingCounters = self._grouper.counters
+        self.counters: FrameSetCounters = self._grouper.counters
         self._frame_sets: _Queue[RecordedFrameSet] = _Queue(vehicle.poses)
         self._clouds: _Queue[RecordedCloud] = _Queue(vehicle.poses)
 
@@ -155,10 +155,10 @@ class Reading:
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """What is still open: the recording or its time line has ended."""
         self._close(self._grouper.flush())
-        for ring in self._without_rig:
+        for frame_set in self._without_rig:
             why = "; ".join(self._vehicle.problems.values())
             text = f"frame set without a calibration: {why}"
-            self._recording.note("calibration", text, ring.reference_stamp_ns)
+            self._recording.note("calibration", text, frame_set.reference_stamp_ns)
         self._without_rig.clear()
         yield from self._frame_sets.rest()
         yield from self._clouds.rest()
@@ -193,17 +193,17 @@ class Reading:
             self._recording.note("calibration", f"{message.topic}: {refusal}", message.received_ns)
         self._close([])
 
-    def _close(self, rings: list[Ring]) -> None:
-        """Give closed rings the rig that holds now; while it is unknown they wait for it."""
-        self._without_rig += rings
+    def _close(self, frame_sets: list[FrameSet]) -> None:
+        """Give closed frame sets the rig that holds now; while it is unknown they wait for it."""
+        self._without_rig += frame_sets
         rig = self._vehicle.rig() if self._needs_rig else CameraRig(())
         if rig is None or not self._without_rig:
             return
         number = self._time_line + 1
         name = self._sequence if number == 1 else f"{self._sequence}#{number}"
-        for ring in self._without_rig:
-            item = RecordedFrameSet(ring, self._vehicle, rig, name, self._time_line)
-            self._frame_sets.add(ring.newest_stamp_ns, item)
+        for frame_set in self._without_rig:
+            item = RecordedFrameSet(frame_set, self._vehicle, rig, name, self._time_line)
+            self._frame_sets.add(frame_set.newest_stamp_ns, item)
         self._without_rig.clear()
 
     def _feed_cloud(self, message: RecordedMessage) -> None:

@@ -31,17 +31,17 @@ def demo(
         ),
     ] = None,
     answer_timeout: Annotated[
-        float, typer.Option(help="Seconds a ring may stay unanswered in lockstep.")
+        float, typer.Option(help="Seconds a frame set may stay unanswered in lockstep.")
     ] = 300.0,
     layout: Annotated[str, typer.Option(help="Topic layout; recognised if left out.")] = "",
-    frames: Annotated[int, typer.Option(help="Rings of the town drive.", min=1)] = 40,
+    frames: Annotated[int, typer.Option(help="Frame sets of the town drive.", min=1)] = 40,
     size: Annotated[str, typer.Option(help="Its picture size.")] = "800x450",
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo_out"),
 ) -> None:
     """Play a drive into the node over DDS; score, film and report its occupancy.
 
-    Ends with exit code 1 where a ring of the bag was not answered. On a machine without a GPU the
-    bag is played in lockstep: as fast as the network answers.
+    Ends with exit code 1 where a frame set of the bag was not answered. On a machine without a GPU
+    the bag is played in lockstep: as fast as the network answers.
     """
     with needed_for("occ demo"):
         from occ_perception.demo.demonstration import choose_network, demonstrate, make_drive

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from occ_perception.bags.lidar import LidarSweeps, RingSweeps
+    from occ_perception.bags.lidar import FrameSetSweeps, LidarSweeps
 
 _FARTHEST_SWEEP_NS = 60_000_000
 
@@ -66,13 +66,13 @@ def export(
     typer.echo(f"{ply}: {count} files of occupancy{points}")
 
 
-def _open_lidar(bag: Path, topic: str | None) -> RingSweeps | LidarSweeps:
-    """Sweeps at the stamps of the camera rings, or as they are where the bag has no rings."""
-    from occ_perception.bags.lidar import LidarSweeps, RingSweeps
+def _open_lidar(bag: Path, topic: str | None) -> FrameSetSweeps | LidarSweeps:
+    """Sweeps at the stamps of the frame sets, or as they are where the bag has no frame sets."""
+    from occ_perception.bags.lidar import FrameSetSweeps, LidarSweeps
     from occ_perception.bags.recording import BagError
 
     try:
-        return RingSweeps(bag, topic)
+        return FrameSetSweeps(bag, topic)
     except BagError as error:
         sweeps = LidarSweeps(bag, topic=topic)
         note = f"the vehicle's motion between sweeps and occupancy is not undone: {error}"

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from occ_perception.bags.inspection import BagReport, RingReport
+    from occ_perception.bags.inspection import BagReport, FrameSetReport
 
 _SHOWN_PROBLEMS = 10
 
@@ -21,7 +21,7 @@ def info(
         str | None, typer.Option(help="Topic layout, name or YAML file; recognised if left out.")
     ] = None,
 ) -> None:
-    """Show topics, rings, gaps, the layout that fits, and what is missing for the node."""
+    """Show topics, frame sets, gaps, the layout that fits, and what is missing for the node."""
     from rich.console import Console
 
     from occ_perception.bags.inspection import inspect_bag
@@ -31,8 +31,8 @@ def info(
     console.print(f"[bold]{report.path}[/bold]: {report.duration_s:.1f} s")
     _print_topics(console, report)
     _print_layouts(console, report)
-    if report.rings is not None:
-        _print_rings(console, report.rings)
+    if report.frame_sets is not None:
+        _print_frame_sets(console, report.frame_sets)
     for note in report.notes:
         console.print(f"note: {note}")
     _print_problems(console, report)
@@ -72,28 +72,30 @@ def _print_layouts(console: Console, report: BagReport) -> None:
         console.print(f"layout {used}: fits (given)")
 
 
-def _print_rings(console: Console, rings: RingReport) -> None:
-    counters = rings.counters
-    line = f"rings: {counters.complete} complete, {counters.incomplete} incomplete"
-    if rings.missing:
-        missing = (f"{count} without {name}" for name, count in sorted(rings.missing.items()))
+def _print_frame_sets(console: Console, frame_sets: FrameSetReport) -> None:
+    counters = frame_sets.counters
+    line = f"frame sets: {counters.complete} complete, {counters.incomplete} incomplete"
+    if frame_sets.missing:
+        missing = (f"{count} without {name}" for name, count in sorted(frame_sets.missing.items()))
         line += f" ({', '.join(missing)})"
     console.print(line)
-    if rings.spread_ms is not None:
-        low, median, high = rings.spread_ms
+    if frame_sets.spread_ms is not None:
+        low, median, high = frame_sets.spread_ms
         console.print(f"  spread {low:.1f} / {median:.1f} / {high:.1f} ms (min / median / max)")
-    if rings.period_ms is not None:
-        console.print(f"  every {rings.period_ms:.0f} ms, longest gap {rings.longest_gap_s:.2f} s")
+    if frame_sets.period_ms is not None:
+        console.print(
+            f"  every {frame_sets.period_ms:.0f} ms, longest gap {frame_sets.longest_gap_s:.2f} s"
+        )
     odd = {
         "late": counters.late,
         "out of order": counters.out_of_order,
         "duplicate": counters.duplicate,
-        "without ring": counters.unmatched,
+        "without frame set": counters.unmatched,
     }
     if any(odd.values()):
         console.print("  pictures " + ", ".join(f"{k}: {v}" for k, v in odd.items() if v))
-    if rings.without_pose:
-        console.print(f"  {rings.without_pose} without an ego pose at all their stamps")
+    if frame_sets.without_pose:
+        console.print(f"  {frame_sets.without_pose} without an ego pose at all their stamps")
 
 
 def _print_problems(console: Console, report: BagReport) -> None:

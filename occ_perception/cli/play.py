@@ -35,11 +35,11 @@ def play(
         str,
         typer.Option(
             metavar="TOPIC",
-            help="Send the next ring of pictures only after the last one was answered on TOPIC.",
+            help="Send the next frame set only after the last one was answered on TOPIC.",
         ),
     ] = "",
     answer_timeout: Annotated[
-        float, typer.Option(help="Seconds a ring may stay unanswered in lockstep.")
+        float, typer.Option(help="Seconds a frame set may stay unanswered in lockstep.")
     ] = 60.0,
     layout: Annotated[
         str, typer.Option(help="Topic layout of the bag for the two above; recognised if left out.")
@@ -75,8 +75,8 @@ def play(
     for damage in report.damage:
         typer.echo(f"bag: {damage}")
     if lockstep:
-        answered = report.rings - len(report.unanswered)
-        typer.echo(f"{answered} of {report.rings} rings answered on {lockstep}")
+        answered = report.frame_sets - len(report.unanswered)
+        typer.echo(f"{answered} of {report.frame_sets} frame sets answered on {lockstep}")
     if report.unanswered or report.refused or report.damage:
         raise typer.Exit(1)
 

@@ -31,7 +31,7 @@ _JOBS = typer.Option(help="Threads; all CPUs unless given.", min=1)
 
 
 class Rate(str, Enum):
-    """Camera rings per second."""
+    """Frame sets per second."""
 
     KEYFRAMES = "2"
     FAST = "10"
@@ -47,14 +47,14 @@ def drive(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make or to add to.")],
     town: Annotated[str, _TOWNS] = str(DEMO_TOWN),
     drive: Annotated[str, _DRIVES] = str(DEMO_DRIVE),
-    frames: Annotated[int, typer.Option(help="Camera rings; a drive lasts 20 s.", min=1)] = 40,
+    frames: Annotated[int, typer.Option(help="Frame sets; a drive lasts 20 s.", min=1)] = 40,
     bag: Annotated[
         Storage | None,
         typer.Option(help="Write a rosbag2 of this kind instead of a nuScenes-format folder."),
     ] = None,
     size: Annotated[str | None, _SIZE] = None,
     rate: Annotated[
-        Rate, typer.Option(help="Camera rings per second; 10 for bags.")
+        Rate, typer.Option(help="Frame sets per second; 10 for bags.")
     ] = Rate.KEYFRAMES,
     odometry_noise: Annotated[
         float, typer.Option(help="Relative error of a bag's odometry, e.g. 0.01.", min=0.0)

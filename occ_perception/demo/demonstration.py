@@ -64,7 +64,7 @@ def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
 
 
 def demonstrate(setting: Setting) -> bool:
-    """Play, score, film and report; returns whether every ring was answered.
+    """Play, score, film and report; returns whether every frame set was answered.
 
     Raises:
         DemoError, BagError, YamlError: the bag cannot be used, or a process did not start.
@@ -80,11 +80,11 @@ def demonstrate(setting: Setting) -> bool:
     if filmed is not None:
         print(f"film         {filmed.film}")
     print(f"report       {page.resolve()}")
-    return bool(played.rings) and not played.unanswered
+    return bool(played.frame_sets) and not played.unanswered
 
 
 def _rate_hz(played: Played) -> float:
-    stamps = [ring.stamp_ns for ring in played.rings]
+    stamps = [frame_set.stamp_ns for frame_set in played.frame_sets]
     if len(stamps) < 2 or stamps[-1] <= stamps[0]:
         return 0.0
     return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0])

@@ -70,7 +70,7 @@ class Recorder:
             yield prediction
 
     def latencies_ms(self) -> list[float]:
-        """From the arrival of a ring's last picture to the arrival of its grid.
+        """From the arrival of a frame set's last picture to the arrival of its grid.
 
         Both as this process saw them. Grids whose pictures carry no stamps of their own are left
         out.

@@ -31,7 +31,7 @@ UNTRAINED = (
 )
 
 _WIDTH = 13
-_SHOWN_RINGS = 10
+_SHOWN_FRAME_SETS = 10
 _STILL_QUALITY = 85
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2026; max-width: 1100px;
@@ -52,7 +52,7 @@ def print_report(played: Played, filmed: Filmed | None) -> None:
     for name, value in _run_rows(played):
         print(f"{name:<{_WIDTH}}{value}")
     if played.latencies_ms:
-        hint = "last picture of a ring received -> its grid received, both over DDS"
+        hint = "last picture of a frame set received -> its grid received, both over DDS"
         print(" " * _WIDTH + hint)
     for line in _unanswered(played):
         print(f"{'no answer':<{_WIDTH}}{line}")
@@ -87,7 +87,7 @@ def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[s
     yield from _table([], _run_rows(played))
     if played.latencies_ms:
         yield (
-            '<p class="note">Latency: from the last picture of a ring to its grid, both as a '
+            '<p class="note">Latency: from the last picture of a frame set to its grid, both as a '
             "listener received them over DDS.</p>"
         )
     for line in _unanswered(played):
@@ -167,7 +167,7 @@ def _swatch(entry: ClassScore) -> str:
 def _run_rows(played: Played) -> list[tuple[str, str]]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in played.drops.items())
     rows = [
-        ("rings in", str(len(played.rings))),
+        ("frame sets in", str(len(played.frame_sets))),
         ("frames out", str(played.grids)),
         ("drops", f"{len(played.unanswered)}  ({reasons})"),
     ]
@@ -182,13 +182,13 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
 
 
 def _unanswered(played: Played) -> Iterable[str]:
-    for ring in played.unanswered[:_SHOWN_RINGS]:
-        missing = f" (no {', '.join(ring.missing)} in the bag)" if ring.missing else ""
-        yield f"ring at {(ring.stamp_ns or ring.first_log_ns) / 1e9:.3f} s{missing}"
+    for frame_set in played.unanswered[:_SHOWN_FRAME_SETS]:
+        missing = f" (no {', '.join(frame_set.missing)} in the bag)" if frame_set.missing else ""
+        yield f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s{missing}"
 
 
 def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[tuple[str, str]]:
-    how = "in lockstep: the next ring after the answer" if played.lockstep else "by time"
+    how = "in lockstep: the next frame set after the answer" if played.lockstep else "by time"
     distribution = os.environ.get("ROS_DISTRO", "wheels")
     return [
         ("occ_perception", occ_perception.__version__),

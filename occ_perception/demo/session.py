@@ -24,7 +24,7 @@ from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.demo.recorder import Recorder
 from occ_perception.errors import OccError
-from occ_perception.ros.lockstep import BagRing, rings_of_bag
+from occ_perception.ros.lockstep import BagFrameSet, frame_sets_of_bag
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.sensing.calibration import save_rig
 from occ_perception.sensing.input_plan import plan_inputs
@@ -84,17 +84,17 @@ class Played:
     Attributes:
         recorded: bag with the node's answers; None where there was none.
         grids: how many.
-        rings: of the bag that was played.
+        frame_sets: of the bag that was played.
         unanswered: those of them without an answer.
         latencies_ms: per grid, see :meth:`Recorder.latencies_ms`.
-        drops: reason -> how many rings the node says it dropped for it, "?" = it did not say.
+        drops: reason -> how many frame sets the node says it dropped for it, "?" = it did not say.
         lockstep: whether every answer was waited for.
     """
 
     recorded: Path | None
     grids: int
-    rings: list[BagRing]
-    unanswered: list[BagRing]
+    frame_sets: list[BagFrameSet]
+    unanswered: list[BagFrameSet]
     latencies_ms: list[float]
     drops: dict[str, str]
     lockstep: bool
@@ -148,7 +148,7 @@ def play_through_node(setting: Setting) -> Played:
     _prepare_environment()
     with Recording(setting.bag) as recording:
         layout = choose_layout(recording, setting.layout or None)
-        rings = rings_of_bag(recording, layout)
+        frame_sets = frame_sets_of_bag(recording, layout)
         if setting.lockstep and not _has_stamps(layout):
             print(f"{setting.bag} is played by time: its pictures carry no stamps to answer with")
             setting = replace(setting, lockstep=False)
@@ -159,25 +159,27 @@ def play_through_node(setting: Setting) -> Played:
         try:
             recorder = Recorder(node, recording, layout, NODE)
             _run(setting, layout, node, children, parameters, recorder)
-            _await_the_rest(setting, node, recorder, len(rings))
+            _await_the_rest(setting, node, recorder, len(frame_sets))
         finally:
             children.stop()
             node.destroy_node()
             rclpy.try_shutdown()
     if _has_stamps(layout):
-        unanswered = [ring for ring in rings if ring.stamp_ns not in recorder.grids]
+        unanswered = [
+            frame_set for frame_set in frame_sets if frame_set.stamp_ns not in recorder.grids
+        ]
     else:
-        unanswered = rings[len(recorder.grids) :]
+        unanswered = frame_sets[len(recorder.grids) :]
     return Played(
         recorded=_write_down(recorder, setting.out / "recorded"),
         grids=len(recorder.grids),
-        rings=rings,
+        frame_sets=frame_sets,
         unanswered=unanswered,
         latencies_ms=recorder.latencies_ms(),
         drops={
-            "overwritten while busy": recorder.figure("inference", "rings_overwritten"),
+            "overwritten while busy": recorder.figure("inference", "frame_sets_overwritten"),
             "incomplete": recorder.figure("synchronization", "incomplete"),
-            "failed": recorder.figure("inference", "rings_failed"),
+            "failed": recorder.figure("inference", "frame_sets_failed"),
         },
         lockstep=setting.lockstep,
     )
@@ -235,10 +237,10 @@ def _await_publishers(node: Node, children: Children, name: str, topics: Sequenc
         _spin(node, 0.2)
 
 
-def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, rings: int) -> None:
+def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, frame_sets: int) -> None:
     """Played by time, the network may still be busy when the bag has ended."""
     heard, since = len(recorder.grids), time.monotonic()
-    while not setting.lockstep and heard < rings and time.monotonic() - since < _LINGER_S:
+    while not setting.lockstep and heard < frame_sets and time.monotonic() - since < _LINGER_S:
         _spin(node, 0.2)
         if len(recorder.grids) > heard:
             heard, since = len(recorder.grids), time.monotonic()

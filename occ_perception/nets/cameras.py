@@ -1,4 +1,4 @@
-"""Calibration of one ring as tensors.
+"""Calibration of one frame set as tensors.
 
 Legend: B batch, N cameras, h, w feature pixels.
 """
@@ -15,7 +15,7 @@ from occ_perception.nets.view_geometry import ViewGeometry
 
 @dataclass(frozen=True)
 class CameraTensors:
-    """Calibration of one ring at the network's input, float32.
+    """Calibration of one frame set at the network's input, float32.
 
     Attributes:
         grid_T_cam_BN44: camera to the frame the voxel grid lies in (ego at the reference camera's

@@ -20,7 +20,8 @@ from occ_perception.sensing.layouts import (
     CameraTopics,
 )
 
-# One ring puts a message on every camera topic, and a stall of the executor lasts a few rings.
+# One frame set puts a message on every camera topic, and a stall of the executor lasts a few frame
+# sets.
 _PICTURES_QUEUED = 5
 
 Picture = SensorImage | CompressedPicture

@@ -29,7 +29,7 @@ _KEPT = 20
 
 
 class MissingSweepError(ValueError):
-    """A ring that no sweep belongs to."""
+    """A frame set that no sweep belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +42,12 @@ class Sweep:
 
 
 class LidarInput(PoseInput):
-    """A lidar's points, and which of them belong to a ring.
+    """A lidar's points, and which of them belong to a frame set.
 
     Args:
         node: owner.
         topic: of sensor_msgs/PointCloud2.
-        tolerance_ns: how far from a ring's reference stamp a sweep may lie.
+        tolerance_ns: how far from a frame set's reference stamp a sweep may lie.
         reliability: see :class:`InputSubscription`.
     """
 
@@ -88,7 +88,7 @@ class LidarInput(PoseInput):
         with self._lock:
             sweeps = list(self._sweeps)
         sweep = min(sweeps, key=lambda s: abs(s.stamp_ns - frame.stamp_ns), default=None)
-        at = f"the ring at {frame.stamp_ns * 1e-9:.3f} s"
+        at = f"the frame set at {frame.stamp_ns * 1e-9:.3f} s"
         if sweep is None:
             raise MissingSweepError(f"no lidar sweep came on {self._subscription.topic} for {at}")
         apart_ns = abs(sweep.stamp_ns - frame.stamp_ns)

@@ -33,9 +33,9 @@ from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.input_plan import InputPlan
-from occ_perception.sensing.rings import Ring
 
 Show = Callable[[OccupancyPrediction, "CameraFrame | None"], None]
 
@@ -185,16 +185,16 @@ class LiveView:
         if absent:
             note(f"some moments are shown without pictures: none came from {', '.join(absent)}")
             return None
-        ring = Ring(
+        frame_set = FrameSet(
             reference_stamp_ns=prediction.stamp_ns,
             payloads={name: picture for name, (_, picture) in found.items()},
             stamps_ns={name: stamp for name, (stamp, _) in found.items()},
         )
         poses = self._vehicle.poses
-        poses.wait_until_settled(ring.newest_stamp_ns, max(0.0, give_up - time.monotonic()))
+        poses.wait_until_settled(frame_set.newest_stamp_ns, max(0.0, give_up - time.monotonic()))
         sequence = f"live {self._vehicle.time_line.jumps}"
         try:
-            return self._assembler_for(rig).assemble(ring, poses, sequence)
+            return self._assembler_for(rig).assemble(frame_set, poses, sequence)
         except FrameError as error:
             note(f"some moments are shown without pictures: {error}")
             return None

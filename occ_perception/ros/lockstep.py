@@ -1,8 +1,8 @@
-"""Playing ring by ring: what belongs to a ring, and whether it was answered.
+"""Playing frame set by frame set: what belongs to a frame set, and whether it was answered.
 
-The rings of the bag are found beforehand with the same rule the node uses. Everything recorded
-before the first picture of the next ring is sent; then the player waits for an answer whose header
-carries the stamp of the ring's reference picture.
+The frame sets of the bag are found beforehand with the same rule the node uses. Everything recorded
+before the first picture of the next frame set is sent; then the player waits for an answer whose
+header carries the stamp of the frame set's reference picture.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.message_classes import message_class_of
+from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
 from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.rings import Ring, RingGrouper
 from occ_perception.sensing.time_jumps import TimeJump
 
 _ANSWERS_QUEUED = 100
@@ -35,8 +35,8 @@ class LockstepError(OccError):
 
 
 @dataclass(frozen=True)
-class BagRing:
-    """One ring of a bag.
+class BagFrameSet:
+    """One frame set of a bag.
 
     Attributes:
         stamp_ns: stamp of the reference picture; 0 in bags whose pictures carry none.
@@ -49,39 +49,39 @@ class BagRing:
     missing: tuple[str, ...]
 
 
-def rings_of_bag(recording: Recording, layout: TopicLayout) -> list[BagRing]:
-    """The rings of a bag in the order of their reference stamps, incomplete ones included.
+def frame_sets_of_bag(recording: Recording, layout: TopicLayout) -> list[BagFrameSet]:
+    """The frame sets of a bag in the order of their reference stamps, incomplete ones included.
 
     Args:
         recording: the bag.
         layout: with the bag's own topic names.
     """
     camera_of = {camera.image: camera.name for camera in layout.cameras}
-    grouper = RingGrouper(
+    grouper = FrameSetGrouper(
         layout.camera_names,
         layout.reference_camera,
-        tolerance_ns=round(layout.ring_tolerance_ms * 1e6),
+        tolerance_ns=round(layout.sync_tolerance_ms * 1e6),
     )
     has_stamps = layout.stamp_source == "header"
-    rings: list[Ring] = []
+    frame_sets: list[FrameSet] = []
     for message in recording.messages(camera_of):
         received_ns = message.received_ns
         stamp_ns = recording.header_stamp_ns(message) if has_stamps else received_ns
         camera = camera_of[message.topic]
         try:
-            rings += grouper.add(camera, stamp_ns, received_ns)
+            frame_sets += grouper.add(camera, stamp_ns, received_ns)
         except TimeJump:
-            rings += grouper.flush()
+            frame_sets += grouper.flush()
             grouper.reset()
-            rings += grouper.add(camera, stamp_ns, received_ns)
-    rings += grouper.flush()
+            frame_sets += grouper.add(camera, stamp_ns, received_ns)
+    frame_sets += grouper.flush()
     return [
-        BagRing(
-            stamp_ns=ring.reference_stamp_ns if has_stamps else 0,
-            first_log_ns=min(ring.payloads.values()),
-            missing=ring.missing,
+        BagFrameSet(
+            stamp_ns=frame_set.reference_stamp_ns if has_stamps else 0,
+            first_log_ns=min(frame_set.payloads.values()),
+            missing=frame_set.missing,
         )
-        for ring in rings
+        for frame_set in frame_sets
     ]
 
 
@@ -108,7 +108,7 @@ def obstacle_to_answers(node: Node, topic: str, pictures: Sequence[str]) -> str:
 
 
 class Lockstep:
-    """Hands out the rings that have been sent completely and waits for their answers.
+    """Hands out the frame sets that have been sent completely and waits for their answers.
 
     Args:
         node: subscribes to the answers; spun while waiting.
@@ -119,7 +119,7 @@ class Lockstep:
 
     Raises:
         BagError: no layout fits the bag.
-        LockstepError: it holds no ring.
+        LockstepError: it holds no frame set.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class Lockstep:
         self._topic = topic
         chosen = choose_layout(recording, layout or None)
         self._pictures = picture_topics(chosen, remap)
-        self._rings = deque(rings_of_bag(recording, chosen))
-        if not self._rings:
+        self._frame_sets = deque(frame_sets_of_bag(recording, chosen))
+        if not self._frame_sets:
             raise LockstepError("the bag holds no picture of the reference camera")
         self._subscription: Subscription[Any] | None = None
         self._has_header = False
@@ -143,9 +143,9 @@ class Lockstep:
         self._answers = 0
 
     def begin(self, first_log_ns: int) -> None:
-        """Leave out the rings that were recorded before ``first_log_ns``."""
-        while self._rings and self._rings[0].first_log_ns < first_log_ns:
-            self._rings.popleft()
+        """Leave out the frame sets that were recorded before ``first_log_ns``."""
+        while self._frame_sets and self._frame_sets[0].first_log_ns < first_log_ns:
+            self._frame_sets.popleft()
 
     def has_publisher(self) -> bool:
         """Whether somebody offers answers; subscribes when it is so for the first time.
@@ -164,35 +164,35 @@ class Lockstep:
         self.has_publisher()
         return obstacle_to_answers(self._node, self._topic, self._pictures)
 
-    def sent_before(self, log_ns: int | None) -> list[BagRing]:
-        """Rings that are complete once everything before ``log_ns`` (None = the end) was sent."""
+    def sent_before(self, log_ns: int | None) -> list[BagFrameSet]:
+        """Frame sets that are complete once all before ``log_ns`` (None = the end) was sent."""
         sent = []
-        while self._rings:
-            following = self._rings[1].first_log_ns if len(self._rings) > 1 else None
+        while self._frame_sets:
+            following = self._frame_sets[1].first_log_ns if len(self._frame_sets) > 1 else None
             if log_ns is not None and (following is None or following > log_ns):
                 break
-            sent.append(self._rings.popleft())
+            sent.append(self._frame_sets.popleft())
         return sent
 
-    def wait(self, ring: BagRing, timeout_s: float) -> str:
-        """Wait for a ring's answer; returns what went wrong, "" if nothing did."""
+    def wait(self, frame_set: BagFrameSet, timeout_s: float) -> str:
+        """Wait for a frame set's answer; returns what went wrong, "" if nothing did."""
         give_up = time.monotonic() + timeout_s
         before = self._answers
-        while not self._is_answered(ring, before):
+        while not self._is_answered(frame_set, before):
             left = give_up - time.monotonic()
             if left <= 0:
-                cause = f"; the bag has no picture of {', '.join(ring.missing)} for it"
+                cause = f"; the bag has no picture of {', '.join(frame_set.missing)} for it"
                 return (
-                    f"ring at {(ring.stamp_ns or ring.first_log_ns) / 1e9:.3f} s was not answered "
-                    f"on {self._topic} within {timeout_s:g} s{cause if ring.missing else ''}"
+                    f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s "
+                    f"was not answered on {self._topic} within {timeout_s:g} s{cause if frame_set.missing else ''}"
                 )
             rclpy.spin_once(self._node, timeout_sec=min(left, 0.1))
         return ""
 
-    def _is_answered(self, ring: BagRing, before: int) -> bool:
+    def _is_answered(self, frame_set: BagFrameSet, before: int) -> bool:
         self.has_publisher()
-        if ring.stamp_ns and self._has_header:
-            return ring.stamp_ns in self._answered
+        if frame_set.stamp_ns and self._has_header:
+            return frame_set.stamp_ns in self._answered
         # Without stamps every new answer is taken for the one that is awaited.
         return self._answers > before
 

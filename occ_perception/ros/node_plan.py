@@ -29,7 +29,7 @@ def plan_node(parameters: NodeParameters, card: ModelCard) -> InputPlan:
             Literal["header", "receive"],
             layout.stamp_source if parameters.stamp_source == "layout" else parameters.stamp_source,
         ),
-        ring_tolerance_ms=parameters.sync_tolerance_ms or layout.ring_tolerance_ms,
+        sync_tolerance_ms=parameters.sync_tolerance_ms or layout.sync_tolerance_ms,
         lidar_frame=parameters.lidar_frame or layout.lidar_frame,
     )
     needs_lidar_mount = card.grid_frame == "lidar" or card.measures_depth

@@ -1,4 +1,4 @@
-"""The node: inputs, ring intake, worker, outputs and diagnostics wired together.
+"""The node: inputs, frame set intake, worker, outputs and diagnostics wired together.
 
 All callbacks run in one executor thread and only sort what arrives; decoding and the network run
 in the worker. When time goes back (a bag that starts over, a simulation that restarts) everything
@@ -21,7 +21,7 @@ from occ_perception.ros.lidar_input import LidarInput
 from occ_perception.ros.node_plan import lidar_topic_of, plan_node
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
-from occ_perception.ros.synchronizer import RingIntake
+from occ_perception.ros.synchronizer import FrameSetIntake
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.ros.worker import Worker
 from occ_perception.runtime.stream import OccupancyStream
@@ -53,7 +53,7 @@ class OccupancyNode(Node):
         lidar_topic = lidar_topic_of(values, card)
         self._model = model = _load_model(values, [camera.name for camera in self._plan.cameras])
         self._vehicle = VehicleSubscriptions(self, self._plan, values)
-        self._intake = RingIntake(
+        self._intake = FrameSetIntake(
             self._plan, values, self._vehicle.rig, self.get_clock(), self.get_logger()
         )
         self._vehicle.listen(
@@ -119,7 +119,7 @@ class OccupancyNode(Node):
         self._vehicle.start_over(reason, before_ns)
 
     def _on_time_jump(self, reason: str) -> None:
-        self.get_logger().warning(f"{reason}; rings, poses and history are emptied")
+        self.get_logger().warning(f"{reason}; frame sets, poses and history are emptied")
         self._intake.reset()
         if self._lidar is not None:
             self._lidar.reset()

@@ -195,7 +195,7 @@ class NodeParameters:
     lidar_tolerance_ms: float = _parameter(
         "lidar.tolerance_ms",
         200.0,
-        "How far from a ring's reference stamp its lidar sweep may lie; a lidar at 10 Hz that "
+        "How far from a frame set's reference stamp its lidar sweep may lie; a lidar at 10 Hz that "
         "stamps the beginning of a rotation delivers it 100 ms later.",
         minimum=0.0,
         maximum=1000.0,
@@ -217,8 +217,8 @@ class NodeParameters:
     pose_wait_ms: float = _parameter(
         "pose.wait_ms",
         200.0,
-        "How long a ring waits for a pose newer than its pictures before the pose is "
-        "extrapolated or the ring is dropped.",
+        "How long a frame set waits for a pose newer than its pictures before the pose is "
+        "extrapolated or the frame set is dropped.",
         minimum=0.0,
         maximum=5000.0,
         live=True,
@@ -227,28 +227,28 @@ class NodeParameters:
     sync_policy: str = _parameter(
         "sync.policy",
         "native",
-        "How pictures become rings: native, or the ApproximateTimeSynchronizer of the "
+        "How pictures become frame sets: native, or the ApproximateTimeSynchronizer of the "
         "message_filters package where that is installed.",
         choices=("native", "message_filters"),
     )
     sync_tolerance_ms: float = _parameter(
         "sync.tolerance_ms",
         0.0,
-        "Largest spread of the stamps of one ring. 0 = the layout's, 50 without one.",
+        "Largest spread of the stamps of one frame set. 0 = the layout's, 50 without one.",
         minimum=0.0,
         maximum=1000.0,
     )
     sync_deadline_ms: float = _parameter(
         "sync.deadline_ms",
         150.0,
-        "How long, in ROS time, an incomplete ring waits for its missing cameras.",
+        "How long, in ROS time, an incomplete frame set waits for its missing cameras.",
         minimum=1.0,
         maximum=10000.0,
     )
     missing_camera: str = _parameter(
         "missing_camera",
         "drop",
-        "What becomes of a ring with a missing camera: drop it, or reuse that camera's last "
+        "What becomes of a frame set with a missing camera: drop it, or reuse that camera's last "
         "picture.",
         choices=("drop", "reuse_last"),
     )

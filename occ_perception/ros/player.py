@@ -2,8 +2,8 @@
 
 Messages go out as the bytes they were recorded as, so the only thing needed to know about them is
 their Python class (for the type support). With an answer topic the player works in lockstep: it
-sends the next ring of pictures only after the last one was answered, for machines that are slower
-than the recording.
+sends the next frame set of pictures only after the last one was answered, for machines that are
+slower than the recording.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from occ_perception.ros.message_classes import message_class_of, time_message
 
 # Subscribers are taken as complete when their number has not changed for this long: a node that
 # looks at the publishers before it subscribes needs a few hundred milliseconds for each kind of
-# input, on a busy machine more than a second: poses that nobody heard cost the first ring.
+# input, on a busy machine more than a second: poses that nobody heard cost the first frame set.
 _SETTLED_S = 2.0
 _SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
 
@@ -59,7 +59,7 @@ class PlayOptions:
         wait_for: begin when whoever publishes this topic listens to the bag's pictures; "" = when
             the number of subscribers has settled.
         lockstep: topic of the answers, which is waited for too; "" = play by time alone.
-        answer_timeout_s: how long a ring may stay unanswered in lockstep.
+        answer_timeout_s: how long a frame set may stay unanswered in lockstep.
         layout: topic layout of the bag for the two above, "" = recognise it.
     """
 
@@ -106,8 +106,8 @@ class PlayReport:
         skipped: topic -> why it was not played.
         refused: topic -> messages that DDS would not take (writer queue full).
         worst_lateness_s: how far behind its time a message went out at worst.
-        rings: rings sent in lockstep.
-        unanswered: what happened to rings without an answer.
+        frame_sets: frame sets sent in lockstep.
+        unanswered: what happened to frame sets without an answer.
         damage: what of the bag could not be read.
         interrupted: whether playing was stopped from outside.
     """
@@ -116,7 +116,7 @@ class PlayReport:
     skipped: dict[str, str] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     worst_lateness_s: float = 0.0
-    rings: int = 0
+    frame_sets: int = 0
     unanswered: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -295,12 +295,12 @@ class BagPlayer:
         self.report.published[topic] += 1
 
     def _await_answers(self, before_ns: int | None) -> float:
-        """Wait for the rings that end before a log time; returns the seconds it took."""
+        """Wait for the frame sets that end before a log time; returns the seconds it took."""
         assert self._lockstep is not None
         began = time.monotonic()
-        for ring in self._lockstep.sent_before(before_ns):
-            self.report.rings += 1
-            problem = self._lockstep.wait(ring, self.options.answer_timeout_s)
+        for frame_set in self._lockstep.sent_before(before_ns):
+            self.report.frame_sets += 1
+            problem = self._lockstep.wait(frame_set, self.options.answer_timeout_s)
             if problem:
                 self._node.get_logger().error(problem)
                 self.report.unanswered.append(problem)

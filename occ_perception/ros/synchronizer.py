@@ -1,7 +1,7 @@
-"""From single pictures to the worker's mailbox: grouping, rings without calibration, newest wins.
+"""From single pictures to the worker's mailbox: grouping, waiting for calibration, newest wins.
 
-Grouping policies look alike (:class:`RingPolicy`). None of them calls back while it holds its lock,
-and none waits for the consumer.
+Grouping policies look alike (:class:`FrameSetPolicy`). None of them calls back while it holds its
+lock, and none waits for the consumer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from occ_perception.ros.diagnostics import OK, WARN, Status
 from occ_perception.ros.message_classes import time_message
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.sensing.assembly import FrameError, LastPictures
+from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.input_plan import InputPlan
-from occ_perception.sensing.rings import Ring, RingCounters, RingGrouper
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 
 _LOG_EVERY_S = 5.0
@@ -33,12 +33,12 @@ _LOG_EVERY_S = 5.0
 Item = TypeVar("Item")
 
 
-class RingPolicy(Protocol):
-    """How pictures become rings. Stamps in nanoseconds, ``now_ns`` in ROS time."""
+class FrameSetPolicy(Protocol):
+    """How pictures become frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
 
     @property
-    def counters(self) -> RingCounters:
-        """What became of pictures and rings."""
+    def counters(self) -> FrameSetCounters:
+        """What became of pictures and frame sets."""
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
         """Take a picture; raises TimeJump where stamps went back by more than a second."""
@@ -51,39 +51,39 @@ class RingPolicy(Protocol):
 
 
 class NativeSynchronizer:
-    """The ring rule of the bag reader, fed live.
+    """The frame set rule of the bag reader, fed live.
 
     Args:
         grouper: the rule, with its tolerance and deadline.
-        deliver: called with every ring, complete or not, in the order of reference stamps.
+        deliver: called with every frame set, complete or not, in the order of reference stamps.
     """
 
-    def __init__(self, grouper: RingGrouper, deliver: Callable[[Ring], None]) -> None:
+    def __init__(self, grouper: FrameSetGrouper, deliver: Callable[[FrameSet], None]) -> None:
         self._grouper = grouper
         self._deliver = deliver
         self._lock = threading.Lock()
 
     @property
-    def counters(self) -> RingCounters:
-        """What became of pictures and rings."""
+    def counters(self) -> FrameSetCounters:
+        """What became of pictures and frame sets."""
         return self._grouper.counters
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
-        """See :class:`RingPolicy`."""
+        """See :class:`FrameSetPolicy`."""
         with self._lock:
-            rings = self._grouper.add(camera, stamp_ns, payload, now_ns)
-        for ring in rings:
-            self._deliver(ring)
+            frame_sets = self._grouper.add(camera, stamp_ns, payload, now_ns)
+        for frame_set in frame_sets:
+            self._deliver(frame_set)
 
     def tick(self, now_ns: int) -> None:
-        """See :class:`RingPolicy`."""
+        """See :class:`FrameSetPolicy`."""
         with self._lock:
-            rings = self._grouper.expire(now_ns)
-        for ring in rings:
-            self._deliver(ring)
+            frame_sets = self._grouper.expire(now_ns)
+        for frame_set in frame_sets:
+            self._deliver(frame_set)
 
     def reset(self) -> None:
-        """See :class:`RingPolicy`."""
+        """See :class:`FrameSetPolicy`."""
         with self._lock:
             self._grouper.reset()
 
@@ -95,7 +95,7 @@ class SyncPolicyError(OccError):
 class MessageFiltersSynchronizer:
     """ApproximateTimeSynchronizer of the message_filters package, for comparison with it.
 
-    It counts complete rings only, never delivers an incomplete one, and ``tolerance_ns`` is an
+    It counts complete frame sets only, never delivers an incomplete one, and ``tolerance_ns`` is an
     exclusive limit. What it lacks is added here: a reset when time goes back.
 
     Raises:
@@ -107,7 +107,7 @@ class MessageFiltersSynchronizer:
         cameras: tuple[str, ...],
         reference_camera: str,
         tolerance_ns: int,
-        deliver: Callable[[Ring], None],
+        deliver: Callable[[FrameSet], None],
     ) -> None:
         try:
             self._filters: Any = import_module("message_filters")
@@ -120,34 +120,35 @@ class MessageFiltersSynchronizer:
         self._reference_camera = reference_camera
         self._slop_s = tolerance_ns * 1e-9
         self._deliver = deliver
-        self._counters = RingCounters()
+        self._counters = FrameSetCounters()
         self._newest: dict[str, int] = {}
-        self._closed: list[Ring] = []
+        self._closed: list[FrameSet] = []
         self._inputs: dict[str, Any] = {}
         self.reset()
 
     @property
-    def counters(self) -> RingCounters:
-        """See :class:`RingPolicy`; only ``complete`` is counted."""
+    def counters(self) -> FrameSetCounters:
+        """See :class:`FrameSetPolicy`; only ``complete`` is counted."""
         return self._counters
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:  # noqa: ARG002
-        """See :class:`RingPolicy`."""
+        """See :class:`FrameSetPolicy`."""
         newest = self._newest.get(camera, stamp_ns)
         if stamp_ns < newest - BACKWARD_JUMP_NS:
             raise TimeJump(camera, newest, stamp_ns)
         self._newest[camera] = max(newest, stamp_ns)
         self._inputs[camera].signalMessage(_Stamped(stamp_ns, payload))
-        # Called back inside the synchronizer's lock the ring was only noted; now it may go out.
-        rings, self._closed = self._closed, []
-        for ring in rings:
-            self._deliver(ring)
+        # Called back inside the synchronizer's lock the frame set was only noted; now it may go
+        # out.
+        frame_sets, self._closed = self._closed, []
+        for frame_set in frame_sets:
+            self._deliver(frame_set)
 
     def tick(self, now_ns: int) -> None:
-        """See :class:`RingPolicy`; this policy knows no deadline."""
+        """See :class:`FrameSetPolicy`; this policy knows no deadline."""
 
     def reset(self) -> None:
-        """See :class:`RingPolicy`."""
+        """See :class:`FrameSetPolicy`."""
         self._newest.clear()
         self._closed.clear()
         self._inputs = {camera: self._filters.SimpleFilter() for camera in self._cameras}
@@ -160,7 +161,7 @@ class MessageFiltersSynchronizer:
         stamps = {c: p.stamp_ns for c, p in zip(self._cameras, pictures, strict=True)}
         self._counters.complete += 1
         self._closed.append(
-            Ring(
+            FrameSet(
                 reference_stamp_ns=stamps[self._reference_camera],
                 payloads={c: p.payload for c, p in zip(self._cameras, pictures, strict=True)},
                 stamps_ns=stamps,
@@ -180,27 +181,27 @@ class _Stamped:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A ring for the worker.
+    """A frame set for the worker.
 
     Attributes:
-        ring: the pictures, of every camera.
+        frame_set: the pictures, of every camera.
         rig: their calibration.
-        closed_at: monotonic seconds when the ring was complete; latency counts from here.
+        closed_at: monotonic seconds when the frame set was complete; latency counts from here.
     """
 
-    ring: Ring
+    frame_set: FrameSet
     rig: CameraRig
     closed_at: float
 
 
-class RingIntake:
-    """Groups pictures into rings and leaves those of every camera in the worker's mailbox.
+class FrameSetIntake:
+    """Groups pictures into frame sets and leaves those of every camera in the worker's mailbox.
 
-    A ring that closes before the rig is known is held until it is; a newer one replaces it.
+    A frame set that closes before the rig is known is held until it is; a newer one replaces it.
 
     Args:
         plan: cameras and tolerance.
-        values: policy, deadline, and what happens to rings without some camera.
+        values: policy, deadline, and what happens to frame sets without some camera.
         rig: gives the rig, None while it is not known.
         clock: gives ROS time.
         logger: of the node.
@@ -227,11 +228,11 @@ class RingIntake:
         self._clock = clock
         self._logger = logger
         self._last_pictures = LastPictures() if values.missing_camera == "reuse_last" else None
-        self._rings = self._policy(values)
-        self._held: Ring | None = None
+        self._frame_sets = self._policy(values)
+        self._held: FrameSet | None = None
         self._newest_rig: CameraRig | None = None
         self._counts: Counter[str] = Counter()
-        self._last_ring_at: float | None = None
+        self._last_frame_set_at: float | None = None
         self._last_missing: tuple[str, ...] = ()
         self._incomplete_reported = 0
 
@@ -241,80 +242,84 @@ class RingIntake:
         Raises:
             TimeJump: its stamp went back by more than a second; nothing was taken.
         """
-        self._rings.add(camera, stamp_ns, picture, self._clock.now().nanoseconds)
+        self._frame_sets.add(camera, stamp_ns, picture, self._clock.now().nanoseconds)
 
     def tick(self) -> None:
-        """Close the rings whose deadline has passed."""
-        self._rings.tick(self._clock.now().nanoseconds)
+        """Close the frame sets whose deadline has passed."""
+        self._frame_sets.tick(self._clock.now().nanoseconds)
 
     def reset(self) -> None:
         """Time went back: forget all pictures."""
-        self._rings.reset()
+        self._frame_sets.reset()
         self._held = None
         self._forget_last_pictures()
 
     def hand_over(self) -> None:
-        """Give the newest ring to the worker as soon as all calibrations are known.
+        """Give the newest frame set to the worker as soon as all calibrations are known.
 
         At the start pictures and their camera_info race each other on different topics. To be
         called whenever the rig may have changed.
         """
-        ring, rig = self._held, self._rig()
+        frame_set, rig = self._held, self._rig()
         if rig is None:
             return
         if rig is not self._newest_rig:
             if self._newest_rig is not None:
                 self._forget_last_pictures()  # they may have another size
             self._newest_rig = rig
-        if ring is None:
+        if frame_set is None:
             return
         self._held = None
         self._counts["taken"] += 1
-        self._counts["last_spread_us"] = ring.spread_ns // 1000
-        self.jobs.put(Job(ring, rig, time.monotonic()))
+        self._counts["last_spread_us"] = frame_set.spread_ns // 1000
+        self.jobs.put(Job(frame_set, rig, time.monotonic()))
 
     def _forget_last_pictures(self) -> None:
         if self._last_pictures is not None:
             self._last_pictures.reset()
 
-    def _on_ring(self, ring: Ring) -> None:
-        self._last_ring_at = time.monotonic()
-        if ring.missing:
-            self._last_missing = ring.missing
-        # Here and not in the worker, which does not see the rings that newer ones overwrite.
+    def _on_frame_set(self, frame_set: FrameSet) -> None:
+        self._last_frame_set_at = time.monotonic()
+        if frame_set.missing:
+            self._last_missing = frame_set.missing
+        # Here and not in the worker, which does not see the frame sets that newer ones overwrite.
         if self._last_pictures is not None:
             try:
-                ring = self._last_pictures.complete(ring)
+                frame_set = self._last_pictures.complete(frame_set)
             except FrameError as error:
-                text = f"ring dropped: {error}"
+                text = f"frame set dropped: {error}"
                 self._logger.warning(text, throttle_duration_sec=_LOG_EVERY_S)
-        if ring.missing:
+        if frame_set.missing:
             self._counts["dropped_incomplete"] += 1
             return
         if self._held is not None:
             self._counts["dropped_without_calibration"] += 1
-        self._held = ring
+        self._held = frame_set
         self.hand_over()
 
     def status(self, stale_after_s: float, calibration_changes: int) -> Status:
         """The line about synchronization in the diagnostics."""
-        counters = self._rings.counters
+        counters = self._frame_sets.counters
         incomplete = counters.incomplete - self._incomplete_reported
         self._incomplete_reported = counters.incomplete
-        silent_s = None if self._last_ring_at is None else time.monotonic() - self._last_ring_at
-        level, text = OK, "rings are complete"
+        silent_s = (
+            None if self._last_frame_set_at is None else time.monotonic() - self._last_frame_set_at
+        )
+        level, text = OK, "frame sets are complete"
         if incomplete:
             level = WARN
-            text = f"{incomplete} rings without {', '.join(self._last_missing)} since last report"
+            text = (
+                f"{incomplete} frame sets without {', '.join(self._last_missing)} since last report"
+            )
         elif silent_s is None or silent_s > stale_after_s:
             level = WARN
             since = "yet" if silent_s is None else f"for {silent_s:.1f} s"
             text = (
-                f"no ring {since}; stamps of one ring must lie within "
+                f"no frame set {since}; stamps of one frame set must lie within "
                 f"{self._plan.tolerance_ns / 1e6:g} ms (sync.tolerance_ms)"
             )
         elif self._rig() is None:
-            level, text = WARN, "rings wait until all calibrations are known"
+            level, text = WARN, "frame sets wait until all calibrations are known"
         values = {
             "policy": self._policy_name,
             **vars(counters),
@@ -327,14 +332,16 @@ class RingIntake:
         }
         return Status("synchronization", level, text, values)
 
-    def _policy(self, values: NodeParameters) -> RingPolicy:
+    def _policy(self, values: NodeParameters) -> FrameSetPolicy:
         plan = self._plan
         cameras, reference = plan.layout.camera_names, plan.reference_camera
         if values.sync_policy == "message_filters":
-            return MessageFiltersSynchronizer(cameras, reference, plan.tolerance_ns, self._on_ring)
+            return MessageFiltersSynchronizer(
+                cameras, reference, plan.tolerance_ns, self._on_frame_set
+            )
         deadline_ns = round(values.sync_deadline_ms * 1e6)
-        grouper = RingGrouper(cameras, reference, plan.tolerance_ns, deadline_ns)
-        return NativeSynchronizer(grouper, self._on_ring)
+        grouper = FrameSetGrouper(cameras, reference, plan.tolerance_ns, deadline_ns)
+        return NativeSynchronizer(grouper, self._on_frame_set)
 
 
 class Mailbox(Generic[Item]):

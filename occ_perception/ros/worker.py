@@ -1,4 +1,4 @@
-"""The thread that turns rings into predictions, so that callbacks stay short."""
+"""The thread that turns frame sets into predictions, so that callbacks stay short."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LOG_EVERY_S = 5.0
 
 
 class Worker:
-    """Takes rings from a mailbox, runs the stream, publishes.
+    """Takes frame sets from a mailbox, runs the stream, publishes.
 
     Args:
         stream: the network with its history; used by this thread only.
-        mailbox: where rings come from.
+        mailbox: where frame sets come from.
         vehicle: knows the ego pose and where the lidar is, and is told of bad pictures.
         outputs: where predictions go.
-        parameters: the live ones are read at every ring.
+        parameters: the live ones are read at every frame set.
         lidar: sweeps for a model that is given depth, None for others.
         logger: of the node.
     """
@@ -69,11 +69,11 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
-        """Begin to take rings."""
+        """Begin to take frame sets."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish the ring at hand and end; whether it did so in time."""
+        """Finish the frame set at hand and end; whether it did so in time."""
         self._mailbox.close()
         self._vehicle.poses.abandon_waits()
         if self._thread.is_alive():
@@ -81,7 +81,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def reset(self, reason: str) -> None:
-        """Forget the history before the next ring; any thread."""
+        """Forget the history before the next frame set; any thread."""
         with self._reset_lock:
             self._reset_reason = reason
             self._mailbox.clear()
@@ -142,8 +142,8 @@ class Worker:
                 FrameAssembler(job.rig, plan.reference_camera, encodings=plan.encodings),
             )
         poses, wait_s = self._vehicle.poses, self._parameters.values.pose_wait_ms * 1e-3
-        poses.wait_until_settled(job.ring.newest_stamp_ns, wait_s)
-        frame = self._assembler[1].assemble(job.ring, poses)
+        poses.wait_until_settled(job.frame_set.newest_stamp_ns, wait_s)
+        frame = self._assembler[1].assemble(job.frame_set, poses)
         return frame if self._lidar is None else self._lidar.with_points(frame, self._vehicle)
 
     def _note(self, prediction: OccupancyPrediction) -> None:
@@ -157,22 +157,24 @@ class Worker:
     def _fail(self, kind: str, text: str) -> None:
         self._failures[kind] += 1
         self._last_failure = text.splitlines()[0]
-        self._logger.error(f"ring dropped: {text}", throttle_duration_sec=_LOG_EVERY_S)
+        self._logger.error(f"frame set dropped: {text}", throttle_duration_sec=_LOG_EVERY_S)
 
     def status(self) -> Status:
         """The worker's line in the diagnostics."""
         last = self._last
         if self._last_failure:
-            level, text = ERROR, f"last ring dropped: {self._last_failure}"
+            level, text = ERROR, f"last frame set dropped: {self._last_failure}"
         elif last is None:
-            level, text = WARN, "no ring processed yet"
+            level, text = WARN, "no frame set processed yet"
         else:
             level, text = OK, "predicting"
         values: dict[str, Any] = {
             "frames": self._frames,
-            "rings_overwritten": self._mailbox.overwritten,
-            "rings_failed": self._failures.total(),
-            **{f"rings_failed_{kind}": count for kind, count in sorted(self._failures.items())},
+            "frame_sets_overwritten": self._mailbox.overwritten,
+            "frame_sets_failed": self._failures.total(),
+            **{
+                f"frame_sets_failed_{kind}": count for kind, count in sorted(self._failures.items())
+            },
             "history_length": last.history_length if last else 0,
             "history_breaks": self._breaks,
             "last_history_break": self._last_break,

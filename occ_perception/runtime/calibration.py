@@ -129,7 +129,7 @@ class Calibrator:
     def camera_tensors(
         self, world_T_reference_ego: Float64, world_T_cam_N44: Float64, tables: RigTables
     ) -> CameraTensors:
-        """Calibration of one ring: each camera to the grid at the reference camera's stamp.
+        """Calibration of one frame set: each camera to the grid at the reference camera's stamp.
 
         Products are float64, rounded to float32 at the end. World coordinates of a kilometre
         would cost a tenth of a millimetre in float32.

@@ -1,4 +1,4 @@
-"""A drive for measuring: any number of rings from a seed, at a model's native picture size."""
+"""A drive for measuring: any number of frame sets from a seed, at a model's native picture size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn_rig(card: ModelCard) -> CameraRig:
 
 
 def drawn_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraFrame]:
-    """A straight drive at 8 m/s whose rings are as far apart as the model's history is.
+    """A straight drive at 8 m/s whose frame sets are as far apart as the model's history is.
 
     Pictures are coloured noise, smooth over some pixels and rough over one: no value repeats in a
     way that arithmetic could profit from.

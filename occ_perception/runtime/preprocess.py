@@ -95,7 +95,7 @@ def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[
 
 
 class Preprocessor:
-    """Turns the pictures of one ring into the network's image tensor.
+    """Turns the pictures of one frame set into the network's image tensor.
 
     Args:
         preprocessing: the model card's image pipeline.

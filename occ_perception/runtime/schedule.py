@@ -1,8 +1,8 @@
 """When a frame enters the temporal history, and what ends a history.
 
-Checkpoints were trained on frames about half a second apart and count frames, not seconds. A
-camera ring may come at any rate, so the schedule picks the ring nearest to each due time. It keeps
-nothing itself: what it must remember is a :class:`History` value that the stream owns.
+Checkpoints were trained on frames about half a second apart and count frames, not seconds. A camera
+frame set may come at any rate, so the schedule picks the frame set nearest to each due time. It
+keeps nothing itself: what it must remember is a :class:`History` value that the stream owns.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from occ_perception.errors import OptionError
 from occ_perception.geometry import Float64, relative_motion
 
-# Ring intervals looked at to predict the next one. A few, so that one lost ring does not look
-# like a slower camera.
+# Frame set intervals looked at to predict the next one. A few, so that one lost frame set does not
+# look like a slower camera.
 _REMEMBERED_INTERVALS = 5
 
 
@@ -132,7 +132,7 @@ class HistorySchedule:
 
     def _is_due(self, elapsed_ns: int, intervals_ns: tuple[int, ...]) -> bool:
         """Whether this frame is nearer to the due time than the next one will be."""
-        if elapsed_ns == 0:  # the same ring again
+        if elapsed_ns == 0:  # the same frame set again
             return False
         expected_ns = statistics.median_low(intervals_ns)
         return elapsed_ns + expected_ns / 2 >= self.spacing_s * 1e9

@@ -121,7 +121,7 @@ class OccupancyStream:
         """Predict occupancy at the frame's reference stamp.
 
         Args:
-            frame: one ring of cameras.
+            frame: one frame set of cameras.
             commit: False only asks "what if": the stream is left as it was. True lets the
                 schedule decide whether the frame enters the history.
 

@@ -1,4 +1,4 @@
-"""From a ring of pictures to a camera frame: decode, check, rectify, and look up the poses."""
+"""From a frame set of pictures to a camera frame: decode, check, rectify, and look up the poses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.images import ImageError, RgbImage, decode_image
-from occ_perception.sensing.rings import Ring
 
 FrameProblem = Literal[
     "missing_camera",
@@ -30,11 +30,11 @@ FrameProblem = Literal[
 
 
 class FrameError(OccError):
-    """A ring that cannot become a frame.
+    """A frame set that cannot become a frame.
 
     Attributes:
         reason: what kind of problem, one of :data:`FrameProblem`. Only ``pose_not_yet`` may go
-            away when the same ring is tried again.
+            away when the same frame set is tried again.
         camera: the camera concerned.
     """
 
@@ -45,10 +45,10 @@ class FrameError(OccError):
 
 
 class LastPictures:
-    """Gives rings that lack a camera its last picture, with that picture's own stamp.
+    """Gives frame sets that lack a camera its last picture, with that picture's own stamp.
 
     Args:
-        max_age_ns: a picture older than the ring by more than this is not reused.
+        max_age_ns: a picture older than the frame set by more than this is not reused.
     """
 
     def __init__(self, max_age_ns: int = 500_000_000) -> None:
@@ -59,23 +59,34 @@ class LastPictures:
         """Forget all pictures, e.g. after a time jump."""
         self._last.clear()
 
-    def complete(self, ring: Ring) -> Ring:
-        """The ring with every camera; to be called with every ring, in their order.
+    def complete(self, frame_set: FrameSet) -> FrameSet:
+        """The frame set with every camera; to be called with every frame set, in their order.
 
         Raises:
-            FrameError: a missing camera's last picture is too old, or there is none. The ring's
-                own pictures are kept for later ones all the same.
+            FrameError: a missing camera's last picture is too old, or there is none. The frame
+                set's own pictures are kept for later ones all the same.
         """
-        self._last |= {name: (ring.stamps_ns[name], ring.payloads[name]) for name in ring.payloads}
-        if not ring.missing:
-            return ring
-        reused = {name: self._recent(name, ring.reference_stamp_ns) for name in ring.missing}
+        self._last |= {
+            name: (frame_set.stamps_ns[name], frame_set.payloads[name])
+            for name in frame_set.payloads
+        }
+        if not frame_set.missing:
+            return frame_set
+        reused = {
+            name: self._recent(name, frame_set.reference_stamp_ns) for name in frame_set.missing
+        }
         return replace(
-            ring,
-            payloads={**ring.payloads, **{name: payload for name, (_, payload) in reused.items()}},
-            stamps_ns={**ring.stamps_ns, **{name: stamp for name, (stamp, _) in reused.items()}},
+            frame_set,
+            payloads={
+                **frame_set.payloads,
+                **{name: payload for name, (_, payload) in reused.items()},
+            },
+            stamps_ns={
+                **frame_set.stamps_ns,
+                **{name: stamp for name, (stamp, _) in reused.items()},
+            },
             missing=(),
-            reused=ring.missing,
+            reused=frame_set.missing,
         )
 
     def _recent(self, name: str, reference_stamp_ns: int) -> tuple[int, Any]:
@@ -93,12 +104,12 @@ class LastPictures:
 
 
 class FrameAssembler:
-    """Turns rings of :class:`SensorImage` or :class:`CompressedPicture` into camera frames.
+    """Turns frame sets of :class:`SensorImage` or :class:`CompressedPicture` into camera frames.
 
     Args:
         rig: calibrations of the pictures as they arrive.
         reference_camera: camera whose stamp the frame refers to.
-        missing_camera: what happens to a ring without some camera: ``drop`` refuses it,
+        missing_camera: what happens to a frame set without some camera: ``drop`` refuses it,
             ``reuse_last`` takes that camera's last picture, see :class:`LastPictures`.
         encodings: camera -> encoding to read raw pictures as, see :func:`decode_image`.
     """
@@ -132,46 +143,47 @@ class FrameAssembler:
             self._last_pictures.reset()
 
     def assemble(
-        self, ring: Ring, poses: EgoPoses, sequence: str = "", token: str = ""
+        self, frame_set: FrameSet, poses: EgoPoses, sequence: str = "", token: str = ""
     ) -> CameraFrame:
-        """Decode a ring and look up the ego pose at every camera's stamp.
+        """Decode a frame set and look up the ego pose at every camera's stamp.
 
-        Poses are looked up first: trying a ring again while they are on their way costs nothing.
+        Poses are looked up first: trying a frame set again while they are on their way costs
+            nothing.
 
         Raises:
-            FrameError: see there; the assembler can take the next ring.
+            FrameError: see there; the assembler can take the next frame set.
         """
         if self._last_pictures is not None:
-            ring = self._last_pictures.complete(ring)
+            frame_set = self._last_pictures.complete(frame_set)
         names = self.rig.names
-        if missing := [name for name in names if name not in ring.payloads]:
+        if missing := [name for name in names if name not in frame_set.payloads]:
             raise FrameError(
                 "missing_camera",
                 missing[0],
-                f"no picture within the ring at {ring.reference_stamp_ns / 1e9:.3f} s "
+                f"no picture within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
                 f"(missing: {', '.join(missing)})",
             )
-        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
-        pictures = self._decoders.map(lambda name: self.picture(name, ring), names)
+        world_T_ego = {name: _pose(poses, name, frame_set.stamps_ns[name]) for name in names}
+        pictures = self._decoders.map(lambda name: self.picture(name, frame_set), names)
         return CameraFrame(
             rig=self.rig,
             images=dict(zip(names, pictures, strict=True)),
-            stamps_ns={name: ring.stamps_ns[name] for name in names},
+            stamps_ns={name: frame_set.stamps_ns[name] for name in names},
             world_T_ego=world_T_ego,
             reference_camera=self.reference_camera,
-            reused=ring.reused,
+            reused=frame_set.reused,
             sequence=sequence,
             token=token,
         )
 
-    def picture(self, name: str, ring: Ring) -> RgbImage:
-        """One picture of a ring, decoded, of the calibrated size, rectified.
+    def picture(self, name: str, frame_set: FrameSet) -> RgbImage:
+        """One picture of a frame set, decoded, of the calibrated size, rectified.
 
         Raises:
             FrameError: it cannot be decoded, or has another size.
         """
         try:
-            image = decode_image(ring.payloads[name], self._encodings.get(name))
+            image = decode_image(frame_set.payloads[name], self._encodings.get(name))
         except ImageError as error:
             raise FrameError("undecodable_image", name, str(error)) from error
         calibration = self._raw_rig.camera(name)

@@ -58,8 +58,8 @@ class InputPlan:
 
     @property
     def tolerance_ns(self) -> int:
-        """Largest spread of a ring."""
-        return round(self.layout.ring_tolerance_ms * 1e6)
+        """Largest spread of a frame set."""
+        return round(self.layout.sync_tolerance_ms * 1e6)
 
     @property
     def encodings(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ class TimeJump(Exception):  # noqa: N818 - an event that the caller handles, not
     """A source's stamps went back; what was buffered belongs to another time line.
 
     Whatever raised it is unchanged and has not taken the message. The caller resets everything
-    that holds stamped data (rings, poses, the stream) and then adds the message again.
+    that holds stamped data (frame sets, poses, the stream) and then adds the message again.
 
     Attributes:
         source: camera, frame or topic whose stamps jumped.

@@ -42,10 +42,10 @@ class Production:
     """What is written of a drive.
 
     Attributes:
-        frames: camera rings.
+        frames: frame sets.
         sensors: how they are recorded; ``threads`` are those of each process.
         bag: container format of a recording, None for a nuScenes-format folder.
-        rate: camera rings per second.
+        rate: frame sets per second.
         odometry_noise, lidar_rate: of a recording, see :class:`BagOptions`.
 
     Raises:

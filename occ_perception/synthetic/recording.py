@@ -48,7 +48,7 @@ class BagOptions:
     """What a recording holds.
 
     Attributes:
-        rate: of camera rings, Hz; a multiple of 2.
+        rate: of frame sets, Hz; a multiple of 2.
         storage: container format.
         odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
         lidar_rate: sweeps per second, 0 for none.
@@ -89,9 +89,9 @@ def record_drive(
     Args:
         sensors: the drive's sensors.
         path: folder to make.
-        frames: number of camera rings.
+        frames: number of frame sets.
         options: what else the bag holds.
-        progress: called with (rings done, rings in all).
+        progress: called with (frame sets done, frame sets in all).
 
     Raises:
         OptionError: more frames than the drive has, or a rate the keyframes do not divide.

@@ -146,7 +146,7 @@ class DriveSensors:
         return OccupancyLabels(grid, semantics, instances, flow, seen, swept)
 
     def truth(self, t: float) -> tuple[OccupancyPrediction, NDArray[np.bool_]]:
-        """What a perfect model would answer for the ring of the lidar's time ``t``.
+        """What a perfect model would answer for the frame set of the lidar's time ``t``.
 
         The answer is expressed at the reference camera's stamp. The second value is the camera
         mask (X, Y, Z).
@@ -174,7 +174,7 @@ class DriveSensors:
 
 
 def frame_times(frames: int, rate: float) -> list[float]:
-    """Times of ``frames`` rings at ``rate`` Hz from the drive's start.
+    """Times of ``frames`` frame sets at ``rate`` Hz from the drive's start.
 
     Raises:
         OptionError: fewer than one frame, or more than fit into a drive.

@@ -130,10 +130,10 @@ def _ticks_right(sheet: Sheet, view: View, left: float, bottom: float) -> None:
 
 
 def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = False) -> UInt8:
-    """The ring's pictures as one sees them: front row left to right, rear row left to right.
+    """The frame set's pictures as one sees them: front row left to right, rear row left to right.
 
     Args:
-        frame: the ring.
+        frame: the frame set.
         size: width and greatest height of the panel, pixels.
         one_row: all of them in a row, the front ones first.
     """

@@ -31,7 +31,7 @@ def _convert(labels: str, scratch: Path) -> Named:
 
 
 def _convert_foxglove(scratch: Path) -> Named:
-    """Another layout, every ring, frames without labels."""
+    """Another layout, every frame set, frames without labels."""
     import bag_families
     from nuscenes_folder import drawn_pictures
     from towns import age_files

@@ -98,7 +98,7 @@ def _preprocessing(_scratch: Path) -> Named:
 
 
 def _schedule(_scratch: Path) -> Named:
-    """Decisions over rings at 2, 10 and 12 Hz with jitter, gaps, jumps and new sequences."""
+    """Decisions over frame sets at 2, 10 and 12 Hz with jitter, gaps, jumps and new sequences."""
     from occ_perception.runtime.schedule import HistorySchedule, Moment
 
     for rate in (2.0, 10.0, 12.0):

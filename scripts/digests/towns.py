@@ -49,7 +49,7 @@ def command(words: str, *more: Any, program: str = "occ") -> str:
 
 
 def town_bag(out: Path, options: str = "--bag mcap --lidar 10") -> Path:
-    """A drive of three rings, with lidar unless said otherwise, its files of one fixed age."""
+    """A drive of three frame sets, with lidar unless said otherwise, its files of one fixed age."""
     place = f"--town {TOWN} --drive {DRIVE} --frames 3 --size 160x90 --jobs 1"
     command(f"town drive {place} {options} --out", out)
     age_files(out)

@@ -18,12 +18,12 @@ from occ_perception.bags.writing import BagWriter, camera_topic
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.vehicle import VehicleInputs
 
-SIX_RINGS = 36
+SIX_FRAME_SETS = 36
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    return drawn_pictures(keyframes=3)[:SIX_RINGS]
+    return drawn_pictures(keyframes=3)[:SIX_FRAME_SETS]
 
 
 def write_ours(path, pictures, storage="mcap", poses=None, shift_ns=None):
@@ -364,9 +364,11 @@ def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
             newest = message.received_ns
             yield message
 
-    behind = [newest - item.ring.newest_stamp_ns for item in reading.frame_sets(watched())]
+    behind = [newest - item.frame_set.newest_stamp_ns for item in reading.frame_sets(watched())]
     assert len(behind) == 43
-    assert 1_500 * MS < max(behind) < 1_700 * MS, "1.5 s of rings, not the rest of the recording"
+    assert 1_500 * MS < max(behind) < 1_700 * MS, (
+        "1.5 s of frame sets, not the rest of the recording"
+    )
 
 
 def test_time_going_back_starts_a_new_sequence(tmp_path):

@@ -16,7 +16,7 @@ from occ_perception.bags.writing import BagWriter, camera_info_topic, optical_fr
 from occ_perception.sensing.layouts import load_layout
 
 CAMERA = "CAM_BACK"
-RINGS = 7
+FRAME_SETS = 7
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,17 @@ def plain(tmp_path_factory):
 
 
 def rewritten(plain, path, change):
-    """The recording with the camera's infos passed through ``change(ring, info)``; None drops."""
-    ring = 0
+    """The recording with the camera's infos passed through ``change(number, info)``; None drops."""
+    frame_set = 0
     with Recording(plain) as recording, BagWriter(path) as writer:
         for raw in recording.messages():
             message = recording.decode(raw)
             if raw.topic == camera_info_topic(CAMERA):
-                message = change(ring, message)
-                ring += 1
+                message = change(frame_set, message)
+                frame_set += 1
             if message is not None:
                 writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
-    assert ring == RINGS
+    assert frame_set == FRAME_SETS
     return path
 
 
@@ -66,7 +66,7 @@ def test_a_camera_info_that_changes_holds_from_then_on(plain, tmp_path):
 def test_frames_before_the_first_camera_info_are_not_lost(plain, tmp_path):
     bag = rewritten(plain, tmp_path / "bag", lambda n, info: zoomed(info, 90) if n > 3 else None)
     with open_recording(bag) as drive:
-        assert focal_lengths(drive) == [90] * RINGS
+        assert focal_lengths(drive) == [90] * FRAME_SETS
         assert drive.problems == []
 
 
@@ -92,38 +92,38 @@ def test_a_mount_that_is_told_anew_holds_from_then_on(plain, tmp_path):
 
 
 def test_a_camera_info_without_intrinsics_leaves_the_one_before_it(plain, tmp_path):
-    def change(ring, info):
+    def change(frame_set, info):
         zoomed(info, 100)
-        if ring in (2, 3):
+        if frame_set in (2, 3):
             info.k[:] = info.p[:] = 0
         return info
 
     with open_recording(rewritten(plain, tmp_path / "bag", change)) as drive:
-        assert focal_lengths(drive) == [100] * RINGS
+        assert focal_lengths(drive) == [100] * FRAME_SETS
         (problem,) = drive.problems
         assert problem.reason == "calibration" and "all-zero K" in problem.text
         assert problem.text.endswith("the calibration before it holds")
 
 
 def test_an_unusable_camera_info_before_the_first_usable_one_loses_no_frame(plain, tmp_path):
-    def change(ring, info):
+    def change(frame_set, info):
         zoomed(info, 100)
-        if ring < 2:
+        if frame_set < 2:
             info.k[:] = info.p[:] = 0
         return info
 
     with open_recording(rewritten(plain, tmp_path / "bag", change)) as drive:
-        assert focal_lengths(drive) == [100] * RINGS
+        assert focal_lengths(drive) == [100] * FRAME_SETS
         assert ["all-zero K" in problem.text for problem in drive.problems] == [True]
 
 
-@pytest.mark.parametrize(("lost", "frames"), [((2, 3), RINGS), (range(4, RINGS), 4)])
+@pytest.mark.parametrize(("lost", "frames"), [((2, 3), FRAME_SETS), (range(4, FRAME_SETS), 4)])
 def test_frame_sets_wait_for_a_rig_that_got_lost(plain, tmp_path, lost, frames):
     """A camera whose frame tf does not know is nowhere, until it has another frame."""
 
-    def change(ring, info):
+    def change(frame_set, info):
         zoomed(info, 100)
-        if ring in lost:
+        if frame_set in lost:
             info.header.frame_id = "nowhere"
         return info
 
@@ -131,7 +131,7 @@ def test_frame_sets_wait_for_a_rig_that_got_lost(plain, tmp_path, lost, frames):
     layout = replace(layout, cameras=tuple(replace(c, frame_id="") for c in layout.cameras))
     with open_recording(rewritten(plain, tmp_path / "bag", change), layout) as drive:
         assert focal_lengths(drive) == [100] * frames
-        assert len(drive.problems) == RINGS - frames
+        assert len(drive.problems) == FRAME_SETS - frames
         for problem in drive.problems:
             assert "without a calibration" in problem.text and "nowhere" in problem.text
 
@@ -145,5 +145,5 @@ def test_a_size_of_zero_is_missing_for_the_node_like_other_gaps(plain, tmp_path)
     with pytest.raises(BagError, match=f"camera {CAMERA}: .*size 0x0.*Give a rig file"):
         open_recording(bag)
     report = inspect_bag(bag)
-    assert report.rings.counters.complete == RINGS
+    assert report.frame_sets.counters.complete == FRAME_SETS
     assert any("size 0x0" in text for text in report.missing_for_node)

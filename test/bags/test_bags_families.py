@@ -25,9 +25,9 @@ def pictures() -> list[Picture]:
     return drawn_pictures(keyframes=3)
 
 
-def rings_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
-    rings = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
-    return [{picture.channel: picture for picture in ring} for ring in rings]
+def frame_sets_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
+    frame_sets = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
+    return [{picture.channel: picture for picture in frame_set} for frame_set in frame_sets]
 
 
 def small_rig(pictures: list[Picture], tmp_path) -> str:
@@ -47,10 +47,12 @@ def assert_frames(
     frames: RecordedDrive, pictures: list[Picture], pose_atol: float, same_pixels=True
 ):
     read = list(frames)
-    rings = rings_of(pictures)
-    assert [frame.stamp_ns for frame in read] == [ring["CAM_FRONT"].stamp_ns for ring in rings]
-    for frame, ring in zip(read, rings, strict=True):
-        for name, picture in ring.items():
+    frame_sets = frame_sets_of(pictures)
+    assert [frame.stamp_ns for frame in read] == [
+        frame_set["CAM_FRONT"].stamp_ns for frame_set in frame_sets
+    ]
+    for frame, frame_set in zip(read, frame_sets, strict=True):
+        for name, picture in frame_set.items():
             assert frame.stamps_ns[name] == picture.stamp_ns
             camera = frame.rig.camera(name)
             np.testing.assert_allclose(camera.K, picture.K, atol=1e-9)
@@ -78,7 +80,7 @@ def test_clynamen_and_its_port(tmp_path, pictures, name, file):
     assert_frames(open_recording(path, layout=layout), pictures, pose_atol=1e-9)
 
 
-def test_nominal_calibration_of_another_size_is_refused_per_ring(tmp_path, pictures):
+def test_nominal_calibration_of_another_size_is_refused_per_frame_set(tmp_path, pictures):
     frames = open_recording(bag_families.clynamen(tmp_path / "scene.bag", pictures[:12]))
     assert list(frames) == []
     assert {problem.reason for problem in frames.problems} == {"size_mismatch"}
@@ -93,7 +95,7 @@ def test_foxglove_in_every_container(tmp_path, pictures, storage, mode):
     frames = open_recording(path)
     assert frames.layout.name == "foxglove" and frames.notes == ()
     read = assert_frames(frames, pictures, pose_atol=0.03)
-    lidar_time = rings_of(pictures)[6]["CAM_BACK_LEFT"]
+    lidar_time = frame_sets_of(pictures)[6]["CAM_BACK_LEFT"]
     np.testing.assert_allclose(
         read[6].world_T_ego["CAM_BACK_LEFT"], lidar_time.world_T_ego, atol=1e-9
     )
@@ -131,7 +133,7 @@ def test_a_real_car(tmp_path, pictures):
     frames = open_recording(path)
     assert frames.layout.name == "autoware"
     read = assert_frames(frames, expected, pose_atol=1e-3, same_pixels=False)
-    picture = rings_of(pictures)[2]["CAM_BACK"]
+    picture = frame_sets_of(pictures)[2]["CAM_BACK"]
     undistorted = cv2.undistort(pixels(picture), picture.K, np.array(bag_families.PLUMB_BOB))
     difference = np.abs(read[2].images["CAM_BACK"].astype(int) - undistorted)
     assert np.percentile(difference, 99) <= 2, "fixed-point maps round differently"

@@ -33,7 +33,7 @@ def test_what_the_docs_show_runs(folder, monkeypatch, capsys):
     exec(example, {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("occ_perception ('CAM_FRONT_LEFT', ") and lines[0].endswith(" ()")
-    assert lines[1].startswith("[] RingCounters(complete=7, incomplete=0, ")
+    assert lines[1].startswith("[] FrameSetCounters(complete=7, incomplete=0, ")
     assert len(lines) == 2 + 7
     assert all(re.match(r"scene-0103 \d{19} \(\) \[", line) for line in lines[2:])
 
@@ -43,9 +43,12 @@ def test_frame_sets_are_what_frames_are_made_of(folder):
         frames = list(drive)
         assert len(frames) == drive.expected_frames == 7
         for frame, item in zip(frames, drive.frame_sets(), strict=True):
-            assert (frame.stamp_ns, frame.sequence) == (item.ring.reference_stamp_ns, "scene-0103")
-            assert frame.stamps_ns == item.ring.stamps_ns
-            for name, stamp in item.ring.stamps_ns.items():
+            assert (frame.stamp_ns, frame.sequence) == (
+                item.frame_set.reference_stamp_ns,
+                "scene-0103",
+            )
+            assert frame.stamps_ns == item.frame_set.stamps_ns
+            for name, stamp in item.frame_set.stamps_ns.items():
                 np.testing.assert_array_equal(item.poses.at(stamp), frame.world_T_ego[name])
             assert item.rig.fingerprint() == frame.rig.fingerprint(), "nothing is distorted here"
         assert drive.reference_stamps() == [frame.stamp_ns for frame in frames]

@@ -32,10 +32,10 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     report = inspect_bag(tmp_path / "bag")
     assert report.layout.name == "occ_perception"
     assert report.missing_for_node == [] and report.problems == []
-    assert (report.rings.counters.complete, report.rings.counters.incomplete) == (13, 0)
-    assert report.rings.spread_ms == pytest.approx((42.6, 42.6, 42.6), abs=0.01)
-    assert report.rings.period_ms == pytest.approx(83.3, abs=0.1)
-    assert report.rings.without_pose == 0
+    assert (report.frame_sets.counters.complete, report.frame_sets.counters.incomplete) == (13, 0)
+    assert report.frame_sets.spread_ms == pytest.approx((42.6, 42.6, 42.6), abs=0.01)
+    assert report.frame_sets.period_ms == pytest.approx(83.3, abs=0.1)
+    assert report.frame_sets.without_pose == 0
     topics = {topic.name: topic for topic in report.topics}
     front = topics["/cam_front/image_rect/compressed"]
     assert front.count == 13 and front.rate_hz == pytest.approx(12, abs=0.01)
@@ -46,7 +46,7 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     assert "layout occ_perception: fits (used)" in text
     assert "layout foxglove: no, camera CAM_FRONT_LEFT: pictures: no topic" in text
     assert "(and 12 more)" in text
-    assert "rings: 13 complete, 0 incomplete\n" in text
+    assert "frame sets: 13 complete, 0 incomplete\n" in text
     assert "spread 42.6 / 42.6 / 42.6 ms" in text
     assert "every 83 ms, longest gap 0.08 s" in text
     assert "the node can run on this bag" in text
@@ -59,18 +59,18 @@ def test_lost_pictures_and_poses_show(tmp_path):
     ]
     path = bag_families.foxglove(tmp_path / "bag", kept)
     report = inspect_bag(path)
-    assert report.rings.counters.incomplete == 5
-    assert report.rings.missing == {"CAM_BACK": 5}
+    assert report.frame_sets.counters.incomplete == 5
+    assert report.frame_sets.missing == {"CAM_BACK": 5}
     text = run("info", path).output
-    assert "rings: 14 complete, 5 incomplete (5 without CAM_BACK)" in text
+    assert "frame sets: 14 complete, 5 incomplete (5 without CAM_BACK)" in text
 
 
 def test_a_gap_is_measured_and_a_restart_is_not_a_gap(tmp_path):
     pictures = drawn_pictures(keyframes=2)
     later = [replace(p, stamp_us=p.stamp_us + 3_000_000) for p in pictures]
     report = inspect_bag(bag_families.clynamen(tmp_path / "gap.bag", pictures + later))
-    assert report.rings.longest_gap_s == pytest.approx(2.5, abs=0.01)
-    assert report.rings.period_ms == pytest.approx(83.3, abs=0.1)
+    assert report.frame_sets.longest_gap_s == pytest.approx(2.5, abs=0.01)
+    assert report.frame_sets.period_ms == pytest.approx(83.3, abs=0.1)
 
 
 def test_what_the_node_would_miss(tmp_path):
@@ -90,14 +90,14 @@ def test_what_the_node_would_miss(tmp_path):
     ]  # fmt: skip
     bare = bag_families.write(tmp_path / "bare", messages, timed)
     report = inspect_bag(bare)
-    assert report.layout is None and report.rings is None
+    assert report.layout is None and report.frame_sets is None
     (missing,) = report.missing_for_node
     assert "the nearest is foxglove, but: camera CAM_FRONT_LEFT: calibration: no topic" in missing
     assert "ego pose: no topic /tf" in missing
     assert "the node can run" not in run("info", bare).output
 
 
-def test_rings_without_poses_are_reported(tmp_path):
+def test_frame_sets_without_poses_are_reported(tmp_path):
     pictures = drawn_pictures(keyframes=2)
     messages = bag_families.Messages()
     timed = []
@@ -113,10 +113,10 @@ def test_rings_without_poses_are_reported(tmp_path):
         timed.append((stamp + MS, "/tf", messages.tf(tree)))
     path = bag_families.write(tmp_path / "bag", messages, timed)
     report = inspect_bag(path)
-    assert report.rings.without_pose == 7
+    assert report.frame_sets.without_pose == 7
     (missing,) = report.missing_for_node
     assert missing.startswith(
-        "no ring has an ego pose at all of its stamps: no pose of 'base_link'"
+        "no frame set has an ego pose at all of its stamps: no pose of 'base_link'"
     )
     assert "tf has no frame 'map'; it has CAM_BACK" in missing
     layout = load_layout("foxglove")

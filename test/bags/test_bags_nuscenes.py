@@ -20,19 +20,19 @@ from occ_perception.sensing.ego_pose import PoseBuffer
 CAMERAS = set(OFFSETS_US)
 
 
-def rings_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
+def frame_sets_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
     """Pictures in the order of time, six at a time: a drawn scene loses none."""
-    rings = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
-    return [{picture.channel: picture for picture in ring} for ring in rings]
+    frame_sets = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
+    return [{picture.channel: picture for picture in frame_set} for frame_set in frame_sets]
 
 
 def assert_same(frames: list, pictures: list[Picture]) -> None:
-    rings = rings_of(pictures)
-    assert len(frames) == len(rings)
-    for frame, ring in zip(frames, rings, strict=True):
-        assert set(frame.images) == set(ring) == CAMERAS
-        assert frame.stamp_ns == ring["CAM_FRONT"].stamp_ns
-        for name, picture in ring.items():
+    frame_sets = frame_sets_of(pictures)
+    assert len(frames) == len(frame_sets)
+    for frame, frame_set in zip(frames, frame_sets, strict=True):
+        assert set(frame.images) == set(frame_set) == CAMERAS
+        assert frame.stamp_ns == frame_set["CAM_FRONT"].stamp_ns
+        for name, picture in frame_set.items():
             calibration = frame.rig.camera(name)
             expected = np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("RGB"))
             np.testing.assert_array_equal(frame.images[name], expected)
@@ -179,8 +179,8 @@ def test_a_record_that_a_table_lacks_is_named(tmp_path, table):
 
 def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
     pictures = drawn_scene(tmp_path / "data", keyframes=2)
-    rings = rings_of(pictures)
-    gone, cut = rings[1]["CAM_BACK"], rings[3]["CAM_FRONT_LEFT"]
+    frame_sets = frame_sets_of(pictures)
+    gone, cut = frame_sets[1]["CAM_BACK"], frame_sets[3]["CAM_FRONT_LEFT"]
     (tmp_path / "data" / gone.filename).unlink()
     (tmp_path / "data" / cut.filename).write_bytes(cut.jpeg[:-200])
     report = convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
@@ -191,16 +191,16 @@ def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
     assert "No such file" in report.problems[0] and "truncated" in report.problems[1]
     frames = open_recording(tmp_path / "bag")
     assert [f.stamp_ns for f in frames] == [
-        ring["CAM_FRONT"].stamp_ns for k, ring in enumerate(rings) if k not in (1, 3)
+        frame_set["CAM_FRONT"].stamp_ns for k, frame_set in enumerate(frame_sets) if k not in (1, 3)
     ]
     assert [(p.reason, p.stamp_ns) for p in frames.problems] == [
-        ("missing_camera", rings[1]["CAM_FRONT"].stamp_ns),
-        ("missing_camera", rings[3]["CAM_FRONT"].stamp_ns),
+        ("missing_camera", frame_sets[1]["CAM_FRONT"].stamp_ns),
+        ("missing_camera", frame_sets[3]["CAM_FRONT"].stamp_ns),
     ]
     assert "camera CAM_BACK: no picture" in str(frames.problems[0])
     reusing = list(open_recording(tmp_path / "bag", missing_camera="reuse_last"))
     assert len(reusing) == 7 and reusing[1].reused == ("CAM_BACK",)
-    assert reusing[1].stamps_ns["CAM_BACK"] == rings[0]["CAM_BACK"].stamp_ns
+    assert reusing[1].stamps_ns["CAM_BACK"] == frame_sets[0]["CAM_BACK"].stamp_ns
 
 
 def test_tables_without_sensor_data_leave_nothing_behind(tmp_path):

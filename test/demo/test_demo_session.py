@@ -53,10 +53,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_all_rings_answered_ends_well_and_leaves_pictures(
+def test_all_frame_sets_answered_ends_well_and_leaves_pictures(
     tmp_path: Path, folder: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
-    """Played by time: the second ring waits in the mailbox while the first is computed."""
+    """Played by time: the second frame set waits in the mailbox while the first is computed."""
     convert_nuscenes(folder, VERSION, "scene-0001", tmp_path / "bag", sweeps=False)
     out = tmp_path / "out"
     run = demo(
@@ -66,7 +66,7 @@ def test_all_rings_answered_ends_well_and_leaves_pictures(
     assert run.wait(300) == 0, run.output()
     for line in (
         "weights are random (seed 0)",
-        "rings in     2",
+        "frame sets in     2",
         "frames out   2",
         "drops        0",
         "(2 of 2 grids)",
@@ -101,17 +101,18 @@ def test_pictures_without_stamps_are_dated_by_the_bags_clock(
     )  # fmt: skip
     assert run.wait(300) in (0, 1), run.output()
     assert "is played by time: its pictures carry no stamps" in run.output()
-    # A busy machine may skip rings; none that is answered may carry another time than the bag's.
+    # A busy machine may skip frame sets; none that is answered may carry another time than the
+    # bag's.
     stamps = [answer.stamp_ns for answer in BagPredictions(tmp_path / "out" / "recorded")]
     assert stamps
     assert pictures[0].stamp_ns - SECOND < stamps[0] <= stamps[-1] < pictures[-1].stamp_ns + SECOND
     assert "<td>by time</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_ring_without_answer_ends_with_an_error(
+def test_a_frame_set_without_answer_ends_with_an_error(
     tmp_path: Path, launch: Launch, child_environment: dict[str, str]
 ) -> None:
-    """The bag's only ring has no CAM_BACK; a lonely picture of it comes two seconds later."""
+    """The bag's only frame set has no CAM_BACK; a lonely picture of it comes two seconds later."""
     rig = small_rig()
     with BagWriter(tmp_path / "bag") as writer:
         mounts = [("base_link", camera.frame_id, camera.ego_T_cam) for camera in rig.cameras]
@@ -145,7 +146,12 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     )  # fmt: skip
     run = launch(command, environment=environment_without_tf)
     assert run.wait(300) == 0, run.output()
-    for line in ("The network is untrained", "rings in     3", "frames out   3", "drops        0"):
+    for line in (
+        "The network is untrained",
+        "frame sets in     3",
+        "frames out   3",
+        "drops        0",
+    ):
         assert line in run.output()
     (mean_iou,) = re.findall(r"^mIoU (\d+\.\d) %$", run.output(), re.M)
     assert mean_iou == f"{100 * mean_iou_of(out / 'recorded', out / 'town_3x160x90'):.1f}"
@@ -222,7 +228,7 @@ def test_the_recorder_hears_the_player_before_there_is_a_node_to_wait_for(
     assert min(asked.values()) == 4
 
 
-def test_a_player_that_breaks_is_not_taken_for_unanswered_rings(
+def test_a_player_that_breaks_is_not_taken_for_unanswered_frame_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DemoError, match=r"the player failed:(.|\n)*RuntimeError: broken"):

@@ -83,7 +83,7 @@ class SparseGoldenFile(GoldenFile):
         pixel_T_lidar = self.arrays[f"f{frame}/in/lidar2img"].reshape(len(chain), _CAMERAS, 4, 4)
         pixel_T_now = pixel_T_lidar @ self.arrays[f"f{frame}/in/ego2lidar"]
         affine = self._image_affine()
-        calibrations = [[_decomposed(affine, m) for m in ring] for ring in pixel_T_now]
+        calibrations = [[_decomposed(affine, m) for m in frame_set] for frame_set in pixel_T_now]
         pictures = [self.pictures(n) for n in chain]
         self._check_pictures(frame, np.stack(pictures))
 

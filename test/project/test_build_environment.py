@@ -205,8 +205,8 @@ def test_dds_profile_gives_a_participant_room_for_raw_pictures() -> None:
         assert result.returncode == 0, result.stderr
         return int(result.stdout.split()[-1])
 
-    ring_of_raw_pictures = 6 * 1600 * 900 * 3
-    assert segment_bytes(str(ROOT / "config/fastdds.xml")) > ring_of_raw_pictures
+    frame_set_of_raw_pictures = 6 * 1600 * 900 * 3
+    assert segment_bytes(str(ROOT / "config/fastdds.xml")) > frame_set_of_raw_pictures
     assert segment_bytes("/does/not/exist.xml") < 4 * 2**20
 
 

@@ -92,7 +92,7 @@ def test_the_line_the_bag_waits_for_is_the_nodes() -> None:
 
 
 def test_the_bag_gives_the_node_time_to_follow_its_publishers() -> None:
-    """The node subscribes when it sees publishers; rings sent before that are lost."""
+    """The node subscribes when it sees publishers; frame sets sent before that are lost."""
     command = LAUNCH.read_text().split("def bag_player")[1].split("\n\n\n")[0]
     assert '["--delay", str(DELAY_S)]' in command
     assert ast.literal_eval(assigned("DELAY_S")) >= 1.0

@@ -97,14 +97,14 @@ def predict_offline(bag: Path, model: str) -> list[OccupancyPrediction]:
 def check(outcome: Outcome, offline: list[OccupancyPrediction], pictures: list[Picture]) -> None:
     """Everything a message says, against the recording and against the stream run offline."""
     fronts = [picture.stamp_ns for picture in pictures if picture.channel == "CAM_FRONT"]
-    stamps_of_ring = [
+    stamps_of_frame_set = [
         {picture.channel: picture.stamp_ns for picture in pictures if picture.sample == index}
         for index in range(len(fronts))
     ]
     assert sorted(outcome.listener.grids) == fronts
-    assert f"{len(fronts)} of {len(fronts)} rings answered" in outcome.player_output
+    assert f"{len(fronts)} of {len(fronts)} frame sets answered" in outcome.player_output
     assert len(offline) == len(fronts)
-    for expected, ring in zip(offline, stamps_of_ring, strict=True):
+    for expected, frame_set in zip(offline, stamps_of_frame_set, strict=True):
         message = outcome.listener.grids[expected.stamp_ns]
         got = prediction_from_message(message)
         assert message.header.frame_id == "base_link"
@@ -113,13 +113,13 @@ def check(outcome: Outcome, offline: list[OccupancyPrediction], pictures: list[P
         assert got.class_names == expected.class_names
         assert got.empty_class == expected.empty_class
         assert got.model == expected.model
-        assert got.camera_stamps_ns == ring
+        assert got.camera_stamps_ns == frame_set
         assert got.history_length == expected.history_length
         assert (got.committed, got.history_break) == (expected.committed, expected.history_break)
         np.testing.assert_array_equal(got.labels, expected.labels)
     values = outcome.listener.values("synchronization")
     assert (values["complete"], values["incomplete"]) == (str(len(fronts)), "0")
-    assert outcome.listener.values("inference")["rings_overwritten"] == "0"
+    assert outcome.listener.values("inference")["frame_sets_overwritten"] == "0"
 
 
 def check_points(outcome: Outcome, offline: list[OccupancyPrediction]) -> None:

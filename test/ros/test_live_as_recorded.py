@@ -31,17 +31,17 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.subscriptions import InputSubscription
-from occ_perception.ros.synchronizer import Job, RingIntake
+from occ_perception.ros.synchronizer import FrameSetIntake, Job
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.ego_pose import EgoPoses
+from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.layouts import load_layout
-from occ_perception.sensing.rings import Ring
 
 pytestmark = pytest.mark.ros
 
 MS = 1_000_000
 START = 1_600_000_000_000 * MS
-RINGS, PERIOD = 8, 83 * MS
+FRAME_SETS, PERIOD = 8, 83 * MS
 PARAMETERS = NodeParameters(layout="occ_perception")
 CARD = get_card("alocc_2d_mini")
 
@@ -58,29 +58,31 @@ def bend(stamp_ns: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recalibrated on the way: CAM_FRONT's focal length at ring 3, CAM_BACK's mount at ring 5."""
+    """Recalibrated: CAM_FRONT's focal length at frame set 3, CAM_BACK's mount at frame set 5."""
     path = tmp_path_factory.mktemp("drive") / "bag"
     rig = small_rig()
     thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
     events = [
-        (START + ring * PERIOD + round(offset * 1e9), name, ring)
-        for ring in range(RINGS)
+        (START + frame_set * PERIOD + round(offset * 1e9), name, frame_set)
+        for frame_set in range(FRAME_SETS)
         for name, (_, offset) in CAMERAS.items()
     ]
-    events += [(START + k * 20 * MS, "", 0) for k in range(-2, RINGS * PERIOD // (20 * MS) + 5)]
+    events += [
+        (START + k * 20 * MS, "", 0) for k in range(-2, FRAME_SETS * PERIOD // (20 * MS) + 5)
+    ]
     with BagWriter(path) as writer:
         mounts = {name: rig.camera(name).ego_T_cam for name in CAMERAS}
         write_mounts(writer, START - 100 * MS, mounts)
-        for stamp, name, ring in sorted(events):
+        for stamp, name, frame_set in sorted(events):
             if not name:
                 writer.write_odometry(stamp, bend(stamp))
                 writer.write_transforms(stamp, [("map", "base_link", bend(stamp))])
                 continue
             calibration = rig.camera(name)
-            if name == "CAM_FRONT" and ring >= 3:
+            if name == "CAM_FRONT" and frame_set >= 3:
                 K = np.diag([1.1, 1.1, 1.0]) @ calibration.K
                 calibration = replace(calibration, K=K)
-            if name == "CAM_BACK" and ring == 5:
+            if name == "CAM_BACK" and frame_set == 5:
                 moved = mounts["CAM_BACK"] @ matrix_from_pose([0.05, 0, 0], [0, 0, 0, 1])
                 write_mounts(writer, stamp, {**mounts, "CAM_BACK": moved})
             writer.write_camera_info(calibration, stamp)
@@ -101,9 +103,9 @@ def node(ros_context: None) -> Iterator[Node]:
     made.destroy_node()
 
 
-def frame(ring: Ring, rig: CameraRig, poses: EgoPoses) -> Frame:
-    world_T_ego = {name: poses.at(stamp) for name, stamp in ring.stamps_ns.items()}
-    return ring.reference_stamp_ns, rig, world_T_ego
+def frame(frame_set: FrameSet, rig: CameraRig, poses: EgoPoses) -> Frame:
+    world_T_ego = {name: poses.at(stamp) for name, stamp in frame_set.stamps_ns.items()}
+    return frame_set.reference_stamp_ns, rig, world_T_ego
 
 
 class LiveSide:
@@ -115,7 +117,7 @@ class LiveSide:
         self._node = node
         plan = plan_node(parameters, CARD)
         self.vehicle = VehicleSubscriptions(node, plan, parameters)
-        self._intake = RingIntake(
+        self._intake = FrameSetIntake(
             plan, parameters, self.vehicle.rig, node.get_clock(), node.get_logger()
         )
         self.vehicle.listen(
@@ -178,10 +180,10 @@ def test_a_recording_gives_the_frames_that_the_node_gets(
     parameters = replace(PARAMETERS, pose_source=pose_source)
     live = LiveSide(node, parameters, monkeypatch)
     jobs = live.play(drive)
-    live_frames = [frame(job.ring, job.rig, live.vehicle.poses) for job in jobs]
+    live_frames = [frame(job.frame_set, job.rig, live.vehicle.poses) for job in jobs]
     recorded_frames = read(drive, pose_source)
 
-    assert len(live_frames) == len(recorded_frames) == RINGS
+    assert len(live_frames) == len(recorded_frames) == FRAME_SETS
     for (stamp, rig, poses), (live_stamp, live_rig, live_poses) in zip(
         recorded_frames, live_frames, strict=True
     ):
@@ -201,6 +203,6 @@ def read(path: Path, pose_source: str) -> list[Frame]:
     if pose_source == "tf":
         layout = replace(layout, pose=replace(layout.pose, kind="tf", topic="/tf"))
     with open_recording(path, layout, model=CARD) as recorded:
-        frames = [frame(item.ring, item.rig, item.poses) for item in recorded.frame_sets()]
+        frames = [frame(item.frame_set, item.rig, item.poses) for item in recorded.frame_sets()]
         assert recorded.problems == []
     return frames

@@ -72,7 +72,7 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
     spin_for(node, 0.5)
     stamps = []
     for number in range(3):
-        stamps.append(car.ring(START + number * SECOND // 2))
+        stamps.append(car.frame_set(START + number * SECOND // 2))
         listener.wait_for_grid(stamps[-1])
     for viewer in viewers:
         wait_for(lambda viewer=viewer: "3 moments" in viewer.output(), 60.0, "three are shown")

@@ -56,9 +56,9 @@ class Drive:
         rclpy.spin_until_future_complete(self.node, future, timeout_sec=30)
         return future.result().results[0]
 
-    def good_ring(self) -> None:
+    def good_frame_set(self) -> None:
         """The node must be back to normal."""
-        self.expect_answer(self.car.ring(self.next_start()))
+        self.expect_answer(self.car.frame_set(self.next_start()))
         assert self.listener.wait_for_status("inference", "predicting").level == OK
 
 
@@ -86,8 +86,8 @@ def drive(
     node.destroy_node()
 
 
-def test_a_good_ring_is_answered(drive: Drive) -> None:
-    drive.good_ring()
+def test_a_good_frame_set_is_answered(drive: Drive) -> None:
+    drive.good_frame_set()
     assert drive.listener.status("camera CAM_BACK").level == OK
     assert drive.listener.status("ego pose").level == OK
     values = drive.listener.values("inference")
@@ -103,7 +103,7 @@ def test_an_unknown_parameter_is_reported(drive: Drive) -> None:
 
 def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
     assert drive.set_parameter("occupancy_encoding", "dense").successful
-    drive.good_ring()
+    drive.good_frame_set()
     newest = drive.listener.grids[max(drive.listener.grids)]
     assert (newest.encoding, len(newest.labels)) == (newest.DENSE, 24 * 24 * 16)
     refused = drive.set_parameter("occupancy_encoding", "zip")
@@ -113,55 +113,55 @@ def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
     assert drive.set_parameter("occupancy_encoding", "rle").successful
 
 
-def test_a_truncated_jpeg_drops_its_ring_only(drive: Drive) -> None:
+def test_a_truncated_jpeg_drops_its_frame_set_only(drive: Drive) -> None:
     start = drive.next_start()
     broken = jpeg(picture("CAM_BACK", 0.0))[:-200]
-    stamp = drive.car.ring(start, replaced={"CAM_BACK": broken})
+    stamp = drive.car.frame_set(start, replaced={"CAM_BACK": broken})
     status = drive.listener.wait_for_status("camera CAM_BACK", "CAM_BACK")
     assert status.level == ERROR
     assert "truncated" in status.message
-    assert drive.listener.values("inference")["rings_failed_undecodable_image"] == "1"
+    assert drive.listener.values("inference")["frame_sets_failed_undecodable_image"] == "1"
     assert stamp not in drive.listener.grids
-    drive.good_ring()
+    drive.good_frame_set()
 
 
 def test_a_picture_of_another_size_is_refused(drive: Drive) -> None:
     half = jpeg(picture("CAM_FRONT_LEFT", 0.0)[: HEIGHT // 2])
-    drive.car.ring(drive.next_start(), replaced={"CAM_FRONT_LEFT": half})
+    drive.car.frame_set(drive.next_start(), replaced={"CAM_FRONT_LEFT": half})
     status = drive.listener.wait_for_status("camera CAM_FRONT_LEFT", f"{WIDTH}x{HEIGHT // 2}")
     assert status.level == ERROR
     assert f"calibrated for {WIDTH}x{HEIGHT}" in status.message
-    drive.good_ring()
+    drive.good_frame_set()
 
 
-def test_a_ring_without_a_camera_is_dropped_at_its_deadline(drive: Drive) -> None:
+def test_a_frame_set_without_a_camera_is_dropped_at_its_deadline(drive: Drive) -> None:
     before = int(drive.listener.values("synchronization")["dropped_incomplete"])
-    stamp = drive.car.ring(drive.next_start(), without=["CAM_BACK_LEFT"])
+    stamp = drive.car.frame_set(drive.next_start(), without=["CAM_BACK_LEFT"])
     status = drive.listener.wait_for_status("synchronization", "without CAM_BACK_LEFT")
     assert status.level == WARN
     assert int(drive.listener.values("synchronization")["dropped_incomplete"]) == before + 1
-    drive.good_ring()
+    drive.good_frame_set()
     assert stamp not in drive.listener.grids
 
 
 def test_a_pose_gap_is_named(drive: Drive) -> None:
     start = drive.next_start(2 * SECOND)
     drive.car.pose(start + SECOND)
-    stamp = drive.car.ring(start, with_poses=False)
+    stamp = drive.car.frame_set(start, with_poses=False)
     status = drive.listener.wait_for_status("inference", "lies in a gap of")
     assert status.level == ERROR
-    assert drive.listener.values("inference")["rings_failed_pose_unavailable"] == "1"
+    assert drive.listener.values("inference")["frame_sets_failed_pose_unavailable"] == "1"
     drive.now_ns += SECOND
-    drive.good_ring()
+    drive.good_frame_set()
     assert stamp not in drive.listener.grids
 
 
 def test_poses_that_stop_are_named(drive: Drive) -> None:
-    stamp = drive.car.ring(drive.next_start(), with_poses=False)
+    stamp = drive.car.frame_set(drive.next_start(), with_poses=False)
     status = drive.listener.wait_for_status("inference", "newer than the newest pose")
     assert status.level == ERROR
-    assert drive.listener.values("inference")["rings_failed_pose_not_yet"] == "1"
-    drive.good_ring()
+    assert drive.listener.values("inference")["frame_sets_failed_pose_not_yet"] == "1"
+    drive.good_frame_set()
     assert stamp not in drive.listener.grids
 
 
@@ -174,7 +174,7 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
     spin_until(drive.node, raw.get_subscription_count, 15, "the node follows to raw pictures")
     spin_for(drive.node, 0.5)
 
-    def ring(encoding: str) -> int:
+    def frame_set(encoding: str) -> int:
         class RawPublisher:
             def publish(self, message: CompressedImage) -> None:
                 image = Image(
@@ -188,12 +188,12 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
                 raw.publish(image)
 
         drive.car.pictures[name] = RawPublisher()
-        return drive.car.ring(drive.next_start())
+        return drive.car.frame_set(drive.next_start())
 
-    stamp = ring("yuv999")
+    stamp = frame_set("yuv999")
     status = drive.listener.wait_for_status(f"camera {name}", "unknown image encoding 'yuv999'")
     assert status.level == ERROR
-    drive.expect_answer(ring("rgb8"))
+    drive.expect_answer(frame_set("rgb8"))
     assert stamp not in drive.listener.grids
 
     drive.node.destroy_publisher(raw)
@@ -204,7 +204,7 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
         drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node follows back"
     )
     spin_for(drive.node, 0.5)
-    drive.good_ring()
+    drive.good_frame_set()
 
 
 def test_a_best_effort_camera_is_followed(drive: Drive) -> None:
@@ -218,23 +218,23 @@ def test_a_best_effort_camera_is_followed(drive: Drive) -> None:
         drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node subscribes"
     )
     spin_for(drive.node, 0.5)
-    drive.good_ring()
+    drive.good_frame_set()
     assert drive.listener.values(f"camera {name}")["qos"] == "best_effort"
     assert drive.listener.values("camera CAM_BACK")["qos"] == "reliable"
 
 
 def test_time_that_goes_back_starts_over(drive: Drive) -> None:
-    drive.good_ring()
-    drive.good_ring()
+    drive.good_frame_set()
+    drive.good_frame_set()
     assert drive.listener.grids[max(drive.listener.grids)].history_length > 0
     jumps = int(drive.listener.values("time")["jumps_back"])
     drive.now_ns -= 100 * SECOND
-    stamp = drive.car.ring(drive.next_start())
+    stamp = drive.car.frame_set(drive.next_start())
     message = drive.listener.wait_for_grid(stamp)
     assert message.history_length == 0
     assert "time went back by" in message.history_break
     drive.listener.wait_for_status("time", f"{jumps + 1} jumps back")
-    drive.good_ring()
+    drive.good_frame_set()
     assert drive.listener.grids[max(s for s in drive.listener.grids if s <= drive.now_ns + SECOND)]
 
 
@@ -247,9 +247,9 @@ def test_diagnostics_go_on_when_all_inputs_die(drive: Drive) -> None:
         status = drive.listener.status(f"camera {camera}")
         assert status.level == ERROR
         assert "no picture for" in status.message
-    assert "no ring for" in drive.listener.status("synchronization").message
+    assert "no frame set for" in drive.listener.status("synchronization").message
     drive.set_parameter("stale_after_s", 60.0)
-    drive.good_ring()
+    drive.good_frame_set()
 
 
 def test_a_late_subscriber_gets_the_next_grid(drive: Drive) -> None:
@@ -262,7 +262,7 @@ def test_a_late_subscriber_gets_the_next_grid(drive: Drive) -> None:
         "the late subscriber sees the node",
     )
     spin_for(late_node, 0.5)
-    stamp = drive.car.ring(drive.next_start())
+    stamp = drive.car.frame_set(drive.next_start())
     late.wait_for_grid(stamp)
     late_node.destroy_node()
 
@@ -275,7 +275,7 @@ def test_every_value_of_the_diagnostics_is_documented(drive: Drive) -> None:
         assert f"`{task}" in section
         for pair in status.values:
             key = re.sub(r"_(p50|p90|p99|max)$", "", pair.key)
-            key = re.sub(r"^(rings_failed|published)_.*", r"\1_(", key)
+            key = re.sub(r"^(frame_sets_failed|published)_.*", r"\1_(", key)
             assert key in section, pair.key
 
 

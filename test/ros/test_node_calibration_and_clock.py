@@ -90,9 +90,9 @@ class SimulatedCar:
         self.clock.publish(Clock(clock=ros_time(self.now_ns)))
         spin_for(self.node, 0.2)
 
-    def ring(self, **changes: object) -> int:
+    def frame_set(self, **changes: object) -> int:
         self.tick(PERIOD)
-        return self.car.ring(self.now_ns, **changes)
+        return self.car.frame_set(self.now_ns, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +115,12 @@ def simulated(launch_for_module: Launch, ros_context: None) -> Iterator[Simulate
     node.destroy_node()
 
 
-def test_a_ring_waits_for_mounts_and_the_last_camera_info(simulated: SimulatedCar) -> None:
+def test_a_frame_set_waits_for_mounts_and_the_last_camera_info(simulated: SimulatedCar) -> None:
     listener = simulated.listener
     for name, publisher in simulated.infos.items():
         if name != "CAM_BACK":
             publisher.publish(camera_info(simulated.rig[name]))
-    stamp = simulated.ring()
+    stamp = simulated.frame_set()
     front = listener.wait_for_status("camera CAM_FRONT", "no mount of cam_front_optical in tf")
     assert front.level == ERROR
     simulated.send_mounts(simulated.mounts)
@@ -146,7 +146,7 @@ def test_a_camera_may_have_another_size_and_change_it(simulated: SimulatedCar) -
     spin_for(simulated.node, 1.0)
     enlarged = np.kron(picture("CAM_BACK", 0.0), np.ones((2, 2, 1), np.uint8))
     message = simulated.listener.wait_for_grid(
-        simulated.ring(replaced={"CAM_BACK": jpeg(enlarged)})
+        simulated.frame_set(replaced={"CAM_BACK": jpeg(enlarged)})
     )
     assert message.history_break == "camera calibration changed"
     report = simulated.listener.wait_for_status("synchronization", "")
@@ -154,14 +154,14 @@ def test_a_camera_may_have_another_size_and_change_it(simulated: SimulatedCar) -
 
     simulated.infos["CAM_BACK"].publish(camera_info(calibration))
     spin_for(simulated.node, 1.0)
-    simulated.listener.wait_for_grid(simulated.ring())
+    simulated.listener.wait_for_grid(simulated.frame_set())
 
 
 def test_a_missing_camera_is_bridged_with_its_last_picture(simulated: SimulatedCar) -> None:
-    complete = simulated.listener.wait_for_grid(simulated.ring())
+    complete = simulated.listener.wait_for_grid(simulated.frame_set())
     # Soon after: pictures older than half a second are not reused.
     simulated.tick(200_000_000)
-    stamp = simulated.car.ring(simulated.now_ns, without=["CAM_BACK_LEFT"])
+    stamp = simulated.car.frame_set(simulated.now_ns, without=["CAM_BACK_LEFT"])
     spin_for(simulated.node, 1.0)
     assert stamp not in simulated.listener.grids, "the deadline has not passed in simulated time"
     simulated.tick(310_000_000)
@@ -178,13 +178,13 @@ def test_a_missing_camera_is_bridged_with_its_last_picture(simulated: SimulatedC
     simulated.listener.wait_for_status("synchronization", "")
 
 
-def test_the_picture_of_a_ring_without_answer_is_reused_too(simulated: SimulatedCar) -> None:
-    """Dropped, or skipped by a slow network: pictures of that ring are the last all the same."""
-    simulated.listener.wait_for_grid(simulated.ring())
+def test_the_picture_of_a_frame_set_without_answer_is_reused_too(simulated: SimulatedCar) -> None:
+    """Dropped, or skipped by a slow network: its pictures are the last ones all the same."""
+    simulated.listener.wait_for_grid(simulated.frame_set())
     simulated.tick(400_000_000)
-    failed = simulated.car.ring(simulated.now_ns, replaced={"CAM_BACK": b"no picture"})
+    failed = simulated.car.frame_set(simulated.now_ns, replaced={"CAM_BACK": b"no picture"})
     simulated.tick(200_000_000)
-    stamp = simulated.car.ring(simulated.now_ns, without=["CAM_BACK_LEFT"])
+    stamp = simulated.car.frame_set(simulated.now_ns, without=["CAM_BACK_LEFT"])
     spin_for(simulated.node, 0.5)
     simulated.tick(310_000_000)
     message = simulated.listener.wait_for_grid(stamp)
@@ -195,7 +195,7 @@ def test_the_picture_of_a_ring_without_answer_is_reused_too(simulated: Simulated
 
 def test_a_clock_that_jumps_back_empties_the_history(simulated: SimulatedCar) -> None:
     listener = simulated.listener
-    listener.wait_for_grid(simulated.ring())
+    listener.wait_for_grid(simulated.frame_set())
     jumps = int(listener.values("time")["jumps_back"])
     simulated.tick(-200 * SECOND)
     listener.wait_for_status("time", f"{jumps + 1} jumps back")
@@ -203,7 +203,7 @@ def test_a_clock_that_jumps_back_empties_the_history(simulated: SimulatedCar) ->
     spin_until(
         simulated.node, lambda: "emptied" in simulated.process.output(), 10, "a line in the log"
     )
-    message = listener.wait_for_grid(simulated.ring())
+    message = listener.wait_for_grid(simulated.frame_set())
     assert message.history_length == 0
     assert "the clock jumped" in message.history_break
     assert int(listener.values("time")["jumps_back"]) == jumps + 1
@@ -216,11 +216,11 @@ def test_drives_of_vehicles_whose_mounts_come_in_tf_follow_each_other(
     listener = simulated.listener
     simulated.send_mounts(simulated.tf, higher_m=0.02)
     spin_for(simulated.node, 1.0)
-    message = listener.wait_for_grid(simulated.ring())
+    message = listener.wait_for_grid(simulated.frame_set())
     assert message.history_break == "camera calibration changed"
 
     simulated.tick(-200 * SECOND)
-    stamp = simulated.ring()
+    stamp = simulated.frame_set()
     listener.wait_for_status("camera CAM_FRONT", "no mount of cam_front_optical in tf")
     assert stamp not in listener.grids, "the mounts of the other vehicle are not used"
     simulated.send_mounts(simulated.tf, higher_m=0.04)
@@ -241,7 +241,7 @@ def test_strange_transforms_cost_neither_the_others_of_their_message_nor_the_nod
     simulated.send_mounts(simulated.tf, higher_m=0.06, others=strange)
     refused = listener.wait_for_status("static transforms", "transform base_link -> wheel: quat")
     assert refused.level == ERROR
-    message = listener.wait_for_grid(simulated.ring())
+    message = listener.wait_for_grid(simulated.frame_set())
     assert message.history_break == "camera calibration changed", "the mounts behind it count"
     assert listener.values("time")["jumps_back"] == jumps
 

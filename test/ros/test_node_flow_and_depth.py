@@ -52,7 +52,7 @@ def node(ros_context: None) -> Iterator[Node]:
 
 
 def cloud(stamp_ns: int, frame_id: str, distance_m: float) -> PointCloud2:
-    """A ring of points around the car at a height the cameras see."""
+    """A frame set of points around the car at a height the cameras see."""
     azimuth = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
     heights = np.tile(np.linspace(-1.5, 1.0, 10), 400)
     columns = [distance_m * np.cos(azimuth), distance_m * np.sin(azimuth), heights]
@@ -80,9 +80,9 @@ def test_flow_comes_out_with_every_grid(launch: Launch, tmp_path: Path, node: No
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
     # ~/flow is made with the first prediction: its reader may miss that one.
-    listener.wait_for_grid(car.ring(START_NS))
+    listener.wait_for_grid(car.frame_set(START_NS))
     for number in (1, 2):
-        stamp_ns = car.ring(START_NS + number * 500_000_000)
+        stamp_ns = car.frame_set(START_NS + number * 500_000_000)
         grid = listener.wait_for_grid(stamp_ns)
         spin_until(node, lambda stamp_ns=stamp_ns: stamp_ns in flows, 60, "flow of a grid")
         prediction = prediction_from_message(grid)
@@ -108,18 +108,18 @@ def test_a_model_that_is_given_depth_runs_on_cameras_and_lidar(
     def predicted(stamp_ns: int, frame_id: str, distance_m: float) -> np.ndarray:
         lidar.publish(cloud(stamp_ns + 30_000_000, frame_id, distance_m))
         listener.wait_for_status("lidar", "receiving")
-        grid = listener.wait_for_grid(car.ring(stamp_ns))
+        grid = listener.wait_for_grid(car.frame_set(stamp_ns))
         return prediction_from_message(grid).labels
 
     near = predicted(START_NS, "lidar_top", 6.0)
     # Ten seconds later the history is empty; the same pictures modulo their slow drift.
     far = predicted(START_NS + 10 * 10**9, "base_link", 20.0)
     assert (near != far).mean() > 0.001
-    # A ring without a sweep is dropped with the reason; the next one with a sweep goes on.
-    car.ring(START_NS + 10_500_000_000)
+    # A frame set without a sweep is dropped with the reason; the next one with a sweep goes on.
+    car.frame_set(START_NS + 10_500_000_000)
     status = listener.wait_for_status("inference", "ms away, at most 200 ms are allowed")
-    assert "lidar sweep nearest to the ring" in status.message
-    assert listener.values("inference")["rings_failed_no_lidar"] == "1"
+    assert "lidar sweep nearest to the frame set" in status.message
+    assert listener.values("inference")["frame_sets_failed_no_lidar"] == "1"
     predicted(START_NS + 11_000_000_000, "lidar_top", 6.0)
     assert process.stop() == 0, process.output()
 

@@ -64,7 +64,7 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
     car, listener = Car(helper), Listener(helper)
     del car.pictures[ABSENT]
     car.wait_until_heard()
-    stamp = car.ring(1_600_000_000 * SECOND, without=[ABSENT])
+    stamp = car.frame_set(1_600_000_000 * SECOND, without=[ABSENT])
     waiting = listener.wait_for_status("camera CAM_FRONT", "no mount of velodyne in tf")
     assert waiting.level == ERROR
 
@@ -107,12 +107,12 @@ def test_a_missing_camera_is_said_everywhere(node: tuple[Node, RunningProcess]) 
     values = {pair.key: pair.value for pair in status.values}
     assert values["absent"] == ABSENT and ABSENT not in values["cameras"].split(", ")
     assert values["grid_frame"] == "lidar"
-    assert listener.status("synchronization").message == "rings are complete"
+    assert listener.status("synchronization").message == "frame sets are complete"
     spin_until(helper, lambda: f"runs without {ABSENT}" in process.output(), 10, "the log says so")
     car = Car(helper)
     del car.pictures[ABSENT]
     car.wait_until_heard()
-    stamp = car.ring(1_600_000_001 * SECOND, without=[ABSENT])
+    stamp = car.frame_set(1_600_000_001 * SECOND, without=[ABSENT])
     message = listener.wait_for_grid(stamp)
     assert ABSENT not in message.camera_names and len(message.camera_names) == 5
     assert message.model.endswith(f" without {ABSENT}")

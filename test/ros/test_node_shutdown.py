@@ -63,10 +63,10 @@ def test_sigint_while_frames_come(launch: Launch, tmp_path: Path, ros_context: N
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
     stamp_ns = 1_700_000_000 * 10**9
-    listener.wait_for_grid(car.ring(stamp_ns))
+    listener.wait_for_grid(car.frame_set(stamp_ns))
     for _ in range(8):
         stamp_ns += 10**9 // 10
-        car.ring(stamp_ns)
+        car.frame_set(stamp_ns)
         spin_for(node, 0.05)
     assert process.stop() == 0, process.output()
     assert "Traceback" not in process.output()

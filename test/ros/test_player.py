@@ -30,18 +30,18 @@ pytestmark = pytest.mark.ros
 SECOND = 10**9
 PERIOD = SECOND // 12
 START = 1_600_000_000 * SECOND
-RINGS = 12
+FRAME_SETS = 12
 FRONT = camera_topic("CAM_FRONT")
 
 
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve rings in about a second; the last but one has no CAM_BACK."""
+    """Twelve frame sets in about a second; the last but one has no CAM_BACK."""
     path = tmp_path_factory.mktemp("bags") / "drive"
     thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
     readings = [
         (START + index * PERIOD + round(offset * 1e9), name, index)
-        for index in range(RINGS)
+        for index in range(FRAME_SETS)
         for name, (_, offset) in CAMERAS.items()
     ]
     rig = small_rig()
@@ -51,7 +51,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stamp, name, index in readings:
             writer.write_odometry(stamp, np.eye(4))
             writer.write_camera_info(rig.camera(name), stamp)
-            if (index, name) != (RINGS - 2, "CAM_BACK"):
+            if (index, name) != (FRAME_SETS - 2, "CAM_BACK"):
                 writer.write_camera(name, stamp, thumbnails[name])
     return path
 
@@ -96,17 +96,17 @@ def test_every_message_arrives_in_order_and_in_time(bag: Path, node: Node, launc
     clock = Audience(node, Clock, "/clock")
     player = launch([*OCC, "play", bag, "--rate", "0.5", "--clock", "50"])
     assert spin_while_running(node, player) == 0, player.output()
-    assert front.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(RINGS)]
-    assert len(odometry.heard) == RINGS * len(CAMERAS)
-    assert len(info.heard) == RINGS
+    assert front.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(FRAME_SETS)]
+    assert len(odometry.heard) == FRAME_SETS * len(CAMERAS)
+    assert len(info.heard) == FRAME_SETS
     took = front.heard[-1][0] - front.heard[0][0]
-    assert took == pytest.approx(2 * (RINGS - 1) / 12, abs=1.0)
+    assert took == pytest.approx(2 * (FRAME_SETS - 1) / 12, abs=1.0)
     ticks = [m.clock.sec * SECOND + m.clock.nanosec for _, m in clock.heard]
     assert ticks == sorted(ticks)
     before = [m for arrived, m in clock.heard if arrived < front.heard[0][0]]
     assert len(before) > 5, "the clock stands at the beginning while subscribers are awaited"
     assert len(ticks) > 20
-    assert START - SECOND < ticks[0] <= ticks[-1] <= START + RINGS * PERIOD
+    assert START - SECOND < ticks[0] <= ticks[-1] <= START + FRAME_SETS * PERIOD
     assert bytes(front.heard[0][1].data) == jpeg(picture("CAM_FRONT", 0.0)[:32, :32])
 
 
@@ -117,7 +117,7 @@ def test_start_topics_and_remapping(bag: Path, node: Node, launch: Launch) -> No
         [*OCC, "play", bag, "--topic", FRONT, "--remap", f"{FRONT}:=/front", "--start", "0.5"]
     )
     assert spin_while_running(node, player) == 0, player.output()
-    assert renamed.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(6, RINGS)]
+    assert renamed.stamps == [START + round(0.008 * 1e9) + i * PERIOD for i in range(6, FRAME_SETS)]
     assert other.heard == []
     assert "skipped" not in player.output()
 
@@ -129,8 +129,8 @@ def test_loop_begins_again_until_interrupted_and_keeps_mounts_for_late_listeners
 
     front = Audience(node, CompressedImage, FRONT)
     player = launch([*OCC, "play", bag, "--loop", "--rate", "2"])
-    spin_until(node, lambda: len(front.heard) > 2 * RINGS, 60, "the third round")
-    assert front.stamps[:RINGS] == front.stamps[RINGS : 2 * RINGS]
+    spin_until(node, lambda: len(front.heard) > 2 * FRAME_SETS, 60, "the third round")
+    assert front.stamps[:FRAME_SETS] == front.stamps[FRAME_SETS : 2 * FRAME_SETS]
     latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     mounts = Audience(node, TFMessage, "/tf_static", latched)
     spin_until(node, lambda: mounts.heard, 10, "mounts for a late listener")
@@ -169,17 +169,17 @@ def test_lockstep_waits_for_every_answer(bag: Path, node: Node, launch: Launch) 
     player = launch([*OCC, "play", bag, "--lockstep", "/answers"])
     assert spin_while_running(node, player) == 0, player.output()
     stamps = answerer.pictures.stamps
-    assert len(stamps) == RINGS
+    assert len(stamps) == FRAME_SETS
     for (arrived, _), before in zip(answerer.pictures.heard[1:], stamps[:-1], strict=True):
         assert arrived > answerer.answered_at[before]
-    # What belongs to a ring is sent with it: all of its pictures, before the answer.
+    # What belongs to a frame set is sent with it: all of its pictures, before the answer.
     for (arrived, _), stamp in zip(answerer.others["CAM_BACK_LEFT"].heard, stamps, strict=True):
         assert arrived < answerer.answered_at[stamp]
-    assert f"{RINGS} of {RINGS} rings answered" in player.output()
+    assert f"{FRAME_SETS} of {FRAME_SETS} frame sets answered" in player.output()
 
 
-def test_lockstep_reports_rings_without_answer(bag: Path, node: Node, launch: Launch) -> None:
-    silent = START + round(0.008 * 1e9) + (RINGS - 2) * PERIOD
+def test_lockstep_reports_frame_sets_without_answer(bag: Path, node: Node, launch: Launch) -> None:
+    silent = START + round(0.008 * 1e9) + (FRAME_SETS - 2) * PERIOD
     answerer = Answerer(node, ignore={silent})
     player = launch(
         [*OCC, "play", bag, "--lockstep", "/answers", "--answer-timeout", "3", "--start", "0.6"]
@@ -188,7 +188,7 @@ def test_lockstep_reports_rings_without_answer(bag: Path, node: Node, launch: La
     assert len(answerer.answered_at) == len(answerer.pictures.heard) - 1
     assert "was not answered on /answers within 3 s" in player.output()
     assert "the bag has no picture of CAM_BACK for it" in player.output()
-    assert "3 of 4 rings answered" in player.output()
+    assert "3 of 4 frame sets answered" in player.output()
 
 
 @pytest.mark.parametrize(

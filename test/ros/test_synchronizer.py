@@ -1,4 +1,4 @@
-"""Rings for the worker: nothing waits for it, the newest wins, and time may start over."""
+"""Frame sets for the worker: nothing waits for it, the newest wins, and time may start over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from occ_perception.ros.synchronizer import (
     NativeSynchronizer,
     SyncPolicyError,
 )
-from occ_perception.sensing.rings import Ring, RingGrouper
+from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
 from occ_perception.sensing.time_jumps import TimeJump, TimeLine
 
 pytestmark = pytest.mark.ros
@@ -26,29 +26,29 @@ MS = 1_000_000
 
 
 def native(deliver: object) -> NativeSynchronizer:
-    grouper = RingGrouper(CAMERAS, "B", tolerance_ns=50 * MS, deadline_ns=100 * MS)
+    grouper = FrameSetGrouper(CAMERAS, "B", tolerance_ns=50 * MS, deadline_ns=100 * MS)
     return NativeSynchronizer(grouper, deliver)
 
 
 def test_deadlines_count_from_arrival_not_from_stamps() -> None:
     """Stamps of a bag from years ago must not look late to a clock of today."""
-    rings: list[Ring] = []
-    synchronizer = native(rings.append)
+    frame_sets: list[FrameSet] = []
+    synchronizer = native(frame_sets.append)
     now = 10**18
     synchronizer.add("A", 1000 * MS, "a", now)
     synchronizer.add("B", 1010 * MS, "b", now)
     synchronizer.tick(now + 99 * MS)
-    assert rings == []
+    assert frame_sets == []
     synchronizer.tick(now + 100 * MS)
-    assert [ring.missing for ring in rings] == [("C",)]
+    assert [frame_set.missing for frame_set in frame_sets] == [("C",)]
     assert synchronizer.counters.incomplete == 1
 
 
 def test_a_slow_receiver_does_not_hold_the_lock() -> None:
-    """While one thread delivers a ring, another can add pictures."""
+    """While one thread delivers a frame set, another can add pictures."""
     delivering, release = threading.Event(), threading.Event()
 
-    def slow(_: Ring) -> None:
+    def slow(_: FrameSet) -> None:
         delivering.set()
         assert release.wait(10)
 
@@ -67,11 +67,11 @@ def test_a_slow_receiver_does_not_hold_the_lock() -> None:
 
 
 def test_a_receiver_that_raises_does_not_break_the_synchronizer() -> None:
-    rings: list[Ring] = []
+    frame_sets: list[FrameSet] = []
 
-    def raise_once(ring: Ring) -> None:
-        rings.append(ring)
-        if len(rings) == 1:
+    def raise_once(frame_set: FrameSet) -> None:
+        frame_sets.append(frame_set)
+        if len(frame_sets) == 1:
             raise RuntimeError("receiver")
 
     synchronizer = native(raise_once)
@@ -82,12 +82,12 @@ def test_a_receiver_that_raises_does_not_break_the_synchronizer() -> None:
             synchronizer.add("C", start, "c", 0)
         except RuntimeError:
             assert start == 0
-    assert len(rings) == 2
+    assert len(frame_sets) == 2
 
 
-def test_after_a_jump_back_and_a_reset_rings_come_again() -> None:
-    rings: list[Ring] = []
-    synchronizer = native(rings.append)
+def test_after_a_jump_back_and_a_reset_frame_sets_come_again() -> None:
+    frame_sets: list[FrameSet] = []
+    synchronizer = native(frame_sets.append)
     for camera in CAMERAS:
         synchronizer.add(camera, 100_000 * MS, camera, 0)
     with pytest.raises(TimeJump):
@@ -95,7 +95,7 @@ def test_after_a_jump_back_and_a_reset_rings_come_again() -> None:
     synchronizer.reset()
     for camera in CAMERAS:
         synchronizer.add(camera, 0, camera, 0)
-    assert [ring.reference_stamp_ns for ring in rings] == [100_000 * MS, 0]
+    assert [frame_set.reference_stamp_ns for frame_set in frame_sets] == [100_000 * MS, 0]
 
 
 def test_the_newest_item_wins_and_the_others_are_counted() -> None:
@@ -141,9 +141,9 @@ def test_message_filters_where_it_is_missing() -> None:
 
 
 @pytest.mark.skipif(not HAS_MESSAGE_FILTERS, reason="message_filters is not installed")
-def test_message_filters_gives_the_same_rings_and_survives_a_jump() -> None:
-    rings: list[Ring] = []
-    synchronizer = MessageFiltersSynchronizer(CAMERAS, "B", 50 * MS, rings.append)
+def test_message_filters_gives_the_same_frame_sets_and_survives_a_jump() -> None:
+    frame_sets: list[FrameSet] = []
+    synchronizer = MessageFiltersSynchronizer(CAMERAS, "B", 50 * MS, frame_sets.append)
 
     def rotation(start: int) -> None:
         for index, camera in enumerate(CAMERAS):
@@ -155,6 +155,10 @@ def test_message_filters_gives_the_same_rings_and_survives_a_jump() -> None:
         rotation(0)
     synchronizer.reset()
     rotation(0)
-    assert [ring.reference_stamp_ns for ring in rings] == [100_010 * MS, 100_510 * MS, 10 * MS]
-    assert rings[0].payloads == {"A": "A", "B": "B", "C": "C"}
+    assert [frame_set.reference_stamp_ns for frame_set in frame_sets] == [
+        100_010 * MS,
+        100_510 * MS,
+        10 * MS,
+    ]
+    assert frame_sets[0].payloads == {"A": "A", "B": "B", "C": "C"}
     assert synchronizer.counters.complete == 3

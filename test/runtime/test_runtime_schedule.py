@@ -24,7 +24,7 @@ def moment(t_ms: float, x_m: float = 0.0, yaw_deg: float = 0.0, **others: str) -
 
 
 def commits(times_ms: list[float], spacing_s: float = 0.5) -> list[float]:
-    """Times of the frames that enter the history when rings arrive at ``times_ms``."""
+    """Times of the frames that enter the history when frame sets arrive at ``times_ms``."""
     schedule = HistorySchedule(spacing_s)
     history: History | None = None
     taken = []
@@ -49,12 +49,12 @@ def break_after(first: Moment, then: Moment, limits: HistoryLimits | None = None
 
 
 @pytest.mark.parametrize(("rate_hz", "every"), [(12, 6), (10, 5), (20, 10), (30, 15), (2, 1)])
-def test_a_regular_ring_commits_every_nth_frame(rate_hz: int, every: int) -> None:
+def test_a_regular_frame_set_commits_every_nth_frame(rate_hz: int, every: int) -> None:
     times = [1000 * i / rate_hz for i in range(6 * every + 1)]
     assert commits(times) == times[::every]
 
 
-def test_rings_slower_than_the_spacing_are_all_committed() -> None:
+def test_frame_sets_slower_than_the_spacing_are_all_committed() -> None:
     times = [1000.0 * i for i in range(6)]
     assert commits(times) == times
 
@@ -71,9 +71,9 @@ def test_real_keyframes_are_all_committed(gaps_ms: list[float]) -> None:
 
 
 @given(st.integers(0, 59), st.floats(0, 80))
-def test_one_lost_ring_costs_at_most_that_ring(lost: int, offset_ms: float) -> None:
-    """At 12 Hz, whichever ring is lost, commits stay within half a ring of half a second,
-    or one ring later where the due ring itself is the lost one."""
+def test_one_lost_frame_set_costs_at_most_that_frame_set(lost: int, offset_ms: float) -> None:
+    """At 12 Hz, whichever frame set is lost, commits stay within half a frame set of half a second,
+    or one frame set later where the due frame set itself is the lost one."""
     period = 1000 / 12
     times = [offset_ms + i * period for i in range(60) if i != lost]
     taken = commits(times)
@@ -85,7 +85,9 @@ def test_one_lost_ring_costs_at_most_that_ring(lost: int, offset_ms: float) -> N
 
 @settings(max_examples=200)
 @given(st.lists(st.floats(20, 140), min_size=30, max_size=120))
-def test_irregular_rings_keep_the_mean_spacing_near_half_a_second(gaps_ms: list[float]) -> None:
+def test_irregular_frame_sets_keep_the_mean_spacing_near_half_a_second(
+    gaps_ms: list[float],
+) -> None:
     times = [0.0, *np.cumsum(gaps_ms)]
     gaps = np.diff(commits(times))
     # A commit is early by at most half an expected interval, late by at most one real one.
@@ -98,7 +100,7 @@ def test_one_lost_keyframe_is_survived_and_two_are_not() -> None:
     assert "1.600 s, limit 1.5 s" in break_after(moment(0), moment(1600))
 
 
-def test_history_does_not_age_while_rings_come_in() -> None:
+def test_history_does_not_age_while_frame_sets_come_in() -> None:
     commits([i * 1000 / 12 for i in range(200)])  # 16 s; asserts that nothing breaks
 
 
@@ -165,7 +167,7 @@ def test_decisions_do_not_depend_on_the_world_frame_or_the_epoch(
     assert here[-1][2].startswith("ego pose jumped")
 
 
-def test_a_break_forgets_everything_but_the_ring_rate() -> None:
+def test_a_break_forgets_everything_but_the_frame_set_rate() -> None:
     """After a scene change at 12 Hz the next commit is due half a second later, not at once."""
     schedule = HistorySchedule(0.5)
     history = None

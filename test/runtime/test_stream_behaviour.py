@@ -22,7 +22,7 @@ from occ_perception.runtime.stream import OccupancyStream, StreamSnapshot
 from occ_perception.runtime.weights import LoadedModel
 
 KEYFRAMES_S = [10.0, 10.5, 11.0, 11.5, 12.0]
-RINGS_S = [10.0 + n / 12 for n in range(13)]
+FRAME_SETS_S = [10.0 + n / 12 for n in range(13)]
 
 
 def _model(name: str) -> LoadedModel:
@@ -172,7 +172,7 @@ def test_without_commit_nothing_is_remembered(model, rig, reference) -> None:
     labels = []
     for frame, what_if in zip(
         drive(KEYFRAMES_S, rig),
-        # a later ring, an earlier one, another scene: all would change the history
+        # a later frame set, an earlier one, another scene: all would change the history
         [*drive([10.2, 10.7, 9.0], rig), *drive([3.0, 99.0], rig, sequence="elsewhere")],
         strict=True,
     ):
@@ -196,23 +196,25 @@ def test_what_if_gives_what_a_step_would_give(model, rig) -> None:
         assert asked.history_length == done.history_length
 
 
-def test_faster_rings_commit_the_keyframes_and_predict_the_same_there(model, rig, reference):
+def test_faster_frame_sets_commit_the_keyframes_and_predict_the_same_there(model, rig, reference):
     stream = OccupancyStream(model)
-    predictions = [stream.step(frame) for frame in drive(RINGS_S, rig)]
+    predictions = [stream.step(frame) for frame in drive(FRAME_SETS_S, rig)]
     committed = [p for p in predictions if p.committed]
     assert [p.stamp_ns for p in committed] == [p.stamp_ns for p in reference[:3]]
     assert_equal([p.labels for p in committed], [p.labels for p in reference[:3]])
-    # Rings between keyframes see the history of the last keyframe and the motion since.
+    # Frame sets between keyframes see the history of the last keyframe and the motion since.
     assert [p.history_length for p in predictions[:8]] == [0, 1, 1, 1, 1, 1, 1, 2]
     between = OccupancyStream(model)
-    between.step(frame_at(RINGS_S[0], rig))
-    assert np.array_equal(between.step(frame_at(RINGS_S[4], rig)).labels, predictions[4].labels)
+    between.step(frame_at(FRAME_SETS_S[0], rig))
+    assert np.array_equal(
+        between.step(frame_at(FRAME_SETS_S[4], rig)).labels, predictions[4].labels
+    )
 
 
 @settings(max_examples=5, deadline=None)
 @given(gaps_ms=st.lists(st.integers(30, 300), min_size=5, max_size=9))
 def test_only_committed_frames_leave_traces(model, rig, gaps_ms: list[int]) -> None:
-    """Whatever rings came between, the last prediction is that of a stream which saw only the
+    """Whatever frame sets came between, the last prediction is that of a stream which saw only the
     committed frames."""
     times = [2.0, *(2.0 + np.cumsum(gaps_ms) / 1000)]
     frames = drive(times, rig)

@@ -1,4 +1,4 @@
-"""Rings become frames, or say which camera kept them from it."""
+"""Frame sets become frames, or say which camera kept them from it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import matrix_from_pose
 from occ_perception.sensing.assembly import FrameAssembler, FrameError, LastPictures
 from occ_perception.sensing.ego_pose import PoseBuffer
+from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.images import CompressedPicture, SensorImage
-from occ_perception.sensing.rings import Ring
 
 MS = 1_000_000
 CAMERAS = ("left", "front", "right")
@@ -39,11 +39,11 @@ def jpeg() -> CompressedPicture:
     return CompressedPicture("jpeg", file.getvalue())
 
 
-def ring(start_ms: int = 0, missing=(), **replaced) -> Ring:
+def frame_set(start_ms: int = 0, missing=(), **replaced) -> FrameSet:
     names = [name for name in CAMERAS if name not in missing]
     stamps = {name: (start_ms + 10 * CAMERAS.index(name)) * MS for name in names}
     payloads = {name: replaced.get(name, picture(CAMERAS.index(name))) for name in names}
-    return Ring(stamps["front"], payloads, stamps, tuple(missing))
+    return FrameSet(stamps["front"], payloads, stamps, tuple(missing))
 
 
 def poses(until_ms: int = 1000) -> PoseBuffer:
@@ -59,7 +59,7 @@ def assembler(cameras=None, **options) -> FrameAssembler:
 
 
 def test_a_frame_has_pictures_stamps_and_the_pose_at_every_camera():
-    frame = assembler().assemble(ring(100), poses(), sequence="scene", token="t")
+    frame = assembler().assemble(frame_set(100), poses(), sequence="scene", token="t")
     assert frame.stamp_ns == 110 * MS and (frame.sequence, frame.token) == ("scene", "t")
     assert tuple(frame.images) == CAMERAS and frame.reused == ()
     for index, name in enumerate(CAMERAS):
@@ -71,13 +71,13 @@ def test_a_frame_has_pictures_stamps_and_the_pose_at_every_camera():
 
 def test_cameras_of_different_size_are_fine_where_calibrated_so():
     rig = (calibration("left"), calibration("front", width=48, height=32), calibration("right"))
-    frame = assembler(rig).assemble(ring(front=picture(5, 48, 32)), poses())
+    frame = assembler(rig).assemble(frame_set(front=picture(5, 48, 32)), poses())
     assert frame.images["front"].shape == (32, 48, 3)
 
 
 def test_a_picture_of_another_size_than_calibrated_is_refused():
     with pytest.raises(FrameError) as error:
-        assembler().assemble(ring(right=picture(5, 48, 32)), poses())
+        assembler().assemble(frame_set(right=picture(5, 48, 32)), poses())
     assert (error.value.reason, error.value.camera) == ("size_mismatch", "right")
     assert str(error.value).startswith("camera right: picture is 48x32, calibrated for 96x64")
 
@@ -89,65 +89,65 @@ def test_a_picture_of_another_size_than_calibrated_is_refused():
 ])  # fmt: skip
 def test_undecodable_pictures_name_camera_and_reason(broken, message):
     with pytest.raises(FrameError, match=message) as error:
-        assembler().assemble(ring(left=broken), poses())
+        assembler().assemble(frame_set(left=broken), poses())
     assert error.value.reason == "undecodable_image"
 
 
 def test_an_encoding_can_be_set_per_camera():
     bgr = SensorImage("8UC3", HEIGHT, WIDTH, WIDTH * 3, picture(7).data)
-    frame = assembler(encodings={"left": "bgr8"}).assemble(ring(left=bgr), poses())
+    frame = assembler(encodings={"left": "bgr8"}).assemble(frame_set(left=bgr), poses())
     assert frame.images["left"][0, 0].tolist() == [255, 7, 7]
 
 
 def test_poses_decide_before_anything_is_decoded():
     broken = CompressedPicture("jpeg", b"")
     with pytest.raises(FrameError, match=r"camera left: .* newer than the newest") as error:
-        assembler().assemble(ring(1100, left=broken), poses())
+        assembler().assemble(frame_set(1100, left=broken), poses())
     assert error.value.reason == "pose_not_yet"
     gap = poses(0)
     gap.add(2000 * MS, np.eye(4))
     with pytest.raises(FrameError, match="gap of 2000 ms") as error:
-        assembler().assemble(ring(500), gap)
+        assembler().assemble(frame_set(500), gap)
     assert error.value.reason == "pose_unavailable"
 
 
-def test_a_missing_camera_drops_the_ring_by_default():
+def test_a_missing_camera_drops_the_frame_set_by_default():
     with pytest.raises(FrameError, match=r"missing: left, right") as error:
-        assembler().assemble(ring(0, missing=("left", "right")), poses())
+        assembler().assemble(frame_set(0, missing=("left", "right")), poses())
     assert (error.value.reason, error.value.camera) == ("missing_camera", "left")
 
 
 def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_and_pose():
     frames = assembler(missing_camera="reuse_last")
     with pytest.raises(FrameError, match="no earlier picture"):
-        frames.assemble(ring(0, missing=("right",)), poses())
-    frames.assemble(ring(0), poses())
-    frame = frames.assemble(ring(100, missing=("right",)), poses())
+        frames.assemble(frame_set(0, missing=("right",)), poses())
+    frames.assemble(frame_set(0), poses())
+    frame = frames.assemble(frame_set(100, missing=("right",)), poses())
     assert frame.reused == ("right",)
     assert frame.stamps_ns == {"left": 100 * MS, "front": 110 * MS, "right": 20 * MS}
     assert frame.world_T_ego["right"][0, 3] == pytest.approx(0.2)
-    again = frames.assemble(ring(200, missing=("right",)), poses())
+    again = frames.assemble(frame_set(200, missing=("right",)), poses())
     assert again.stamps_ns["right"] == 20 * MS
     with pytest.raises(FrameError, match="590 ms old, at most 500 ms"):
-        frames.assemble(ring(600, missing=("right",)), poses())
+        frames.assemble(frame_set(600, missing=("right",)), poses())
     frames.reset()
     with pytest.raises(FrameError, match="no earlier picture"):
-        frames.assemble(ring(300, missing=("right",)), poses())
+        frames.assemble(frame_set(300, missing=("right",)), poses())
 
 
-def test_last_pictures_are_those_of_rings_that_never_became_frames():
-    """A slow network is given few of the rings; each of them passes here."""
+def test_last_pictures_are_those_of_frame_sets_that_never_became_frames():
+    """A slow network is given few of the frame sets; each of them passes here."""
     last = LastPictures()
     for start_ms in (0, 1200):
-        assert last.complete(ring(start_ms)).reused == ()
-    completed = last.complete(ring(1300, missing=("right",), left=picture(9)))
+        assert last.complete(frame_set(start_ms)).reused == ()
+    completed = last.complete(frame_set(1300, missing=("right",), left=picture(9)))
     assert (completed.missing, completed.reused) == ((), ("right",))
     assert completed.stamps_ns["right"] == 1220 * MS
     assert completed.spread_ns == 10 * MS
     with pytest.raises(FrameError, match="camera right: its last picture is 990 ms old"):
-        last.complete(ring(2200, missing=("right",)))
-    # The refused ring's own pictures count.
-    assert last.complete(ring(2300, missing=("left",), right=picture(9))).reused == ("left",)
+        last.complete(frame_set(2200, missing=("right",)))
+    # The refused frame set's own pictures count.
+    assert last.complete(frame_set(2300, missing=("left",), right=picture(9))).reused == ("left",)
     frame = assembler().assemble(completed, poses(1400))
     assert frame.reused == ("right",)
     assert frame.world_T_ego["right"][0, 3] == pytest.approx(12.2)
@@ -177,7 +177,7 @@ def test_distorted_pictures_come_out_as_a_pinhole_sees_them(model, coefficients)
     dot = (255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8)).astype(np.uint8)
     raw = SensorImage("mono8", size, size, size, dot.tobytes())
     frames = FrameAssembler(CameraRig((camera,)), "front")
-    frame = frames.assemble(Ring(0, {"front": raw}, {"front": 0}), poses())
+    frame = frames.assemble(FrameSet(0, {"front": raw}, {"front": 0}), poses())
     weight = frame.images["front"][..., 0].astype(float)
     found = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
     np.testing.assert_allclose(found, (300 * 0.35 + 200, -300 * 0.22 + 200), atol=0.1)
@@ -190,6 +190,6 @@ def test_real_jpegs_go_through(shared_dir):
     data = (folder / "CAM_FRONT.jpg").read_bytes()
     frames = assembler([calibration(name, width=1600, height=900) for name in CAMERAS])
     compressed = CompressedPicture("jpeg", data)
-    frame = frames.assemble(ring(0, **dict.fromkeys(CAMERAS, compressed)), poses())
+    frame = frames.assemble(frame_set(0, **dict.fromkeys(CAMERAS, compressed)), poses())
     expected = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(frame.images["left"], expected)

@@ -136,7 +136,7 @@ cameras:
 pose: {kind: tf, topic: /tf, world_frame: map, ego_frame: base_link}
 reference_camera: CAM_FRONT
 rig: nuscenes
-ring_tolerance_ms: 20
+sync_tolerance_ms: 20
 """
 
 
@@ -144,7 +144,7 @@ def test_a_layout_of_ones_own(tmp_path):
     path = tmp_path / "robot.yaml"
     path.write_text(LAYOUT)
     layout = load_layout(path)
-    assert (layout.name, layout.rig, layout.ring_tolerance_ms) == ("robot", "nuscenes", 20)
+    assert (layout.name, layout.rig, layout.sync_tolerance_ms) == ("robot", "nuscenes", 20)
     assert layout.cameras[0].encoding == "bgr8" and layout.stamp_source == "header"
 
 

@@ -135,15 +135,15 @@ def solid_corners(world) -> NDArray[np.float64]:
     for row, tag in zip(world.shapes, world.tags, strict=True):
         if tag[layout.KIND] == layout.ELLIPSOID:
             heights = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 13))
-            rings = [(circle * np.sqrt(1 - h * h), h) for h in heights]
+            frame_sets = [(circle * np.sqrt(1 - h * h), h) for h in heights]
         else:
             section = square if tag[layout.KIND] == layout.BOX else circle
             shrink = 1 - row[[layout.TAPER_X, layout.TAPER_Y]]
-            rings = [(section, -1.0), (section * shrink, 1.0)]
+            frame_sets = [(section, -1.0), (section * shrink, 1.0)]
         c, s = row[layout.COS], row[layout.SIN]
-        for ring, height in rings:
-            x, y = (ring * row[[layout.HX, layout.HY]]).T
-            z = np.full(len(ring), row[layout.Z] + height * row[layout.HZ])
+        for frame_set, height in frame_sets:
+            x, y = (frame_set * row[[layout.HX, layout.HY]]).T
+            z = np.full(len(frame_set), row[layout.Z] + height * row[layout.HZ])
             world_x, world_y = row[layout.X] + c * x - s * y, row[layout.Y] + s * x + c * y
             corners.append(np.stack([world_x, world_y, z], axis=-1))
     return np.concatenate(corners)

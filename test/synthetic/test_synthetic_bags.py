@@ -12,7 +12,7 @@ from synthetic_scenes import files_of, run_code, sensors
 from typer.testing import CliRunner
 
 from occ_perception.bags.drive import open_recording
-from occ_perception.bags.lidar import RingSweeps
+from occ_perception.bags.lidar import FrameSetSweeps
 from occ_perception.cli.town import app
 from occ_perception.errors import OccError
 from occ_perception.geometry import transform_points
@@ -123,7 +123,7 @@ def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) ->
     """The front camera fires 35 ms before the lidar; the drive tells how far that is."""
     own = sensors(1)
     record_drive(own, tmp_path / "bag", 3, BagOptions(lidar_rate=10.0))
-    sweeps = list(RingSweeps(tmp_path / "bag"))
+    sweeps = list(FrameSetSweeps(tmp_path / "bag"))
     assert [sweep.stamp_ns for sweep in sweeps] == [
         own.stamp_ns(own.reference_time(t)) for t in (0.0, 0.5, 1.0)
     ]

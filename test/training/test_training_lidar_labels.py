@@ -169,7 +169,9 @@ def test_what_stands_is_found_with_its_class(sweeps, known) -> None:
     assert (labels.semantics[ground & near] == ROAD).mean() > 0.97
 
 
-def test_gaps_between_rings_on_the_ground_are_closed_and_shadows_are_not(sweeps, known) -> None:
+def test_gaps_between_frame_sets_on_the_ground_are_closed_and_shadows_are_not(
+    sweeps, known
+) -> None:
     without = labels_of(sweeps, rule=LabelRule(ground_gap_m=0.1)).semantics == ROAD
     closed = labels_of(sweeps).semantics == ROAD
     assert closed[known["ground"]].sum() > without[known["ground"]].sum() * 1.1

@@ -113,10 +113,10 @@ def test_poses_are_those_of_the_drive_at_camera_and_at_lidar_time() -> None:
         drive = folders.sensors(0)
         at_lidar = drive.drive.scene(0.5 * number).world_T_ego + on_map
         assert frame.world_T_lidar_ego == pytest.approx(at_lidar, abs=1e-9)
-        ring = drive.frame(0.5 * number)
-        at_front = ring.world_T_ego["CAM_FRONT"] + on_map
+        frame_set = drive.frame(0.5 * number)
+        at_front = frame_set.world_T_ego["CAM_FRONT"] + on_map
         assert frame.world_T_reference_ego == pytest.approx(at_front, abs=1e-9)
-        assert frame.cameras["CAM_BACK"].stamp_ns == ring.stamps_ns["CAM_BACK"]
+        assert frame.cameras["CAM_BACK"].stamp_ns == frame_set.stamps_ns["CAM_BACK"]
         moved = transform_points(frame.world_T_lidar_ego, [0, 0, 0]) - transform_points(
             frame.world_T_reference_ego, [0, 0, 0]
         )

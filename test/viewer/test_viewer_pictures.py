@@ -301,7 +301,7 @@ def test_a_rig_of_five_without_a_rear_camera():
 COLOURS = {"CAM_FRONT_LEFT": (200, 30, 30), "CAM_FRONT": (30, 200, 30), "CAM_BACK": (30, 30, 200)}
 
 
-def ring(**changes) -> CameraFrame:
+def frame_set(**changes) -> CameraFrame:
     rig = nuscenes_rig()
     pictures = {name: np.full((90, 160, 3), colour, np.uint8) for name, colour in COLOURS.items()}
     arguments = {
@@ -315,7 +315,7 @@ def ring(**changes) -> CameraFrame:
 
 
 def test_the_page_shows_the_pictures_in_their_places_and_in_rgb():
-    page = prediction_picture(prediction(), ring())
+    page = prediction_picture(prediction(), frame_set())
     at = {name: centre_of((page == colour).all(-1)) for name, colour in COLOURS.items()}
     assert at["CAM_FRONT_LEFT"][1] < at["CAM_FRONT"][1]
     assert at["CAM_BACK"][0] > at["CAM_FRONT"][0]
@@ -328,8 +328,8 @@ def test_an_old_picture_and_a_broken_history_are_said_in_red():
     def red(page: np.ndarray) -> int:
         return int((page == (196, 32, 32)).all(-1).sum())
 
-    assert red(prediction_picture(prediction(), ring())) == 0
-    assert red(prediction_picture(prediction(), ring(reused=("CAM_BACK",)))) > 200
+    assert red(prediction_picture(prediction(), frame_set())) == 0
+    assert red(prediction_picture(prediction(), frame_set(reused=("CAM_BACK",)))) > 200
     assert red(prediction_picture(prediction(history_break="gap of 2.1 s"))) > 100
     endless = prediction(history_break="gap of 2.1 s; " * 60)
     assert prediction_picture(endless).shape == prediction_picture(prediction()).shape
@@ -367,7 +367,7 @@ def test_grids_of_other_shapes_have_pages(grid):
 
 
 def test_a_picture_survives_its_file(tmp_path):
-    page = prediction_picture(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)), ring())
+    page = prediction_picture(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)), frame_set())
     path = tmp_path / "pictures" / "frame_0001.png"
     write_png(path, page)
     np.testing.assert_array_equal(np.array(Image.open(path)), page)

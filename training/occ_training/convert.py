@@ -65,7 +65,7 @@ def convert(
         float, typer.Option(help="Lidar sweeps nearer than this are passed over, s.", min=0.0)
     ] = 0.09,
     keep_incomplete: Annotated[
-        bool, typer.Option("--keep-incomplete", help="Keep rings that lack cameras.")
+        bool, typer.Option("--keep-incomplete", help="Keep frame sets that lack cameras.")
     ] = False,
     jobs: Annotated[
         int, typer.Option(help="Bags at a time, in processes of their own.", min=1)
@@ -221,11 +221,11 @@ def join_parts(out: Path) -> DatasetIndex:
 
 def describe(report: BagReport) -> str:
     """What became of a bag, for people: one line, and some for what was skipped."""
-    rings = report.rings
+    frame_sets = report.frame_sets
     lines = [
-        f"{report.name}: {report.frames} frames of {rings.get('complete', 0)} complete and "
-        f"{rings.get('incomplete', 0)} incomplete rings; labels from {report.labels}; pictures "
-        f"{report.pictures}{'; converted before' if report.resumed else ''}"
+        f"{report.name}: {report.frames} frames of {frame_sets.get('complete', 0)} complete and "
+        f"{frame_sets.get('incomplete', 0)} incomplete frame sets; labels from {report.labels}; "
+        f"pictures {report.pictures}{'; converted before' if report.resumed else ''}"
     ]
     lines += [f"  note: {note}" for note in report.notes]
     for reason, texts in sorted(report.problems.items()):

@@ -50,12 +50,13 @@ class ConvertOptions:
         label_kind: of the files in that folder: ``occ3d``, ``openocc`` or ``waymo``.
         samples: table of tokens and times for that folder.
         layout, rig: as for ``occ run``; None = recognised, as recorded.
-        spacing_s: between frames, 0 takes every ring. Frames follow labels where those have stamps.
+        spacing_s: between frames, 0 takes every frame set. Frames follow labels where those have
+            stamps.
         lidar_topic: of sensor_msgs/PointCloud2; None = the only one.
         boxes: topic or JSON-lines file of boxes, ``none``; None = a usual topic if it is there.
         point_classes: JSON file, values of the points' class field -> names.
         sweep_period_s: lidar sweeps nearer to each other than this are passed over.
-        keep_incomplete: keep rings that lack cameras, not only complete ones.
+        keep_incomplete: keep frame sets that lack cameras, not only complete ones.
     """
 
     labels: str = "auto"
@@ -81,7 +82,7 @@ class BagReport:
         frames: number in the data set.
         labels: where their labels come from.
         pictures: ``as recorded`` or how they were made otherwise.
-        rings: complete and incomplete rings that the bag has.
+        frame_sets: complete and incomplete frame sets that the bag has.
         notes: what the calibration relies on besides the bag.
         problems: reason -> texts of what was skipped.
         resumed: it had been converted before.
@@ -92,7 +93,7 @@ class BagReport:
     frames: int = 0
     labels: str = ""
     pictures: str = ""
-    rings: dict[str, int] = field(default_factory=dict)
+    frame_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
     resumed: bool = False
@@ -174,7 +175,7 @@ def _fingerprint(bag: Path) -> dict[str, Any]:
 
 
 class _Conversion:
-    """One bag on its way: rings, then labels, then the lidar's points."""
+    """One bag on its way: frame sets, then labels, then the lidar's points."""
 
     def __init__(self, drive: RecordedDrive, job: BagJob, work: Path) -> None:
         self._drive = drive
@@ -190,7 +191,7 @@ class _Conversion:
 
     def run(self) -> tuple[BagReport, DatasetHeader, list[FrameRecord]]:
         drafts, sweep_stamps = self._images()
-        self._check_some(drafts, "no ring could be used")
+        self._check_some(drafts, "no frame set could be used")
         drafts = self._with_labels(drafts)
         self._check_some(drafts, "no frame has labels")
         frames = self._with_lidar(drafts, sweep_stamps)
@@ -222,7 +223,7 @@ class _Conversion:
             if isinstance(item, RecordedCloud):
                 sweep_stamps.append(item.stamp_ns)
                 continue
-            stamp = item.ring.reference_stamp_ns
+            stamp = item.frame_set.reference_stamp_ns
             if label_stamps is not None and stamp not in label_stamps:
                 continue
             try:
@@ -231,7 +232,7 @@ class _Conversion:
             except FrameError as error:
                 self._recording.note(error.reason, str(error), stamp)
         counters = self._drive.counters
-        self._report.rings = {"complete": counters.complete, "incomplete": counters.incomplete}
+        self._report.frame_sets = {"complete": counters.complete, "incomplete": counters.incomplete}
         self._report.pictures = writer.pictures
         return drafts, sweep_stamps
 
@@ -318,9 +319,10 @@ def _best_source(recording: Recording) -> str:
 def _label_stamps(
     drive: RecordedDrive, options: ConvertOptions, labels: LabelSource
 ) -> dict[int, int] | None:
-    """Reference stamps of the rings to keep -> stamp of their labels; None keeps all.
+    """Reference stamps of the frame sets to keep -> stamp of their labels; None keeps all.
 
-    Those are the rings that have labels, or, where any moment may have some, rings apart in time.
+    Those are the frame sets that have labels, or, where any moment may have some, frame sets apart
+    in time.
     """
     wanted = labels.stamps_ns()
     if wanted is None and options.spacing_s <= 0:
@@ -336,6 +338,6 @@ def _label_stamps(
             chosen[stamps[at]] = stamp
         else:
             drive.recording.note(
-                "label_without_ring", "labels without a picture at their time", stamp
+                "label_without_frame_set", "labels without a picture at their time", stamp
             )
     return chosen

@@ -19,8 +19,8 @@ from occ_perception.bags.reading import RecordedFrameSet
 from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
+from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
-from occ_perception.sensing.rings import Ring
 from occ_training.data.records import CameraRecord, FrameRecord
 from occ_training.lidar_labels.labelling import LabelledFrame
 
@@ -77,21 +77,21 @@ class FrameWriter:
         Raises:
             FrameError: a camera is missing, or an image or a pose cannot be used.
         """
-        ring, poses = item.ring, item.poses
+        frame_set, poses = item.frame_set, item.poses
         if item.rig is not self._rig:
             self._rig, self._decoder = item.rig, self._drive.assembler(item.rig)
-        if ring.missing and not self._keep_incomplete:
+        if frame_set.missing and not self._keep_incomplete:
             raise FrameError(
                 "missing_camera",
-                ring.missing[0],
-                f"no picture within the ring at {ring.reference_stamp_ns / 1e9:.3f} s "
-                f"(missing: {', '.join(ring.missing)})",
+                frame_set.missing[0],
+                f"no picture within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
+                f"(missing: {', '.join(frame_set.missing)})",
             )
-        names = [name for name in self._rig.names if name in ring.payloads]
-        world_T_ego = {name: _pose(poses, name, ring.stamps_ns[name]) for name in names}
+        names = [name for name in self._rig.names if name in frame_set.payloads]
+        world_T_ego = {name: _pose(poses, name, frame_set.stamps_ns[name]) for name in names}
         label_pose = _pose(poses, self._layout.reference_camera, label_ns)
-        pictures = {name: self._picture(name, ring) for name in names}
-        token = f"{item.sequence.replace('#', '-')}-{ring.reference_stamp_ns}"
+        pictures = {name: self._picture(name, frame_set) for name in names}
+        token = f"{item.sequence.replace('#', '-')}-{frame_set.reference_stamp_ns}"
         cameras = {}
         for name in names:
             suffix, data = pictures[name]
@@ -101,7 +101,7 @@ class FrameWriter:
             calibration = self._decoder.rig.camera(name)
             cameras[name] = CameraRecord(
                 image=str(self._place / name / f"{token}{suffix}"),
-                stamp_ns=ring.stamps_ns[name],
+                stamp_ns=frame_set.stamps_ns[name],
                 K=calibration.K,
                 width=calibration.width,
                 height=calibration.height,
@@ -110,19 +110,19 @@ class FrameWriter:
             )
         reference = self._layout.reference_camera
         ego_T_world = invert_transform(world_T_ego[reference])
-        record = FrameRecord(token, item.sequence, ring.reference_stamp_ns, reference, cameras)
+        record = FrameRecord(token, item.sequence, frame_set.reference_stamp_ns, reference, cameras)
         wanted = LabelledFrame(
             item.time_line,
-            ring.reference_stamp_ns,
+            frame_set.reference_stamp_ns,
             item.rig,
             world_T_ego[reference],
             {name: ego_T_world @ cameras[name].world_T_cam for name in names},
         )
         return Draft(record, wanted, label_ns, label_pose)
 
-    def _picture(self, name: str, ring: Ring) -> tuple[str, bytes]:
+    def _picture(self, name: str, frame_set: FrameSet) -> tuple[str, bytes]:
         """Suffix and bytes of a picture: those recorded, or PNG where they cannot be kept."""
-        picture = ring.payloads[name]
+        picture = frame_set.payloads[name]
         calibration = self._rig.camera(name)
         if isinstance(picture, CompressedPicture) and calibration.is_rectified:
             try:
@@ -140,7 +140,7 @@ class FrameWriter:
                 )
             return (".png" if data.startswith(b"\x89PNG") else ".jpg"), data
         self.pictures = "raw or distorted pictures rectified and stored losslessly as PNG"
-        return ".png", _png(self._decoder.picture(name, ring))
+        return ".png", _png(self._decoder.picture(name, frame_set))
 
 
 def _png(rgb: NDArray[np.uint8]) -> bytes:

@@ -36,7 +36,7 @@ _OPENOCC_IDS = np.full(256, UNKNOWN_CLASS, np.uint8)
 _OPENOCC_IDS[: len(OPENOCC_OF_OCC3D)] = OPENOCC_OF_OCC3D
 
 SAME_MOMENT_NS = 20_000_000
-"""A label this near to a ring's reference stamp belongs to it."""
+"""A label this near to a frame set's reference stamp belongs to it."""
 
 _AT_CAMERA_TIME_NS = 1_000_000
 

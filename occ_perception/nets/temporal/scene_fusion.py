@@ -47,8 +47,8 @@ class SceneFusion(nn.Module):
     """One step of gradient descent per frame on a layer, then the layer on the features.
 
     GDFusion (arXiv 2504.12959), scene-level fusion. With G the gradient of the layer's
-    reconstruction error (see ops/gradient_steps.py), taken at the accumulated weight and bias and the
-    checkpoint's gain and shift::
+    reconstruction error (see ops/gradient_steps.py), taken at the accumulated weight and bias and
+    the checkpoint's gain and shift::
 
         dW <- dW + eta G_W          db <- db + eta G_b          eta = 1
         y   = layer(W0 - dW, b0 - db, gain0 - eta G_gain, shift0 - eta G_shift)(Q x) + Q x

@@ -86,12 +86,12 @@ class TopicLayout:
     Attributes:
         name: file name without suffix.
         description: one line on what has this layout.
-        cameras: the cameras of a ring.
+        cameras: the cameras of a frame set.
         pose: source of the ego pose.
         stamp_source: time of a picture: its ``header``, or when it was ``receive``-d.
         reference_camera: camera whose stamp the output refers to.
         rig: rig (name or path) for cameras without camera_info, None where all have one.
-        ring_tolerance_ms: largest spread of a ring, see :class:`~.rings.RingGrouper`.
+        sync_tolerance_ms: largest spread of a frame set, see :class:`~.frame_sets.FrameSetGrouper`.
         lidar_frame: the lidar in tf, for models whose grid lies in its frame.
         model_cameras: what a model calls a camera -> what this layout, and rig files that go with
             it, call it; for the cameras where the two differ.
@@ -104,7 +104,7 @@ class TopicLayout:
     description: str = ""
     stamp_source: Literal["header", "receive"] = "header"
     rig: str | None = None
-    ring_tolerance_ms: float = 50.0
+    sync_tolerance_ms: float = 50.0
     lidar_frame: str = "lidar_top"
     model_cameras: Mapping[str, str] = field(default_factory=dict)
 
@@ -203,7 +203,7 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
         "reference_camera",
         "stamp_source",
         "rig",
-        "ring_tolerance_ms",
+        "sync_tolerance_ms",
         "lidar_frame",
         "model_cameras",
     )
@@ -226,7 +226,7 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
             top.choice("stamp_source", ("header", "receive"), "header"),
         ),
         rig=_rig_reference(name_or_path, top.text("rig", "")),
-        ring_tolerance_ms=top.number("ring_tolerance_ms", 50.0),
+        sync_tolerance_ms=top.number("sync_tolerance_ms", 50.0),
         lidar_frame=top.text("lidar_frame", "lidar_top"),
         model_cameras=_model_cameras(top, {camera.name for camera in cameras}),
     )

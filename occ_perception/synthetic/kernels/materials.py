@@ -260,8 +260,8 @@ def solid_colour(shapes, tags, n, x, y, z, nx, ny, nz, grain, dusk):
                 return 0.3 * spoke + 0.05, 0.3 * spoke + 0.05, 0.31 * spoke + 0.05, 0.1
         return r, g, b, 0.0
     if material == BARK:
-        ring = noise3(x * 14.0, y * 14.0, z * 2.2, seed)
-        tone = 0.6 + 0.8 * ring
+        frame_set = noise3(x * 14.0, y * 14.0, z * 2.2, seed)
+        tone = 0.6 + 0.8 * frame_set
         return r * tone, g * tone, b * tone, 0.0
     if material == STRIPES:
         stripe = fraction((x + z) / 0.44)

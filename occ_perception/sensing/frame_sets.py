@@ -1,9 +1,9 @@
-"""Grouping the pictures of one rotation: the ring rule.
+"""Grouping the pictures of one rotation: the frame set rule.
 
 Cameras that a spinning lidar triggers fire one after the other, so pictures that belong together
-never share a stamp. In nuScenes a ring of six spreads over 42.5 ms and comes every 83 ms. A ring is
-therefore one picture of the reference camera and one of every other camera such that newest minus
-oldest stamp stays within a tolerance.
+never share a stamp. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. A
+frame set is therefore one picture of the reference camera and one of every other camera such that
+newest minus oldest stamp stays within a tolerance.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 
 
 @dataclass(frozen=True, eq=False)
-class Ring:
+class FrameSet:
     """The pictures of one rotation.
 
     Attributes:
-        reference_stamp_ns: stamp of the reference camera's picture, which every ring has.
-        payloads: camera -> what was given to :meth:`RingGrouper.add`.
+        reference_stamp_ns: stamp of the reference camera's picture, which every frame set has.
+        payloads: camera -> what was given to :meth:`FrameSetGrouper.add`.
         stamps_ns: camera -> its stamp, for the same cameras.
-        missing: cameras without a picture in this ring, in the grouper's order.
-        reused: cameras whose picture is of an earlier ring, see :class:`~.assembly.LastPictures`.
+        missing: cameras without a picture in this frame set, in the grouper's order.
+        reused: cameras whose picture is of an earlier frame set, see
+            :class:`~.assembly.LastPictures`.
     """
 
     reference_stamp_ns: int
@@ -47,16 +48,16 @@ class Ring:
 
 
 @dataclass
-class RingCounters:
-    """What became of the pictures and rings since construction; a reset does not clear them.
+class FrameSetCounters:
+    """What became of the pictures and frame sets since construction; a reset does not clear them.
 
     Attributes:
-        complete: rings with every camera.
-        incomplete: rings closed without some camera.
-        late: pictures whose ring had been closed, or older than it.
+        complete: frame sets with every camera.
+        incomplete: frame sets closed without some camera.
+        late: pictures whose frame set had been closed, or older than it.
         out_of_order: pictures older than an earlier one of the same camera.
         duplicate: pictures with a stamp that the same camera had already sent; ignored.
-        unmatched: pictures that found no ring (no reference picture near them, or overflow).
+        unmatched: pictures that found no frame set (no reference picture near them, or overflow).
     """
 
     complete: int = 0
@@ -67,25 +68,25 @@ class RingCounters:
     unmatched: int = 0
 
 
-class RingGrouper:
-    """Groups pictures into rings as they arrive; pure, without threads or a clock of its own.
+class FrameSetGrouper:
+    """Groups pictures into frame sets as they arrive; pure, without threads or a clock of its own.
 
-    A ring closes when every camera has a picture for it, or incomplete when ``deadline_ns`` has
-    passed since the reference picture arrived, or when a later ring is complete (pictures of one
-    camera arrive in order, so what is missing will not come any more). Rings come out in the
-    order of their reference stamps, and no picture is used twice. Among the possible
+    A frame set closes when every camera has a picture for it, or incomplete when ``deadline_ns``
+    has passed since the reference picture arrived, or when a later frame set is complete (pictures
+    of one camera arrive in order, so what is missing will not come any more). Frame sets come out
+    in the order of their reference stamps, and no picture is used twice. Among the possible
     combinations the one with most cameras wins, then the one with the smallest spread. (In an
-    incomplete ring the gap may be filled by a picture of the rotation before, if that one has no
-    ring of its own because its reference picture was lost.)
+    incomplete frame set the gap may be filled by a picture of the rotation before, if that one has
+    no frame set of its own because its reference picture was lost.)
 
     Args:
-        cameras: names of the cameras of a complete ring.
-        reference_camera: the camera whose stamp is the ring's.
-        tolerance_ns: largest spread of a ring. For nuScenes it must exceed 43 ms, the spread of a
-            real ring, and stay below 73 ms, from where on a picture of the rotation before fits
-            in. In general it lies between the spread of a ring and the ring period minus the
-            largest step from one camera to the next; cameras triggered together at 30 Hz need a
-            tolerance below 33 ms.
+        cameras: names of the cameras of a complete frame set.
+        reference_camera: the camera whose stamp is the frame set's.
+        tolerance_ns: largest spread of a frame set. For nuScenes it must exceed 43 ms, the spread
+            of a real frame set, and stay below 73 ms, from where on a picture of the rotation
+            before fits in. In general it lies between the spread of a frame set and the frame set
+            period minus the largest step from one camera to the next; cameras triggered together at
+            30 Hz need a tolerance below 33 ms.
         deadline_ns: how long to wait for missing pictures after the reference picture.
         max_pending: pictures kept per camera; the oldest is given up beyond that.
     """
@@ -110,7 +111,7 @@ class RingGrouper:
         self.tolerance_ns = tolerance_ns
         self.deadline_ns = deadline_ns
         self.max_pending = max_pending
-        self.counters = RingCounters()
+        self.counters = FrameSetCounters()
         self.reset()
 
     def reset(self) -> None:
@@ -119,12 +120,12 @@ class RingGrouper:
         self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
         self._newest: dict[str, int] = {}
         self._reference_arrival: dict[int, int] = {}
-        self._last: Ring | None = None
+        self._last: FrameSet | None = None
 
     def add(
         self, camera: str, stamp_ns: int, payload: Any, now_ns: int | None = None
-    ) -> list[Ring]:
-        """Take one picture; returns the rings it closes, oldest first.
+    ) -> list[FrameSet]:
+        """Take one picture; returns the frame sets it closes, oldest first.
 
         Args:
             camera: one of :attr:`cameras`.
@@ -147,8 +148,8 @@ class RingGrouper:
         self._newest[camera] = max(newest, stamp_ns)
         return [*self._close_complete(), *self.expire(now_ns)]
 
-    def expire(self, now_ns: int) -> list[Ring]:
-        """Close the rings whose deadline has passed at ``now_ns``."""
+    def expire(self, now_ns: int) -> list[FrameSet]:
+        """Close the frame sets whose deadline has passed at ``now_ns``."""
         expired = [
             stamp
             for stamp in self._stamps[self.reference_camera]
@@ -156,13 +157,13 @@ class RingGrouper:
         ]
         return self._close_up_to(expired[-1]) if expired else []
 
-    def flush(self) -> list[Ring]:
+    def flush(self) -> list[FrameSet]:
         """Close everything that has a reference picture, complete or not; the input has ended."""
         references = self._stamps[self.reference_camera]
-        rings = self._close_up_to(references[-1]) if references else []
+        frame_sets = self._close_up_to(references[-1]) if references else []
         for camera in self.cameras:
             self._drop_older(camera, self._newest.get(camera, 0) + 1)
-        return rings
+        return frame_sets
 
     def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int, now_ns: int) -> None:
         """Store a picture unless it is a duplicate or comes too late."""
@@ -185,32 +186,32 @@ class RingGrouper:
             self._drop_older(camera, stamps[1])  # it may be this one
 
     def _is_late(self, camera: str, stamp_ns: int) -> bool:
-        """Whether the picture belongs to the last closed ring or to a time before it."""
+        """Whether the picture belongs to the last closed frame set or to a time before it."""
         if self._last is None:
             return False
         if camera in self._last.stamps_ns:
             return stamp_ns < self._last.stamps_ns[camera]
         return stamp_ns <= min(self._last.stamps_ns.values()) + self.tolerance_ns
 
-    def _close_complete(self) -> list[Ring]:
-        rings: list[Ring] = []
+    def _close_complete(self) -> list[FrameSet]:
+        frame_sets: list[FrameSet] = []
         while all(self._stamps.values()):
             complete = next(filter(self._is_complete, self._stamps[self.reference_camera]), None)
             if complete is None:
                 break
-            rings += self._close_up_to(complete)
-        return rings
+            frame_sets += self._close_up_to(complete)
+        return frame_sets
 
     def _is_complete(self, reference_stamp_ns: int) -> bool:
         return len(self._best_combination(reference_stamp_ns)) == len(self.cameras)
 
-    def _close_up_to(self, reference_stamp_ns: int) -> list[Ring]:
+    def _close_up_to(self, reference_stamp_ns: int) -> list[FrameSet]:
         references = self._stamps[self.reference_camera]
         return [self._close(stamp) for stamp in list(references) if stamp <= reference_stamp_ns]
 
-    def _close(self, reference_stamp_ns: int) -> Ring:
+    def _close(self, reference_stamp_ns: int) -> FrameSet:
         chosen = self._best_combination(reference_stamp_ns)
-        ring = Ring(
+        frame_set = FrameSet(
             reference_stamp_ns=reference_stamp_ns,
             payloads={camera: self._payloads[camera][stamp] for camera, stamp in chosen.items()},
             stamps_ns=chosen,
@@ -223,12 +224,12 @@ class RingGrouper:
             self._stamps[camera].remove(stamp)
             del self._payloads[camera][stamp]
         del self._reference_arrival[reference_stamp_ns]
-        self._last = ring
-        if ring.missing:
+        self._last = frame_set
+        if frame_set.missing:
             self.counters.incomplete += 1
         else:
             self.counters.complete += 1
-        return ring
+        return frame_set
 
     def _drop_older(self, camera: str, stamp_ns: int) -> None:
         stamps = self._stamps[camera]
@@ -241,7 +242,7 @@ class RingGrouper:
         self.counters.unmatched += count
 
     def _best_combination(self, reference_stamp_ns: int) -> dict[str, int]:
-        """Camera -> stamp of the best ring around a reference picture that is pending.
+        """Camera -> stamp of the best frame set around a reference picture that is pending.
 
         Every possible oldest picture is tried; given it, the earliest picture of each camera from
         there on gives the smallest spread.
