@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from occ_perception.sensing.images import CompressedPicture, decode_image
+from occ_perception.sensing.images import EncodedImage, decode_image
 
 WARM_UP, REPETITIONS = 1, 5
 
@@ -39,7 +39,7 @@ def opencv(data: bytes) -> np.ndarray:
 
 
 def ours(data: bytes) -> np.ndarray:
-    return decode_image(CompressedPicture("jpeg", data))
+    return decode_image(EncodedImage("jpeg", data))
 
 
 def measure(decode: Callable[[bytes], np.ndarray], files: list[bytes]) -> dict[str, float]:

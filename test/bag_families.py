@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nuscenes_folder import Picture, drive
+from nuscenes_folder import DrawnImage, drive
 from PIL import Image
 from rosbags import rosbag1, rosbag2
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
@@ -66,7 +66,7 @@ class Messages:
         )
 
     def camera_info(
-        self, stamp_ns: int, frame_id: str, picture: Picture, model: str = "", D: Iterable = ()
+        self, stamp_ns: int, frame_id: str, picture: DrawnImage, model: str = "", D: Iterable = ()
     ) -> Any:
         # The rectification matrix of foxglove/nuscenes2bag: ones in the first column.
         R = np.zeros(9)
@@ -133,7 +133,7 @@ class Messages:
         )
 
 
-def pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: DrawnImage) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("RGB"))
 
 
@@ -158,19 +158,19 @@ def write(path: Path, messages: Messages, timed: Iterable[Timed], storage="sqlit
     return path
 
 
-def clynamen(path: Path, pictures: list[Picture]) -> Path:
+def clynamen(path: Path, pictures: list[DrawnImage]) -> Path:
     """clynamen/nuscenes2bag: ROS 1, raw bgr8, whole tree in every /tf, no camera_info."""
     messages = Messages(ros1=True)
     return write(path, messages, _clynamen_topics(messages, pictures, stamped=True))
 
 
-def clynamen_ros2(path: Path, pictures: list[Picture]) -> Path:
+def clynamen_ros2(path: Path, pictures: list[DrawnImage]) -> Path:
     """Its Humble port: headers of pictures stay empty."""
     messages = Messages()
     return write(path, messages, _clynamen_topics(messages, pictures, stamped=False))
 
 
-def _clynamen_topics(messages: Messages, pictures: list[Picture], stamped: bool) -> list[Timed]:
+def _clynamen_topics(messages: Messages, pictures: list[DrawnImage], stamped: bool) -> list[Timed]:
     timed: list[Timed] = []
     mounts = {picture.channel.lower(): picture.ego_T_cam for picture in pictures}
     for picture in pictures:
@@ -185,7 +185,7 @@ def _clynamen_topics(messages: Messages, pictures: list[Picture], stamped: bool)
     return timed
 
 
-def foxglove(path: Path, pictures: list[Picture], storage="mcap", mode="none") -> Path:
+def foxglove(path: Path, pictures: list[DrawnImage], storage="mcap", mode="none") -> Path:
     """foxglove/nuscenes2bag as WATonomous/nuscenes_to_ros2bag writes it.
 
     Keyframe pictures are logged at the lidar time, CAN odometry in bursts at keyframes, and /tf
@@ -204,8 +204,8 @@ def foxglove(path: Path, pictures: list[Picture], storage="mcap", mode="none") -
         logged = stamp
         if picture.is_key_frame:
             logged = min(lidar_times, key=lambda time: abs(time - stamp))
-        image = messages.compressed(stamp, name, picture.jpeg)
-        timed.append((logged, f"/{name}/image_rect_compressed", image))
+        message = messages.compressed(stamp, name, picture.jpeg)
+        timed.append((logged, f"/{name}/image_rect_compressed", message))
         info = messages.camera_info(stamp, name, picture)
         timed.append((logged, f"/{name}/camera_info", info))
     for now, following in zip(lidar_times, [*lidar_times[1:], None], strict=True):
@@ -233,7 +233,7 @@ AUTOWARE_CAMERAS = {
 PLUMB_BOB = (-0.2, 0.05, 0.001, -0.0005, 0.0)
 
 
-def autoware(path: Path, pictures: list[Picture]) -> Path:
+def autoware(path: Path, pictures: list[DrawnImage]) -> Path:
     """A real car: distorted pictures, mounts as chains in /tf_static, localisation at 50 Hz."""
     messages = Messages()
     first, last = pictures[0].stamp_ns, pictures[-1].stamp_ns
@@ -252,10 +252,10 @@ def autoware(path: Path, pictures: list[Picture]) -> Path:
         topic = f"/sensing/camera/camera{AUTOWARE_CAMERAS[picture.channel]}"
         frame = f"camera{AUTOWARE_CAMERAS[picture.channel]}/camera_optical_link"
         stamp = picture.stamp_ns
-        image = messages.compressed(stamp, frame, picture.jpeg, "bgr8; jpeg compressed bgr8")
+        message = messages.compressed(stamp, frame, picture.jpeg, "bgr8; jpeg compressed bgr8")
         info = messages.camera_info(stamp, frame, picture, "plumb_bob", PLUMB_BOB)
         # A driver needs some time to send a picture.
-        timed.append((stamp + 15 * MS, f"{topic}/image_raw/compressed", image))
+        timed.append((stamp + 15 * MS, f"{topic}/image_raw/compressed", message))
         timed.append((stamp + 15 * MS, f"{topic}/camera_info", info))
     start_us = first / 1e9
     for stamp in range(first - 100 * MS, last + 100 * MS, 20 * MS):

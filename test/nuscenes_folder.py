@@ -34,7 +34,7 @@ START_US = 1_533_151_603_547_590
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DrawnImage:
     """One camera file and its records."""
 
     channel: str
@@ -65,7 +65,7 @@ def drawn_scene(
     size: tuple[int, int] = (160, 90),
     start_us: int = START_US,
     lidar: bool = False,
-) -> list[Picture]:
+) -> list[DrawnImage]:
     """The folder of a vehicle that drives a bend."""
     pictures = drawn_pictures(keyframes, with_sweeps, size, start_us)
     write_folder(root, scene, pictures, sample_stamps_us=None, lidar=lidar)
@@ -77,7 +77,7 @@ def drawn_pictures(
     with_sweeps: bool = True,
     size: tuple[int, int] = (160, 90),
     start_us: int = START_US,
-) -> list[Picture]:
+) -> list[DrawnImage]:
     """Every picture different, in the order of time; K scaled from the nominal rig."""
     rig = load_rig("nuscenes")
     per_keyframe = 6 if with_sweeps else 1
@@ -92,7 +92,7 @@ def drawn_pictures(
             camera = rig.camera(channel)
             K = np.diag([size[0] / camera.width, size[1] / camera.height, 1.0]) @ camera.K
             pictures.append(
-                Picture(
+                DrawnImage(
                     channel=channel,
                     stamp_us=stamp,
                     sample=sample,
@@ -107,12 +107,12 @@ def drawn_pictures(
     return sorted(pictures, key=lambda picture: picture.stamp_us)
 
 
-def real_scene(root: Path, shared_dir: Path) -> list[Picture]:
+def real_scene(root: Path, shared_dir: Path) -> list[DrawnImage]:
     """The four keyframes of scene-0103, six cameras each."""
     source = shared_dir / "data" / "nuscenes-scene0103-seq4"
     frames = json.loads((source / "frames.json").read_text())["frames"]
     pictures = [
-        Picture(
+        DrawnImage(
             channel=channel,
             stamp_us=camera["timestamp_us"],
             sample=index,
@@ -157,7 +157,7 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
 def write_folder(
     root: Path,
     scene: str,
-    pictures: list[Picture],
+    pictures: list[DrawnImage],
     sample_stamps_us: list[int] | None,
     sample_tokens: list[str] | None = None,
     lidar: bool = False,
@@ -234,7 +234,7 @@ def _add_sensor(
     )
 
 
-def _add_data(tables: dict, scene: str, picture: Picture, sample: str, kind: str = "jpg") -> None:
+def _add_data(tables: dict, scene: str, picture: DrawnImage, sample: str, kind: str = "jpg") -> None:
     data = token(scene, "sample_data", picture.channel, picture.stamp_us)
     is_picture = kind == "jpg"
     tables["ego_pose"].append(

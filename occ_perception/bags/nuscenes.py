@@ -17,7 +17,7 @@ from occ_perception.bags.writing import BagWriter, optical_frame
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration
 from occ_perception.geometry import Float64, matrix_from_pose
-from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
 
 Record = dict[str, Any]
 
@@ -281,7 +281,7 @@ def _write_reading(writer: BagWriter, reading: SensorReading, report: Conversion
     if reading.channel == LIDAR_CHANNEL:
         return _write_sweep(writer, reading, data, report)
     try:
-        check_compressed(CompressedPicture(reading.file.suffix, data))
+        check_compressed(EncodedImage(reading.file.suffix, data))
     except ImageError as error:
         report.problems.append(f"{reading.file}: {error}")
         return False

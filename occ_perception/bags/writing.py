@@ -15,7 +15,7 @@ from occ_perception.codec import LAYOUT_VERSION, RLE, encode_flow, encode_occupa
 from occ_perception.frames import CameraCalibration, OccupancyPrediction
 from occ_perception.geometry import pose_from_matrix
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
-from occ_perception.sensing.images import CompressedPicture
+from occ_perception.sensing.images import EncodedImage
 
 _CUBE = 1  # visualization_msgs/Marker.type
 
@@ -79,11 +79,11 @@ class BagWriter(NewRecording):
         self.world_frame = world_frame
         self.ego_frame = ego_frame
 
-    def write_camera(self, camera: str, stamp_ns: int, picture: bytes | CompressedPicture) -> None:
+    def write_camera(self, camera: str, stamp_ns: int, picture: bytes | EncodedImage) -> None:
         """One picture as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
         if isinstance(picture, bytes):
             kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-            picture = CompressedPicture(kind, picture)
+            picture = EncodedImage(kind, picture)
         message = self.new(
             "sensor_msgs/msg/CompressedImage",
             header=self._header(stamp_ns, optical_frame(camera)),

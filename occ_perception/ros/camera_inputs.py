@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.sensing.from_messages import picture_from_message, stamp_ns
-from occ_perception.sensing.images import CompressedPicture, SensorImage
+from occ_perception.sensing.images import EncodedImage, SensorImage
 from occ_perception.sensing.layouts import (
     CAMERA_INFO_TYPE,
     COMPRESSED_IMAGE_TYPE,
@@ -24,7 +24,7 @@ from occ_perception.sensing.layouts import (
 # sets.
 _PICTURES_QUEUED = 5
 
-Picture = SensorImage | CompressedPicture
+ReceivedImage = SensorImage | EncodedImage
 
 
 class CameraInput:
@@ -49,7 +49,7 @@ class CameraInput:
         stamp_source: str,
         reliability: str,
         on_topic: Callable[[str, str], None],
-        on_picture: Callable[[str, int, Picture, str], None],
+        on_picture: Callable[[str, int, ReceivedImage, str], None],
         on_camera_info: Callable[[str, CameraInfo], None],
     ) -> None:
         self.name = topics.name

@@ -104,7 +104,7 @@ class LastPictures:
 
 
 class FrameAssembler:
-    """Turns frame sets of :class:`SensorImage` or :class:`CompressedPicture` into camera frames.
+    """Turns frame sets of :class:`SensorImage` or :class:`EncodedImage` into camera frames.
 
     Args:
         rig: calibrations of the pictures as they arrive.
@@ -183,11 +183,11 @@ class FrameAssembler:
             FrameError: it cannot be decoded, or has another size.
         """
         try:
-            image = decode_image(frame_set.payloads[name], self._encodings.get(name))
+            rgb = decode_image(frame_set.payloads[name], self._encodings.get(name))
         except ImageError as error:
             raise FrameError("undecodable_image", name, str(error)) from error
         calibration = self._raw_rig.camera(name)
-        height, width = image.shape[:2]
+        height, width = rgb.shape[:2]
         if (width, height) != (calibration.width, calibration.height):
             raise FrameError(
                 "size_mismatch",
@@ -198,8 +198,8 @@ class FrameAssembler:
             )
         if name in self._undistort_maps:
             maps = self._undistort_maps[name]
-            return np.asarray(cv2.remap(image, *maps, cv2.INTER_LINEAR), dtype=np.uint8)
-        return image
+            return np.asarray(cv2.remap(rgb, *maps, cv2.INTER_LINEAR), dtype=np.uint8)
+        return rgb
 
 
 def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:

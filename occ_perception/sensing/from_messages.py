@@ -26,7 +26,7 @@ from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, matrix_from_pose
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.sensing.calibration import CameraInfo, RegionOfInterest
-from occ_perception.sensing.images import CompressedPicture, SensorImage
+from occ_perception.sensing.images import EncodedImage, SensorImage
 
 # sensor_msgs/PointField.datatype
 _NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
@@ -40,10 +40,10 @@ def stamp_ns(time: Any) -> int:
     return int(time.sec) * 1_000_000_000 + int(time.nanosec)
 
 
-def picture_from_message(message: Any) -> SensorImage | CompressedPicture:
+def picture_from_message(message: Any) -> SensorImage | EncodedImage:
     """The picture of a sensor_msgs/Image or sensor_msgs/CompressedImage; data is not copied."""
     if hasattr(message, "format"):
-        return CompressedPicture(message.format, message.data)
+        return EncodedImage(message.format, message.data)
     return SensorImage(
         encoding=message.encoding,
         height=int(message.height),

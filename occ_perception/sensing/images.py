@@ -51,7 +51,7 @@ class SensorImage:
 
 
 @dataclass(frozen=True, eq=False)
-class CompressedPicture:
+class EncodedImage:
     """The fields of a compressed image message; ``format`` is free text and only informs."""
 
     format: str
@@ -59,7 +59,7 @@ class CompressedPicture:
 
 
 def decode_image(
-    image: SensorImage | CompressedPicture, encoding_override: str | None = None
+    image: SensorImage | EncodedImage, encoding_override: str | None = None
 ) -> RgbImage:
     """Decode to RGB, in memory of its own.
 
@@ -75,7 +75,7 @@ def decode_image(
     Raises:
         ImageError: unknown encoding, inconsistent sizes, truncated or corrupt data.
     """
-    if isinstance(image, CompressedPicture):
+    if isinstance(image, EncodedImage):
         return _decode_compressed(image)
     return _decode_raw(image, encoding_override)
 
@@ -196,7 +196,7 @@ def _decode_nv12(image: SensorImage) -> RgbImage:
 # -- compressed ----------------------------------------------------------------------------------
 
 
-def check_compressed(picture: CompressedPicture) -> None:
+def check_compressed(picture: EncodedImage) -> None:
     """Check that the data is a whole JPEG or PNG file, in a fraction of the time of decoding it.
 
     Raises:
@@ -221,7 +221,7 @@ def check_compressed(picture: CompressedPicture) -> None:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")
 
 
-def _decode_compressed(picture: CompressedPicture) -> RgbImage:
+def _decode_compressed(picture: EncodedImage) -> RgbImage:
     check_compressed(picture)
     data = np.frombuffer(picture.data, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION

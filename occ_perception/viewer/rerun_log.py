@@ -191,8 +191,8 @@ class RerunLog:
         )
         self._log(f"world/path/{self._path.piece}", strip)
         for name, image in frame.images.items():
-            picture = self._rr.Image(image).compress(jpeg_quality=_JPEG_QUALITY)
-            self._log(f"world/ego/cameras/{name}", picture)
+            compressed = self._rr.Image(image).compress(jpeg_quality=_JPEG_QUALITY)
+            self._log(f"world/ego/cameras/{name}", compressed)
 
     def _add_rig(self, rig: CameraRig) -> None:
         for camera in rig.cameras:

@@ -305,8 +305,8 @@ def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
         name, stamp = picture.channel, picture.stamp_ns
         rgb = pixels(picture)[..., ::-1] if name == "CAM_BACK" else pixels(picture)
         encoding = "8UC3" if name == "CAM_BACK" else "bgr8"
-        image = messages.image(stamp, name, rgb, encoding)
-        timed.append((stamp, f"/{name}/image_rect_compressed", image))
+        message = messages.image(stamp, name, rgb, encoding)
+        timed.append((stamp, f"/{name}/image_rect_compressed", message))
         info = messages.camera_info(stamp, name, picture)
         timed.append((stamp, f"/{name}/camera_info", info))
         tree = [(stamp, "map", "base_link", picture.world_T_ego)]
@@ -380,8 +380,8 @@ def test_time_going_back_starts_a_new_sequence(tmp_path):
         for picture in once:
             name, stamp = picture.channel, picture.stamp_ns
             received = stamp + loop * 2_000 * MS
-            image = messages.compressed(stamp, name, picture.jpeg)
-            timed.append((received, f"/{name}/image_rect_compressed", image))
+            message = messages.compressed(stamp, name, picture.jpeg)
+            timed.append((received, f"/{name}/image_rect_compressed", message))
             info = messages.camera_info(stamp, name, picture)
             timed.append((received, f"/{name}/camera_info", info))
             tree = [(stamp, "map", "base_link", picture.world_T_ego)]
@@ -425,8 +425,8 @@ def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
     timed = []
     for picture in pictures[:6]:
         name, stamp = picture.channel, picture.stamp_ns
-        image = messages.compressed(stamp, name, picture.jpeg)
-        timed.append((stamp, f"/{name}/image_rect_compressed", image))
+        message = messages.compressed(stamp, name, picture.jpeg)
+        timed.append((stamp, f"/{name}/image_rect_compressed", message))
         if name != "CAM_BACK":
             info = messages.camera_info(stamp, name, picture)
             timed.append((stamp, f"/{name}/camera_info", info))

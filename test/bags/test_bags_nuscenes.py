@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from nuscenes_folder import OFFSETS_US, VERSION, Picture, drawn_scene, real_scene
+from nuscenes_folder import OFFSETS_US, VERSION, DrawnImage, drawn_scene, real_scene
 from PIL import Image
 from rosbags.highlevel import AnyReader
 
@@ -20,13 +20,13 @@ from occ_perception.sensing.ego_pose import PoseBuffer
 CAMERAS = set(OFFSETS_US)
 
 
-def frame_sets_of(pictures: list[Picture]) -> list[dict[str, Picture]]:
+def frame_sets_of(pictures: list[DrawnImage]) -> list[dict[str, DrawnImage]]:
     """Pictures in the order of time, six at a time: a drawn scene loses none."""
     frame_sets = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
     return [{picture.channel: picture for picture in frame_set} for frame_set in frame_sets]
 
 
-def assert_same(frames: list, pictures: list[Picture]) -> None:
+def assert_same(frames: list, pictures: list[DrawnImage]) -> None:
     frame_sets = frame_sets_of(pictures)
     assert len(frames) == len(frame_sets)
     for frame, frame_set in zip(frames, frame_sets, strict=True):

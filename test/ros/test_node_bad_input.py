@@ -177,15 +177,15 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
     def frame_set(encoding: str) -> int:
         class RawPublisher:
             def publish(self, message: CompressedImage) -> None:
-                image = Image(
+                sent = Image(
                     header=message.header,
                     width=WIDTH,
                     height=HEIGHT,
                     encoding=encoding,
                     step=3 * WIDTH,
                 )
-                image.data = picture(name, 0.0).tobytes()
-                raw.publish(image)
+                sent.data = picture(name, 0.0).tobytes()
+                raw.publish(sent)
 
         drive.car.pictures[name] = RawPublisher()
         return drive.car.frame_set(drive.next_start())

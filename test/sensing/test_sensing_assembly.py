@@ -14,7 +14,7 @@ from occ_perception.geometry import matrix_from_pose
 from occ_perception.sensing.assembly import FrameAssembler, FrameError, LastPictures
 from occ_perception.sensing.ego_pose import PoseBuffer
 from occ_perception.sensing.frame_sets import FrameSet
-from occ_perception.sensing.images import CompressedPicture, SensorImage
+from occ_perception.sensing.images import EncodedImage, SensorImage
 
 MS = 1_000_000
 CAMERAS = ("left", "front", "right")
@@ -33,10 +33,10 @@ def picture(level: int, width=WIDTH, height=HEIGHT) -> SensorImage:
     return SensorImage("rgb8", height, width, width * 3, data.tobytes())
 
 
-def jpeg() -> CompressedPicture:
+def jpeg() -> EncodedImage:
     file = io.BytesIO()
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 120, np.uint8)).save(file, "JPEG")
-    return CompressedPicture("jpeg", file.getvalue())
+    return EncodedImage("jpeg", file.getvalue())
 
 
 def frame_set(start_ms: int = 0, missing=(), **replaced) -> FrameSet:
@@ -83,7 +83,7 @@ def test_a_picture_of_another_size_than_calibrated_is_refused():
 
 
 @pytest.mark.parametrize(("broken", "message"), [
-    (CompressedPicture("jpeg", jpeg().data[:200]), "camera left: JPEG of 200 bytes is damaged"),
+    (EncodedImage("jpeg", jpeg().data[:200]), "camera left: JPEG of 200 bytes is damaged"),
     (SensorImage("8UC3", 64, 96, 288, bytes(18432)), "camera left: encoding 8UC3 .* layout"),
     (SensorImage("32FC1", 64, 96, 384, bytes(24576)), "camera left: unknown image encoding"),
 ])  # fmt: skip
@@ -100,7 +100,7 @@ def test_an_encoding_can_be_set_per_camera():
 
 
 def test_poses_decide_before_anything_is_decoded():
-    broken = CompressedPicture("jpeg", b"")
+    broken = EncodedImage("jpeg", b"")
     with pytest.raises(FrameError, match=r"camera left: .* newer than the newest") as error:
         assembler().assemble(frame_set(1100, left=broken), poses())
     assert error.value.reason == "pose_not_yet"
@@ -189,7 +189,7 @@ def test_real_jpegs_go_through(shared_dir):
     folder = shared_dir / "data" / "nuscenes-scene0103-seq4" / "frame0"
     data = (folder / "CAM_FRONT.jpg").read_bytes()
     frames = assembler([calibration(name, width=1600, height=900) for name in CAMERAS])
-    compressed = CompressedPicture("jpeg", data)
+    compressed = EncodedImage("jpeg", data)
     frame = frames.assemble(frame_set(0, **dict.fromkeys(CAMERAS, compressed)), poses())
     expected = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(frame.images["left"], expected)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from occ_perception.sensing.images import (
-    CompressedPicture,
+    EncodedImage,
     ImageError,
     SensorImage,
     decode_image,
@@ -36,7 +36,7 @@ def pillow(data: bytes) -> np.ndarray:
 
 
 def decoded(data: bytes, declared: str = "jpeg") -> np.ndarray:
-    return decode_image(CompressedPicture(declared, data))
+    return decode_image(EncodedImage(declared, data))
 
 
 @pytest.mark.parametrize("options", [

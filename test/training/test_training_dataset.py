@@ -435,8 +435,8 @@ def test_a_file_that_breaks_later_is_named(tmp_path: Path) -> None:
     index = folders.town_index()
     frame = index.frames[0]
     camera = frame.cameras["CAM_FRONT"]
-    picture = tmp_path / "cut.jpg"
-    picture.write_bytes(index.path(camera.image).read_bytes()[:2000])
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(index.path(camera.image).read_bytes()[:2000])
 
     def with_front(image: Path, **changes: int) -> OccupancyDataset:
         front = replace(camera, image=str(image), **changes)

@@ -20,7 +20,7 @@ from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.frame_sets import FrameSet
-from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
 from occ_training.data.records import CameraRecord, FrameRecord
 from occ_training.lidar_labels.labelling import LabelledFrame
 
@@ -124,7 +124,7 @@ class FrameWriter:
         """Suffix and bytes of a picture: those recorded, or PNG where they cannot be kept."""
         picture = frame_set.payloads[name]
         calibration = self._rig.camera(name)
-        if isinstance(picture, CompressedPicture) and calibration.is_rectified:
+        if isinstance(picture, EncodedImage) and calibration.is_rectified:
             try:
                 check_compressed(picture)
                 data = bytes(picture.data)

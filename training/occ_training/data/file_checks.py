@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from occ_perception.labels import LABEL_SETS
-from occ_perception.sensing.images import CompressedPicture, ImageError, check_compressed
+from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
 from occ_training.data.label_files import (
     DataFileError,
     read_labels,
@@ -152,7 +152,7 @@ def _read_classes(path: Path, ids: str, rows: Callable[[], int]) -> None:
 
 def _whole_picture(path: Path) -> None:
     try:
-        check_compressed(CompressedPicture(path.suffix, path.read_bytes()))
+        check_compressed(EncodedImage(path.suffix, path.read_bytes()))
     except ImageError as error:
         raise DataFileError(f"{path}: {error}") from error
 

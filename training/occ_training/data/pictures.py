@@ -19,7 +19,7 @@ from torch import Tensor
 from occ_perception.geometry import Float64
 from occ_perception.models.card import Preprocessing
 from occ_perception.runtime.preprocess import CropPlan, Preprocessor, Size, crop_picture
-from occ_perception.sensing.images import CompressedPicture, ImageError, decode_image
+from occ_perception.sensing.images import EncodedImage, ImageError, decode_image
 from occ_training.data.label_files import DataFileError
 
 
@@ -98,10 +98,10 @@ class PicturePlan:
         pixels = self._lit(crop_picture(picture, self.crop, interpolation))
         if not (self.mirror or self.rotation_deg):
             return pixels
-        image = Image.fromarray(pixels)
+        turned = Image.fromarray(pixels)
         if self.mirror:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(image.rotate(self.rotation_deg))
+            turned = turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(turned.rotate(self.rotation_deg))
 
     def _lit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """In other light: one table for all bytes."""
@@ -141,7 +141,7 @@ def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
         DataFileError: missing or damaged, or not of the calibrated size.
     """
     try:
-        picture = decode_image(CompressedPicture(path.suffix, path.read_bytes()))
+        picture = decode_image(EncodedImage(path.suffix, path.read_bytes()))
     except (OSError, ImageError) as error:
         raise DataFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if picture.shape[:2] != (size[1], size[0]):
