@@ -65,7 +65,7 @@ def page(facts: dict[str, Any], every: dict[str, list[dict[str, Any]]]) -> str:
         ],
     )
     lines += _table(
-        "Stream: decoded pictures on the host to labels on the host, ms",
+        "Stream: decoded images on the host to labels on the host, ms",
         ("model and execution", "p50", "p90", "p99", "max", "network p50", "GMAC", "TFLOP/s", "MB"),
         [
             (

@@ -1,11 +1,11 @@
-"""Time and bit equality of JPEG decoders on real pictures.
+"""Time and bit equality of JPEG decoders on real images.
 
     python benchmarks/jpeg_decoders.py FOLDER [--out FILE.json]
 
 Every .jpg below FOLDER is decoded to RGB by Pillow, by OpenCV and by our decode_image, on one
-thread, from bytes in memory. Reported are milliseconds of CPU time per picture, which other
+thread, from bytes in memory. Reported are milliseconds of CPU time per image, which other
 programs disturb little, and the largest difference from Pillow, which is what the published
-preprocessing reads pictures with.
+preprocessing reads images with.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     files = [path.read_bytes() for path in sorted(arguments.folder.rglob("*.jpg"))]
     result = {
-        "pictures": len(files),
+        "images": len(files),
         "mean_kB": round(float(np.mean([len(f) for f in files])) / 1e3, 1),
         "size": "x".join(map(str, pillow(files[0]).shape[1::-1])),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",

@@ -137,7 +137,7 @@ def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         "- scaled: to the machine the published code was measured on, by whichever convolution "
         "gives more. In bold: measured there with nothing else running; the other rows of the "
         "published code are upper bounds",
-        "- GB: peak resident size of the process, for the stream with its pictures in memory",
+        "- GB: peak resident size of the process, for the stream with its images in memory",
         "\n| model | image | GMAC | published | s | scaled | published | ratio | GB | published "
         "| ratio |",
         "| --- | --- |" + " ---: |" * 9,

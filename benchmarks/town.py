@@ -26,7 +26,7 @@ from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive
 from occ_perception.synthetic.labels import camera_mask, voxelise
 from occ_perception.synthetic.lidar import ray_sweep
-from occ_perception.synthetic.render import develop_picture, draw_sensor, render_view
+from occ_perception.synthetic.render import develop_image, draw_sensor, render_view
 from occ_perception.synthetic.rig import synthetic_rig
 from occ_perception.synthetic.town import Town
 
@@ -56,12 +56,12 @@ def speed(repeat: int) -> dict[str, dict[str, float]]:
     for width, height in ((352, 128), (704, 256), (800, 450)):
         rig = synthetic_rig((width, height))
 
-        def pictures(rig: CameraRig = rig) -> None:
+        def images(rig: CameraRig = rig) -> None:
             for n, camera in enumerate(rig.cameras):
                 view = render_view(scene, drive.weather, camera, threads=1)
-                develop_picture(view, draw_sensor(np.random.default_rng(n), n))
+                develop_image(view, draw_sensor(np.random.default_rng(n), n))
 
-        rows[f"6 pictures {width}x{height}"] = cpu_seconds(pictures, repeat)
+        rows[f"6 images {width}x{height}"] = cpu_seconds(images, repeat)
     rows["voxels and flow"] = cpu_seconds(lambda: voxelise(scene), repeat)
     rows["camera mask, stride 4"] = cpu_seconds(
         lambda: camera_mask(scene, native, threads=1), repeat

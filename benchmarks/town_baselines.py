@@ -2,7 +2,7 @@
 
     python benchmarks/town_baselines.py [--train-towns 20] [--test-towns 10] [--frames 2]
 
-    prior    every voxel's most frequent class in training towns, whatever the pictures show
+    prior    every voxel's most frequent class in training towns, whatever the images show
     plane    a level road at the height of the ego origin
     oracle   every pixel lifted with perfect depth and class: the voxels that hold a visible surface
 

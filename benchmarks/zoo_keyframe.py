@@ -2,7 +2,7 @@
 
     python benchmarks/zoo_keyframe.py KEYFRAME [MODEL ...] [--out FOLDER] [--results FOLDER]
 
-KEYFRAME is a folder with one frame of nuScenes: six pictures, LIDAR_TOP.bin (float32; x, y, z,
+KEYFRAME is a folder with one frame of nuScenes: six images, LIDAR_TOP.bin (float32; x, y, z,
 intensity, ring in the lidar's frame) and frames.json, whose first entry has
 
     lidar2ego, ego2global        4x4, at the lidar's stamp timestamp_us
@@ -11,7 +11,7 @@ intensity, ring in the lidar's frame) and frames.json, whose first entry has
 
 Weights are those of the recipe (seed 0): what comes out means nothing, what it costs does. The
 frame is given twice, half a second apart, so that the second one has a history to fuse. Models of
-other rigs run on pictures drawn at their native size. Each model runs in a process of its own, so
+other rigs run on images drawn at their native size. Each model runs in a process of its own, so
 that its peak memory is its own, and its figures are a file in OUT: a later run with the same OUT
 does what is missing and writes the dated page and JSON again.
 """
@@ -64,7 +64,7 @@ def keyframe(folder: Path) -> CameraFrame:
     """The frame in a folder.
 
     Raises:
-        ValueError: a picture cannot be read.
+        ValueError: an image cannot be read.
         KeyError, OSError: frames.json or a file that it names is missing or incomplete.
     """
     facts = json.loads((folder / "frames.json").read_text())["frames"][0]
@@ -73,10 +73,10 @@ def keyframe(folder: Path) -> CameraFrame:
         K, ego_T_cam = np.array(camera["K"]), rigid(camera["cam2ego"])
         size = (camera["width"], camera["height"])
         cameras.append(CameraCalibration(name, *size, K, ego_T_cam))
-        picture = cv2.imread(str(folder / camera["file"]), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ValueError(f"{folder / camera['file']} is no picture that OpenCV can read")
-        images[name] = np.asarray(picture, dtype=np.uint8)
+        image = cv2.imread(str(folder / camera["file"]), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise ValueError(f"{folder / camera['file']} is no image that OpenCV can read")
+        images[name] = np.asarray(image, dtype=np.uint8)
     ego_T_lidar = rigid(facts["lidar2ego"])
     lidar = facts["lidar"]
     points = np.fromfile(folder / lidar["file"], np.float32).reshape(-1, len(lidar["columns"]))
@@ -135,7 +135,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
     assert prediction is not None
     return {
         "model": name,
-        "pictures": source,
+        "images": source,
         "depth": "lidar" if card.measures_depth else "",
         "image": "{}x{}".format(*card.preprocessing.input_size),
         "grid": "x".join(map(str, card.grid.dims)),
@@ -171,17 +171,17 @@ def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
         "# The zoo on one key frame, at full size\n",
         f"- {conditions({**found[0], 'model': f'{len(found)} networks,'})}",
         "- weights of the recipe: the answers mean nothing",
-        "- first: a stream's first frame; second: the same pictures half a second later, with "
-        "history; both from decoded pictures to labels",
+        "- first: a stream's first frame; second: the same images half a second later, with "
+        "history; both from decoded images to labels",
         "- GB: peak resident size of the process, loading included",
         f"- load average: {min(loads)} to {max(loads)}",
-        "\n| model | pictures | image | grid | first, s | second, s | CPU s | GB | classes |",
+        "\n| model | images | image | grid | first, s | second, s | CPU s | GB | classes |",
         "| --- | --- | --- | --- |" + " ---: |" * 5,
     ]
     for one in found:
-        pictures = one["pictures"] + (" + lidar" if one["depth"] else "")
+        images = one["images"] + (" + lidar" if one["depth"] else "")
         lines.append(
-            f"| {one['model']} | {pictures} | {one['image']} | {one['grid']} | {one['first_s']:.2f}"
+            f"| {one['model']} | {images} | {one['image']} | {one['grid']} | {one['first_s']:.2f}"
             f" | {one['second_s']:.2f} | {one['second_cpu_s']:.2f} | {one['peak_gb']:.2f}"
             f" | {one['classes']} |"
         )

@@ -66,7 +66,7 @@ _ADVICE = {
 # What a system says without naming a file, and a user can mend.
 _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
 _OUT_OF_MEMORY = (
-    "there is not enough memory; run with smaller pictures, a smaller model or batch, fewer "
+    "there is not enough memory; run with smaller images, a smaller model or batch, fewer "
     "processes or jobs, or on another device"
 )
 

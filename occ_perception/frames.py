@@ -23,11 +23,11 @@ class CameraCalibration:
 
     Attributes:
         name: the camera's name in the model's vocabulary, e.g. ``CAM_FRONT``.
-        width, height: size of the pictures the intrinsics belong to, pixels.
+        width, height: size of the images the intrinsics belong to, pixels.
         K: (3, 3) intrinsics at that size.
         ego_T_cam: (4, 4) static extrinsics, optical frame to ego.
         frame_id: the camera's optical frame in tf, empty where unknown.
-        distortion_model: ``""`` for rectified pictures, else ``plumb_bob``,
+        distortion_model: ``""`` for rectified images, else ``plumb_bob``,
             ``rational_polynomial`` or ``equidistant``.
         distortion: coefficients in the order of sensor_msgs/CameraInfo.D.
     """
@@ -65,7 +65,7 @@ class CameraCalibration:
 
     @property
     def is_rectified(self) -> bool:
-        """Whether pictures can be used as they are (no distortion coefficients but zeros)."""
+        """Whether images can be used as they are (no distortion coefficients but zeros)."""
         return not any(self.distortion)
 
 
@@ -152,12 +152,12 @@ class CameraFrame:
     """One frame set of cameras, decoded, with the ego pose at each exposure.
 
     Attributes:
-        rig: calibrations; the pictures are rectified and of the calibrated size.
+        rig: calibrations; the images are rectified and of the calibrated size.
         images: camera name -> (H, W, 3) uint8 **RGB**.
         stamps_ns: camera name -> exposure stamp.
         world_T_ego: camera name -> (4, 4) ego pose at that stamp.
         reference_camera: the camera whose stamp the output grid is expressed at.
-        reused: cameras whose picture was taken over from an earlier frame set.
+        reused: cameras whose image was taken over from an earlier frame set.
         sequence: id of the recording or scene; a change breaks the history.
         token: source identifier (e.g. a nuScenes sample token), empty where there is none.
         lidar: a sweep from about the same time; only models that are given depth read it.
@@ -176,7 +176,7 @@ class CameraFrame:
     def __post_init__(self) -> None:
         if self.reference_camera not in self.images:
             raise ValueError(
-                f"frame has no picture of its reference camera {self.reference_camera!r}; "
+                f"frame has no image of its reference camera {self.reference_camera!r}; "
                 f"it has {', '.join(self.images)}"
             )
         for name, image in self.images.items():
@@ -184,16 +184,16 @@ class CameraFrame:
             expected = (calibration.height, calibration.width, 3)
             if image.shape != expected or image.dtype != np.uint8:
                 raise ValueError(
-                    f"camera {name}: picture is {image.dtype} {image.shape}, expected uint8 "
+                    f"camera {name}: image is {image.dtype} {image.shape}, expected uint8 "
                     f"{expected} as calibrated; check that camera_info and image belong together"
                 )
             if name not in self.stamps_ns or name not in self.world_T_ego:
-                raise ValueError(f"camera {name}: picture without a stamp or an ego pose")
+                raise ValueError(f"camera {name}: image without a stamp or an ego pose")
             require_rigid(self.world_T_ego[name], f"camera {name}: world_T_ego")
         strangers = [name for name in self.reused if name not in self.images]
         if strangers:
             raise ValueError(
-                f"reused pictures of {', '.join(strangers)}, but the frame has only "
+                f"reused images of {', '.join(strangers)}, but the frame has only "
                 f"{', '.join(self.images)}"
             )
 
@@ -223,7 +223,7 @@ class OccupancyPrediction:
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s, along the ego axes; None
             where the model predicts none.
         model: name of the model, with the checksum prefix of its weights where known.
-        camera_stamps_ns: the stamps of the pictures it was made from.
+        camera_stamps_ns: the stamps of the images it was made from.
         committed: whether this frame entered the model's temporal history.
         history_length: frames of history the model had before this one, since the last break.
         history_break: why the history was emptied before this frame, "" if it was not.

@@ -1,6 +1,6 @@
 """Recordings as other people's converters and cars write them, built with rosbags alone.
 
-Each function takes the pictures of ``nuscenes_folder`` and imitates one family: topic names, types,
+Each function takes the images of ``nuscenes_folder`` and imitates one family: topic names, types,
 stamps, frames and the family's oddities.
 """
 
@@ -66,19 +66,19 @@ class Messages:
         )
 
     def camera_info(
-        self, stamp_ns: int, frame_id: str, picture: DrawnImage, model: str = "", D: Iterable = ()
+        self, stamp_ns: int, frame_id: str, image: DrawnImage, model: str = "", D: Iterable = ()
     ) -> Any:
         # The rectification matrix of foxglove/nuscenes2bag: ones in the first column.
         R = np.zeros(9)
         R[[0, 3, 6]] = 1
-        P = np.hstack([picture.K, np.zeros((3, 1))])
+        P = np.hstack([image.K, np.zeros((3, 1))])
         names = "DKRP" if self.ros1 else "dkrp"
-        values = (np.array(list(D), float), picture.K.ravel(), R, P.ravel())
+        values = (np.array(list(D), float), image.K.ravel(), R, P.ravel())
         return self.new(
             "sensor_msgs/msg/CameraInfo",
             header=self.header(stamp_ns, frame_id),
-            width=picture.size[0],
-            height=picture.size[1],
+            width=image.size[0],
+            height=image.size[1],
             distortion_model=model,
             binning_x=0,
             binning_y=0,
@@ -133,8 +133,8 @@ class Messages:
         )
 
 
-def pixels(picture: DrawnImage) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("RGB"))
+def pixels(image: DrawnImage) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.jpeg)).convert("RGB"))
 
 
 def write(path: Path, messages: Messages, timed: Iterable[Timed], storage="sqlite3", mode="none"):
@@ -158,26 +158,26 @@ def write(path: Path, messages: Messages, timed: Iterable[Timed], storage="sqlit
     return path
 
 
-def clynamen(path: Path, pictures: list[DrawnImage]) -> Path:
+def clynamen(path: Path, images: list[DrawnImage]) -> Path:
     """clynamen/nuscenes2bag: ROS 1, raw bgr8, whole tree in every /tf, no camera_info."""
     messages = Messages(ros1=True)
-    return write(path, messages, _clynamen_topics(messages, pictures, stamped=True))
+    return write(path, messages, _clynamen_topics(messages, images, stamped=True))
 
 
-def clynamen_ros2(path: Path, pictures: list[DrawnImage]) -> Path:
-    """Its Humble port: headers of pictures stay empty."""
+def clynamen_ros2(path: Path, images: list[DrawnImage]) -> Path:
+    """Its Humble port: headers of images stay empty."""
     messages = Messages()
-    return write(path, messages, _clynamen_topics(messages, pictures, stamped=False))
+    return write(path, messages, _clynamen_topics(messages, images, stamped=False))
 
 
-def _clynamen_topics(messages: Messages, pictures: list[DrawnImage], stamped: bool) -> list[Timed]:
+def _clynamen_topics(messages: Messages, images: list[DrawnImage], stamped: bool) -> list[Timed]:
     timed: list[Timed] = []
-    mounts = {picture.channel.lower(): picture.ego_T_cam for picture in pictures}
-    for picture in pictures:
-        frame, stamp = picture.channel.lower(), picture.stamp_ns
+    mounts = {image.channel.lower(): image.ego_T_cam for image in images}
+    for image in images:
+        frame, stamp = image.channel.lower(), image.stamp_ns
         header = (stamp, frame) if stamped else (0, "")
-        timed.append((stamp, f"{frame}/raw", messages.image(*header, pixels(picture))))
-        pose = picture.world_T_ego
+        timed.append((stamp, f"{frame}/raw", messages.image(*header, pixels(image))))
+        pose = image.world_T_ego
         timed.append((stamp, "/odom", messages.odometry(stamp, "odom", "base_link", pose)))
         tree = [(stamp, "odom", "base_link", pose), (stamp, "map", "odom", np.eye(4))]
         tree += [(stamp, "base_link", name, mount) for name, mount in mounts.items()]
@@ -185,28 +185,28 @@ def _clynamen_topics(messages: Messages, pictures: list[DrawnImage], stamped: bo
     return timed
 
 
-def foxglove(path: Path, pictures: list[DrawnImage], storage="mcap", mode="none") -> Path:
+def foxglove(path: Path, images: list[DrawnImage], storage="mcap", mode="none") -> Path:
     """foxglove/nuscenes2bag as WATonomous/nuscenes_to_ros2bag writes it.
 
-    Keyframe pictures are logged at the lidar time, CAN odometry in bursts at keyframes, and /tf
+    Keyframe images are logged at the lidar time, CAN odometry in bursts at keyframes, and /tf
     comes at keyframes only, each message with the transforms of the next one as well.
     """
     messages = Messages()
     timed: list[Timed] = []
     lidar_times = sorted(
-        {p.stamp_ns for p in pictures if p.is_key_frame and p.channel == "CAM_BACK_LEFT"}
+        {p.stamp_ns for p in images if p.is_key_frame and p.channel == "CAM_BACK_LEFT"}
     )
-    start = pictures[0].stamp_ns
-    poses = {p.stamp_ns: p.world_T_ego for p in pictures}
-    mounts = {picture.channel: picture.ego_T_cam for picture in pictures}
-    for picture in pictures:
-        name, stamp = picture.channel, picture.stamp_ns
+    start = images[0].stamp_ns
+    poses = {p.stamp_ns: p.world_T_ego for p in images}
+    mounts = {image.channel: image.ego_T_cam for image in images}
+    for image in images:
+        name, stamp = image.channel, image.stamp_ns
         logged = stamp
-        if picture.is_key_frame:
+        if image.is_key_frame:
             logged = min(lidar_times, key=lambda time: abs(time - stamp))
-        message = messages.compressed(stamp, name, picture.jpeg)
+        message = messages.compressed(stamp, name, image.jpeg)
         timed.append((logged, f"/{name}/image_rect_compressed", message))
-        info = messages.camera_info(stamp, name, picture)
+        info = messages.camera_info(stamp, name, image)
         timed.append((logged, f"/{name}/camera_info", info))
     for now, following in zip(lidar_times, [*lidar_times[1:], None], strict=True):
         tree = []
@@ -233,28 +233,28 @@ AUTOWARE_CAMERAS = {
 PLUMB_BOB = (-0.2, 0.05, 0.001, -0.0005, 0.0)
 
 
-def autoware(path: Path, pictures: list[DrawnImage]) -> Path:
-    """A real car: distorted pictures, mounts as chains in /tf_static, localisation at 50 Hz."""
+def autoware(path: Path, images: list[DrawnImage]) -> Path:
+    """A real car: distorted images, mounts as chains in /tf_static, localisation at 50 Hz."""
     messages = Messages()
-    first, last = pictures[0].stamp_ns, pictures[-1].stamp_ns
+    first, last = images[0].stamp_ns, images[-1].stamp_ns
     timed: list[Timed] = []
     static = []
     # Body frames look along x; the optical frame is turned from there.
     body_T_optical = np.array([[0, 0, 1, 0.01], [-1, 0, 0, 0.0], [0, -1, 0, 0.02], [0, 0, 0, 1.0]])
-    for name, mount in {picture.channel: picture.ego_T_cam for picture in pictures}.items():
+    for name, mount in {image.channel: image.ego_T_cam for image in images}.items():
         link = f"camera{AUTOWARE_CAMERAS[name]}/camera_link"
         base_T_link = mount @ invert_transform(body_T_optical)
         static.append((first, "base_link", link, base_T_link))
         optical = f"camera{AUTOWARE_CAMERAS[name]}/camera_optical_link"
         static.append((first, link, optical, body_T_optical))
     timed.append((first - MS, "/tf_static", messages.tf(static)))
-    for picture in pictures:
-        topic = f"/sensing/camera/camera{AUTOWARE_CAMERAS[picture.channel]}"
-        frame = f"camera{AUTOWARE_CAMERAS[picture.channel]}/camera_optical_link"
-        stamp = picture.stamp_ns
-        message = messages.compressed(stamp, frame, picture.jpeg, "bgr8; jpeg compressed bgr8")
-        info = messages.camera_info(stamp, frame, picture, "plumb_bob", PLUMB_BOB)
-        # A driver needs some time to send a picture.
+    for image in images:
+        topic = f"/sensing/camera/camera{AUTOWARE_CAMERAS[image.channel]}"
+        frame = f"camera{AUTOWARE_CAMERAS[image.channel]}/camera_optical_link"
+        stamp = image.stamp_ns
+        message = messages.compressed(stamp, frame, image.jpeg, "bgr8; jpeg compressed bgr8")
+        info = messages.camera_info(stamp, frame, image, "plumb_bob", PLUMB_BOB)
+        # A driver needs some time to send an image.
         timed.append((stamp + 15 * MS, f"{topic}/image_raw/compressed", message))
         timed.append((stamp + 15 * MS, f"{topic}/camera_info", info))
     start_us = first / 1e9

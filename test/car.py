@@ -49,7 +49,7 @@ def _calibration(name: str, yaw_deg: float) -> CameraCalibration:
     return CameraCalibration(name, WIDTH, HEIGHT, K, ego_T_cam, frame_id=f"{name.lower()}_optical")
 
 
-def picture(camera: str, time_s: float) -> np.ndarray:
+def image(camera: str, time_s: float) -> np.ndarray:
     """(H, W, 3) uint8 RGB: smooth patterns that differ between cameras and move with time."""
     phase = list(CAMERAS).index(camera)
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -83,7 +83,7 @@ class Car:
         qos = QoSProfile(depth=10, reliability=reliability)
         self.node = node
         self.prefix = prefix
-        self.pictures = {
+        self.images = {
             name: node.create_publisher(CompressedImage, self.topic(name, "image"), qos)
             for name in CAMERAS
         }
@@ -94,7 +94,7 @@ class Car:
 
     def wait_until_heard(self, timeout_s: float = 120.0) -> None:
         """Until the node has subscribed to everything."""
-        publishers = [*self.pictures.values(), self.odometry]
+        publishers = [*self.images.values(), self.odometry]
         spin_until(
             self.node,
             lambda: all(p.get_subscription_count() for p in publishers),
@@ -123,8 +123,8 @@ class Car:
             message.header.stamp = ros_time(stamp_ns)
             message.header.frame_id = f"{name.lower()}_optical"
             data = (replaced or {}).get(name)
-            message.data = data if data is not None else jpeg(picture(name, stamp_ns * 1e-9))
-            self.pictures[name].publish(message)
+            message.data = data if data is not None else jpeg(image(name, stamp_ns * 1e-9))
+            self.images[name].publish(message)
         return start_ns + round(CAMERAS["CAM_FRONT"][1] * 1e9)
 
     def pose(self, stamp_ns: int) -> None:

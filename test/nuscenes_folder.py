@@ -1,6 +1,6 @@
 """Builds nuScenes folders in the devkit's format: drawn scenes for any machine, and the real one.
 
-``drawn_scene`` needs nothing; ``real_scene`` copies pictures from the folder that OCC_SHARED names.
+``drawn_scene`` needs nothing; ``real_scene`` copies images from the folder that OCC_SHARED names.
 Both return the readings that went in, in the order of time, for tests to compare with.
 """
 
@@ -67,23 +67,23 @@ def drawn_scene(
     lidar: bool = False,
 ) -> list[DrawnImage]:
     """The folder of a vehicle that drives a bend."""
-    pictures = drawn_pictures(keyframes, with_sweeps, size, start_us)
-    write_folder(root, scene, pictures, sample_stamps_us=None, lidar=lidar)
-    return pictures
+    images = drawn_images(keyframes, with_sweeps, size, start_us)
+    write_folder(root, scene, images, sample_stamps_us=None, lidar=lidar)
+    return images
 
 
-def drawn_pictures(
+def drawn_images(
     keyframes: int = 3,
     with_sweeps: bool = True,
     size: tuple[int, int] = (160, 90),
     start_us: int = START_US,
 ) -> list[DrawnImage]:
-    """Every picture different, in the order of time; K scaled from the nominal rig."""
+    """Every image different, in the order of time; K scaled from the nominal rig."""
     rig = load_rig("nuscenes")
     per_keyframe = 6 if with_sweeps else 1
-    # The keyframe comes last among the pictures that name it, as in the data set.
+    # The keyframe comes last among the images that name it, as in the data set.
     count = (keyframes - 1) * per_keyframe + 1
-    pictures = []
+    images = []
     for step in range(count):
         sample = -(-step // per_keyframe)
         spin_us = start_us + step * (SWEEP_PERIOD_US if with_sweeps else 500_000)
@@ -91,27 +91,27 @@ def drawn_pictures(
             stamp = spin_us + offset
             camera = rig.camera(channel)
             K = np.diag([size[0] / camera.width, size[1] / camera.height, 1.0]) @ camera.K
-            pictures.append(
+            images.append(
                 DrawnImage(
                     channel=channel,
                     stamp_us=stamp,
                     sample=sample,
                     is_key_frame=step % per_keyframe == 0,
-                    jpeg=draw(size, seed=len(pictures)),
+                    jpeg=draw(size, seed=len(images)),
                     size=size,
                     K=K,
                     ego_T_cam=camera.ego_T_cam,
                     world_T_ego=drive((stamp - start_us) / 1e6),
                 )
             )
-    return sorted(pictures, key=lambda picture: picture.stamp_us)
+    return sorted(images, key=lambda image: image.stamp_us)
 
 
 def real_scene(root: Path, shared_dir: Path) -> list[DrawnImage]:
     """The four keyframes of scene-0103, six cameras each."""
     source = shared_dir / "data" / "nuscenes-scene0103-seq4"
     frames = json.loads((source / "frames.json").read_text())["frames"]
-    pictures = [
+    images = [
         DrawnImage(
             channel=channel,
             stamp_us=camera["timestamp_us"],
@@ -128,8 +128,8 @@ def real_scene(root: Path, shared_dir: Path) -> list[DrawnImage]:
     ]
     stamps = [frame["timestamp_us"] for frame in frames]
     tokens = [frame["token"] for frame in frames]
-    write_folder(root, "scene-0103", pictures, stamps, sample_tokens=tokens)
-    return sorted(pictures, key=lambda picture: picture.stamp_us)
+    write_folder(root, "scene-0103", images, stamps, sample_tokens=tokens)
+    return sorted(images, key=lambda image: image.stamp_us)
 
 
 def drive(seconds: float) -> np.ndarray:
@@ -141,7 +141,7 @@ def drive(seconds: float) -> np.ndarray:
 
 
 def draw(size: tuple[int, int], seed: int) -> bytes:
-    """A picture with edges and texture, different for every seed."""
+    """An image with edges and texture, different for every seed."""
     width, height = size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
@@ -157,15 +157,15 @@ def draw(size: tuple[int, int], seed: int) -> bytes:
 def write_folder(
     root: Path,
     scene: str,
-    pictures: list[DrawnImage],
+    images: list[DrawnImage],
     sample_stamps_us: list[int] | None,
     sample_tokens: list[str] | None = None,
     lidar: bool = False,
 ) -> None:
     """Tables and files; called again for another scene it adds to the folder that is there."""
-    samples = sorted({picture.sample for picture in pictures})
+    samples = sorted({image.sample for image in images})
     stamps = sample_stamps_us or [
-        max(p.stamp_us for p in pictures if p.sample == k and p.is_key_frame) for k in samples
+        max(p.stamp_us for p in images if p.sample == k and p.is_key_frame) for k in samples
     ]
     tokens = sample_tokens or [token(scene, "sample", k) for k in samples]
     tables: dict[str, list[dict]] = {
@@ -190,21 +190,21 @@ def write_folder(
         "sample_data": [],
         "ego_pose": [],
     }
-    for channel in sorted({picture.channel for picture in pictures}):
-        first = next(picture for picture in pictures if picture.channel == channel)
+    for channel in sorted({image.channel for image in images}):
+        first = next(image for image in images if image.channel == channel)
         _add_sensor(tables, scene, channel, "camera", first.ego_T_cam, first.K.tolist())
-    for picture in pictures:
-        file = root / picture.filename
+    for image in images:
+        file = root / image.filename
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture.jpeg)
-        _add_data(tables, scene, picture, tokens[picture.sample])
+        file.write_bytes(image.jpeg)
+        _add_data(tables, scene, image, tokens[image.sample])
     if lidar:
         _add_sensor(tables, scene, "LIDAR_TOP", "lidar", load_rig("nuscenes").ego_T_lidar, [])
-        keyframes = [p for p in pictures if p.is_key_frame and p.channel == "CAM_BACK_LEFT"]
-        for picture in keyframes:
-            sweep = replace(picture, channel="LIDAR_TOP", size=(0, 0))
-            _add_data(tables, scene, sweep, tokens[picture.sample], "pcd")
-            points = np.random.default_rng(picture.sample).normal(size=(50, 5)).astype("<f4")
+        keyframes = [p for p in images if p.is_key_frame and p.channel == "CAM_BACK_LEFT"]
+        for image in keyframes:
+            sweep = replace(image, channel="LIDAR_TOP", size=(0, 0))
+            _add_data(tables, scene, sweep, tokens[image.sample], "pcd")
+            points = np.random.default_rng(image.sample).normal(size=(50, 5)).astype("<f4")
             path = root / tables["sample_data"][-1]["filename"]
             path.parent.mkdir(parents=True, exist_ok=True)
             points.tofile(path)
@@ -234,26 +234,24 @@ def _add_sensor(
     )
 
 
-def _add_data(tables: dict, scene: str, picture: DrawnImage, sample: str, kind: str = "jpg") -> None:
-    data = token(scene, "sample_data", picture.channel, picture.stamp_us)
-    is_picture = kind == "jpg"
+def _add_data(tables: dict, scene: str, image: DrawnImage, sample: str, kind: str = "jpg") -> None:
+    data = token(scene, "sample_data", image.channel, image.stamp_us)
+    is_image = kind == "jpg"
     tables["ego_pose"].append(
-        {"token": data, "timestamp": picture.stamp_us, **_pose(picture.world_T_ego)}
+        {"token": data, "timestamp": image.stamp_us, **_pose(image.world_T_ego)}
     )
     tables["sample_data"].append(
         {
             "token": data,
             "sample_token": sample,
             "ego_pose_token": data,
-            "calibrated_sensor_token": token(scene, "calibrated_sensor", picture.channel),
-            "timestamp": picture.stamp_us,
+            "calibrated_sensor_token": token(scene, "calibrated_sensor", image.channel),
+            "timestamp": image.stamp_us,
             "fileformat": kind,
-            "is_key_frame": picture.is_key_frame,
-            "width": picture.size[0] if is_picture else 0,
-            "height": picture.size[1] if is_picture else 0,
-            "filename": picture.filename
-            if is_picture
-            else picture.filename.replace(".jpg", ".pcd.bin"),
+            "is_key_frame": image.is_key_frame,
+            "width": image.size[0] if is_image else 0,
+            "height": image.size[1] if is_image else 0,
+            "filename": image.filename if is_image else image.filename.replace(".jpg", ".pcd.bin"),
             "prev": "",
             "next": "",
         }

@@ -1,4 +1,4 @@
-"""Small recordings of occupancy with flow, pictures, lidar points and ground truth, in pieces."""
+"""Small recordings of occupancy with flow, images, lidar points and ground truth, in pieces."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def write_footage(folder: Path, count: int = 4, with_truth: bool = True) -> Smal
         for frame in frames:
             for camera in rig.cameras:
                 stamp = frame.stamps_ns[camera.name]
-                picture = frame.images[camera.name][..., ::-1]
-                jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+                image = frame.images[camera.name][..., ::-1]
+                jpeg = cv2.imencode(".jpg", image)[1].tobytes()
                 vehicle.write_camera(camera.name, stamp, jpeg)
                 vehicle.write_camera_info(camera, stamp)
                 vehicle.write_odometry(stamp, frame.world_T_ego[camera.name])

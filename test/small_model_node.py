@@ -1,6 +1,6 @@
 """occupancy_node with a small model beside those of the zoo, so that tests need not wait seconds.
 
-Everything is the real node; the networks are published ones on small pictures and a small grid:
+Everything is the real node; the networks are published ones on small images and a small grid:
 ALOcc-2D-mini, one whose grid lies in the lidar frame, one with flow, one that is given lidar depth.
 """
 

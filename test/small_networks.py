@@ -1,4 +1,4 @@
-"""Small pictures and grids for full networks, and inputs for them: two scenes that never end."""
+"""Small images and grids for full networks, and inputs for them: two scenes that never end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTICAL = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from 
 
 
 def small_card(card: ModelCard) -> ModelCard:
-    """The card with 64x96 pictures and 16 x 8 columns of 1 m."""
+    """The card with 64x96 images and 16 x 8 columns of 1 m."""
     return card.resized(INPUT_SIZE, card.config.geometry.grid.with_columns((16, 8), 1.0))
 
 

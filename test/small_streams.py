@@ -1,6 +1,6 @@
 """A small real model and frames that move, for tests of streams and of what uses them.
 
-The model is ALOcc-2D-mini with every weight of the full one; only pictures and grid are small.
+The model is ALOcc-2D-mini with every weight of the full one; only images and grid are small.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from occ_perception.models.zoo import ModelCard, get_card
 
 SMALL_MODEL = "alocc_2d_mini_small"
 INPUT_SIZE = (64, 176)
-PICTURE_SIZE = (400, 225)  # width, height: a quarter of the native picture
+IMAGE_SIZE = (400, 225)  # width, height: a quarter of the native image
 _OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes
 
 
 def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
-    """A card of the zoo with 64x176 pictures and 24 x 24 columns of 2 m."""
+    """A card of the zoo with 64x176 images and 24 x 24 columns of 2 m."""
     card = get_card(name)
     grid = card.config.geometry.grid.with_columns((24, 24), 2.0)
     return replace(card.resized(INPUT_SIZE, grid), name=rename or name)
@@ -37,10 +37,10 @@ def pose(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, pitch_deg: float 
 
 
 def surround_rig(
-    names: Sequence[str], picture_size: tuple[int, int] = PICTURE_SIZE, lidar: bool = False
+    names: Sequence[str], image_size: tuple[int, int] = IMAGE_SIZE, lidar: bool = False
 ) -> CameraRig:
-    """Cameras that look all around, focal length as nuScenes for the picture size."""
-    width, height = picture_size
+    """Cameras that look all around, focal length as nuScenes for the image size."""
+    width, height = image_size
     K = np.array([[0.79 * width, 0, 0.51 * width], [0, 0.79 * width, 0.54 * height], [0, 0, 1.0]])
     cameras = []
     for number, name in enumerate(names):
@@ -62,12 +62,12 @@ def frame_at(
     world: np.ndarray | None = None,
     reference_camera: str = "CAM_FRONT",
 ) -> CameraFrame:
-    """The frame of a steady drive at a time: pictures, stamps and poses depend on it alone."""
+    """The frame of a steady drive at a time: images, stamps and poses depend on it alone."""
     stamp_ns = round(t_s * 1e9)
     images, stamps, poses = {}, {}, {}
     for camera in rig.cameras:
         # Cameras fire one after the other, as on the real vehicle. By name, so that the order of
-        # the rig does not change the picture.
+        # the rig does not change the image.
         key = sum(camera.name.encode())
         stamps[camera.name] = stamp_ns + (key % 7) * 6_000_000
         if camera.name == reference_camera:
@@ -75,7 +75,7 @@ def frame_at(
         seconds = stamps[camera.name] * 1e-9
         at = pose(speed_mps * seconds, 0.3 * seconds, turn_dps * seconds, 0.5)
         poses[camera.name] = at if world is None else world @ at
-        images[camera.name] = _picture((camera.height, camera.width), key, stamp_ns)
+        images[camera.name] = _image((camera.height, camera.width), key, stamp_ns)
     return CameraFrame(
         rig=rig,
         images=images,
@@ -100,7 +100,7 @@ def _sweep(stamp_ns: int) -> np.ndarray:
     return np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
-def _picture(shape: tuple[int, int], key: int, stamp_ns: int) -> np.ndarray:
+def _image(shape: tuple[int, int], key: int, stamp_ns: int) -> np.ndarray:
     """Coarse colour blobs, different for every camera and time."""
     rng = np.random.default_rng([key, stamp_ns])
     coarse = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)

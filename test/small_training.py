@@ -18,12 +18,12 @@ from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 
-PICTURE = (176, 99)
+IMAGE = (176, 99)
 INPUT_SIZE = (64, 176)
 
 
 def small_card(cells: int = 50, layers: int = 4) -> ModelCard:
-    """``alocc_town`` on 64x176 pictures, over the same 80 m, with fewer cells and two past frames.
+    """``alocc_town`` on 64x176 images, over the same 80 m, with fewer cells and two past frames.
 
     Args:
         cells: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
@@ -80,5 +80,5 @@ def _kept() -> TemporaryDirectory:
 def town_index(drives: int = 3, frames: int = 3) -> DatasetIndex:
     """Key frames of a few drives through one town; read it, do not change it."""
     clips = [Clip(7, drive, 4, frames) for drive in range(drives)]
-    data = TownData(size=PICTURE, jitter_rig=False, points="lidar")
+    data = TownData(size=IMAGE, jitter_rig=False, points="lidar")
     return town_dataset(Path(_kept().name), f"{drives}x{frames}", clips, data, jobs=1)

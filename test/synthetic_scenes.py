@@ -49,7 +49,7 @@ def views(frame: tuple[int, int, float], size: tuple[int, int] = (352, 198)) -> 
 
 
 def sensors(index: int = 0) -> DriveSensors:
-    """Of a drive through the first town, with small pictures."""
+    """Of a drive through the first town, with small images."""
     return DriveSensors(drive(20_000, index), SensorOptions(size=(160, 90)))
 
 

@@ -56,7 +56,7 @@ def choose_layout(
         )
     if _believes_empty_stamps(recording, match.layout):
         raise BagError(
-            f"{recording.path}: pictures have stamp 0, and layout {layout.name} reads the header; "
+            f"{recording.path}: images have stamp 0, and layout {layout.name} reads the header; "
             "give a layout with `stamp_source: receive`, such as clynamen_ros2"
         )
     return match.layout
@@ -75,7 +75,7 @@ def _recognised(recording: Recording) -> TopicLayout:
         if not _believes_empty_stamps(recording, layout):
             return layout
     raise BagError(
-        f"{recording.path}: pictures have stamp 0; give a layout with `stamp_source: receive`"
+        f"{recording.path}: images have stamp 0; give a layout with `stamp_source: receive`"
     )
 
 

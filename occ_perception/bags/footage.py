@@ -1,4 +1,4 @@
-"""What a recording shows, moment by moment: occupancy, what is true, and the pictures."""
+"""What a recording shows, moment by moment: occupancy, what is true, and the images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.sensing.input_plan import InputPlanError
 
-_PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+_IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,15 @@ class Moment:
 
 
 class Footage:
-    """Occupancy of a source, joined by stamps with pictures and ground truth.
+    """Occupancy of a source, joined by stamps with images and ground truth.
 
     Args:
         source: a bag with occupancy, a results folder of ``occ run``, or a folder of .npz files.
-        cameras: bag with the pictures; by default the bag that ``occ run`` read, or the source.
+        cameras: bag with the images; by default the bag that ``occ run`` read, or the source.
         ground_truth: bag or folder of .npz files; by default whichever of the above has topics
             below ``/ground_truth``.
         topic: the occupancy topic, where the source has several.
-        layout: name or path of the topic layout of the bag with the pictures; recognised by
+        layout: name or path of the topic layout of the bag with the images; recognised by
             default.
 
     Attributes:
@@ -138,14 +138,14 @@ class Footage:
         return part
 
     def _open_cameras(self, path: Path, wanted: bool) -> RecordedDrive | None:
-        if not wanted and (_is_array_folder(path) or not _has_pictures(path)):
+        if not wanted and (_is_array_folder(path) or not _has_images(path)):
             return None
         try:
             frames = open_recording(path, self._layout)
         except (BagError, InputPlanError) as error:
             if wanted:
                 raise
-            self.notes.append(f"no pictures: {error}")
+            self.notes.append(f"no images: {error}")
             return None
         self._parts.append(frames)
         return frames
@@ -189,9 +189,9 @@ def _is_array_folder(path: Path) -> bool:
     return path.is_dir() and next(path.glob("*.npz"), None) is not None
 
 
-def _has_pictures(path: Path) -> bool:
+def _has_images(path: Path) -> bool:
     with Recording(path) as recording:
-        return any(topic.kind in _PICTURE_TYPES for topic in recording.topics.values())
+        return any(topic.kind in _IMAGE_TYPES for topic in recording.topics.values())
 
 
 def _truth_topics(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a recording holds, how its pictures form frame sets, and what the node would miss in it."""
+"""What a recording holds, how its images form frame sets, and what the node would miss in it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class TopicReport:
 
 @dataclass
 class FrameSetReport:
-    """How the pictures group.
+    """How the images group.
 
     Attributes:
-        counters: what became of pictures and frame sets.
+        counters: what became of images and frame sets.
         missing: camera -> number of frame sets without it.
         spread_ms: (smallest, median, largest) spread of the complete frame sets.
         period_ms: median time between frame sets.
@@ -69,7 +69,7 @@ class BagReport:
         topics: by name.
         matches: every shipped layout, best first, with what does not fit.
         layout: the layout in use, None where none fits.
-        frame_sets: how pictures group, None without a layout.
+        frame_sets: how images group, None without a layout.
         notes: what the calibration relies on besides the recording.
         missing_for_node: what keeps the node from running on these topics.
         problems: what was skipped while reading.
@@ -87,7 +87,7 @@ class BagReport:
 
 
 def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None) -> BagReport:
-    """Read a recording once, without decoding more pictures than one frame set.
+    """Read a recording once, without decoding more images than one frame set.
 
     Args:
         path: as for :func:`~.drive.open_recording`.
@@ -206,7 +206,7 @@ class _FrameSetStatistics:
         report.frame_sets = frame_sets
         if not counters.complete:
             report.missing_for_node.append(
-                "no frame set is complete: no moment has a picture of every camera"
+                "no frame set is complete: no moment has an image of every camera"
             )
         elif self._without_pose == counters.complete + counters.incomplete:
             report.missing_for_node.append(

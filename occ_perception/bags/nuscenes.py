@@ -36,7 +36,7 @@ class ConversionReport:
     Attributes:
         path: the recording.
         scene: name of the scene.
-        pictures: camera -> number of pictures written.
+        images: camera -> number of images written.
         sweeps: number of lidar sweeps written.
         poses: number of ego poses written.
         problems: files that were skipped and why.
@@ -44,7 +44,7 @@ class ConversionReport:
 
     path: Path
     scene: str
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     sweeps: int = 0
     poses: int = 0
     problems: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class SensorReading:
         ego_T_sensor: (4, 4) mounting pose.
         world_T_ego: (4, 4) ego pose at exactly ``stamp_ns``.
         K: (3, 3) intrinsics, None for a lidar.
-        size: (width, height) of a picture.
+        size: (width, height) of an image.
     """
 
     channel: str
@@ -73,7 +73,7 @@ class SensorReading:
     size: tuple[int, int]
 
     def calibration(self) -> CameraCalibration:
-        """The calibration of a picture; those of nuScenes are rectified."""
+        """The calibration of an image; those of nuScenes are rectified."""
         assert self.K is not None
         return CameraCalibration(
             name=self.channel,
@@ -97,7 +97,7 @@ def convert_nuscenes(
 ) -> ConversionReport:
     """Write one scene as a rosbag2 folder in the topic layout ``occ_perception``.
 
-    Every picture comes with its camera_info and, as odometry and as tf, with the ego pose that
+    Every image comes with its camera_info and, as odometry and as tf, with the ego pose that
     nuScenes has for exactly its stamp. Mounts go to /tf_static. JPEG bytes are copied untouched.
 
     Args:
@@ -106,13 +106,13 @@ def convert_nuscenes(
         scene: name of the scene, e.g. ``scene-0103``.
         out: the folder to make; nothing is overwritten, and a failed conversion leaves nothing.
         storage: container format.
-        sweeps: take all pictures (12 Hz), not the annotated keyframes (2 Hz) alone.
+        sweeps: take all images (12 Hz), not the annotated keyframes (2 Hz) alone.
         lidar: write the lidar too, where its files exist.
         progress: called with (readings done, readings in all).
 
     Raises:
         NuScenesError: unknown version or scene (the message lists those there are), incomplete
-            tables, or no picture at all.
+            tables, or no image at all.
         FileExistsError: there is something at ``out``.
     """
     readings = list(read_scene(root, version, scene, sweeps=sweeps, lidar=lidar))
@@ -126,7 +126,7 @@ def convert_nuscenes(
                 report.poses += 1
             if progress is not None:
                 progress(done, len(readings))
-        if not report.pictures:
+        if not report.images:
             raise NuScenesError(
                 f"none of the {len(readings)} files of {scene} could be used: "
                 f"{'; '.join(report.problems[:3])}. Is the sensor data unpacked in {root}?"
@@ -272,7 +272,7 @@ def _write_pose(writer: BagWriter, reading: SensorReading) -> None:
 
 
 def _write_reading(writer: BagWriter, reading: SensorReading, report: ConversionReport) -> bool:
-    """Write a picture or sweep; a missing or damaged file is listed and False returned."""
+    """Write an image or sweep; a missing or damaged file is listed and False returned."""
     try:
         data = reading.file.read_bytes()
     except OSError as error:
@@ -287,7 +287,7 @@ def _write_reading(writer: BagWriter, reading: SensorReading, report: Conversion
         return False
     writer.write_camera_info(reading.calibration(), reading.stamp_ns)
     writer.write_camera(reading.channel, reading.stamp_ns, data)
-    report.pictures[reading.channel] = report.pictures.get(reading.channel, 0) + 1
+    report.images[reading.channel] = report.images.get(reading.channel, 0) + 1
     return True
 
 

@@ -12,7 +12,7 @@ from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
-from occ_perception.sensing.from_messages import picture_from_message
+from occ_perception.sensing.from_messages import image_from_message
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.vehicle import VehicleInputs
 
@@ -183,7 +183,7 @@ class Reading:
         stamp = message.received_ns
         if self._vehicle.plan.layout.stamp_source == "header":
             stamp = self._recording.header_stamp_ns(message)
-        image = picture_from_message(self._recording.decode(message))
+        image = image_from_message(self._recording.decode(message))
         self._close(self._grouper.add(camera, stamp, image))
         self._frame_sets.newest_ns = max(self._frame_sets.newest_ns, stamp)
 

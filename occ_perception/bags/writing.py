@@ -26,7 +26,7 @@ FLOW_TOPIC = f"{NODE_NAMESPACE}/flow"
 
 
 def camera_topic(camera: str) -> str:
-    """Topic of a camera's compressed pictures, rectified as those of nuScenes are."""
+    """Topic of a camera's compressed images, rectified as those of nuScenes are."""
     return f"/{camera.lower()}/image_rect/compressed"
 
 
@@ -58,7 +58,7 @@ class LabelledBox:
 
 
 class BagWriter(NewRecording):
-    """A recording with pictures, poses, points and answers where this package looks for them.
+    """A recording with images, poses, points and answers where this package looks for them.
 
     Args:
         path, storage: of the recording.
@@ -79,21 +79,21 @@ class BagWriter(NewRecording):
         self.world_frame = world_frame
         self.ego_frame = ego_frame
 
-    def write_camera(self, camera: str, stamp_ns: int, picture: bytes | EncodedImage) -> None:
-        """One picture as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
-        if isinstance(picture, bytes):
-            kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-            picture = EncodedImage(kind, picture)
+    def write_camera(self, camera: str, stamp_ns: int, image: bytes | EncodedImage) -> None:
+        """One image as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
+        if isinstance(image, bytes):
+            kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+            image = EncodedImage(kind, image)
         message = self.new(
             "sensor_msgs/msg/CompressedImage",
             header=self._header(stamp_ns, optical_frame(camera)),
-            format=picture.format,
-            data=np.frombuffer(picture.data, dtype=np.uint8),
+            format=image.format,
+            data=np.frombuffer(image.data, dtype=np.uint8),
         )
         self.write(camera_topic(camera), stamp_ns, message)
 
     def write_camera_info(self, calibration: CameraCalibration, stamp_ns: int) -> None:
-        """The calibration of the picture with the same stamp."""
+        """The calibration of the image with the same stamp."""
         K = np.asarray(calibration.K, dtype=np.float64)
         message = self.new(
             "sensor_msgs/msg/CameraInfo",

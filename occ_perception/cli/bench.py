@@ -40,9 +40,9 @@ def bench(
         typer.Option(metavar="A.json B.json", help="Compare two files instead of measuring."),
     ] = None,
 ) -> None:
-    """Measure steady-state streaming: decoded pictures in, labels out.
+    """Measure steady-state streaming: decoded images in, labels out.
 
-    Pictures are drawn at the model's native size, weights are random: neither changes the cost.
+    Images are drawn at the model's native size, weights are random: neither changes the cost.
     """
     if (model is None) == (compare is None):
         raise OptionError("give either a model to measure, or --compare A.json B.json")
@@ -70,7 +70,7 @@ def _print(measured: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(conditions(measured), markup=False)
     console.print(
-        f"{measured['frames']} frames of {measured['pictures']} after "
+        f"{measured['frames']} frames of {measured['images']} after "
         f"{measured['warm_up_frames']} of warm-up; timed: {measured['timed']}",
         markup=False,
     )

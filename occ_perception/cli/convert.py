@@ -54,9 +54,9 @@ def nuscenes(
         )
     for problem in report.problems:
         typer.secho(f"skipped {problem}", fg=typer.colors.YELLOW, err=True)
-    pictures = sum(report.pictures.values())
+    images = sum(report.images.values())
     sweeps = f", {report.sweeps} lidar sweeps" if lidar else ""
     typer.echo(
-        f"{report.path}: {pictures} pictures of {len(report.pictures)} cameras{sweeps}, "
+        f"{report.path}: {images} images of {len(report.images)} cameras{sweeps}, "
         f"{report.poses} ego poses"
     )

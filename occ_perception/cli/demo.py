@@ -35,7 +35,7 @@ def demo(
     ] = 300.0,
     layout: Annotated[str, typer.Option(help="Topic layout; recognised if left out.")] = "",
     frames: Annotated[int, typer.Option(help="Frame sets of the town drive.", min=1)] = 40,
-    size: Annotated[str, typer.Option(help="Its picture size.")] = "800x450",
+    size: Annotated[str, typer.Option(help="Its image size.")] = "800x450",
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo_out"),
 ) -> None:
     """Play a drive into the node over DDS; score, film and report its occupancy.

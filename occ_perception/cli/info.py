@@ -93,7 +93,7 @@ def _print_frame_sets(console: Console, frame_sets: FrameSetReport) -> None:
         "without frame set": counters.unmatched,
     }
     if any(odd.values()):
-        console.print("  pictures " + ", ".join(f"{k}: {v}" for k, v in odd.items() if v))
+        console.print("  images " + ", ".join(f"{k}: {v}" for k, v in odd.items() if v))
     if frame_sets.without_pose:
         console.print(f"  {frame_sets.without_pose} without an ego pose at all their stamps")
 

@@ -99,7 +99,7 @@ def _figures(card: ModelCard) -> str:
 
 
 def _facts(card: ModelCard) -> list[tuple[str, str]]:
-    pictures, grid = card.preprocessing, card.grid
+    images, grid = card.preprocessing, card.grid
     bounds = ", ".join(
         f"{axis} {low:g}..{high:g}"
         for axis, low, high in zip("xyz", grid.lower, grid.upper, strict=True)
@@ -108,8 +108,8 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
         ("name", card.name),
         ("model", f"{card.title}, {card.backbone}, {card.modality}"),
         ("configuration", card.config_stem or "-"),
-        ("input", "{}x{}".format(*pictures.input_size) + f" of {len(card.cameras)} cameras"),
-        ("native picture", "{}x{}".format(*pictures.native_size)),
+        ("input", "{}x{}".format(*images.input_size) + f" of {len(card.cameras)} cameras"),
+        ("native image", "{}x{}".format(*images.native_size)),
         ("cameras", ", ".join(card.cameras) + f"; reference {card.reference_camera}"),
         ("grid", "x".join(str(cells) for cells in grid.dims) + f", {bounds} m"),
         ("grid frame", card.grid_frame),

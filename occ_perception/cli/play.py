@@ -28,7 +28,7 @@ def play(
         str,
         typer.Option(
             metavar="TOPIC",
-            help="Begin when whoever publishes TOPIC listens to the bag's pictures.",
+            help="Begin when whoever publishes TOPIC listens to the bag's images.",
         ),
     ] = "",
     lockstep: Annotated[

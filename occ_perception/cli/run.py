@@ -52,9 +52,9 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write one .npz per frame.")] = False,
 ) -> None:
-    """Run a model on a bag: predictions as a bag, a picture per frame, a summary.
+    """Run a model on a bag: predictions as a bag, an image per frame, a summary.
 
-    OUT gets predictions/ (rosbag2 with occ_msgs, storage mcap), pictures/, summary.json and, on
+    OUT gets predictions/ (rosbag2 with occ_msgs, storage mcap), images/, summary.json and, on
     request, npz/. An interrupted run keeps what it has; its summary says finished: false.
     """
     from occ_perception.bags.drive import open_recording
@@ -130,21 +130,21 @@ class Results:
 
     def __init__(self, out: Path, writer: BagWriter, npz: bool) -> None:
         self._writer = writer
-        self._pictures = out / "pictures"
+        self._images = out / "images"
         self._arrays = out / "npz" if npz else None
         self._count = 0
-        for folder in (self._pictures, self._arrays):
+        for folder in (self._images, self._arrays):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, prediction: OccupancyPrediction, frame: CameraFrame) -> None:
         """One frame and what was predicted for it."""
-        from occ_perception.viewer.pictures import prediction_picture, write_png
+        from occ_perception.viewer.images import prediction_image, write_png
 
         name = f"{self._count:06d}_{prediction.stamp_ns}"
         self._count += 1
         self._writer.write_occupancy(prediction)
-        write_png(self._pictures / f"{name}.png", prediction_picture(prediction, frame))
+        write_png(self._images / f"{name}.png", prediction_image(prediction, frame))
         if self._arrays is not None:
             _save_arrays(self._arrays / f"{name}.npz", prediction)
 

@@ -26,7 +26,7 @@ _TOWNS = typer.Option(
     help="Seeds: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000 demo.",
 )
 _DRIVES = typer.Option(metavar="N[-M]", help="Which drives through each town, 0-999.")
-_SIZE = typer.Option(help="Picture size WxH; less high than 16:9 is cropped at the top.")
+_SIZE = typer.Option(help="Image size WxH; less high than 16:9 is cropped at the top.")
 _JOBS = typer.Option(help="Threads; all CPUs unless given.", min=1)
 
 
@@ -141,13 +141,13 @@ def render(
     samples: Annotated[int, typer.Option(help="Rays per pixel, 1, 2 or 4.")] = 2,
     jobs: Annotated[int | None, _JOBS] = None,
 ) -> None:
-    """Write a contact sheet of one moment: pictures, classes, labels and masks from above."""
+    """Write a contact sheet of one moment: images, classes, labels and masks from above."""
     from occ_perception.synthetic.drive import Drive
     from occ_perception.synthetic.route import DURATION_S
     from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
     from occ_perception.synthetic.sheet import contact_sheet
     from occ_perception.synthetic.town import Town
-    from occ_perception.viewer.pictures import write_png
+    from occ_perception.viewer.images import write_png
 
     if not 0.0 <= time <= DURATION_S:
         raise OptionError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
@@ -168,5 +168,5 @@ def image_size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
-        raise OptionError(f"picture size must look like 800x450, got {text!r}") from error
+        raise OptionError(f"image size must look like 800x450, got {text!r}") from error
     return width, height

@@ -1,4 +1,4 @@
-"""``occ view``: occupancy to look at, as a film, pictures, or in a viewer."""
+"""``occ view``: occupancy to look at, as a film, images, or in a viewer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def view(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="film.mp4, sheet.png, recording.rrd, or a folder for pictures."
+            "--out", "-o", help="film.mp4, sheet.png, recording.rrd, or a folder for images."
         ),
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Open the rerun viewer.")] = False,
@@ -43,7 +43,7 @@ def view(
     ] = False,
     open3d: Annotated[bool, typer.Option("--open3d", help="Open an Open3D window.")] = False,
     cameras: Annotated[
-        Path | None, typer.Option(metavar="BAG", help="Bag with the pictures, if not SOURCE.")
+        Path | None, typer.Option(metavar="BAG", help="Bag with the images, if not SOURCE.")
     ] = None,
     ground_truth: Annotated[
         Path | None,
@@ -56,7 +56,7 @@ def view(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="HZ", help="Pictures per second, else as recorded."),
+        typer.Option(metavar="HZ", help="Images per second, else as recorded."),
     ] = None,
 ) -> None:
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
@@ -121,7 +121,7 @@ def _way_out(
         raise OptionError(f"{out}: expected a name ending in .mp4, .png or .rrd, or a folder")
     if out.suffix == ".png":
         return partial(_write_sheet, out)
-    return partial(_write_pictures, out, rate)
+    return partial(_write_images, out, rate)
 
 
 def _log_to_rerun(out: Path | None, moments: Iterator[Moment]) -> int:
@@ -146,33 +146,33 @@ def _open_window(moments: Iterator[Moment]) -> int:
 
 
 def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
-    from occ_perception.viewer.pictures import sheet_picture, write_png
+    from occ_perception.viewer.images import sheet_image, write_png
 
     predictions = [moment.prediction for moment in moments]
     if predictions:
         columns = max(3, math.ceil(math.sqrt(len(predictions))))
-        write_png(out, sheet_picture(predictions, columns))
+        write_png(out, sheet_image(predictions, columns))
     return len(predictions)
 
 
-def _write_pictures(out: Path, rate: float | None, moments: Iterator[Moment]) -> int:
-    """A film, or a folder of its pictures."""
-    from occ_perception.viewer.films import Film, PictureFolder, PictureSink
-    from occ_perception.viewer.pictures import film_picture
+def _write_images(out: Path, rate: float | None, moments: Iterator[Moment]) -> int:
+    """A film, or a folder of its images."""
+    from occ_perception.viewer.films import Film, ImageFolder, ImageSink
+    from occ_perception.viewer.images import film_image
 
-    sink: PictureSink
+    sink: ImageSink
     if out.suffix == ".mp4":
         # The rate is known only when the second moment is.
         first = list(islice(moments, 2))
         moments = chain(first, moments)
         sink = Film(out, rate or _recorded_rate(first))
     else:
-        sink = PictureFolder(out)
+        sink = ImageFolder(out)
     count = 0
     with sink:
         for moment in moments:
             caption = "ground truth" if moment.is_truth else "prediction"
-            sink.write(film_picture(moment.prediction, moment.frame, _compared(moment), caption))
+            sink.write(film_image(moment.prediction, moment.frame, _compared(moment), caption))
             count += 1
     return count
 

@@ -14,8 +14,8 @@ from occ_perception.demo.scores import Scores, Scoring
 from occ_perception.demo.session import Setting
 from occ_perception.errors import OccError
 from occ_perception.viewer.comparison import Comparison, compare
-from occ_perception.viewer.films import Film, PictureFolder
-from occ_perception.viewer.pictures import film_picture
+from occ_perception.viewer.films import Film, ImageFolder
+from occ_perception.viewer.images import film_image
 
 _USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
 
@@ -27,7 +27,7 @@ class Filmed:
     Attributes:
         film: the file.
         codec: it is written in.
-        still: (H, W, 3) uint8 RGB, the picture in the middle of the film.
+        still: (H, W, 3) uint8 RGB, the image in the middle of the film.
         scores: None where the bag has no truth that fits.
         note: why there are no scores, "" where there are.
         model: name and weights as the node gave them.
@@ -42,15 +42,15 @@ class Filmed:
 
 
 def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
-    """Film the recorded answers beside pictures and truth of the bag, and score them.
+    """Film the recorded answers beside images and truth of the bag, and score them.
 
-    The film's pictures lie beside it as PNGs, for those who have no player for it.
+    The film's images lie beside it as PNGs, for those who have no player for it.
 
     Args:
         setting: of the demonstration.
         recorded: bag with the node's answers.
         grids: how many it holds.
-        rate_hz: pictures per second of the film; 0 where the bag's rate is not known.
+        rate_hz: images per second of the film; 0 where the bag's rate is not known.
     """
     scoring, note = Scoring(), ""
     path = setting.out / "film.mp4"
@@ -58,8 +58,8 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
     still = np.zeros((1, 1, 3), np.uint8)
     model = ""
     layout = setting.layout or None
-    pictures = PictureFolder(setting.out / "pictures")
-    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film, pictures:
+    images = ImageFolder(setting.out / "images")
+    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film, images:
         for number, moment in enumerate(track(footage, "film", grids, transient=True)):
             comparison = None
             if moment.truth is None:
@@ -69,12 +69,12 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
                     comparison = _scored(moment, scoring)
                 except OccError as error:
                     note = str(error)
-            picture = film_picture(moment.prediction, moment.frame, comparison)
-            film.write(picture)
-            pictures.write(picture)
+            image = film_image(moment.prediction, moment.frame, comparison)
+            film.write(image)
+            images.write(image)
             model = moment.prediction.model
             if number == grids // 2:
-                still = picture
+                still = image
     scores = scoring.result()
     return Filmed(path, film.codec, still, scores, "" if scores else note, model)
 

@@ -25,11 +25,11 @@ _QUEUED = 100
 
 
 class Recorder:
-    """Grids, flow, diagnostics, and the arrival of every picture that a bag sends.
+    """Grids, flow, diagnostics, and the arrival of every image that a bag sends.
 
     Args:
         node: subscribes.
-        recording: what is played; its pictures are subscribed to, to measure latency.
+        recording: what is played; its images are subscribed to, to measure latency.
         layout: of the recording.
         occupancy_node: name of the node whose output is recorded.
     """
@@ -41,7 +41,7 @@ class Recorder:
         self.flows: dict[int, OccupancyFlow] = {}
         self._name = occupancy_node
         self._grid_arrived: dict[int, float] = {}
-        self._picture_arrived: dict[tuple[str, int], float] = {}
+        self._image_arrived: dict[tuple[str, int], float] = {}
         self._diagnostics: dict[str, dict[str, str]] = {}
         node.create_subscription(
             SemanticOccupancy, f"/{occupancy_node}/occupancy", self._on_grid, _QUEUED
@@ -56,7 +56,7 @@ class Recorder:
             node.create_subscription(
                 message_class,
                 camera.image,
-                lambda raw, name=camera.name: self._on_picture(name, raw),
+                lambda raw, name=camera.name: self._on_image(name, raw),
                 playing_qos(recording, camera.image),
                 raw=True,
             )
@@ -70,19 +70,19 @@ class Recorder:
             yield prediction
 
     def latencies_ms(self) -> list[float]:
-        """From the arrival of a frame set's last picture to the arrival of its grid.
+        """From the arrival of a frame set's last image to the arrival of its grid.
 
-        Both as this process saw them. Grids whose pictures carry no stamps of their own are left
+        Both as this process saw them. Grids whose images carry no stamps of their own are left
         out.
         """
         latencies = []
         for stamp, message in self.grids.items():
-            pictures = [
-                self._picture_arrived.get((name, stamp_ns(time_)))
+            images = [
+                self._image_arrived.get((name, stamp_ns(time_)))
                 for name, time_ in zip(message.camera_names, message.camera_stamps, strict=True)
             ]
-            arrivals = [arrival for arrival in pictures if arrival is not None]
-            if len(arrivals) == len(pictures):
+            arrivals = [arrival for arrival in images if arrival is not None]
+            if len(arrivals) == len(images):
                 latencies.append(1e3 * (self._grid_arrived[stamp] - max(arrivals)))
         return latencies
 
@@ -98,8 +98,8 @@ class Recorder:
     def _on_flow(self, message: OccupancyFlow) -> None:
         self.flows[stamp_ns(message.header.stamp)] = message
 
-    def _on_picture(self, camera: str, raw: Any) -> None:
-        self._picture_arrived[camera, header_stamp_of_bytes(raw)] = time.monotonic()
+    def _on_image(self, camera: str, raw: Any) -> None:
+        self._image_arrived[camera, header_stamp_of_bytes(raw)] = time.monotonic()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

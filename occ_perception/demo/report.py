@@ -27,7 +27,7 @@ from occ_perception.labels import PALETTE
 
 UNTRAINED = (
     "The network is untrained: its weights are random. Classes in its output mean nothing; what is "
-    "shown is the way of the data from pictures to occupancy."
+    "shown is the way of the data from images to occupancy."
 )
 
 _WIDTH = 13
@@ -52,7 +52,7 @@ def print_report(played: Played, filmed: Filmed | None) -> None:
     for name, value in _run_rows(played):
         print(f"{name:<{_WIDTH}}{value}")
     if played.latencies_ms:
-        hint = "last picture of a frame set received -> its grid received, both over DDS"
+        hint = "last image of a frame set received -> its grid received, both over DDS"
         print(" " * _WIDTH + hint)
     for line in _unanswered(played):
         print(f"{'no answer':<{_WIDTH}}{line}")
@@ -87,7 +87,7 @@ def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[s
     yield from _table([], _run_rows(played))
     if played.latencies_ms:
         yield (
-            '<p class="note">Latency: from the last picture of a frame set to its grid, both as a '
+            '<p class="note">Latency: from the last image of a frame set to its grid, both as a '
             "listener received them over DDS.</p>"
         )
     for line in _unanswered(played):
@@ -116,7 +116,7 @@ def _film(filmed: Filmed) -> Iterable[str]:
     if filmed.codec == "vp09":
         yield f'<video controls loop muted autoplay src="{name}" poster="{still}"></video>'
     else:
-        yield f'<a href="{name}"><img src="{still}" alt="a picture of the film"></a>'
+        yield f'<a href="{name}"><img src="{still}" alt="an image of the film"></a>'
 
 
 def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
@@ -177,7 +177,7 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
         figures = f"p50 {p50:.0f}  p90 {p90:.0f}  p99 {p99:.0f}  max {highest:.0f}"
         rows.append(("latency ms", f"{figures}  ({known} of {played.grids} grids)"))
     else:
-        rows.append(("latency", "not measured: the bag's pictures carry no stamps"))
+        rows.append(("latency", "not measured: the bag's images carry no stamps"))
     return rows
 
 

@@ -60,7 +60,7 @@ class Setting:
         seed: of random weights.
         device: see the node's parameter.
         lockstep: wait for every answer instead of playing by time; not done with bags whose
-            pictures carry no stamps, which need a /clock that goes on.
+            images carry no stamps, which need a /clock that goes on.
         answer_timeout_s: how long, in lockstep.
         layout: name or path, "" = recognise.
         out: folder for everything that is written.
@@ -150,7 +150,7 @@ def play_through_node(setting: Setting) -> Played:
         layout = choose_layout(recording, setting.layout or None)
         frame_sets = frame_sets_of_bag(recording, layout)
         if setting.lockstep and not _has_stamps(layout):
-            print(f"{setting.bag} is played by time: its pictures carry no stamps to answer with")
+            print(f"{setting.bag} is played by time: its images carry no stamps to answer with")
             setting = replace(setting, lockstep=False)
         parameters = _node_parameters(setting, recording, layout)
         rclpy.init()
@@ -270,7 +270,7 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
         "layout": setting.layout or layout.name,
         "image_topics": [f"{camera.name}={camera.image}" for camera in layout.cameras],
         "pose.topic": layout.pose.topic,
-        # Pictures without stamps are dated when they arrive: in the time of the bag's poses.
+        # Images without stamps are dated when they arrive: in the time of the bag's poses.
         "use_sim_time": not _has_stamps(layout),
     }
     if setting.weights:

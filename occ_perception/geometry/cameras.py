@@ -33,7 +33,7 @@ class ImageAffine:
 
 
 def scale_intrinsics(K: ArrayLike, factor: float) -> Float64:
-    """Intrinsics (3, 3) of the same camera at ``factor`` times the picture size.
+    """Intrinsics (3, 3) of the same camera at ``factor`` times the image size.
 
     Follows the convention of the published pipelines, ``u' = factor * u`` (no half-pixel term).
     """

@@ -45,7 +45,7 @@ def alocc_2d_mini() -> OccupancyNetConfig:
 
 
 def alocc_2d_mini_surroundocc() -> OccupancyNetConfig:
-    """The same network on full-size pictures, in the lidar frame, without history."""
+    """The same network on full-size images, in the lidar frame, without history."""
     return _mini((896, 1600), None)
 
 
@@ -96,14 +96,14 @@ def alocc_3d() -> OccupancyNetConfig:
 
 
 def alocc_3d_surroundocc() -> OccupancyNetConfig:
-    """Voxel network on full-size pictures, in the lidar frame, without history."""
+    """Voxel network on full-size images, in the lidar frame, without history."""
     grid = VoxelGrid(lower=(-50.0, -50.0, -5.0), voxel_size=(0.5, 0.5, 0.5), dims=(200, 200, 16))
     geometry = ViewGeometry((896, 1600), DepthBins(1.0, 60.0, 0.5), grid, num_cameras=6)
     return _voxel(geometry, None, context=32)
 
 
 def alocc_3d_waymo() -> OccupancyNetConfig:
-    """Wider voxel network for five cameras; its prototypes do not supervise the pictures."""
+    """Wider voxel network for five cameras; its prototypes do not supervise the images."""
     geometry = ViewGeometry((640, 960), DepthBins(1.0, 58.0, 0.5), _VOXEL_GRID, num_cameras=5)
     config = _voxel(geometry, ConcatHistoryConfig(channels=64), context=64, channels=64)
     return replace(config, head=PrototypeHeadConfig(classes=_WAYMO_PROTOTYPES, channels=64))
@@ -121,7 +121,7 @@ def alocc_3d_depth_internimage_t() -> OccupancyNetConfig:
 
 
 def alocc_3d_depth_swin_b() -> OccupancyNetConfig:
-    """Wider voxel network with lidar depth on Swin-B, on pictures of twice the height and width."""
+    """Wider voxel network with lidar depth on Swin-B, on images of twice the height and width."""
     geometry = ViewGeometry((512, 1408), _FINE_DEPTH, _VOXEL_GRID, num_cameras=6)
     config = _voxel(geometry, ConcatHistoryConfig(channels=64), context=64, channels=64)
     config = replace(config, measured_depth=True)
@@ -180,7 +180,7 @@ def _voxel(
 
 
 def _stereo_parts(context: int, num_cameras: int) -> dict[str, Any]:
-    """From pictures to volume, as every ALOcc but the mini one has it."""
+    """From images to volume, as every ALOcc but the mini one has it."""
     return {
         "image": ImageEncoderConfig(backbone=ResNetConfig(depth=50, out_strides=(4, 16, 32))),
         "stereo": PlaneSweepConfig(channels=256),

@@ -45,11 +45,11 @@ class ModelError(OccError):
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a decoded picture becomes network input: its lower part, scaled to the input's width.
+    """How a decoded image becomes network input: its lower part, scaled to the input's width.
 
     Attributes:
         input_size: height and width of the network input.
-        native_size: height and width of the pictures the intrinsics of training belong to.
+        native_size: height and width of the images the intrinsics of training belong to.
         mean, std: subtracted and divided by, in input channel order.
         channel_order: of the network input. Most published models read ``bgr`` and normalise it
             with the constants of RGB by position; SparseOcc reads ``rgb``.
@@ -147,7 +147,7 @@ class ModelCard:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From picture to input."""
+        """From image to input."""
         return Preprocessing(
             input_size=self.config.geometry.input_size,
             native_size=self.native_size,
@@ -162,7 +162,7 @@ class ModelCard:
     @property
     def history_frames(self) -> int:
         """Number of past frames that matter; 0 without history. Matching with the previous
-        pictures is a history of one frame."""
+        images is a history of one frame."""
         return self.config.history_frames
 
     @property
@@ -222,14 +222,14 @@ class ModelCard:
     def resized(
         self, input_size: tuple[int, int] | None = None, grid: VoxelGrid | None = None
     ) -> ModelCard:
-        """The card of the same network for other pictures and cells, for tests and studies.
+        """The card of the same network for other images and cells, for tests and studies.
 
-        Weights fit as they are; that they mean anything there is not said. Native pictures and
+        Weights fit as they are; that they mean anything there is not said. Native images and
         intrinsics stay: they are scaled to the input's width as at the published size.
 
         Args:
             input_size: height and width of the network input, multiples of 32; None keeps it.
-            grid: cells that pictures are lifted to, which for bird's-eye-view networks and for
+            grid: cells that images are lifted to, which for bird's-eye-view networks and for
                 pyramid heads are not those of the output; None keeps them.
         """
         geometry = self.config.geometry

@@ -65,7 +65,7 @@ def alocc_3d_gf_depth() -> OccupancyNetConfig:
 
 
 def alocc_3d_gf_surroundocc() -> OccupancyNetConfig:
-    """Voxel network on full-size pictures, in the lidar frame."""
+    """Voxel network on full-size images, in the lidar frame."""
     return with_gradient_fusion(alocc.alocc_3d_surroundocc())
 
 

@@ -37,8 +37,8 @@ class NetworkConfig(Protocol):
         """Whether depth that a lidar measured is an input when the network is run."""
 
     @property
-    def matches_pictures(self) -> bool:
-        """Whether it compares pictures with those before."""
+    def matches_images(self) -> bool:
+        """Whether it compares images with those before."""
 
     @property
     def fuses_depth(self) -> bool:
@@ -56,7 +56,7 @@ class NetworkConfig(Protocol):
 
 
 class Network(nn.Module, ABC):
-    """Camera pictures of one step, and the state of the steps before, to what fills the grid.
+    """Camera images of one step, and the state of the steps before, to what fills the grid.
 
     Attributes:
         config: what it was built from.
@@ -66,17 +66,17 @@ class Network(nn.Module, ABC):
 
     @property
     def image_embed(self) -> nn.Module | None:
-        """Weights that only a loss on pictures reads, None where there are none."""
+        """Weights that only a loss on images reads, None where there are none."""
         return None
 
     def image_prototypes(self) -> Tensor:
-        """(K, C) prototypes in the space of the lifted context, for a loss on pictures.
+        """(K, C) prototypes in the space of the lifted context, for a loss on images.
 
         Raises:
             ValueError: the network was built without.
         """
         raise ValueError(
-            f"this {type(self).__name__} has no prototypes for a loss on pictures; leave the term "
+            f"this {type(self).__name__} has no prototypes for a loss on images; leave the term "
             "ImageMasks out of the recipe"
         )
 

@@ -61,15 +61,15 @@ class OccupancyNetConfig:
 
     Attributes:
         geometry: image size, depth bins, grid of the lifted volume, cameras.
-        image: pictures to features.
-        stereo: matching with the previous pictures.
-        pose: pictures and camera poses to corrected poses; matching uses them as they came.
+        image: images to features.
+        stereo: matching with the previous images.
+        pose: images and camera poses to corrected poses; matching uses them as they came.
         depth: features to depth distribution, occluded length and context.
         occlusion: depth distribution and occluded length to lifting weights.
         geometry_fusion: fusion of depth with the past.
         inter_object: extra samples for space that objects hide from each other.
         lift: context to volume.
-        refine: volume and pictures to a map that is added to every height.
+        refine: volume and images to a map that is added to every height.
         pre: volume to volume, before it meets the past.
         temporal: fusion with the past.
         encoder: volume to volume, or map to map.
@@ -115,7 +115,7 @@ class OccupancyNetConfig:
 
     @property
     def history_frames(self) -> int:
-        """Number of past frames that matter; matching with the previous pictures is one."""
+        """Number of past frames that matter; matching with the previous images is one."""
         matched = 1 if self.stereo else 0
         return self.temporal.frames if self.temporal else matched
 
@@ -125,8 +125,8 @@ class OccupancyNetConfig:
         return self.head.class_scores
 
     @property
-    def matches_pictures(self) -> bool:
-        """Whether it compares pictures with those before."""
+    def matches_images(self) -> bool:
+        """Whether it compares images with those before."""
         return self.stereo is not None
 
     @property
@@ -149,7 +149,7 @@ class OccupancyNetConfig:
 
 
 class OccupancyNet(Network):
-    """Camera pictures of one step, and the state of the steps before, to class logits.
+    """Camera images of one step, and the state of the steps before, to class logits.
 
     Args:
         config: the parts.
@@ -294,7 +294,7 @@ class OccupancyNet(Network):
     def _match(
         self, fine_BNChw: Tensor | None, inputs: NetInputs, state: StereoState | None
     ) -> tuple[Tensor | None, StereoState | None]:
-        """Matching distribution with the pictures of the state, or with given ones."""
+        """Matching distribution with the images of the state, or with given ones."""
         if self.stereo is None:
             return None, None
         control = inputs.control

@@ -30,7 +30,7 @@ class TemporalState(NamedTuple):
     """Everything a network carries from frame to frame.
 
     Attributes:
-        stereo: of the matching with the previous pictures.
+        stereo: of the matching with the previous images.
         geometry: of the depth fusion in the frustum.
         history: of the volume or map fusion, or features of earlier frames.
         flow: of the flow head.

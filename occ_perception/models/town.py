@@ -18,7 +18,7 @@ from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 _GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), voxel_size=(0.4, 0.4, 6.4), dims=(200, 200, 1))
-_PICTURE_CHANNELS = 96
+_IMAGE_CHANNELS = 96
 _CONTEXT = 32
 _VOLUME = 16
 
@@ -28,12 +28,12 @@ def alocc_town() -> OccupancyNetConfig:
     return OccupancyNetConfig(
         geometry=ViewGeometry((256, 704), DepthBins(1.0, 45.0, 1.0), _GRID, num_cameras=6),
         image=ImageEncoderConfig(
-            backbone=TimmBackboneConfig(name="regnetx_002"), channels=_PICTURE_CHANNELS
+            backbone=TimmBackboneConfig(name="regnetx_002"), channels=_IMAGE_CHANNELS
         ),
         depth=DepthNetConfig(
             context_channels=_CONTEXT,
-            in_channels=_PICTURE_CHANNELS,
-            width=_PICTURE_CHANNELS,
+            in_channels=_IMAGE_CHANNELS,
+            width=_IMAGE_CHANNELS,
             aspp_channels=32,
         ),
         lift=SoftLiftConfig(),
@@ -64,7 +64,7 @@ CARDS = (
         licence="Apache-2.0",
         published=None,
         note=(
-            "A demonstration on synthetic data; not meant for real pictures. Its "
+            "A demonstration on synthetic data; not meant for real images. Its "
             "weights belong to this package; `make demo-checkpoint` trains them."
         ),
         packaged=Path(__file__).parent / "weights/alocc_town.safetensors",

@@ -1,4 +1,4 @@
-"""Backward projection: every column of the grid asks the pictures what it looks like.
+"""Backward projection: every column of the grid asks the images what it looks like.
 
 Legend: B batch, N cameras, C channels, M heads, S samples, K heights of a column, D depth bins,
 h, w feature pixels, X, Y, Z cells; Q = Y * X columns, x innermost.
@@ -27,10 +27,10 @@ class BackwardProjectionConfig:
     """One layer of attention.
 
     Attributes:
-        channels: width of the lifted volume and of the picture features.
+        channels: width of the lifted volume and of the image features.
         heads: of both attentions.
         plane_samples: samples per column and head on the plane of columns.
-        heights: points of a column that are looked up in the pictures.
+        heights: points of a column that are looked up in the images.
         samples_per_height: samples per such point and head.
         hidden: width between the two last layers.
     """
@@ -51,7 +51,7 @@ class BackwardProjection(Part):
     """A map of what the lifted volume lacks, (B, C, Y, X).
 
     FB-BEV (arXiv 2308.02236), depth-aware backward projection. Each column of the grid is a
-    query that starts from the mean of its cells; it attends to its neighbours, then to the pictures
+    query that starts from the mean of its cells; it attends to its neighbours, then to the images
     at the places where its heights appear there, weighted by how probable the depth net thinks
     their depth. The columns are learned one by one, so that the grid cannot change its size.
     """
@@ -70,7 +70,7 @@ class BackwardProjection(Part):
         self.row_code = nn.Embedding(Y, C // 2)
         self.column_code = nn.Embedding(X, C // 2)
         self.plane_attention = PlaneAttention(config, geometry)
-        self.picture_attention = PictureAttention(config, geometry)
+        self.image_attention = ImageAttention(config, geometry)
         self.widen = nn.Linear(C, config.hidden)
         self.narrow = nn.Linear(config.hidden, C)
         self.norms = nn.ModuleList(nn.LayerNorm(C) for _ in range(3))
@@ -97,7 +97,7 @@ class BackwardProjection(Part):
         columns = self.embedding.weight + volume_BCYXZ.mean(dim=-1).flatten(2).mT
         code_QC = self._position_code()
         columns = self.norms[0](columns + self.plane_attention(columns, code_QC))
-        looked_up = self.picture_attention(columns, code_QC, context_BNChw, weights_BNDhw, seen)
+        looked_up = self.image_attention(columns, code_QC, context_BNChw, weights_BNDhw, seen)
         columns = self.norms[1](columns + looked_up)
         columns = self.norms[2](columns + self.narrow(F.relu(self.widen(columns))))
         return columns.mT.unflatten(2, cells)
@@ -111,12 +111,12 @@ class BackwardProjection(Part):
 
 
 class SeenColumns(NamedTuple):
-    """Where the points of the columns appear in the pictures.
+    """Where the points of the columns appear in the images.
 
     Attributes:
-        place_BNQK2: (x, y) in [0, 1] over the picture.
+        place_BNQK2: (x, y) in [0, 1] over the image.
         depth_BNQK: metres along the optical axis.
-        visible_BNQ: bool, whether any point of the column lies in the picture.
+        visible_BNQ: bool, whether any point of the column lies in the image.
     """
 
     place_BNQK2: Tensor
@@ -203,13 +203,13 @@ class PlaneAttention(nn.Module):
         return self.output(deformable_attention(value, place, weight))
 
 
-class PictureAttention(nn.Module):
-    """Every column looks at the pictures around the places where its heights appear.
+class ImageAttention(nn.Module):
+    """Every column looks at the images around the places where its heights appear.
 
-    A sample's weight is multiplied by the probability that its height is what the picture shows
+    A sample's weight is multiplied by the probability that its height is what the image shows
     there: the lifting distribution at the height's own place, without the sample's offset, in the
     bin of the height's depth. Weights are not normalised again. The sum over cameras is divided by
-    the number of cameras that see the column at all; heights that fall outside a picture weigh
+    the number of cameras that see the column at all; heights that fall outside an image weigh
     nothing, since nothing is known there.
     """
 

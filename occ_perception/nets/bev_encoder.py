@@ -97,7 +97,7 @@ class BevRefineConfig:
 class BevRefine(Part):
     """Cleans the lifted map up before it meets the past, (B, C, Y, X) both ways.
 
-    Parts in this place are given the picture features, too; this one does not look at them.
+    Parts in this place are given the image features, too; this one does not look at them.
     """
 
     runs_in_half = True

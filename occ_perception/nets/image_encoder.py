@@ -1,4 +1,4 @@
-"""From camera pictures to one stride-16 feature map per camera, and a finer one for matching.
+"""From camera images to one stride-16 feature map per camera, and a finer one for matching.
 
 Legend: B batch, N cameras, H, W input pixels, C channels, h, w = H/16, W/16.
 """
@@ -19,7 +19,7 @@ from occ_perception.nets.part import Part
 
 
 class ImageFeatures(NamedTuple):
-    """What the pictures of one step look like.
+    """What the images of one step look like.
 
     Attributes:
         merged_BNChw: stride 16, from the neck.
@@ -36,7 +36,7 @@ class ImageEncoderConfig:
 
     Attributes:
         backbone: what computes the maps; its strides must end in 16 and 32, and start with 4
-            where a part matches pictures across time.
+            where a part matches images across time.
         channels: width of the merged map.
     """
 

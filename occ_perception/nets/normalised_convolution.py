@@ -20,7 +20,7 @@ class NormalisedConvolutionConfig:
 
     Attributes:
         channels: width of the volume.
-        image_channels: width of the picture features that the kernels are made from.
+        image_channels: width of the image features that the kernels are made from.
         hidden: width in between.
         kernel: cells along each axis, odd.
     """
@@ -36,7 +36,7 @@ class NormalisedConvolutionConfig:
 
 
 class NormalisedConvolution(Part):
-    """``(mix(elu(spread(V))) + V) / 2`` with kernels made from the pictures.
+    """``(mix(elu(spread(V))) + V) / 2`` with kernels made from the images.
 
     CausalOcc (arXiv 2509.08388). Each channel is spread over its neighbourhood by a kernel whose
     entries are positive and add up to one; then channels are mixed by a matrix whose columns do.

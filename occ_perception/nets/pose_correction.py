@@ -20,7 +20,7 @@ class PoseCorrectionConfig:
     """Learned camera offsets.
 
     Attributes:
-        channels: width of the picture features.
+        channels: width of the image features.
     """
 
     channels: int = 256
@@ -31,7 +31,7 @@ class PoseCorrectionConfig:
 
 
 class PoseCorrection(nn.Module):
-    """Adds to each camera's pose what its picture and its pose suggest.
+    """Adds to each camera's pose what its image and its pose suggest.
 
     CausalOcc (arXiv 2509.08388), learnable camera offsets: twelve numbers per camera, nine added to
     the rotation matrix, row by row, and three to the translation. The sum is not made a rotation

@@ -38,7 +38,7 @@ class PlaneSweepConfig:
 
     Attributes:
         channels: width of the stride-4 features.
-        outside_cost: matching cost of a hypothesis that leaves the previous picture.
+        outside_cost: matching cost of a hypothesis that leaves the previous image.
     """
 
     channels: int
@@ -50,10 +50,10 @@ class PlaneSweepConfig:
 
 
 class PlaneSweep(Part):
-    """Distribution over depth bins from how well each explains the previous picture.
+    """Distribution over depth bins from how well each explains the previous image.
 
     Temporal stereo (BEVStereo, arXiv 2209.10248): every pixel is placed at each depth, moved into
-    the same camera one frame ago, and compared there; ``softmax_d(-cost)``. At a start a picture
+    the same camera one frame ago, and compared there; ``softmax_d(-cost)``. At a start an image
     is matched with itself. No gradient passes: the distribution is an input of the depth net.
     """
 

@@ -155,7 +155,7 @@ class VoxelRefineConfig:
 class VoxelRefine(Part):
     """Cleans the lifted volume up before it meets the past, (B, C, Y, X, Z) both ways.
 
-    Parts in this place are given the picture features, too; this one does not look at them.
+    Parts in this place are given the image features, too; this one does not look at them.
     """
 
     runs_in_half = True

@@ -1,7 +1,7 @@
 """Deformable attention and convolution: weighted sums of samples at places that features choose.
 
 Legend of attention: B batch, Q queries, M heads, S samples of one query and head, C channels of one
-head, h, w pixels of the map. Of convolution: n pictures, C channels, h, w pixels, G groups of
+head, h, w pixels of the map. Of convolution: n images, C channels, h, w pixels, G groups of
 channels, P = 9 points of the 3x3 window.
 """
 

@@ -108,7 +108,7 @@ class Views(NamedTuple):
 
     Attributes:
         camera_BTQGP: int64, the first camera that sees the place, 0 where none does.
-        u_BTQGP, v_BTQGP: position in that camera's picture, 0 to 1 from edge to edge; outside
+        u_BTQGP, v_BTQGP: position in that camera's image, 0 to 1 from edge to edge; outside
             that range where no camera sees the place.
     """
 
@@ -122,13 +122,13 @@ def first_views(
 ) -> Views:
     """The first camera, in the order of the camera axis, that each place is seen by.
 
-    A place is seen where it lies in front of the camera and strictly inside the picture
+    A place is seen where it lies in front of the camera and strictly inside the image
     (SparseOcc, arXiv 2312.17118; the sampling is that of SparseBEV, arXiv 2308.09244).
 
     Args:
         places_BQGP3: metres, in the grid's frame.
         pixel_T_grid_BTN44: places to (u depth, v depth, depth) in input pixels.
-        input_size: height and width of the pictures.
+        input_size: height and width of the images.
     """
     B, Q, G, P, _ = places_BQGP3.shape
     places_B3S = places_BQGP3.flatten(1, 3).mT[:, None, None]
@@ -164,8 +164,8 @@ def sample_views(
     B, T, Q, G, P = views.camera_BTQGP.shape
     frames, cameras = levels[0].shape[1:3]
     slot = frame_BT + frames * torch.arange(B, device=frame_BT.device)[:, None]
-    picture = slot.view(B, T, 1, 1, 1) * cameras + views.camera_BTQGP
-    picture, u, v = (part.permute(0, 2, 3, 1, 4) for part in (picture, *views[1:]))
+    image = slot.view(B, T, 1, 1, 1) * cameras + views.camera_BTQGP
+    image, u, v = (part.permute(0, 2, 3, 1, 4) for part in (image, *views[1:]))
     group = torch.arange(G, device=frame_BT.device).view(G, 1, 1)
     shares = shares_BTQGPL.permute(0, 2, 3, 1, 4, 5).unbind(-1)
     total: Tensor | None = None
@@ -174,7 +174,7 @@ def sample_views(
         corners, weights = [], []
         for row, row_weight in _neighbours(v * (h - 1), h):
             for column, column_weight in _neighbours(u * (w - 1), w):
-                pixel = (picture * h + row) * w + column
+                pixel = (image * h + row) * w + column
                 corners.append((pixel * G + group).int().flatten())
                 weights.append((share * row_weight * column_weight).flatten())
         sampled = F.embedding_bag(

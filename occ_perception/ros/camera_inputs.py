@@ -1,4 +1,4 @@
-"""The cameras of the node: pictures and calibration as they arrive."""
+"""The cameras of the node: images and calibration as they arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, RateMeter, Status
 from occ_perception.ros.subscriptions import InputSubscription
-from occ_perception.sensing.from_messages import picture_from_message, stamp_ns
+from occ_perception.sensing.from_messages import image_from_message, stamp_ns
 from occ_perception.sensing.images import EncodedImage, SensorImage
 from occ_perception.sensing.layouts import (
     CAMERA_INFO_TYPE,
@@ -22,23 +22,23 @@ from occ_perception.sensing.layouts import (
 
 # One frame set puts a message on every camera topic, and a stall of the executor lasts a few frame
 # sets.
-_PICTURES_QUEUED = 5
+_IMAGES_QUEUED = 5
 
 ReceivedImage = SensorImage | EncodedImage
 
 
 class CameraInput:
-    """One camera: its picture topic, its camera_info topic, and what is wrong with them.
+    """One camera: its image topic, its camera_info topic, and what is wrong with them.
 
     Args:
         node: owner.
         topics: where the camera is found.
         stamp_source: ``header`` or ``receive``.
         reliability: see :class:`InputSubscription`.
-        on_topic: called with (camera name, topic) when that is where its pictures come from now.
-        on_picture: called with (camera name, stamp in ns, picture, frame of its header).
+        on_topic: called with (camera name, topic) when that is where its images come from now.
+        on_image: called with (camera name, stamp in ns, image, frame of its header).
         on_camera_info: called with (camera name, message) for every camera_info, of which drivers
-            send one with every picture. Without a camera_info topic nothing is subscribed to.
+            send one with every image. Without a camera_info topic nothing is subscribed to.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class CameraInput:
         stamp_source: str,
         reliability: str,
         on_topic: Callable[[str, str], None],
-        on_picture: Callable[[str, int, ReceivedImage, str], None],
+        on_image: Callable[[str, int, ReceivedImage, str], None],
         on_camera_info: Callable[[str, CameraInfo], None],
     ) -> None:
         self.name = topics.name
         self._node = node
         self._stamp_source = stamp_source
         self._on_topic = on_topic
-        self._on_picture = on_picture
+        self._on_image = on_image
         self._on_camera_info = on_camera_info
         self._rate = RateMeter()
         self._topic = ""
@@ -66,12 +66,12 @@ class CameraInput:
         names = [topics.image]
         if not topics.image.endswith("/compressed"):
             names.append(f"{topics.image}/compressed")
-        self._pictures = InputSubscription(
+        self._images = InputSubscription(
             node,
             names,
             {IMAGE_TYPE: Image, COMPRESSED_IMAGE_TYPE: CompressedImage},
-            self._take_picture,
-            depth=_PICTURES_QUEUED,
+            self._take_image,
+            depth=_IMAGES_QUEUED,
             reliability=reliability,
         )
         self._infos = (
@@ -80,7 +80,7 @@ class CameraInput:
                 [topics.camera_info],
                 {CAMERA_INFO_TYPE: CameraInfo},
                 self._take_info,
-                depth=_PICTURES_QUEUED,
+                depth=_IMAGES_QUEUED,
                 reliability=reliability,
             )
             if topics.camera_info
@@ -89,34 +89,34 @@ class CameraInput:
 
     def poll(self) -> None:
         """Look for publishers."""
-        self._pictures.poll()
-        if self._pictures.topic != self._topic:
-            self._topic = self._pictures.topic
+        self._images.poll()
+        if self._images.topic != self._topic:
+            self._topic = self._images.topic
             self._on_topic(self.name, self._topic)
         if self._infos is not None:
             self._infos.poll()
 
     def reject(self, problem: str) -> None:
-        """Note that one of the camera's pictures could not be used; any thread."""
+        """Note that one of the camera's images could not be used; any thread."""
         self._rejected += 1
         self._problem, self._problem_at = problem, time.monotonic()
 
     def status(self, calibration_problem: str, stale_after_s: float) -> Status:
         """The camera's line in the diagnostics."""
         level, text = self._state(calibration_problem, stale_after_s)
-        silent_s = self._pictures.silent_for_s
-        choice = self._pictures.choice
+        silent_s = self._images.silent_for_s
+        choice = self._images.choice
         return Status(
             f"camera {self.name}",
             level,
             text,
             {
-                "topic": self._pictures.topic,
+                "topic": self._images.topic,
                 "type": choice.type_name if choice else "unknown",
-                "qos": self._pictures.describe(),
+                "qos": self._images.describe(),
                 "camera_info_topic": self._infos.topic if self._infos else "rig file",
-                "rate_hz": self._rate.rate_hz(self._pictures.received, time.monotonic()),
-                "received": self._pictures.received,
+                "rate_hz": self._rate.rate_hz(self._images.received, time.monotonic()),
+                "received": self._images.received,
                 "rejected": self._rejected,
                 "last_problem": self._problem,
                 "last_stamp_s": self._last_stamp_ns * 1e-9,
@@ -125,36 +125,36 @@ class CameraInput:
         )
 
     def _state(self, calibration_problem: str, stale_after_s: float) -> tuple[bytes, str]:
-        silent_s = self._pictures.silent_for_s
+        silent_s = self._images.silent_for_s
         if silent_s is None:
-            return WARN, self._pictures.problem or f"no picture yet on {self._pictures.topic}"
+            return WARN, self._images.problem or f"no image yet on {self._images.topic}"
         if silent_s > stale_after_s:
-            cause = f"; {self._pictures.problem}" if self._pictures.problem else ""
-            return ERROR, f"no picture for {silent_s:.1f} s on {self._pictures.topic}{cause}"
+            cause = f"; {self._images.problem}" if self._images.problem else ""
+            return ERROR, f"no image for {silent_s:.1f} s on {self._images.topic}{cause}"
         if calibration_problem:
             return ERROR, calibration_problem
         if self._problem and time.monotonic() - self._problem_at < stale_after_s:
             return ERROR, self._problem
-        if self._pictures.problem:
-            return WARN, self._pictures.problem
+        if self._images.problem:
+            return WARN, self._images.problem
         return OK, "receiving"
 
-    def _take_picture(self, message: Any) -> None:
+    def _take_image(self, message: Any) -> None:
         if self._stamp_source == "receive":
             taken_ns = self._node.get_clock().now().nanoseconds
         else:
             taken_ns = stamp_ns(message.header.stamp)
         if taken_ns == 0:
             self.reject(
-                "pictures carry stamp 0: their driver does not fill the header; use "
+                "images carry stamp 0: their driver does not fill the header; use "
                 "stamp_source: receive"
                 if self._stamp_source == "header"
                 else "no ROS time yet: use_sim_time is set and nothing came on /clock"
             )
             return
         self._last_stamp_ns = taken_ns
-        picture = picture_from_message(message)
-        self._on_picture(self.name, taken_ns, picture, message.header.frame_id)
+        image = image_from_message(message)
+        self._on_image(self.name, taken_ns, image, message.header.frame_id)
 
     def _take_info(self, message: CameraInfo) -> None:
         self._on_camera_info(self.name, message)

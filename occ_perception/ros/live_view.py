@@ -27,7 +27,7 @@ from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.models.zoo import ModelError, get_card
-from occ_perception.ros.camera_inputs import Picture
+from occ_perception.ros.camera_inputs import ReceivedImage
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.node_plan import plan_node
 from occ_perception.ros.parameters import NodeParameters
@@ -45,8 +45,8 @@ _POLL_S = 0.2
 _PATIENCE_S = 0.5
 _MOMENTS_KEPT = 5
 # Enough for a network that is a few seconds behind its cameras.
-_PICTURES_KEPT = 30
-_SAME_PICTURE_NS = 20_000_000
+_IMAGES_KEPT = 30
+_SAME_IMAGE_NS = 20_000_000
 
 
 class LiveViewError(OccError):
@@ -64,7 +64,7 @@ def watch(
 
     Args:
         target: full name of the node, ``/occupancy_node``.
-        show: called with a prediction (with flow where the node sends it) and the pictures it was
+        show: called with a prediction (with flow where the node sends it) and the images it was
             made from, None where they did not arrive.
         note: told once about everything that cannot be shown.
         limit: moments to show.
@@ -108,11 +108,11 @@ class LiveView:
         self._changed = threading.Condition()
         self._messages: deque[tuple[float, SemanticOccupancy]] = deque(maxlen=_MOMENTS_KEPT)
         self._flows: dict[int, OccupancyFlow] = {}
-        self._pictures: dict[str, dict[int, Picture]] = {c.name: {} for c in plan.cameras}
+        self._images: dict[str, dict[int, ReceivedImage]] = {c.name: {} for c in plan.cameras}
         self._assembler: tuple[CameraRig, FrameAssembler] | None = None
         self._vehicle = VehicleSubscriptions(node, plan, values)
         self._vehicle.listen(
-            on_picture=self._on_picture,
+            on_image=self._on_image,
             on_calibration=lambda: None,
             on_time_jump=self._on_time_jump,
         )
@@ -123,7 +123,7 @@ class LiveView:
     def moments(
         self, note: Callable[[str], None]
     ) -> Iterator[tuple[OccupancyPrediction, CameraFrame | None]]:
-        """Predictions as they come, each with its pictures; for ever."""
+        """Predictions as they come, each with its images; for ever."""
         noted: set[str] = set()
 
         def once(text: str) -> None:
@@ -169,25 +169,25 @@ class LiveView:
     def _frame(
         self, prediction: OccupancyPrediction, give_up: float, note: Callable[[str], None]
     ) -> CameraFrame | None:
-        """The pictures that a prediction was made from."""
+        """The images that a prediction was made from."""
         stamps, rig = prediction.camera_stamps_ns, self._vehicle.rig()
         with self._changed:
             found = {
                 name: nearest
-                for name, pictures in self._pictures.items()
-                if name in stamps and (nearest := _nearest(pictures, stamps[name]))
+                for name, images in self._images.items()
+                if name in stamps and (nearest := _nearest(images, stamps[name]))
             }
         if rig is None:
             problem = next(iter(self._vehicle.problems()), "no calibration")
-            note(f"pictures and path are not shown: {problem}")
+            note(f"images and path are not shown: {problem}")
             return None
-        absent = [name for name in self._pictures if name not in found]
+        absent = [name for name in self._images if name not in found]
         if absent:
-            note(f"some moments are shown without pictures: none came from {', '.join(absent)}")
+            note(f"some moments are shown without images: none came from {', '.join(absent)}")
             return None
         frame_set = FrameSet(
             reference_stamp_ns=prediction.stamp_ns,
-            payloads={name: picture for name, (_, picture) in found.items()},
+            payloads={name: image for name, (_, image) in found.items()},
             stamps_ns={name: stamp for name, (stamp, _) in found.items()},
         )
         poses = self._vehicle.poses
@@ -196,7 +196,7 @@ class LiveView:
         try:
             return self._assembler_for(rig).assemble(frame_set, poses, sequence)
         except FrameError as error:
-            note(f"some moments are shown without pictures: {error}")
+            note(f"some moments are shown without images: {error}")
             return None
 
     def _assembler_for(self, rig: CameraRig) -> FrameAssembler:
@@ -221,15 +221,15 @@ class LiveView:
             _keep_newest(self._flows, _MOMENTS_KEPT)
             self._changed.notify_all()
 
-    def _on_picture(self, camera: str, stamp: int, picture: Picture) -> None:
+    def _on_image(self, camera: str, stamp: int, image: ReceivedImage) -> None:
         with self._changed:
-            self._pictures[camera][stamp] = picture
-            _keep_newest(self._pictures[camera], _PICTURES_KEPT)
+            self._images[camera][stamp] = image
+            _keep_newest(self._images[camera], _IMAGES_KEPT)
 
     def _on_time_jump(self, _reason: str) -> None:
         with self._changed:
-            for pictures in self._pictures.values():
-                pictures.clear()
+            for images in self._images.values():
+                images.clear()
 
 
 def _parameters_of(node: Node, target: str) -> NodeParameters:
@@ -300,12 +300,12 @@ def _spinning(node: Node) -> Iterator[None]:
         executor.shutdown()
 
 
-def _nearest(pictures: dict[int, Picture], stamp: int) -> tuple[int, Picture] | None:
-    """The picture taken at a stamp; received ones may differ by what DDS takes."""
-    nearest = min(pictures, key=lambda other: abs(other - stamp), default=None)
-    if nearest is None or abs(nearest - stamp) > _SAME_PICTURE_NS:
+def _nearest(images: dict[int, ReceivedImage], stamp: int) -> tuple[int, ReceivedImage] | None:
+    """The image taken at a stamp; received ones may differ by what DDS takes."""
+    nearest = min(images, key=lambda other: abs(other - stamp), default=None)
+    if nearest is None or abs(nearest - stamp) > _SAME_IMAGE_NS:
         return None
-    return nearest, pictures[nearest]
+    return nearest, images[nearest]
 
 
 def _keep_newest(stamped: dict[int, Any], count: int) -> None:

@@ -1,8 +1,8 @@
 """Playing frame set by frame set: what belongs to a frame set, and whether it was answered.
 
 The frame sets of the bag are found beforehand with the same rule the node uses. Everything recorded
-before the first picture of the next frame set is sent; then the player waits for an answer whose
-header carries the stamp of the frame set's reference picture.
+before the first image of the next frame set is sent; then the player waits for an answer whose
+header carries the stamp of the frame set's reference image.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class BagFrameSet:
     """One frame set of a bag.
 
     Attributes:
-        stamp_ns: stamp of the reference picture; 0 in bags whose pictures carry none.
-        first_log_ns: when the first of its pictures was recorded.
-        missing: cameras without a picture.
+        stamp_ns: stamp of the reference image; 0 in bags whose images carry none.
+        first_log_ns: when the first of its images was recorded.
+        missing: cameras without an image.
     """
 
     stamp_ns: int
@@ -85,25 +85,25 @@ def frame_sets_of_bag(recording: Recording, layout: TopicLayout) -> list[BagFram
     ]
 
 
-def picture_topics(layout: TopicLayout, remap: Mapping[str, str]) -> list[str]:
-    """The topics that a bag's pictures are played on."""
+def image_topics(layout: TopicLayout, remap: Mapping[str, str]) -> list[str]:
+    """The topics that a bag's images are played on."""
     return [remap.get(camera.image, camera.image) for camera in layout.cameras]
 
 
-def obstacle_to_answers(node: Node, topic: str, pictures: Sequence[str]) -> str:
-    """Why nobody who publishes ``topic`` could have the pictures yet, "" if somebody could."""
+def obstacle_to_answers(node: Node, topic: str, images: Sequence[str]) -> str:
+    """Why nobody who publishes ``topic`` could have the images yet, "" if somebody could."""
     answering = {
         (info.node_namespace, info.node_name) for info in node.get_publishers_info_by_topic(topic)
     }
     if not answering:
         return f"nobody publishes {topic}"
-    for picture in pictures:
+    for image in images:
         listening = {
             (info.node_namespace, info.node_name)
-            for info in node.get_subscriptions_info_by_topic(picture)
+            for info in node.get_subscriptions_info_by_topic(image)
         }
         if not answering & listening:
-            return f"whoever publishes {topic} does not listen to {picture}"
+            return f"whoever publishes {topic} does not listen to {image}"
     return ""
 
 
@@ -133,10 +133,10 @@ class Lockstep:
         self._node = node
         self._topic = topic
         chosen = choose_layout(recording, layout or None)
-        self._pictures = picture_topics(chosen, remap)
+        self._images = image_topics(chosen, remap)
         self._frame_sets = deque(frame_sets_of_bag(recording, chosen))
         if not self._frame_sets:
-            raise LockstepError("the bag holds no picture of the reference camera")
+            raise LockstepError("the bag holds no image of the reference camera")
         self._subscription: Subscription[Any] | None = None
         self._has_header = False
         self._answered: set[int] = set()
@@ -162,7 +162,7 @@ class Lockstep:
     def obstacle(self) -> str:
         """What must happen before answers can be expected, "" if nothing."""
         self.has_publisher()
-        return obstacle_to_answers(self._node, self._topic, self._pictures)
+        return obstacle_to_answers(self._node, self._topic, self._images)
 
     def sent_before(self, log_ns: int | None) -> list[BagFrameSet]:
         """Frame sets that are complete once all before ``log_ns`` (None = the end) was sent."""
@@ -181,10 +181,11 @@ class Lockstep:
         while not self._is_answered(frame_set, before):
             left = give_up - time.monotonic()
             if left <= 0:
-                cause = f"; the bag has no picture of {', '.join(frame_set.missing)} for it"
+                cause = f"; the bag has no image of {', '.join(frame_set.missing)} for it"
                 return (
                     f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s "
-                    f"was not answered on {self._topic} within {timeout_s:g} s{cause if frame_set.missing else ''}"
+                    f"was not answered on {self._topic} within {timeout_s:g} s"
+                    f"{cause if frame_set.missing else ''}"
                 )
             rclpy.spin_once(self._node, timeout_sec=min(left, 0.1))
         return ""

@@ -57,7 +57,7 @@ class OccupancyNode(Node):
             self._plan, values, self._vehicle.rig, self.get_clock(), self.get_logger()
         )
         self._vehicle.listen(
-            on_picture=self._intake.add,
+            on_image=self._intake.add,
             on_calibration=self._intake.hand_over,
             on_time_jump=self._on_time_jump,
         )

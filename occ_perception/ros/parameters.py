@@ -203,7 +203,7 @@ class NodeParameters:
     pose_extrapolation_ms: float = _parameter(
         "pose.max_extrapolation_ms",
         50.0,
-        "How far beyond the known poses a picture may lie.",
+        "How far beyond the known poses an image may lie.",
         minimum=0.0,
         maximum=1000.0,
     )
@@ -217,7 +217,7 @@ class NodeParameters:
     pose_wait_ms: float = _parameter(
         "pose.wait_ms",
         200.0,
-        "How long a frame set waits for a pose newer than its pictures before the pose is "
+        "How long a frame set waits for a pose newer than its images before the pose is "
         "extrapolated or the frame set is dropped.",
         minimum=0.0,
         maximum=5000.0,
@@ -227,7 +227,7 @@ class NodeParameters:
     sync_policy: str = _parameter(
         "sync.policy",
         "native",
-        "How pictures become frame sets: native, or the ApproximateTimeSynchronizer of the "
+        "How images become frame sets: native, or the ApproximateTimeSynchronizer of the "
         "message_filters package where that is installed.",
         choices=("native", "message_filters"),
     )
@@ -249,7 +249,7 @@ class NodeParameters:
         "missing_camera",
         "drop",
         "What becomes of a frame set with a missing camera: drop it, or reuse that camera's last "
-        "picture.",
+        "image.",
         choices=("drop", "reuse_last"),
     )
 

@@ -2,7 +2,7 @@
 
 Messages go out as the bytes they were recorded as, so the only thing needed to know about them is
 their Python class (for the type support). With an answer topic the player works in lockstep: it
-sends the next frame set of pictures only after the last one was answered, for machines that are
+sends the next frame set of images only after the last one was answered, for machines that are
 slower than the recording.
 """
 
@@ -29,7 +29,7 @@ from rosgraph_msgs.msg import Clock
 from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
 from occ_perception.errors import OccError
-from occ_perception.ros.lockstep import Lockstep, obstacle_to_answers, picture_topics
+from occ_perception.ros.lockstep import Lockstep, image_topics, obstacle_to_answers
 from occ_perception.ros.message_classes import message_class_of, time_message
 
 # Subscribers are taken as complete when their number has not changed for this long: a node that
@@ -56,7 +56,7 @@ class PlayOptions:
         remap: recorded topic -> topic to publish on.
         clock_hz: publish /clock this often; 0 = not at all.
         wait_s: how long to wait for subscribers before playing without (all of) them.
-        wait_for: begin when whoever publishes this topic listens to the bag's pictures; "" = when
+        wait_for: begin when whoever publishes this topic listens to the bag's images; "" = when
             the number of subscribers has settled.
         lockstep: topic of the answers, which is waited for too; "" = play by time alone.
         answer_timeout_s: how long a frame set may stay unanswered in lockstep.
@@ -154,8 +154,8 @@ class BagPlayer:
             else None
         )
         self._next_tick = 0.0
-        self._pictures = (
-            picture_topics(choose_layout(recording, options.layout or None), options.remap)
+        self._images = (
+            image_topics(choose_layout(recording, options.layout or None), options.remap)
             if options.wait_for
             else []
         )
@@ -213,7 +213,7 @@ class BagPlayer:
         count, since = 0, time.monotonic()
         while (now := time.monotonic()) < give_up:
             rclpy.spin_once(self._node, timeout_sec=0.05)
-            # Who dates pictures by this clock must know the time before the first one comes.
+            # Who dates images by this clock must know the time before the first one comes.
             self._send_clock(self._first_ns)
             current = sum(p.get_subscription_count() for p in self._publishers.values())
             if current != count:
@@ -230,7 +230,7 @@ class BagPlayer:
         if self._lockstep is not None and (obstacle := self._lockstep.obstacle()):
             return obstacle
         if self.options.wait_for:
-            return obstacle_to_answers(self._node, self.options.wait_for, self._pictures)
+            return obstacle_to_answers(self._node, self.options.wait_for, self._images)
         return ""
 
     # -- playing ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From single pictures to the worker's mailbox: grouping, waiting for calibration, newest wins.
+"""From single images to the worker's mailbox: grouping, waiting for calibration, newest wins.
 
 Grouping policies look alike (:class:`FrameSetPolicy`). None of them calls back while it holds its
 lock, and none waits for the consumer.
@@ -19,11 +19,11 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraRig
-from occ_perception.ros.camera_inputs import Picture
+from occ_perception.ros.camera_inputs import ReceivedImage
 from occ_perception.ros.diagnostics import OK, WARN, Status
 from occ_perception.ros.message_classes import time_message
 from occ_perception.ros.parameters import NodeParameters
-from occ_perception.sensing.assembly import FrameError, LastPictures
+from occ_perception.sensing.assembly import FrameError, LastImages
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
@@ -34,20 +34,20 @@ Item = TypeVar("Item")
 
 
 class FrameSetPolicy(Protocol):
-    """How pictures become frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
+    """How images become frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
 
     @property
     def counters(self) -> FrameSetCounters:
-        """What became of pictures and frame sets."""
+        """What became of images and frame sets."""
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
-        """Take a picture; raises TimeJump where stamps went back by more than a second."""
+        """Take an image; raises TimeJump where stamps went back by more than a second."""
 
     def tick(self, now_ns: int) -> None:
         """Close what has waited long enough."""
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
 
 
 class NativeSynchronizer:
@@ -65,7 +65,7 @@ class NativeSynchronizer:
 
     @property
     def counters(self) -> FrameSetCounters:
-        """What became of pictures and frame sets."""
+        """What became of images and frame sets."""
         return self._grouper.counters
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
@@ -157,13 +157,13 @@ class MessageFiltersSynchronizer:
         )
         self._synchronizer.registerCallback(self._on_set)
 
-    def _on_set(self, *pictures: _Stamped) -> None:
-        stamps = {c: p.stamp_ns for c, p in zip(self._cameras, pictures, strict=True)}
+    def _on_set(self, *images: _Stamped) -> None:
+        stamps = {c: p.stamp_ns for c, p in zip(self._cameras, images, strict=True)}
         self._counters.complete += 1
         self._closed.append(
             FrameSet(
                 reference_stamp_ns=stamps[self._reference_camera],
-                payloads={c: p.payload for c, p in zip(self._cameras, pictures, strict=True)},
+                payloads={c: p.payload for c, p in zip(self._cameras, images, strict=True)},
                 stamps_ns=stamps,
             )
         )
@@ -184,7 +184,7 @@ class Job:
     """A frame set for the worker.
 
     Attributes:
-        frame_set: the pictures, of every camera.
+        frame_set: the images, of every camera.
         rig: their calibration.
         closed_at: monotonic seconds when the frame set was complete; latency counts from here.
     """
@@ -195,7 +195,7 @@ class Job:
 
 
 class FrameSetIntake:
-    """Groups pictures into frame sets and leaves those of every camera in the worker's mailbox.
+    """Groups images into frame sets and leaves those of every camera in the worker's mailbox.
 
     A frame set that closes before the rig is known is held until it is; a newer one replaces it.
 
@@ -227,7 +227,7 @@ class FrameSetIntake:
         self._rig = rig
         self._clock = clock
         self._logger = logger
-        self._last_pictures = LastPictures() if values.missing_camera == "reuse_last" else None
+        self._last_images = LastImages() if values.missing_camera == "reuse_last" else None
         self._frame_sets = self._policy(values)
         self._held: FrameSet | None = None
         self._newest_rig: CameraRig | None = None
@@ -236,28 +236,28 @@ class FrameSetIntake:
         self._last_missing: tuple[str, ...] = ()
         self._incomplete_reported = 0
 
-    def add(self, camera: str, stamp_ns: int, picture: Picture) -> None:
-        """Take a picture.
+    def add(self, camera: str, stamp_ns: int, image: ReceivedImage) -> None:
+        """Take an image.
 
         Raises:
             TimeJump: its stamp went back by more than a second; nothing was taken.
         """
-        self._frame_sets.add(camera, stamp_ns, picture, self._clock.now().nanoseconds)
+        self._frame_sets.add(camera, stamp_ns, image, self._clock.now().nanoseconds)
 
     def tick(self) -> None:
         """Close the frame sets whose deadline has passed."""
         self._frame_sets.tick(self._clock.now().nanoseconds)
 
     def reset(self) -> None:
-        """Time went back: forget all pictures."""
+        """Time went back: forget all images."""
         self._frame_sets.reset()
         self._held = None
-        self._forget_last_pictures()
+        self._forget_last_images()
 
     def hand_over(self) -> None:
         """Give the newest frame set to the worker as soon as all calibrations are known.
 
-        At the start pictures and their camera_info race each other on different topics. To be
+        At the start images and their camera_info race each other on different topics. To be
         called whenever the rig may have changed.
         """
         frame_set, rig = self._held, self._rig()
@@ -265,7 +265,7 @@ class FrameSetIntake:
             return
         if rig is not self._newest_rig:
             if self._newest_rig is not None:
-                self._forget_last_pictures()  # they may have another size
+                self._forget_last_images()  # they may have another size
             self._newest_rig = rig
         if frame_set is None:
             return
@@ -274,18 +274,18 @@ class FrameSetIntake:
         self._counts["last_spread_us"] = frame_set.spread_ns // 1000
         self.jobs.put(Job(frame_set, rig, time.monotonic()))
 
-    def _forget_last_pictures(self) -> None:
-        if self._last_pictures is not None:
-            self._last_pictures.reset()
+    def _forget_last_images(self) -> None:
+        if self._last_images is not None:
+            self._last_images.reset()
 
     def _on_frame_set(self, frame_set: FrameSet) -> None:
         self._last_frame_set_at = time.monotonic()
         if frame_set.missing:
             self._last_missing = frame_set.missing
         # Here and not in the worker, which does not see the frame sets that newer ones overwrite.
-        if self._last_pictures is not None:
+        if self._last_images is not None:
             try:
-                frame_set = self._last_pictures.complete(frame_set)
+                frame_set = self._last_images.complete(frame_set)
             except FrameError as error:
                 text = f"frame set dropped: {error}"
                 self._logger.warning(text, throttle_duration_sec=_LOG_EVERY_S)

@@ -15,7 +15,7 @@ from rclpy.time import Time
 
 from occ_perception.frames import CameraRig
 from occ_perception.geometry import Float64
-from occ_perception.ros.camera_inputs import CameraInput, Picture
+from occ_perception.ros.camera_inputs import CameraInput, ReceivedImage
 from occ_perception.ros.diagnostics import OK, Status
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.parameters import NodeParameters
@@ -64,14 +64,14 @@ class VehicleSubscriptions:
     def listen(
         self,
         *,
-        on_picture: Callable[[str, int, Picture], None],
+        on_image: Callable[[str, int, ReceivedImage], None],
         on_calibration: Callable[[], None],
         on_time_jump: Callable[[str], None],
     ) -> None:
         """Subscribe; afterwards call :meth:`poll` a few times per second.
 
         Args:
-            on_picture: called with (camera, stamp in ns, picture); may raise TimeJump, and is then
+            on_image: called with (camera, stamp in ns, image); may raise TimeJump, and is then
                 called again after ``on_time_jump``.
             on_calibration: called when a camera_info or mounts came: the rig may be another one.
             on_time_jump: called with the reason when time went back, poses and mounts are emptied.
@@ -79,7 +79,7 @@ class VehicleSubscriptions:
         Raises:
             TransformMessagesError: tf is needed, but its messages are not installed.
         """
-        self._give_picture = on_picture
+        self._give_image = on_image
         self._calibration_came = on_calibration
         self._time_jumped = on_time_jump
         node, reliability = self._node, self._reliability
@@ -90,8 +90,8 @@ class VehicleSubscriptions:
                 camera,
                 stamp_source=plan.layout.stamp_source,
                 reliability=reliability,
-                on_topic=self._on_picture_topic,
-                on_picture=self._on_picture,
+                on_topic=self._on_image_topic,
+                on_image=self._on_image,
                 on_camera_info=self._on_camera_info,
             )
             for camera in plan.cameras
@@ -136,8 +136,8 @@ class VehicleSubscriptions:
         with self._changed:
             return self._vehicle.mount(frame)
 
-    def reject_picture(self, camera: str, problem: str) -> None:
-        """Note that one of a camera's pictures could not be used."""
+    def reject_image(self, camera: str, problem: str) -> None:
+        """Note that one of a camera's images could not be used."""
         self._cameras[camera].reject(problem)
 
     # -- upkeep ----------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ class VehicleSubscriptions:
 
     # -- what arrives ----------------------------------------------------------------------------
 
-    def _on_picture_topic(self, camera: str, topic: str) -> None:
+    def _on_image_topic(self, camera: str, topic: str) -> None:
         self._change(lambda: self._vehicle.take_image_topic(camera, topic))
 
-    def _on_picture(self, camera: str, stamp: int, picture: Picture, frame_id: str) -> None:
+    def _on_image(self, camera: str, stamp: int, image: ReceivedImage, frame_id: str) -> None:
         self._change(lambda: self._vehicle.take_image_frame(camera, frame_id))
-        self._take(stamp, lambda: self._give_picture(camera, stamp, picture))
+        self._take(stamp, lambda: self._give_image(camera, stamp, image))
 
     def _on_camera_info(self, camera: str, message: Any) -> None:
         for refusal in self._change(lambda: self._vehicle.take_camera_info(camera, message)):

@@ -29,7 +29,7 @@ class Worker:
     Args:
         stream: the network with its history; used by this thread only.
         mailbox: where frame sets come from.
-        vehicle: knows the ego pose and where the lidar is, and is told of bad pictures.
+        vehicle: knows the ego pose and where the lidar is, and is told of bad images.
         outputs: where predictions go.
         parameters: the live ones are read at every frame set.
         lidar: sweeps for a model that is given depth, None for others.
@@ -106,7 +106,7 @@ class Worker:
             self._outputs.publish(prediction, values.occupancy_encoding, values.flow_min_speed)
         except FrameError as error:
             if error.reason in ("undecodable_image", "size_mismatch"):
-                self._vehicle.reject_picture(error.camera, str(error))
+                self._vehicle.reject_image(error.camera, str(error))
             self._fail(error.reason, str(error))
             return
         except MissingSweepError as error:

@@ -28,7 +28,7 @@ class RigTables:
     Attributes:
         fingerprint: of the model's cameras, in the model's order, so that neither the order in
             which a driver lists them nor a camera the model does not use matters.
-        plans: how each camera's pictures are resized and cropped.
+        plans: how each camera's images are resized and cropped.
         ego_T_cam_N44: static extrinsics, float64.
         ego_T_grid: (4, 4) pose of the voxel grid's frame in the ego frame.
         native_K_N33, pixel_maps: intrinsics at the native size, and from native pixels to those
@@ -98,9 +98,9 @@ class Calibrator:
         )
 
     def _compute(self, rig: CameraRig, fingerprint: str) -> RigTables:
-        pictures = self._card.preprocessing
-        native_width = pictures.native_size[1]
-        plans = tuple(CropPlan.fit((c.width, c.height), pictures.input_size) for c in rig.cameras)
+        images = self._card.preprocessing
+        native_width = images.native_size[1]
+        plans = tuple(CropPlan.fit((c.width, c.height), images.input_size) for c in rig.cameras)
         affines = [plan.affine_from_native(native_width) for plan in plans]
         rotation = np.stack([np.diag([a.scale, a.scale, 1.0]) for a in affines])
         translation = np.array([(*a.offset, 0.0) for a in affines])

@@ -1,4 +1,4 @@
-"""A drive for measuring: any number of frame sets from a seed, at a model's native picture size."""
+"""A drive for measuring: any number of frame sets from a seed, at a model's native image size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
 from occ_perception.models.card import ModelCard
 
-# Different pictures in memory; a drive goes round them. Enough that no cache holds them all.
-_PICTURE_SETS = 4
+# Different images in memory; a drive goes round them. Enough that no cache holds them all.
+_IMAGE_SETS = 4
 _SPEED_MPS = 8.0
 _POINTS = 32_000
 _DEFAULT_SPACING_S = 0.5
@@ -35,14 +35,14 @@ def drawn_rig(card: ModelCard) -> CameraRig:
 def drawn_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraFrame]:
     """A straight drive at 8 m/s whose frame sets are as far apart as the model's history is.
 
-    Pictures are coloured noise, smooth over some pixels and rough over one: no value repeats in a
+    Images are coloured noise, smooth over some pixels and rough over one: no value repeats in a
     way that arithmetic could profit from.
     """
     rig = drawn_rig(card)
     rng = np.random.default_rng(seed)
     sets = [
-        {camera.name: _picture(rng, camera.height, camera.width) for camera in rig.cameras}
-        for _ in range(min(_PICTURE_SETS, count))
+        {camera.name: _image(rng, camera.height, camera.width) for camera in rig.cameras}
+        for _ in range(min(_IMAGE_SETS, count))
     ]
     points = _sweep(rng)
     spacing_s = card.history_spacing_s or _DEFAULT_SPACING_S
@@ -68,7 +68,7 @@ def _sweep(rng: np.random.Generator) -> np.ndarray:
     return np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
 
 
-def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     coarse = rng.integers(0, 192, (-(-height // 32), -(-width // 32), 3), dtype=np.uint8)
-    picture = coarse.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
-    return picture + rng.integers(0, 64, picture.shape, dtype=np.uint8)
+    image = coarse.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+    return image + rng.integers(0, 64, image.shape, dtype=np.uint8)

@@ -1,6 +1,6 @@
 """What a model costs in a stream: time, memory, arithmetic.
 
-Measured is the steady state of :meth:`OccupancyStream.step`, from decoded pictures in host memory
+Measured is the steady state of :meth:`OccupancyStream.step`, from decoded images in host memory
 to labels in host memory, on frames that are drawn beforehand.
 """
 
@@ -29,7 +29,7 @@ from occ_perception.runtime.execution import Execution
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 
-TIMED = "OccupancyStream.step: decoded pictures on the host to labels on the host"
+TIMED = "OccupancyStream.step: decoded images on the host to labels on the host"
 
 
 def measure_stream(
@@ -100,7 +100,7 @@ class StreamBenchmark:
             "precision": execution.precision,
             "compiled": execution.compiled,
             "timed": TIMED,
-            "pictures": "{}x{}".format(*model.card.preprocessing.native_size),
+            "images": "{}x{}".format(*model.card.preprocessing.native_size),
             "frames": len(drive) - warm_up,
             "warm_up_frames": warm_up,
             "warm_up_seconds": round(warm_up_s, 2),

@@ -1,10 +1,10 @@
-"""Pictures as the checkpoints expect them, from decoded RGB.
+"""Images as the checkpoints expect them, from decoded RGB.
 
 The published pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
 bottom, channel order swapped to BGR, normalisation with constants that keep their RGB order. That
 order mix is a slip of the training code which the released checkpoints of ALOcc (arXiv 2411.07725)
 and of its BEVDet ancestors have learnt. SparseOcc reads RGB; a card says which. Tests hold crop,
-order and normalisation to reference pictures bit for bit, and the filter of the resize, which is
+order and normalisation to reference images bit for bit, and the filter of the resize, which is
 another one there, to its definition (docs/deviations.md).
 
 Legend: N cameras in the order of the model card, H and W network input size, C channels.
@@ -31,54 +31,54 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How pictures of one size become network input.
+    """How images of one size become network input.
 
     Attributes:
-        picture: (width, height) of the pictures that arrive.
+        image: (width, height) of the images that arrive.
         resized: (width, height) after resizing.
-        box: (left, top, right, bottom) of the crop in the resized picture. It may leave the
-            picture (a negative top); what lies outside becomes black.
+        box: (left, top, right, bottom) of the crop in the resized image. It may leave the
+            image (a negative top); what lies outside becomes black.
     """
 
-    picture: Size
+    image: Size
     resized: Size
     box: tuple[int, int, int, int]
 
     @classmethod
-    def fit(cls, picture: Size, input_size: Size) -> CropPlan:
-        """Plan for pictures of (width, height) and a network input of (height, width).
+    def fit(cls, image: Size, input_size: Size) -> CropPlan:
+        """Plan for images of (width, height) and a network input of (height, width).
 
         The arithmetic (truncation of float64 products) is the published one; for the published
-        picture sizes the products are exact.
+        image sizes the products are exact.
         """
-        width, height = picture
+        width, height = image
         rows, columns = input_size
         scale = columns / width
         resized = (int(width * scale), int(height * scale))
         left = int(max(0, resized[0] - columns) / 2)
         top = resized[1] - rows
-        return cls(picture, resized, (left, top, left + columns, top + rows))
+        return cls(image, resized, (left, top, left + columns, top + rows))
 
     def affine_from_native(self, native_width: int) -> ImageAffine:
         """Pixels of the same camera at ``native_width`` columns -> network input pixels.
 
-        Camera codes are trained on intrinsics of the native picture, so a driver that sends
-        smaller pictures must not change them; only the affine absorbs the size.
+        Camera codes are trained on intrinsics of the native image, so a driver that sends
+        smaller images must not change them; only the affine absorbs the size.
         """
         columns = self.box[2] - self.box[0]
         return ImageAffine(columns / native_width, (float(-self.box[0]), float(-self.box[1])))
 
 
-def crop_picture(
-    picture: NDArray[np.uint8], plan: CropPlan, interpolation: str = "bicubic"
+def crop_image(
+    image: NDArray[np.uint8], plan: CropPlan, interpolation: str = "bicubic"
 ) -> NDArray[np.uint8]:
-    """Resize and crop one RGB picture (height, width, 3) to (H, W, 3), still RGB uint8.
+    """Resize and crop one RGB image (height, width, 3) to (H, W, 3), still RGB uint8.
 
     Pillow's filter of that name (bicubic is antialiased) defines the result; the resamplers of
     OpenCV and torch differ.
     """
     resample = Image.Resampling[interpolation.upper()]
-    return np.asarray(Image.fromarray(picture).resize(plan.resized, resample).crop(plan.box))
+    return np.asarray(Image.fromarray(image).resize(plan.resized, resample).crop(plan.box))
 
 
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
@@ -95,12 +95,12 @@ def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[
 
 
 class Preprocessor:
-    """Turns the pictures of one frame set into the network's image tensor.
+    """Turns the images of one frame set into the network's image tensor.
 
     Args:
         preprocessing: the model card's image pipeline.
         device: where the tensor is wanted; bytes travel there, the table look-up happens there.
-        threads: pictures resized at the same time (Pillow releases the interpreter lock).
+        threads: images resized at the same time (Pillow releases the interpreter lock).
     """
 
     def __init__(
@@ -117,20 +117,20 @@ class Preprocessor:
             max_workers=threads or min(6, os.cpu_count() or 1), thread_name_prefix="preprocess"
         )
 
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]], plans: Sequence[CropPlan]) -> Tensor:
-        """Images (N, 3, H, W) float32 on the device, from RGB pictures (height, width, 3)."""
+    def __call__(self, images: Sequence[NDArray[np.uint8]], plans: Sequence[CropPlan]) -> Tensor:
+        """Images (N, 3, H, W) float32 on the device, from RGB images (height, width, 3)."""
         crops = torch.empty(
-            (len(pictures), *self._input_size, 3),
+            (len(images), *self._input_size, 3),
             dtype=torch.uint8,
             pin_memory=self._device.type == "cuda",
         )
         into = crops.numpy()
 
         def fill(camera: int) -> None:
-            into[camera] = crop_picture(pictures[camera], plans[camera], self._interpolation)
+            into[camera] = crop_image(images[camera], plans[camera], self._interpolation)
 
         # list() waits for all of them and raises what a worker raised.
-        list(self._pool.map(fill, range(len(pictures))))
+        list(self._pool.map(fill, range(len(images))))
         return self.normalise(crops.to(self._device, non_blocking=True))
 
     def normalise(self, crops_NHW3: Tensor) -> Tensor:

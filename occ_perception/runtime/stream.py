@@ -132,7 +132,7 @@ class OccupancyStream:
         """
         clock = StageClock(self._device)
         tables = self._calibrator.tables(frame.rig)
-        images_N3HW = self._preprocess(self._pictures(frame), tables.plans)
+        images_N3HW = self._preprocess(self._images(frame), tables.plans)
         world_T_cam_N44 = self._calibrator.world_T_cameras(frame, tables)
         now = Moment(
             frame.stamp_ns, frame.world_T_reference_ego, frame.sequence, tables.fingerprint
@@ -173,12 +173,12 @@ class OccupancyStream:
             timings_ms=clock.timings_ms(),
         )
 
-    def _pictures(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
-        """The frame's pictures in the model's camera order."""
+    def _images(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
+        """The frame's images in the model's camera order."""
         missing = [name for name in self.card.cameras if name not in frame.images]
         if missing:
             raise ModelError(
-                f"frame at {frame.stamp_ns} ns has no picture of camera {', '.join(missing)}, "
+                f"frame at {frame.stamp_ns} ns has no image of camera {', '.join(missing)}, "
                 f"which model {self.card.name} needs; it has {', '.join(frame.images)}. Drop the "
                 "frame, or assemble frames with missing_camera='reuse_last'"
             )

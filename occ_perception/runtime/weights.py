@@ -45,7 +45,7 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """Name and weights, as messages and pictures carry them, and cameras it does without."""
+        """Name and weights, as messages and images carry them, and cameras it does without."""
         absent = ", ".join(self.card.absent_cameras)
         return f"{self.card.name}@{self.weights_id}" + (f" without {absent}" if absent else "")
 

@@ -1,4 +1,4 @@
-"""From a frame set of pictures to a camera frame: decode, check, rectify, and look up the poses."""
+"""From a frame set of images to a camera frame: decode, check, rectify, and look up the poses."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class FrameError(OccError):
         super().__init__(f"camera {camera}: {text}")
 
 
-class LastPictures:
-    """Gives frame sets that lack a camera its last picture, with that picture's own stamp.
+class LastImages:
+    """Gives frame sets that lack a camera its last image, with that image's own stamp.
 
     Args:
-        max_age_ns: a picture older than the frame set by more than this is not reused.
+        max_age_ns: an image older than the frame set by more than this is not reused.
     """
 
     def __init__(self, max_age_ns: int = 500_000_000) -> None:
@@ -56,15 +56,15 @@ class LastPictures:
         self._last: dict[str, tuple[int, Any]] = {}
 
     def reset(self) -> None:
-        """Forget all pictures, e.g. after a time jump."""
+        """Forget all images, e.g. after a time jump."""
         self._last.clear()
 
     def complete(self, frame_set: FrameSet) -> FrameSet:
         """The frame set with every camera; to be called with every frame set, in their order.
 
         Raises:
-            FrameError: a missing camera's last picture is too old, or there is none. The frame
-                set's own pictures are kept for later ones all the same.
+            FrameError: a missing camera's last image is too old, or there is none. The frame
+                set's own images are kept for later ones all the same.
         """
         self._last |= {
             name: (frame_set.stamps_ns[name], frame_set.payloads[name])
@@ -91,13 +91,13 @@ class LastPictures:
 
     def _recent(self, name: str, reference_stamp_ns: int) -> tuple[int, Any]:
         if name not in self._last:
-            raise FrameError("missing_camera", name, "no earlier picture to reuse")
+            raise FrameError("missing_camera", name, "no earlier image to reuse")
         age = reference_stamp_ns - self._last[name][0]
         if not 0 <= age <= self.max_age_ns:
             raise FrameError(
                 "missing_camera",
                 name,
-                f"its last picture is {age / 1e6:.0f} ms old, at most "
+                f"its last image is {age / 1e6:.0f} ms old, at most "
                 f"{self.max_age_ns / 1e6:.0f} ms are reused",
             )
         return self._last[name]
@@ -107,11 +107,11 @@ class FrameAssembler:
     """Turns frame sets of :class:`SensorImage` or :class:`EncodedImage` into camera frames.
 
     Args:
-        rig: calibrations of the pictures as they arrive.
+        rig: calibrations of the images as they arrive.
         reference_camera: camera whose stamp the frame refers to.
         missing_camera: what happens to a frame set without some camera: ``drop`` refuses it,
-            ``reuse_last`` takes that camera's last picture, see :class:`LastPictures`.
-        encodings: camera -> encoding to read raw pictures as, see :func:`decode_image`.
+            ``reuse_last`` takes that camera's last image, see :class:`LastImages`.
+        encodings: camera -> encoding to read raw images as, see :func:`decode_image`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class FrameAssembler:
         rig.camera(reference_camera)
         self._raw_rig = rig
         self.reference_camera = reference_camera
-        self._last_pictures = LastPictures() if missing_camera == "reuse_last" else None
+        self._last_images = LastImages() if missing_camera == "reuse_last" else None
         self._encodings = dict(encodings or {})
         self._undistort_maps = {
             camera.name: _undistort_maps(camera)
@@ -138,9 +138,9 @@ class FrameAssembler:
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def reset(self) -> None:
-        """Forget the last pictures, e.g. after a time jump."""
-        if self._last_pictures is not None:
-            self._last_pictures.reset()
+        """Forget the last images, e.g. after a time jump."""
+        if self._last_images is not None:
+            self._last_images.reset()
 
     def assemble(
         self, frame_set: FrameSet, poses: EgoPoses, sequence: str = "", token: str = ""
@@ -153,21 +153,21 @@ class FrameAssembler:
         Raises:
             FrameError: see there; the assembler can take the next frame set.
         """
-        if self._last_pictures is not None:
-            frame_set = self._last_pictures.complete(frame_set)
+        if self._last_images is not None:
+            frame_set = self._last_images.complete(frame_set)
         names = self.rig.names
         if missing := [name for name in names if name not in frame_set.payloads]:
             raise FrameError(
                 "missing_camera",
                 missing[0],
-                f"no picture within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
+                f"no image within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
                 f"(missing: {', '.join(missing)})",
             )
         world_T_ego = {name: _pose(poses, name, frame_set.stamps_ns[name]) for name in names}
-        pictures = self._decoders.map(lambda name: self.picture(name, frame_set), names)
+        images = self._decoders.map(lambda name: self.image(name, frame_set), names)
         return CameraFrame(
             rig=self.rig,
-            images=dict(zip(names, pictures, strict=True)),
+            images=dict(zip(names, images, strict=True)),
             stamps_ns={name: frame_set.stamps_ns[name] for name in names},
             world_T_ego=world_T_ego,
             reference_camera=self.reference_camera,
@@ -176,8 +176,8 @@ class FrameAssembler:
             token=token,
         )
 
-    def picture(self, name: str, frame_set: FrameSet) -> RgbImage:
-        """One picture of a frame set, decoded, of the calibrated size, rectified.
+    def image(self, name: str, frame_set: FrameSet) -> RgbImage:
+        """One image of a frame set, decoded, of the calibrated size, rectified.
 
         Raises:
             FrameError: it cannot be decoded, or has another size.
@@ -192,9 +192,9 @@ class FrameAssembler:
             raise FrameError(
                 "size_mismatch",
                 name,
-                f"picture is {width}x{height}, calibrated for "
+                f"image is {width}x{height}, calibrated for "
                 f"{calibration.width}x{calibration.height}; camera_info or rig must belong to "
-                "the pictures that are sent",
+                "the images that are sent",
             )
         if name in self._undistort_maps:
             maps = self._undistort_maps[name]
@@ -211,7 +211,7 @@ def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
 
 
 def _undistort_maps(camera: CameraCalibration) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
-    """Fixed-point maps to the pinhole picture with the same K."""
+    """Fixed-point maps to the pinhole image with the same K."""
     size = (camera.width, camera.height)
     coefficients = np.asarray(camera.distortion)
     model = cv2.fisheye if camera.distortion_model == "equidistant" else cv2

@@ -47,12 +47,12 @@ class CameraInfo:
 
     Attributes:
         width, height: full resolution the calibration was made at, pixels.
-        K: 9 numbers, row-major intrinsics of the raw picture.
-        P: 12 numbers, row-major projection of the rectified picture; may be all zero.
-        D: distortion coefficients; empty or zero for rectified pictures.
-        distortion_model: name; drivers of rectified pictures leave it empty.
+        K: 9 numbers, row-major intrinsics of the raw image.
+        P: 12 numbers, row-major projection of the rectified image; may be all zero.
+        D: distortion coefficients; empty or zero for rectified images.
+        distortion_model: name; drivers of rectified images leave it empty.
         binning_x, binning_y: pixels joined by the camera; 0 and 1 both mean none.
-        roi: region of the sensor the pictures show.
+        roi: region of the sensor the images show.
         frame_id: optical frame of the camera.
     """
 
@@ -71,13 +71,13 @@ class CameraInfo:
 def calibration_from_camera_info(
     info: CameraInfo, name: str, ego_T_cam: Float64, rectified: bool
 ) -> CameraCalibration:
-    """The calibration of the pictures that come with a camera_info.
+    """The calibration of the images that come with a camera_info.
 
     Args:
         info: the message.
         name: camera name in the model's vocabulary.
         ego_T_cam: (4, 4) extrinsics, optical frame to ego.
-        rectified: whether the pictures are those of an ``image_rect`` topic. Then P holds and
+        rectified: whether the images are those of an ``image_rect`` topic. Then P holds and
             there is no distortion; otherwise K and D hold.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Grouping the pictures of one rotation: the frame set rule.
+"""Grouping the images of one rotation: the frame set rule.
 
-Cameras that a spinning lidar triggers fire one after the other, so pictures that belong together
+Cameras that a spinning lidar triggers fire one after the other, so images that belong together
 never share a stamp. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. A
-frame set is therefore one picture of the reference camera and one of every other camera such that
+frame set is therefore one image of the reference camera and one of every other camera such that
 newest minus oldest stamp stays within a tolerance.
 """
 
@@ -18,15 +18,15 @@ from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 
 @dataclass(frozen=True, eq=False)
 class FrameSet:
-    """The pictures of one rotation.
+    """The images of one rotation.
 
     Attributes:
-        reference_stamp_ns: stamp of the reference camera's picture, which every frame set has.
+        reference_stamp_ns: stamp of the reference camera's image, which every frame set has.
         payloads: camera -> what was given to :meth:`FrameSetGrouper.add`.
         stamps_ns: camera -> its stamp, for the same cameras.
-        missing: cameras without a picture in this frame set, in the grouper's order.
-        reused: cameras whose picture is of an earlier frame set, see
-            :class:`~.assembly.LastPictures`.
+        missing: cameras without an image in this frame set, in the grouper's order.
+        reused: cameras whose image is of an earlier frame set, see
+            :class:`~.assembly.LastImages`.
     """
 
     reference_stamp_ns: int
@@ -37,7 +37,7 @@ class FrameSet:
 
     @property
     def spread_ns(self) -> int:
-        """Newest minus oldest stamp of its own pictures."""
+        """Newest minus oldest stamp of its own images."""
         own = [stamp for camera, stamp in self.stamps_ns.items() if camera not in self.reused]
         return max(own) - min(own)
 
@@ -49,15 +49,15 @@ class FrameSet:
 
 @dataclass
 class FrameSetCounters:
-    """What became of the pictures and frame sets since construction; a reset does not clear them.
+    """What became of the images and frame sets since construction; a reset does not clear them.
 
     Attributes:
         complete: frame sets with every camera.
         incomplete: frame sets closed without some camera.
-        late: pictures whose frame set had been closed, or older than it.
-        out_of_order: pictures older than an earlier one of the same camera.
-        duplicate: pictures with a stamp that the same camera had already sent; ignored.
-        unmatched: pictures that found no frame set (no reference picture near them, or overflow).
+        late: images whose frame set had been closed, or older than it.
+        out_of_order: images older than an earlier one of the same camera.
+        duplicate: images with a stamp that the same camera had already sent; ignored.
+        unmatched: images that found no frame set (no reference image near them, or overflow).
     """
 
     complete: int = 0
@@ -69,26 +69,26 @@ class FrameSetCounters:
 
 
 class FrameSetGrouper:
-    """Groups pictures into frame sets as they arrive; pure, without threads or a clock of its own.
+    """Groups images into frame sets as they arrive; pure, without threads or a clock of its own.
 
-    A frame set closes when every camera has a picture for it, or incomplete when ``deadline_ns``
-    has passed since the reference picture arrived, or when a later frame set is complete (pictures
+    A frame set closes when every camera has an image for it, or incomplete when ``deadline_ns``
+    has passed since the reference image arrived, or when a later frame set is complete (images
     of one camera arrive in order, so what is missing will not come any more). Frame sets come out
-    in the order of their reference stamps, and no picture is used twice. Among the possible
+    in the order of their reference stamps, and no image is used twice. Among the possible
     combinations the one with most cameras wins, then the one with the smallest spread. (In an
-    incomplete frame set the gap may be filled by a picture of the rotation before, if that one has
-    no frame set of its own because its reference picture was lost.)
+    incomplete frame set the gap may be filled by an image of the rotation before, if that one has
+    no frame set of its own because its reference image was lost.)
 
     Args:
         cameras: names of the cameras of a complete frame set.
         reference_camera: the camera whose stamp is the frame set's.
         tolerance_ns: largest spread of a frame set. For nuScenes it must exceed 43 ms, the spread
-            of a real frame set, and stay below 73 ms, from where on a picture of the rotation
+            of a real frame set, and stay below 73 ms, from where on an image of the rotation
             before fits in. In general it lies between the spread of a frame set and the frame set
             period minus the largest step from one camera to the next; cameras triggered together at
             30 Hz need a tolerance below 33 ms.
-        deadline_ns: how long to wait for missing pictures after the reference picture.
-        max_pending: pictures kept per camera; the oldest is given up beyond that.
+        deadline_ns: how long to wait for missing images after the reference image.
+        max_pending: images kept per camera; the oldest is given up beyond that.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FrameSetGrouper:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pictures and stamps, e.g. after a :class:`TimeJump`; counters stay."""
+        """Forget all images and stamps, e.g. after a :class:`TimeJump`; counters stay."""
         self._stamps: dict[str, list[int]] = {camera: [] for camera in self.cameras}
         self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
         self._newest: dict[str, int] = {}
@@ -125,12 +125,12 @@ class FrameSetGrouper:
     def add(
         self, camera: str, stamp_ns: int, payload: Any, now_ns: int | None = None
     ) -> list[FrameSet]:
-        """Take one picture; returns the frame sets it closes, oldest first.
+        """Take one image; returns the frame sets it closes, oldest first.
 
         Args:
             camera: one of :attr:`cameras`.
             stamp_ns: exposure stamp.
-            payload: the picture, or any handle to it.
+            payload: the image, or any handle to it.
             now_ns: time of arrival on the clock that :meth:`expire` is called with; without it
                 stamps are taken as the clock.
 
@@ -158,7 +158,7 @@ class FrameSetGrouper:
         return self._close_up_to(expired[-1]) if expired else []
 
     def flush(self) -> list[FrameSet]:
-        """Close everything that has a reference picture, complete or not; the input has ended."""
+        """Close everything that has a reference image, complete or not; the input has ended."""
         references = self._stamps[self.reference_camera]
         frame_sets = self._close_up_to(references[-1]) if references else []
         for camera in self.cameras:
@@ -166,7 +166,7 @@ class FrameSetGrouper:
         return frame_sets
 
     def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int, now_ns: int) -> None:
-        """Store a picture unless it is a duplicate or comes too late."""
+        """Store an image unless it is a duplicate or comes too late."""
         if stamp_ns in self._payloads[camera] or (
             self._last is not None and self._last.stamps_ns.get(camera) == stamp_ns
         ):
@@ -186,7 +186,7 @@ class FrameSetGrouper:
             self._drop_older(camera, stamps[1])  # it may be this one
 
     def _is_late(self, camera: str, stamp_ns: int) -> bool:
-        """Whether the picture belongs to the last closed frame set or to a time before it."""
+        """Whether the image belongs to the last closed frame set or to a time before it."""
         if self._last is None:
             return False
         if camera in self._last.stamps_ns:
@@ -218,7 +218,7 @@ class FrameSetGrouper:
             missing=tuple(camera for camera in self.cameras if camera not in chosen),
         )
         for camera in self.cameras:
-            # Older ones are out of reach for every later reference picture.
+            # Older ones are out of reach for every later reference image.
             self._drop_older(camera, chosen.get(camera, reference_stamp_ns - self.tolerance_ns))
         for camera, stamp in chosen.items():
             self._stamps[camera].remove(stamp)
@@ -242,9 +242,9 @@ class FrameSetGrouper:
         self.counters.unmatched += count
 
     def _best_combination(self, reference_stamp_ns: int) -> dict[str, int]:
-        """Camera -> stamp of the best frame set around a reference picture that is pending.
+        """Camera -> stamp of the best frame set around a reference image that is pending.
 
-        Every possible oldest picture is tried; given it, the earliest picture of each camera from
+        Every possible oldest image is tried; given it, the earliest image of each camera from
         there on gives the smallest spread.
         """
         starts = {reference_stamp_ns} | {

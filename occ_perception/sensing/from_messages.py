@@ -40,8 +40,8 @@ def stamp_ns(time: Any) -> int:
     return int(time.sec) * 1_000_000_000 + int(time.nanosec)
 
 
-def picture_from_message(message: Any) -> SensorImage | EncodedImage:
-    """The picture of a sensor_msgs/Image or sensor_msgs/CompressedImage; data is not copied."""
+def image_from_message(message: Any) -> SensorImage | EncodedImage:
+    """The image of a sensor_msgs/Image or sensor_msgs/CompressedImage; data is not copied."""
     if hasattr(message, "format"):
         return EncodedImage(message.format, message.data)
     return SensorImage(

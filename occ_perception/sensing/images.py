@@ -1,7 +1,7 @@
-"""Decoding of what cameras send into RGB pictures, without cv_bridge.
+"""Decoding of what cameras send into RGB images, without cv_bridge.
 
 One decoder serves the node and the offline tools. JPEG goes through OpenCV: on real nuScenes
-pictures its result equals Pillow's bit for bit (the published preprocessing reads with Pillow) in
+images its result equals Pillow's bit for bit (the published preprocessing reads with Pillow) in
 half the time; docs/bags.md has the measurement. OpenCV however fills what is missing of a damaged
 JPEG with grey and reports success, so the file structure is checked here first.
 """
@@ -27,7 +27,7 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageError(OccError):
-    """A picture that cannot be decoded; the message says why and what to do."""
+    """An image that cannot be decoded; the message says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ def decode_image(
     """Decode to RGB, in memory of its own.
 
     Args:
-        image: a raw or compressed picture.
+        image: a raw or compressed image.
         encoding_override: take raw data as this encoding whatever the message says; needed for
-            ``8UC3``, which does not say what its channels are. Compressed pictures ignore it.
+            ``8UC3``, which does not say what its channels are. Compressed images ignore it.
 
     Returns:
         (H, W, 3) uint8 RGB. EXIF orientation is ignored: intrinsics belong to the sensor's rows
@@ -134,7 +134,7 @@ def _decode_raw(image: SensorImage, encoding_override: str | None) -> RgbImage:
     if encoding == "8uc3":
         raise ImageError(
             "encoding 8UC3 does not say whether the channels are RGB or BGR; set the camera's "
-            "encoding to bgr8 or rgb8 in the topic layout (drivers that pass OpenCV pictures "
+            "encoding to bgr8 or rgb8 in the topic layout (drivers that pass OpenCV images "
             "through mean bgr8)"
         )
     if encoding not in RAW_ENCODINGS:
@@ -196,17 +196,17 @@ def _decode_nv12(image: SensorImage) -> RgbImage:
 # -- compressed ----------------------------------------------------------------------------------
 
 
-def check_compressed(picture: EncodedImage) -> None:
+def check_compressed(image: EncodedImage) -> None:
     """Check that the data is a whole JPEG or PNG file, in a fraction of the time of decoding it.
 
     Raises:
         ImageError: another format, truncated or visibly damaged.
     """
-    data = np.frombuffer(picture.data, dtype=np.uint8)
+    data = np.frombuffer(image.data, dtype=np.uint8)
     start = data[:20].tobytes()
-    if "compresseddepth" in picture.format.lower() or start[12:] == _PNG_MAGIC:
+    if "compresseddepth" in image.format.lower() or start[12:] == _PNG_MAGIC:
         raise ImageError(
-            "compressedDepth carries distances, not a picture; subscribe to the colour image"
+            "compressedDepth carries distances, not an image; subscribe to the colour image"
         )
     if start.startswith(_JPEG_MAGIC):
         kind, problem = "JPEG", _jpeg_problem(data)
@@ -214,23 +214,23 @@ def check_compressed(picture: EncodedImage) -> None:
         kind, problem = "PNG", _png_problem(data)
     else:
         raise ImageError(
-            f"compressed picture (format {picture.format!r}, {data.size} bytes) is neither JPEG "
+            f"compressed image (format {image.format!r}, {data.size} bytes) is neither JPEG "
             f"nor PNG: it starts with {start[:8].hex(' ') or 'nothing'}"
         )
     if problem:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")
 
 
-def _decode_compressed(picture: EncodedImage) -> RgbImage:
-    check_compressed(picture)
-    data = np.frombuffer(picture.data, dtype=np.uint8)
+def _decode_compressed(image: EncodedImage) -> RgbImage:
+    check_compressed(image)
+    data = np.frombuffer(image.data, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(data, flags)
     except cv2.error as error:
-        raise ImageError(f"picture of {data.size} bytes cannot be decoded: {error}") from error
+        raise ImageError(f"image of {data.size} bytes cannot be decoded: {error}") from error
     if decoded is None:
-        raise ImageError(f"picture of {data.size} bytes is damaged: the decoder gave up")
+        raise ImageError(f"image of {data.size} bytes is damaged: the decoder gave up")
     if decoded.dtype == np.uint16:
         decoded = _to_8_bit(decoded)
     # IMREAD_COLOR_RGB would save a pass, but the OpenCV of older ROS distributions lacks it.
@@ -238,7 +238,7 @@ def _decode_compressed(picture: EncodedImage) -> RgbImage:
 
 
 _EOI, _SOS = 0xD9, 0xDA
-# DHT, DQT, DNL, DRI, COM and application segments may stand between the scans of a picture.
+# DHT, DQT, DNL, DRI, COM and application segments may stand between the scans of an image.
 _BETWEEN_SCANS = {_EOI, _SOS, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 
@@ -246,7 +246,7 @@ def _jpeg_problem(data: NDArray[np.uint8]) -> str | None:
     """What is wrong with the marker structure (ITU-T T.81, annex B) from start to end of image.
 
     Finds data that ends early and damage that makes illegal markers; damage that yields other
-    legal Huffman codes only shows in the picture.
+    legal Huffman codes only shows in the image.
     """
     following = data[1:]
     in_scan = (data[:-1] == 0xFF) & (following != 0x00) & (following != 0xFF)

@@ -63,7 +63,7 @@ class InputPlan:
 
     @property
     def encodings(self) -> dict[str, str]:
-        """Camera -> encoding to read its raw pictures as."""
+        """Camera -> encoding to read its raw images as."""
         return {camera.name: camera.encoding for camera in self.cameras if camera.encoding}
 
     @property

@@ -1,4 +1,4 @@
-"""Lidar points in the pictures: depth and class of the point in each input pixel.
+"""Lidar points in the images: depth and class of the point in each input pixel.
 
 Legend: N cameras, P points, H, W network input size.
 """
@@ -41,7 +41,7 @@ def nearest(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
 def first_of_float32_ranks(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
     """The published rule: first by ``pixel + depth / 100``, added in single precision.
 
-    In a big picture the sum has steps of 0.0156 and more, so that points within 1.6 m of each
+    In a big image the sum has steps of 0.0156 and more, so that points within 1.6 m of each
     other (12 m at 896x1600) count as equal and any of them may be kept: here the earlier one.
     Only comparisons with published depth-assisted results need it.
     """

@@ -10,7 +10,7 @@ BACKWARD_JUMP_NS = 1_000_000_000
 Late and re-ordered messages stay well below: recorders that log in bursts deliver up to 0.5 s late.
 """
 
-# When a bag starts over, the last pictures before the jump may be delivered after the first ones
+# When a bag starts over, the last images before the jump may be delivered after the first ones
 # behind it, on other topics. For a moment everything from the end of the old line is refused.
 _LEFTOVER_NS = 500_000_000
 _MOMENT_S = 0.5

@@ -93,7 +93,7 @@ class VehicleInputs:
         """A camera's calibration, as a sensor_msgs/CameraInfo or a :class:`CameraInfo`.
 
         One that cannot be used does not replace one that can: it is refused, and is a problem of
-        the camera until the next. Drivers send camera_info with every picture, so a refusal is
+        the camera until the next. Drivers send camera_info with every image, so a refusal is
         returned once, not at every repetition.
         """
         is_plain = isinstance(message, CameraInfo)

@@ -262,7 +262,7 @@ def _on_map(position: ArrayLike) -> list[float]:
 
 
 def _write_map(sensors: DriveSensors, root: Path) -> None:
-    """Driveable ground and footways as a picture of 0.1 m pixels, north up."""
+    """Driveable ground and footways as an image of 0.1 m pixels, north up."""
     import cv2
 
     path = root / "maps" / f"town-{sensors.drive.town.seed:05d}.png"

@@ -151,11 +151,11 @@ def camera_mask(
     stop_at: NDArray[np.uint8] | None = None,
     threads: int | None = None,
 ) -> Mask:
-    """(X, Y, Z) voxels that the rig's pictures see at the scene's time.
+    """(X, Y, Z) voxels that the rig's images see at the scene's time.
 
     Args:
         scene: the world.
-        rig: cameras; use their uncropped pictures.
+        rig: cameras; use their uncropped images.
         grid: cell layout in ego axes.
         stride: pixels between rays.
         stop_at: (X, Y, Z) labels at whose first occupied voxel a ray ends, as Occ3D has it;

@@ -1,4 +1,4 @@
-"""A drive as a rosbag2 in the package's own layout, with the ground truth beside the pictures."""
+"""A drive as a rosbag2 in the package's own layout, with the ground truth beside the images."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ ODOMETRY_RATE = 50.0
 _JPEG_QUALITY = 90
 
 
-def encode_jpeg(picture: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes:
-    """JPEG bytes of an RGB picture."""
+def encode_jpeg(image: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes:
+    """JPEG bytes of an RGB image."""
     import cv2
 
     done, data = cv2.imencode(
-        ".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        ".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     if not done:
-        raise ValueError(f"picture of shape {picture.shape} could not be encoded as JPEG")
+        raise ValueError(f"image of shape {image.shape} could not be encoded as JPEG")
     return bytes(data)
 
 
@@ -76,7 +76,7 @@ def record_drive(
 ) -> None:
     """Write a drive as a recording.
 
-    Pictures, calibrations, odometry and tf are what a vehicle would send. At 2 Hz the truth is on
+    Images, calibrations, odometry and tf are what a vehicle would send. At 2 Hz the truth is on
     ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and once more under
     ``/ground_truth_in_view`` with everything that no camera sees unknown. It refers to the
     reference camera's stamp, like the node's answers. The bag's metadata names the generator's

@@ -1,4 +1,4 @@
-"""Pictures of a scene: colour, depth, class and instance of every pixel from one ray."""
+"""Images of a scene: colour, depth, class and instance of every pixel from one ray."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def render_view(
         samples: rays per pixel for colour, 1, 2 or 4.
         threads: None = all CPUs.
     """
-    from occ_perception.synthetic.kernels.pictures import render_rows
+    from occ_perception.synthetic.kernels.images import render_rows
 
     shape = (camera.height, camera.width)
     view = View(
@@ -106,7 +106,7 @@ def render_view(
 
 @dataclass(frozen=True)
 class Sensor:
-    """How a camera turns light into a picture.
+    """How a camera turns light into an image.
 
     Attributes:
         blur: standard deviation of the optics' blur, pixels.
@@ -125,7 +125,7 @@ class Sensor:
 
 
 def draw_sensor(rng: np.random.Generator, seed: int) -> Sensor:
-    """A camera's imperfections for one picture."""
+    """A camera's imperfections for one image."""
     balance = rng.normal(1.0, 0.02, 3)
     return Sensor(
         blur=0.55,
@@ -137,22 +137,22 @@ def draw_sensor(rng: np.random.Generator, seed: int) -> Sensor:
     )
 
 
-def develop_picture(view: View, sensor: Sensor) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB picture of a view through a sensor."""
+def develop_image(view: View, sensor: Sensor) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB image of a view through a sensor."""
     import cv2
 
-    from occ_perception.synthetic.kernels.pictures import develop
+    from occ_perception.synthetic.kernels.images import develop
 
     blurred = np.asarray(cv2.GaussianBlur(view.colour, (3, 3), sensor.blur))
     sample = view.colour[::4, ::4]
     luminance = sample @ np.array([0.25, 0.6, 0.15], dtype=np.float32)
     level = float(np.exp(np.log(np.maximum(luminance, 0.0) + 0.02).mean()))
     exposure = sensor.exposure * 0.25 / (level + 0.02)
-    picture = np.empty(view.colour.shape, np.uint8)
+    image = np.empty(view.colour.shape, np.uint8)
     gains = exposure * np.array(sensor.balance)
     noise = np.array([sensor.shot_noise, sensor.read_noise])
-    develop(blurred, gains, sensor.seed, noise, _NORMALS, _TONE_CURVE, picture)
-    return picture
+    develop(blurred, gains, sensor.seed, noise, _NORMALS, _TONE_CURVE, image)
+    return image
 
 
 def _tone_curve() -> NDArray[np.uint8]:

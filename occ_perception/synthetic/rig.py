@@ -42,9 +42,9 @@ def synthetic_rig(
     size: tuple[int, int] = (NATIVE_WIDTH, NATIVE_HEIGHT),
     jitter: np.random.Generator | None = None,
 ) -> CameraRig:
-    """The six cameras and the lidar at a picture size (width, height).
+    """The six cameras and the lidar at an image size (width, height).
 
-    Pictures of another shape than 16:9 are scaled to the width and lose rows at the top.
+    Images of another shape than 16:9 are scaled to the width and lose rows at the top.
 
     Args:
         size: width and height in pixels.
@@ -65,10 +65,10 @@ def synthetic_rig(
 
 
 def at_size(rig: CameraRig, size: tuple[int, int]) -> CameraRig:
-    """The rig with pictures of another size: scaled to the width, cropped at the top.
+    """The rig with images of another size: scaled to the width, cropped at the top.
 
     Raises:
-        OptionError: the size is not positive or would need rows above the picture.
+        OptionError: the size is not positive or would need rows above the image.
     """
     width, height = size
     cameras = []
@@ -77,8 +77,8 @@ def at_size(rig: CameraRig, size: tuple[int, int]) -> CameraRig:
         cut = round(camera.height * scale) - height
         if width <= 0 or height <= 0 or cut < 0:
             raise OptionError(
-                f"picture size {width}x{height} cannot be cut from {camera.width}x{camera.height}: "
-                f"scaled to that width, pictures are {round(camera.height * scale)} rows high; "
+                f"image size {width}x{height} cannot be cut from {camera.width}x{camera.height}: "
+                f"scaled to that width, images are {round(camera.height * scale)} rows high; "
                 "give a positive size at most that high"
             )
         K = scale_intrinsics(camera.K, scale)

@@ -21,7 +21,7 @@ from occ_perception.synthetic.labels import (
     voxelise,
 )
 from occ_perception.synthetic.lidar import LidarPoints, LidarSweep, ray_sweep, sense
-from occ_perception.synthetic.render import View, develop_picture, draw_sensor, render_view
+from occ_perception.synthetic.render import View, develop_image, draw_sensor, render_view
 from occ_perception.synthetic.rig import REFERENCE_CAMERA, STAGGER_NS, at_size, synthetic_rig
 from occ_perception.synthetic.route import DURATION_S
 from occ_perception.synthetic.seeds import random_for
@@ -35,7 +35,7 @@ class SensorOptions:
     """How a drive is recorded.
 
     Attributes:
-        size: width and height of the pictures.
+        size: width and height of the images.
         stagger: whether cameras fire one after the other before the lidar's time, as on the real
             vehicles, or all at that time.
         jitter_rig: whether the mounts differ a little from the nominal ones, by drive.
@@ -58,7 +58,7 @@ class DriveSensors:
         options: how they record.
 
     Raises:
-        OptionError: the picture size cannot be cut from the native one.
+        OptionError: the image size cannot be cut from the native one.
     """
 
     def __init__(self, drive: Drive, options: SensorOptions | None = None) -> None:
@@ -100,23 +100,23 @@ class DriveSensors:
             options.threads,
         )
 
-    def picture(self, camera: str, t: float) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB picture taken at exactly ``t``."""
+    def image(self, camera: str, t: float) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB image taken at exactly ``t``."""
         return self.developed(self.view(camera, t), camera, t)
 
     def developed(self, view: View, camera: str, t: float) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) uint8 RGB that the camera's sensor makes of its view at ``t``."""
+        """The image (H, W, 3) uint8 RGB that the camera's sensor makes of its view at ``t``."""
         index = list(STAGGER_NS).index(camera)
         keys = (self.drive.town.seed, self.drive.index, round((t + 10) * 1e6), index)
         rng = random_for("sensor", *keys)
-        return develop_picture(view, draw_sensor(rng, int(rng.integers(1 << 20))))
+        return develop_image(view, draw_sensor(rng, int(rng.integers(1 << 20))))
 
     def frame(self, t: float) -> CameraFrame:
-        """The six pictures that belong to the lidar's time ``t``, each with its own pose."""
+        """The six images that belong to the lidar's time ``t``, each with its own pose."""
         times = {camera: self.exposure(camera, t) for camera in self.rig.names}
         return CameraFrame(
             rig=self.rig,
-            images={camera: self.picture(camera, when) for camera, when in times.items()},
+            images={camera: self.image(camera, when) for camera, when in times.items()},
             stamps_ns={camera: self.stamp_ns(when) for camera, when in times.items()},
             world_T_ego={camera: self.drive.pose(when) for camera, when in times.items()},
             reference_camera=REFERENCE_CAMERA,
@@ -138,7 +138,7 @@ class DriveSensors:
         return LidarMasks(self.drive, self.ego_T_lidar)
 
     def labels(self, t: float, grid: VoxelGrid = OCC3D_GRID) -> OccupancyLabels:
-        """Labels in the ego frame at exactly ``t``; the masks hold for uncropped pictures then."""
+        """Labels in the ego frame at exactly ``t``; the masks hold for uncropped images then."""
         scene = self.drive.scene(t)
         semantics, instances, flow = voxelise(scene, grid)
         seen = camera_mask(scene, self._native_rig, grid, threads=self.options.threads)

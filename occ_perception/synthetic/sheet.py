@@ -1,4 +1,4 @@
-"""A contact sheet of one moment: pictures, classes, labels from above, masks."""
+"""A contact sheet of one moment: images, classes, labels from above, masks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.labels import OccupancyLabels
-from occ_perception.synthetic.render import develop_picture, draw_sensor
+from occ_perception.synthetic.render import develop_image, draw_sensor
 from occ_perception.synthetic.sensors import DriveSensors
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 _ROWS = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
@@ -18,36 +18,36 @@ _ROWS = (
 )
 
 
-def contact_sheet(sensors: DriveSensors, t: float) -> Picture:
-    """(H, W, 3) RGB: six pictures, their classes, and the labels seen from above.
+def contact_sheet(sensors: DriveSensors, t: float) -> Image:
+    """(H, W, 3) RGB: six images, their classes, and the labels seen from above.
 
     From above, left to right: everything, what the cameras see, what the lidar sees; forward is
     up.
     """
     palette = LABEL_SETS["occ3d"].palette()
-    pictures, classes = [], []
+    images, classes = [], []
     for row in _ROWS:
         views = {camera: sensors.view(camera, t) for camera in row}
         developed = [
-            develop_picture(view, draw_sensor(np.random.default_rng(n), n))
+            develop_image(view, draw_sensor(np.random.default_rng(n), n))
             for n, view in enumerate(views.values())
         ]
-        pictures.append(np.hstack(developed))
+        images.append(np.hstack(developed))
         classes.append(np.hstack([palette[view.classes] for view in views.values()]))
     labels = sensors.labels(t)
     everything = np.ones(labels.grid.dims, dtype=bool)
     maps = [
         from_above(labels, mask) for mask in (everything, labels.mask_camera, labels.mask_lidar)
     ]
-    width = pictures[0].shape[1]
+    width = images[0].shape[1]
     strip = np.hstack(maps)
     scale = width / strip.shape[1]
     rows = (np.arange(int(strip.shape[0] * scale)) / scale).astype(np.int64)
     columns = (np.arange(width) / scale).astype(np.int64)
-    return np.vstack([*pictures, *classes, strip[rows][:, columns]])
+    return np.vstack([*images, *classes, strip[rows][:, columns]])
 
 
-def from_above(labels: OccupancyLabels, mask: NDArray[np.bool_]) -> Picture:
+def from_above(labels: OccupancyLabels, mask: NDArray[np.bool_]) -> Image:
     """(X, Y, 3) RGB of the top-most occupied class under a mask; forward is up, left is left."""
     classes = LABEL_SETS["occ3d"]
     occupied = mask & (labels.semantics != classes.empty_class)

@@ -1,20 +1,20 @@
-"""Pictures of predictions, made without a display."""
+"""Images of predictions, made without a display."""
 
 from occ_perception.viewer.comparison import compare
-from occ_perception.viewer.pictures import (
-    film_picture,
-    prediction_picture,
-    sheet_picture,
+from occ_perception.viewer.images import (
+    film_image,
+    prediction_image,
+    sheet_image,
     write_png,
 )
-from occ_perception.viewer.volume_pictures import difference_picture, volume_picture
+from occ_perception.viewer.volume_images import difference_image, volume_image
 
 __all__ = [
     "compare",
-    "difference_picture",
-    "film_picture",
-    "prediction_picture",
-    "sheet_picture",
-    "volume_picture",
+    "difference_image",
+    "film_image",
+    "prediction_image",
+    "sheet_image",
+    "volume_image",
     "write_png",
 ]

@@ -1,4 +1,4 @@
-"""Paper, text and marks of the pictures: everything that is not data."""
+"""Paper, text and marks of the images: everything that is not data."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TICK_METRES = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Sheet:
-    """Paper to put pictures and words on."""
+    """Paper to put images and words on."""
 
     def __init__(self, width: int, height: int) -> None:
         self._image = Image.new("RGB", (width, height), PAPER)
         self._draw = ImageDraw.Draw(self._image)
 
     def put(self, rgb: UInt8, left: float, top: float) -> None:
-        """Lay a picture (H, W, 3) down with its upper left corner at a place."""
+        """Lay an image (H, W, 3) down with its upper left corner at a place."""
         self._image.paste(Image.fromarray(rgb), (round(left), round(top)))
 
     def write(

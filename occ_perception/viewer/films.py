@@ -1,4 +1,4 @@
-"""Pictures one after the other: as a film file, or as numbered files in a folder."""
+"""Images one after the other: as a film file, or as numbered files in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from occ_perception.atomic import OutputError, atomic_path
 from occ_perception.errors import OptionError
-from occ_perception.viewer.pictures import write_png
+from occ_perception.viewer.images import write_png
 from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
@@ -21,13 +21,13 @@ UInt8 = NDArray[np.uint8]
 _CODECS = ("vp09", "mp4v")
 
 
-class PictureSink(Protocol):
-    """Takes pictures (H, W, 3) uint8 RGB in their order."""
+class ImageSink(Protocol):
+    """Takes images (H, W, 3) uint8 RGB in their order."""
 
     def write(self, rgb: UInt8) -> None:
         """Add one."""
 
-    def __enter__(self) -> PictureSink: ...
+    def __enter__(self) -> ImageSink: ...
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None: ...
 
@@ -37,7 +37,7 @@ class Film:
 
     Args:
         path: the file to make; an older one is replaced.
-        pictures_per_second: how fast it plays.
+        images_per_second: how fast it plays.
 
     Attributes:
         codec: VP9 where OpenCV can write it, else MPEG-4 part 2, which browsers do not play.
@@ -48,14 +48,14 @@ class Film:
         OutputError: the file cannot be written, or came out shorter than it should be.
     """
 
-    def __init__(self, path: str | Path, pictures_per_second: float) -> None:
+    def __init__(self, path: str | Path, images_per_second: float) -> None:
         self.path = Path(path)
         self.codec = ""
         if self.path.suffix != ".mp4":
             raise OptionError(f"{self.path} cannot become a film: expected a name ending in .mp4")
-        if not 0 < pictures_per_second <= 240:
-            raise OptionError(f"{pictures_per_second} pictures per second, expected 0 to 240")
-        self._rate = pictures_per_second
+        if not 0 < images_per_second <= 240:
+            raise OptionError(f"{images_per_second} images per second, expected 0 to 240")
+        self._rate = images_per_second
         self._writer: cv2.VideoWriter | None = None
         self._output = ExitStack()
         self._unfinished: Path | None = None
@@ -76,7 +76,7 @@ class Film:
                 self._check(self._unfinished)
 
     def write(self, rgb: UInt8) -> None:
-        """Add a picture; all have the size of the first.
+        """Add an image; all have the size of the first.
 
         Raises:
             ValueError: another size.
@@ -86,7 +86,7 @@ class Film:
             self._size = (width, height)
             self._writer = self._open()
         if (width, height) != self._size:
-            raise ValueError(f"picture of {width}x{height} in a film of {self._size}")
+            raise ValueError(f"image of {width}x{height} in a film of {self._size}")
         self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         self._count += 1
 
@@ -99,7 +99,7 @@ class Film:
                 return writer
         raise ViewerError(
             f"{self.path}: this OpenCV can write none of {', '.join(_CODECS)}; write a folder of "
-            "pictures instead, or install opencv-python-headless from PyPI"
+            "images instead, or install opencv-python-headless from PyPI"
         )
 
     def _check(self, unfinished: Path) -> None:
@@ -109,12 +109,12 @@ class Film:
         reader.release()
         if readable != self._count:
             raise OutputError(
-                f"{self.path}: {self._count} pictures were written, the file holds {readable}; "
+                f"{self.path}: {self._count} images were written, the file holds {readable}; "
                 "is the disk full?"
             )
 
 
-class PictureFolder:
+class ImageFolder:
     """A folder of numbered PNG files; a context manager, as :class:`Film` is.
 
     Those of an earlier film in the same folder give way, other files stay.
@@ -124,7 +124,7 @@ class PictureFolder:
         self.path = Path(path)
         self._count = 0
 
-    def __enter__(self) -> PictureFolder:
+    def __enter__(self) -> ImageFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for earlier in self.path.glob(f"{'[0-9]' * 6}.png"):
             earlier.unlink()
@@ -134,6 +134,6 @@ class PictureFolder:
         """Files are complete one by one."""
 
     def write(self, rgb: UInt8) -> None:
-        """Add a picture."""
+        """Add an image."""
         write_png(self.path / f"{self._count:06d}.png", rgb)
         self._count += 1

@@ -22,7 +22,7 @@ from occ_perception.viewer.views import (
 FULL_SPEED = 10.0
 """Speed of the strongest colours, m/s."""
 
-# Every colour is an id of its own, so that flow takes the way of labels to the picture.
+# Every colour is an id of its own, so that flow takes the way of labels to the image.
 _HUES, _STEPS = 36, 7
 _FREE, _FIXED = _HUES * _STEPS, _HUES * _STEPS + 1
 _FIXED_COLOUR = (222, 225, 230)
@@ -68,9 +68,9 @@ def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View
     zoom = max(1, round(target_pixels / max(rgb.shape[:2])))
     scale = zoom / volume.cell[0]
     left_edge = volume.lower[1] + volume.cell[1] * rgb.shape[1]
-    picture = np.repeat(np.repeat(rgb[::-1, ::-1], zoom, axis=0), zoom, axis=1)
+    image = np.repeat(np.repeat(rgb[::-1, ::-1], zoom, axis=0), zoom, axis=1)
     return View(
-        np.ascontiguousarray(picture),
+        np.ascontiguousarray(image),
         origin=(-float(left_edge), float(volume.lower[0])),
         pixels_per_metre=(scale, scale),
         right_sign=-1,
@@ -103,7 +103,7 @@ def _colour_table() -> UInt8:
     brightness = np.where(step == 0, 120, _BRIGHTNESS)
     hsv = np.stack([hue * 180 / _HUES, 255 * strength, brightness], axis=-1)
     table = np.zeros((256, 3), np.uint8)
-    picture = np.round(hsv).astype(np.uint8)[None]
-    table[: _HUES * _STEPS] = cv2.cvtColor(picture, cv2.COLOR_HSV2RGB)[0]
+    image = np.round(hsv).astype(np.uint8)[None]
+    table[: _HUES * _STEPS] = cv2.cvtColor(image, cv2.COLOR_HSV2RGB)[0]
     table[_FREE], table[_FIXED] = FREE_COLOUR, _FIXED_COLOUR
     return table

@@ -1,4 +1,4 @@
-"""Panels of a page: each a picture of one thing with its words, that any page can hold."""
+"""Panels of a page: each an image of one thing with its words, that any page can hold."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from occ_perception.viewer.views import (
     motion_arrows,
     side_view,
 )
-from occ_perception.viewer.volume_pictures import (
+from occ_perception.viewer.volume_images import (
     ARROW_SECONDS,
-    difference_picture,
-    volume_picture,
+    difference_image,
+    volume_image,
 )
 
 UInt8 = NDArray[np.uint8]
@@ -130,7 +130,7 @@ def _ticks_right(sheet: Sheet, view: View, left: float, bottom: float) -> None:
 
 
 def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = False) -> UInt8:
-    """The frame set's pictures as one sees them: front row left to right, rear row left to right.
+    """The frame set's images as one sees them: front row left to right, rear row left to right.
 
     Args:
         frame: the frame set.
@@ -182,7 +182,7 @@ def _camera_tile(frame: CameraFrame, name: str, width: int) -> UInt8:
     image = frame.images.get(name)
     if image is None:
         sheet.box(0, 0, width - 1, height - 1, UNKNOWN_COLOUR, PALE_INK)
-        sheet.write("no picture", width / 2, height / 2, TEXT, PALE_INK, anchor="mm")
+        sheet.write("no image", width / 2, height / 2, TEXT, PALE_INK, anchor="mm")
         sheet.write(name, 8, 6, SMALL, (255, 255, 255), on=INK)
         return sheet.rgb()
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -192,7 +192,7 @@ def _camera_tile(frame: CameraFrame, name: str, width: int) -> UInt8:
     words = fit_text(words, width - 16, SMALL)
     sheet.write(words, 8, 6, SMALL, (255, 255, 255), on=INK)
     if name in frame.reused:
-        sheet.write("old picture", 8, height - 6, SMALL, (255, 255, 255), anchor="ld", on=WARNING)
+        sheet.write("old image", 8, height - 6, SMALL, (255, 255, 255), anchor="ld", on=WARNING)
     return sheet.rgb()
 
 
@@ -218,7 +218,7 @@ def volume_panel(prediction: OccupancyPrediction, size: tuple[int, int], caption
 
     Where there is flow, it is shown from above in a corner.
     """
-    rgb = _captioned(volume_picture(prediction, size), caption)
+    rgb = _captioned(volume_image(prediction, size), caption)
     if prediction.flow is None:
         return rgb
     inset = flow_panel(prediction, round(_FLOW_SHARE * size[1]))
@@ -244,7 +244,7 @@ def flow_panel(prediction: OccupancyPrediction, pixels: int) -> UInt8:
 
 def difference_panel(comparison: Comparison, size: tuple[int, int], caption: str) -> UInt8:
     """Verdicts in perspective with a word on it, of exactly that (width, height)."""
-    return _captioned(difference_picture(comparison, size), caption)
+    return _captioned(difference_image(comparison, size), caption)
 
 
 def _captioned(rgb: UInt8, caption: str) -> UInt8:

@@ -21,7 +21,7 @@ from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.cell_boxes import boxes_of_cells
 from occ_perception.viewer.panels import camera_rows
 from occ_perception.viewer.views import ViewerError, colours_of_ids, motion_arrows
-from occ_perception.viewer.volume_pictures import ARROW_SECONDS
+from occ_perception.viewer.volume_images import ARROW_SECONDS
 
 APPLICATION = "occ_perception"
 TIMELINE = "stamp"

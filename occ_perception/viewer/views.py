@@ -38,11 +38,11 @@ class ViewerError(OccError):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture of part of the ego frame, true to scale along each picture axis.
+    """An image of part of the ego frame, true to scale along each image axis.
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        origin: metres along the picture's right and up axes at its lower left corner.
+        origin: metres along the image's right and up axes at its lower left corner.
         pixels_per_metre: along right and up.
         right_sign: -1 where the ego axis shown to the right points left, as y does from above.
     """
@@ -115,7 +115,7 @@ def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) ->
 
     Args:
         prediction: what to show.
-        target_pixels: about how wide or high the picture becomes; cells are whole pixels.
+        target_pixels: about how wide or high the image becomes; cells are whole pixels.
     """
     volume = ego_volume(prediction)
     occupied = _occupied(volume.labels_XYZ, prediction.empty_class)
@@ -152,7 +152,7 @@ def side_view(
     Args:
         prediction: what to show.
         half_width: |y| of the cells that are shown, metres.
-        target_pixels: how wide the picture becomes at most; cells are whole pixels.
+        target_pixels: how wide the image becomes at most; cells are whole pixels.
     """
     volume = ego_volume(prediction)
     y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.cell[1]

@@ -31,7 +31,7 @@ class ViewPoint:
 
     Attributes:
         eye: position, metres.
-        target: the point in the middle of the picture, metres.
+        target: the point in the middle of the image, metres.
         view_angle: horizontal field of view, degrees.
     """
 
@@ -79,7 +79,7 @@ class ViewPoint:
 
 
 def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
-    """Behind and above the grid's middle, so that what lies ahead fills the picture."""
+    """Behind and above the grid's middle, so that what lies ahead fills the image."""
     reach = float(max(np.subtract(grid.upper, grid.lower)[:2])) / 2
     middle = (np.array(grid.lower) + np.array(grid.upper)) / 2
     x, y, _ = (float(value) for value in ego_T_grid[:3, :3] @ middle + ego_T_grid[:3, 3])
@@ -88,7 +88,7 @@ def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
 
 @dataclass(frozen=True, eq=False)
 class RenderedVolume:
-    """A picture of a volume and what is in it.
+    """An image of a volume and what is in it.
 
     Attributes:
         rgb: (H, W, 3) uint8.
@@ -120,7 +120,7 @@ def render_volume(
         grid, ego_T_grid: where the cells lie.
         view_point: where to look from.
         size: width and height in pixels.
-        threads: how many work on it; the picture does not depend on it.
+        threads: how many work on it; the image does not depend on it.
 
     Raises:
         MissingPackageError: numba is not installed.

@@ -33,10 +33,10 @@ def _convert(labels: str, scratch: Path) -> Named:
 def _convert_foxglove(scratch: Path) -> Named:
     """Another layout, every frame set, frames without labels."""
     import bag_families
-    from nuscenes_folder import drawn_pictures
+    from nuscenes_folder import drawn_images
     from towns import age_files
 
-    bag = bag_families.foxglove(scratch / "bag", drawn_pictures(keyframes=3))
+    bag = bag_families.foxglove(scratch / "bag", drawn_images(keyframes=3))
     age_files(bag)
     out = scratch / "set"
     command("convert --labels none --spacing 0 --out", out, bag, program="occ-train")

@@ -31,7 +31,7 @@ def jobs() -> dict[str, Any]:
 
 
 def _small(card: Any) -> Any:
-    """The card with pictures of 64x96 and columns of 1 m over 16 m x 8 m; all else stays."""
+    """The card with images of 64x96 and columns of 1 m over 16 m x 8 m; all else stays."""
     from occ_perception.geometry import VoxelGrid
 
     full = card.config.geometry.grid

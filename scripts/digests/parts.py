@@ -1,4 +1,4 @@
-"""What needs no network: codec, history schedule, labels, metrics, pictures of volumes."""
+"""What needs no network: codec, history schedule, labels, metrics, images of volumes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _drawn_scores(protocol: str, grid: Any, seed: int) -> tuple[Any, Any, Any]:
 
 
 def _preprocessing(_scratch: Path) -> Named:
-    """Drawn pictures of three sizes as inputs of a model of each kind."""
+    """Drawn images of three sizes as inputs of a model of each kind."""
     import torch
 
     from occ_perception.models.zoo import get_card
@@ -92,9 +92,9 @@ def _preprocessing(_scratch: Path) -> Named:
         preprocessing = get_card(name).preprocessing
         process = Preprocessor(preprocessing, torch.device("cpu"))
         for width, height in ((1600, 900), (800, 450), (640, 480)):
-            picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             plan = CropPlan.fit((width, height), preprocessing.input_size)
-            yield f"{name}/{width}x{height}", process([picture], [plan])
+            yield f"{name}/{width}x{height}", process([image], [plan])
 
 
 def _schedule(_scratch: Path) -> Named:
@@ -122,7 +122,7 @@ def _schedule(_scratch: Path) -> Named:
 
 
 def _viewer(scratch: Path) -> Named:
-    """Single pictures, and what `occ view` makes of a recording with cameras and truth."""
+    """Single images, and what `occ view` makes of a recording with cameras and truth."""
     from small_footage import guess_at, truth_at, write_footage
     from towns import command
 
@@ -131,11 +131,11 @@ def _viewer(scratch: Path) -> Named:
 
     stamp = 2_000_000_000
     guess, comparison = guess_at(stamp), viewer.compare(guess_at(stamp), truth_at(stamp))
-    yield "prediction", viewer.prediction_picture(guess)
-    yield "film", viewer.film_picture(guess, None, comparison)
-    yield "sheet", viewer.sheet_picture([guess, truth_at(stamp)])
-    yield "volume", viewer.volume_picture(truth_at(stamp))
-    yield "difference", viewer.difference_picture(comparison)
+    yield "prediction", viewer.prediction_image(guess)
+    yield "film", viewer.film_image(guess, None, comparison)
+    yield "sheet", viewer.sheet_image([guess, truth_at(stamp)])
+    yield "volume", viewer.volume_image(truth_at(stamp))
+    yield "difference", viewer.difference_image(comparison)
     write_ply(scratch / "cells.ply", cell_columns(guess))
     yield "ply", (scratch / "cells.ply").read_bytes()
     footage = write_footage(scratch, count=2)

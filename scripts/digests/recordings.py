@@ -57,25 +57,25 @@ def _info(bag: Path) -> Named:
 
 def _family(name: str, scratch: Path) -> Named:
     import bag_families
-    from nuscenes_folder import drawn_pictures
+    from nuscenes_folder import drawn_images
 
     function, options = _FAMILIES[name]
-    pictures = drawn_pictures(keyframes=3)
+    images = drawn_images(keyframes=3)
     path = scratch / ("scene.bag" if name == "clynamen" else "scene")
-    bag = getattr(bag_families, function)(path, pictures, **options)
+    bag = getattr(bag_families, function)(path, images, **options)
     yield from _info(bag)
-    layout = _layout_with_rig(name, pictures, scratch) if name.startswith("clynamen") else None
+    layout = _layout_with_rig(name, images, scratch) if name.startswith("clynamen") else None
     yield from frames_in("frames", bag, layout=layout)
 
 
-def _layout_with_rig(name: str, pictures: list[Any], scratch: Path) -> Any:
-    """The family's layout, which takes intrinsics from a rig, with one for these pictures."""
+def _layout_with_rig(name: str, images: list[Any], scratch: Path) -> Any:
+    """The family's layout, which takes intrinsics from a rig, with one for these images."""
     from occ_perception.frames import CameraRig
     from occ_perception.sensing.calibration import load_rig, save_rig
     from occ_perception.sensing.layouts import load_layout
 
-    K = {picture.channel: picture.K for picture in pictures}
-    width, height = pictures[0].size
+    K = {image.channel: image.K for image in images}
+    width, height = images[0].size
     cameras = tuple(
         replace(camera, K=K[camera.name], width=width, height=height)
         for camera in load_rig("nuscenes").cameras
@@ -108,12 +108,12 @@ def _nuscenes(storage: str, scratch: Path) -> Named:
 
 
 def _run(scratch: Path) -> Named:
-    """A seeded network at full size on a drive through the town: recording, pictures, arrays."""
+    """A seeded network at full size on a drive through the town: recording, images, arrays."""
     bag, out = town_bag(scratch / "bag", "--bag mcap"), scratch / "out"
     how = "--model alocc_town --random-weights 1 --device cpu --npz --limit 2"
     command(f"run {how} --out", out, bag)
     yield from messages_in(out / "predictions")
-    for folder in ("pictures", "npz"):
+    for folder in ("images", "npz"):
         for name, content in files_in(out / folder):
             yield f"{folder}/{name}", content
     summary = json.loads((out / "summary.json").read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from bag_families import MS, Messages, pixels
-from nuscenes_folder import Picture, drawn_pictures
+from nuscenes_folder import Image, drawn_images
 
 from occ_perception.bags.drive import RecordedDrive, open_recording
 from occ_perception.bags.reading import Reading
@@ -22,32 +22,32 @@ SIX_FRAME_SETS = 36
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Picture]:
-    return drawn_pictures(keyframes=3)[:SIX_FRAME_SETS]
+def images() -> list[Image]:
+    return drawn_images(keyframes=3)[:SIX_FRAME_SETS]
 
 
-def write_ours(path, pictures, storage="mcap", poses=None, shift_ns=None):
+def write_ours(path, images, storage="mcap", poses=None, shift_ns=None):
     """A recording in our own layout; ``poses`` filters, ``shift_ns`` changes header stamps."""
-    first = {picture.channel: picture for picture in pictures}
+    first = {image.channel: image for image in images}
     with BagWriter(path, storage) as writer:
-        stamp = pictures[0].stamp_ns
+        stamp = images[0].stamp_ns
         mounts = [("base_link", f"{n.lower()}_optical", p.ego_T_cam) for n, p in first.items()]
         writer.write_transforms(stamp, mounts, static=True)
-        for picture in pictures:
-            stamp = picture.stamp_ns + (shift_ns(picture) if shift_ns else 0)
-            if poses is None or poses(picture):
-                writer.write_odometry(stamp, picture.world_T_ego)
-            writer.write_camera_info(calibration(picture), stamp)
-            writer.write_camera(picture.channel, stamp, picture.jpeg)
+        for image in images:
+            stamp = image.stamp_ns + (shift_ns(image) if shift_ns else 0)
+            if poses is None or poses(image):
+                writer.write_odometry(stamp, image.world_T_ego)
+            writer.write_camera_info(calibration(image), stamp)
+            writer.write_camera(image.channel, stamp, image.jpeg)
     return path
 
 
-def write_split(path, pictures, storage="mcap"):
+def write_split(path, images, storage="mcap"):
     """The same in two files of one recording, as rosbag2 splits them."""
     files, halves = [], []
-    middle = len(pictures) // 12 * 6
+    middle = len(images) // 12 * 6
     path.mkdir()
-    for half in (pictures[:middle], pictures[middle:]):
+    for half in (images[:middle], images[middle:]):
         part = write_ours(path.with_name(f"part_{len(files)}"), half, storage)
         halves.append(yaml.safe_load((part / "metadata.yaml").read_text()))
         (file,) = (f for f in part.iterdir() if f.name != "metadata.yaml")
@@ -55,7 +55,7 @@ def write_split(path, pictures, storage="mcap"):
     info, second = (half["rosbag2_bagfile_information"] for half in halves)
     info["relative_file_paths"] = [file.name for file in files]
     info["message_count"] += second["message_count"]
-    info["duration"]["nanoseconds"] = pictures[-1].stamp_ns - pictures[0].stamp_ns
+    info["duration"]["nanoseconds"] = images[-1].stamp_ns - images[0].stamp_ns
     for topic, other in zip(
         info["topics_with_message_count"], second["topics_with_message_count"], strict=True
     ):
@@ -64,11 +64,11 @@ def write_split(path, pictures, storage="mcap"):
     return files
 
 
-def calibration(picture: Picture):
+def calibration(image: Image):
     from occ_perception.frames import CameraCalibration
 
-    width, height = picture.size
-    return CameraCalibration(picture.channel, width, height, picture.K, picture.ego_T_cam)
+    width, height = image.size
+    return CameraCalibration(image.channel, width, height, image.K, image.ego_T_cam)
 
 
 def reasons(frames: RecordedDrive) -> list[str]:
@@ -79,8 +79,8 @@ def reasons(frames: RecordedDrive) -> list[str]:
 
 
 def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
-    pictures = drawn_pictures(keyframes=3, size=(640, 360))
-    path = write_ours(tmp_path / "bag", pictures)
+    images = drawn_images(keyframes=3, size=(640, 360))
+    path = write_ours(tmp_path / "bag", images)
     file = path / "bag.mcap"
     whole = file.read_bytes()
     intact = [frame.stamp_ns for frame in open_recording(path)]
@@ -95,8 +95,8 @@ def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
 
 def test_a_truncated_mcap_that_was_not_written_in_the_order_of_time_is_read(tmp_path):
     """Recorders write what other threads hand them: neighbours change places."""
-    pictures = drawn_pictures(keyframes=3, size=(640, 360))
-    swapped = [pictures[k + 1 - k % 2 * 2] for k in range(len(pictures))]
+    images = drawn_images(keyframes=3, size=(640, 360))
+    swapped = [images[k + 1 - k % 2 * 2] for k in range(len(images))]
     path = write_ours(tmp_path / "bag", swapped)
     file = path / "bag.mcap"
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
@@ -109,15 +109,15 @@ def test_a_truncated_mcap_that_was_not_written_in_the_order_of_time_is_read(tmp_
 
 def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
     """Messages are read in blocks of about 1 MB; those before the damaged one are kept."""
-    pictures = drawn_pictures(keyframes=3, size=(640, 360))
-    path = write_ours(tmp_path / "bag", pictures)
+    images = drawn_images(keyframes=3, size=(640, 360))
+    path = write_ours(tmp_path / "bag", images)
     file = path / "bag.mcap"
     data = bytearray(file.read_bytes())
     start = len(data) * 2 // 3
     data[start : start + 200_000] = bytes(200_000)
     file.write_bytes(bytes(data))
     frames = open_recording(path)
-    assert 0 < len(list(frames)) < len(pictures) // 6
+    assert 0 < len(list(frames)) < len(images) // 6
     assert any(reason in ("damaged_file", "undecodable_image") for reason in reasons(frames))
 
 
@@ -125,9 +125,9 @@ def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
 @pytest.mark.parametrize("damaged", [0, 1])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
-    tmp_path, pictures, storage, damaged, has_metadata
+    tmp_path, images, storage, damaged, has_metadata
 ):
-    files = write_split(tmp_path / "bag", pictures, storage)
+    files = write_split(tmp_path / "bag", images, storage)
     whole = open_recording(tmp_path / "bag")
     intact = [frame.stamp_ns for frame in whole]
     assert len(intact) == 6 and whole.problems == []
@@ -141,8 +141,8 @@ def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
 
 
 def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_path):
-    pictures = drawn_pictures(keyframes=5, size=(640, 360))
-    first, second = write_split(tmp_path / "bag", pictures)
+    images = drawn_images(keyframes=5, size=(640, 360))
+    first, second = write_split(tmp_path / "bag", images)
     intact = [frame.stamp_ns for frame in open_recording(tmp_path / "bag")]
     first.write_bytes(first.read_bytes()[: first.stat().st_size * 2 // 3])
     frames = open_recording(tmp_path / "bag")
@@ -158,8 +158,8 @@ def test_a_truncated_file_of_a_split_recording_is_named_and_read_in_part(tmp_pat
 
 @pytest.mark.parametrize("has_metadata", [True, False])
 def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
-    pictures = drawn_pictures(keyframes=5, size=(640, 360))
-    first, _ = write_split(tmp_path / "bag", pictures)
+    images = drawn_images(keyframes=5, size=(640, 360))
+    first, _ = write_split(tmp_path / "bag", images)
     intact = [frame.stamp_ns for frame in open_recording(tmp_path / "bag")]
     if not has_metadata:
         (tmp_path / "bag" / "metadata.yaml").unlink()
@@ -173,8 +173,8 @@ def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
     assert any(p.text.startswith(f"{first.name}: reading stopped") for p in frames.problems)
 
 
-def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, pictures):
-    _, second = write_split(tmp_path / "bag", pictures)
+def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, images):
+    _, second = write_split(tmp_path / "bag", images)
     second.unlink()
     frames = open_recording(tmp_path / "bag")
     assert len(list(frames)) == 3
@@ -182,8 +182,8 @@ def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, pictures, storage):
-    files = write_split(tmp_path / "bag", pictures, storage)
+def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, images, storage):
+    files = write_split(tmp_path / "bag", images, storage)
     for file in files:
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BagError) as refusal:
@@ -193,16 +193,16 @@ def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, p
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_hopeless_files_are_refused_in_words(tmp_path, pictures, storage, keep):
-    path = write_ours(tmp_path / "bag", pictures, storage)
+def test_hopeless_files_are_refused_in_words(tmp_path, images, storage, keep):
+    path = write_ours(tmp_path / "bag", images, storage)
     (file,) = path.glob("bag.*")
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(BagError, match=r"cannot be read: .{5,}|does not say everything"):
         list(open_recording(path))
 
 
-def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, pictures):
-    path = write_ours(tmp_path / "bag", pictures, "sqlite3")
+def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, images):
+    path = write_ours(tmp_path / "bag", images, "sqlite3")
     (file,) = path.glob("bag.*")
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
     try:
@@ -212,15 +212,15 @@ def test_a_truncated_database_is_refused_or_read_in_part(tmp_path, pictures):
         assert "sqlite3 FILE .recover" in str(error)
 
 
-def test_a_truncated_ros_1_bag_is_refused_with_advice(tmp_path, pictures):
-    path = bag_families.clynamen(tmp_path / "scene.bag", pictures[:6])
+def test_a_truncated_ros_1_bag_is_refused_with_advice(tmp_path, images):
+    path = bag_families.clynamen(tmp_path / "scene.bag", images[:6])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BagError, match="rosbag reindex"):
         open_recording(path)
 
 
-def test_missing_metadata_is_noticed_and_the_files_are_read(tmp_path, pictures):
-    path = write_ours(tmp_path / "bag", pictures)
+def test_missing_metadata_is_noticed_and_the_files_are_read(tmp_path, images):
+    path = write_ours(tmp_path / "bag", images)
     (path / "metadata.yaml").unlink()
     frames = open_recording(path)
     assert len(list(frames)) == 6
@@ -261,8 +261,8 @@ def test_an_empty_recording(tmp_path):
 # -- messages ------------------------------------------------------------------------------------
 
 
-def test_damaged_pictures_cost_their_frames_only(tmp_path, pictures):
-    damaged = list(pictures)
+def test_damaged_images_cost_their_frames_only(tmp_path, images):
+    damaged = list(images)
     damaged[6] = replace(damaged[6], jpeg=damaged[6].jpeg[:-100])
     damaged[20] = replace(damaged[20], jpeg=b"")
     frames = open_recording(write_ours(tmp_path / "bag", damaged))
@@ -272,8 +272,8 @@ def test_damaged_pictures_cost_their_frames_only(tmp_path, pictures):
     assert "neither JPEG nor PNG" in str(frames.problems[1])
 
 
-def test_bytes_that_are_no_message_are_listed(tmp_path, pictures):
-    path = write_ours(tmp_path / "bag", pictures)
+def test_bytes_that_are_no_message_are_listed(tmp_path, images):
+    path = write_ours(tmp_path / "bag", images)
     with Recording(path) as source:
         copied = list(source.messages())
         types = source.topic_types
@@ -298,19 +298,19 @@ def test_bytes_that_are_no_message_are_listed(tmp_path, pictures):
     assert "/cam_back/image_rect/compressed: message is not a valid" in str(frames.problems[0])
 
 
-def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
+def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, images):
     messages = Messages()
     timed = []
-    for picture in pictures[:6]:
-        name, stamp = picture.channel, picture.stamp_ns
-        rgb = pixels(picture)[..., ::-1] if name == "CAM_BACK" else pixels(picture)
+    for image in images[:6]:
+        name, stamp = image.channel, image.stamp_ns
+        rgb = pixels(image)[..., ::-1] if name == "CAM_BACK" else pixels(image)
         encoding = "8UC3" if name == "CAM_BACK" else "bgr8"
         message = messages.image(stamp, name, rgb, encoding)
         timed.append((stamp, f"/{name}/image_rect_compressed", message))
-        info = messages.camera_info(stamp, name, picture)
+        info = messages.camera_info(stamp, name, image)
         timed.append((stamp, f"/{name}/camera_info", info))
-        tree = [(stamp, "map", "base_link", picture.world_T_ego)]
-        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in pictures[:6]]
+        tree = [(stamp, "map", "base_link", image.world_T_ego)]
+        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in images[:6]]
         timed.append((stamp, "/tf", messages.tf(tree)))
     path = bag_families.write(tmp_path / "bag", messages, timed)
     frames = open_recording(path)
@@ -324,19 +324,19 @@ def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, pictures):
         ),
     )
     (frame,) = open_recording(path, layout=layout)
-    for picture in pictures[:6]:
-        np.testing.assert_array_equal(frame.images[picture.channel], pixels(picture))
+    for image in images[:6]:
+        np.testing.assert_array_equal(frame.images[image.channel], pixels(image))
 
 
 # -- content -------------------------------------------------------------------------------------
 
 
 def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
-    pictures = drawn_pictures(keyframes=4)
-    first = pictures[0].stamp_ns
+    images = drawn_images(keyframes=4)
+    first = images[0].stamp_ns
     path = write_ours(
         tmp_path / "bag",
-        pictures,
+        images,
         poses=lambda p: not 350 * MS < p.stamp_ns - first < 1250 * MS,
     )
     frames = open_recording(path)
@@ -347,10 +347,10 @@ def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
     assert "lies in a gap of" in str(frames.problems[0])
 
 
-def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
-    pictures = drawn_pictures(keyframes=8)
-    first = pictures[0].stamp_ns
-    path = write_ours(tmp_path / "bag", pictures, poses=lambda p: p.stamp_ns - first < 500 * MS)
+def test_poses_that_end_do_not_hold_up_the_images_behind(tmp_path):
+    images = drawn_images(keyframes=8)
+    first = images[0].stamp_ns
+    path = write_ours(tmp_path / "bag", images, poses=lambda p: p.stamp_ns - first < 500 * MS)
     frames = open_recording(path)
     assert len(list(frames)) == 7, "the last one extrapolates by 43 ms"
     assert set(reasons(frames)) == {"pose_not_yet"}
@@ -373,18 +373,18 @@ def test_poses_that_end_do_not_hold_up_the_pictures_behind(tmp_path):
 
 def test_time_going_back_starts_a_new_sequence(tmp_path):
     """A robot that recorded a looping playback: reception goes on, stamps start again."""
-    once = drawn_pictures(keyframes=4)
+    once = drawn_images(keyframes=4)
     messages = Messages()
     timed, base = [], once[0].stamp_ns
     for loop in range(2):
-        for picture in once:
-            name, stamp = picture.channel, picture.stamp_ns
+        for image in once:
+            name, stamp = image.channel, image.stamp_ns
             received = stamp + loop * 2_000 * MS
-            message = messages.compressed(stamp, name, picture.jpeg)
+            message = messages.compressed(stamp, name, image.jpeg)
             timed.append((received, f"/{name}/image_rect_compressed", message))
-            info = messages.camera_info(stamp, name, picture)
+            info = messages.camera_info(stamp, name, image)
             timed.append((received, f"/{name}/camera_info", info))
-            tree = [(stamp, "map", "base_link", picture.world_T_ego)]
+            tree = [(stamp, "map", "base_link", image.world_T_ego)]
             tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in once[:6]]
             timed.append((received, "/tf", messages.tf(tree)))
     frames = open_recording(bag_families.write(tmp_path / "loop", messages, timed))
@@ -396,59 +396,59 @@ def test_time_going_back_starts_a_new_sequence(tmp_path):
     assert read[19].stamp_ns - base < 10 * MS
 
 
-def test_a_camera_of_another_size_than_its_calibration(tmp_path, pictures):
-    small = drawn_pictures(keyframes=1, size=(80, 46))
-    other = {picture.channel: picture for picture in small}["CAM_BACK"]
+def test_a_camera_of_another_size_than_its_calibration(tmp_path, images):
+    small = drawn_images(keyframes=1, size=(80, 46))
+    other = {image.channel: image for image in small}["CAM_BACK"]
     mixed = [
         replace(p, jpeg=other.jpeg) if p.channel == "CAM_BACK" and k > 12 else p
-        for k, p in enumerate(pictures)
+        for k, p in enumerate(images)
     ]
     frames = open_recording(write_ours(tmp_path / "bag", mixed))
     assert len(list(frames)) == 2
     assert set(reasons(frames)) == {"size_mismatch"}
-    assert "camera CAM_BACK: picture is 80x46, calibrated for 160x90" in str(frames.problems[0])
+    assert "camera CAM_BACK: image is 80x46, calibrated for 160x90" in str(frames.problems[0])
 
 
-def test_a_smaller_camera_with_its_own_calibration_is_fine(tmp_path, pictures):
-    small = {p.channel: p for p in drawn_pictures(keyframes=1, size=(80, 46))}["CAM_BACK"]
+def test_a_smaller_camera_with_its_own_calibration_is_fine(tmp_path, images):
+    small = {p.channel: p for p in drawn_images(keyframes=1, size=(80, 46))}["CAM_BACK"]
     mixed = [
         replace(p, jpeg=small.jpeg, size=small.size, K=small.K) if p.channel == "CAM_BACK" else p
-        for p in pictures
+        for p in images
     ]
     frames = list(open_recording(write_ours(tmp_path / "bag", mixed)))
     assert len(frames) == 6
     assert frames[0].images["CAM_BACK"].shape == (46, 80, 3)
 
 
-def test_calibration_that_is_nowhere_is_asked_for(tmp_path, pictures):
+def test_calibration_that_is_nowhere_is_asked_for(tmp_path, images):
     messages = Messages()
     timed = []
-    for picture in pictures[:6]:
-        name, stamp = picture.channel, picture.stamp_ns
-        message = messages.compressed(stamp, name, picture.jpeg)
+    for image in images[:6]:
+        name, stamp = image.channel, image.stamp_ns
+        message = messages.compressed(stamp, name, image.jpeg)
         timed.append((stamp, f"/{name}/image_rect_compressed", message))
         if name != "CAM_BACK":
-            info = messages.camera_info(stamp, name, picture)
+            info = messages.camera_info(stamp, name, image)
             timed.append((stamp, f"/{name}/camera_info", info))
-        elsewhere = messages.camera_info(stamp, "", replace(picture, K=np.zeros((3, 3))))
+        elsewhere = messages.camera_info(stamp, "", replace(image, K=np.zeros((3, 3))))
         timed.append((stamp, "/CAM_BACK/camera_info", elsewhere))
-        tree = [(stamp, "map", "base_link", picture.world_T_ego)]
-        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in pictures[1:6]]
+        tree = [(stamp, "map", "base_link", image.world_T_ego)]
+        tree += [(stamp, "base_link", p.channel, p.ego_T_cam) for p in images[1:6]]
         timed.append((stamp, "/tf", messages.tf(tree)))
     path = bag_families.write(tmp_path / "bag", messages, timed)
     with pytest.raises(BagError) as error:
         open_recording(path)
     text = str(error.value)
     assert (
-        f"camera {pictures[0].channel}: no mount of {pictures[0].channel} in tf: tf has no frame"
+        f"camera {images[0].channel}: no mount of {images[0].channel} in tf: tf has no frame"
         in text
     )
     assert "camera CAM_BACK: camera_info has an all-zero K" in text
     assert text.endswith("Give a rig file")
 
 
-def test_poses_of_another_frame_are_not_taken_for_the_vehicle(tmp_path, pictures):
-    path = write_ours(tmp_path / "bag", pictures)
+def test_poses_of_another_frame_are_not_taken_for_the_vehicle(tmp_path, images):
+    path = write_ours(tmp_path / "bag", images)
     frames = open_recording(path)
     layout = replace(frames.layout, pose=replace(frames.layout.pose, ego_frame="base_footprint"))
     wrong = open_recording(path, layout=layout, rig=frames.rig)

@@ -8,7 +8,7 @@ import bag_families
 import pytest
 import typer
 from bag_families import MS
-from nuscenes_folder import VERSION, drawn_pictures, drawn_scene
+from nuscenes_folder import VERSION, drawn_images, drawn_scene
 from typer.testing import CliRunner
 
 from occ_perception.bags.inspection import inspect_bag
@@ -44,7 +44,7 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     assert report.duration_s == pytest.approx(1.04, abs=0.01)
     text = run("info", tmp_path / "bag").output
     assert "layout occ_perception: fits (used)" in text
-    assert "layout foxglove: no, camera CAM_FRONT_LEFT: pictures: no topic" in text
+    assert "layout foxglove: no, camera CAM_FRONT_LEFT: images: no topic" in text
     assert "(and 12 more)" in text
     assert "frame sets: 13 complete, 0 incomplete\n" in text
     assert "spread 42.6 / 42.6 / 42.6 ms" in text
@@ -52,11 +52,9 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     assert "the node can run on this bag" in text
 
 
-def test_lost_pictures_and_poses_show(tmp_path):
-    pictures = drawn_pictures(keyframes=4)
-    kept = [
-        p for k, p in enumerate(pictures) if not (p.channel == "CAM_BACK" and k in range(30, 60))
-    ]
+def test_lost_images_and_poses_show(tmp_path):
+    images = drawn_images(keyframes=4)
+    kept = [p for k, p in enumerate(images) if not (p.channel == "CAM_BACK" and k in range(30, 60))]
     path = bag_families.foxglove(tmp_path / "bag", kept)
     report = inspect_bag(path)
     assert report.frame_sets.counters.incomplete == 5
@@ -66,27 +64,27 @@ def test_lost_pictures_and_poses_show(tmp_path):
 
 
 def test_a_gap_is_measured_and_a_restart_is_not_a_gap(tmp_path):
-    pictures = drawn_pictures(keyframes=2)
-    later = [replace(p, stamp_us=p.stamp_us + 3_000_000) for p in pictures]
-    report = inspect_bag(bag_families.clynamen(tmp_path / "gap.bag", pictures + later))
+    images = drawn_images(keyframes=2)
+    later = [replace(p, stamp_us=p.stamp_us + 3_000_000) for p in images]
+    report = inspect_bag(bag_families.clynamen(tmp_path / "gap.bag", images + later))
     assert report.frame_sets.longest_gap_s == pytest.approx(2.5, abs=0.01)
     assert report.frame_sets.period_ms == pytest.approx(83.3, abs=0.1)
 
 
 def test_what_the_node_would_miss(tmp_path):
-    pictures = drawn_pictures(keyframes=1)
-    clynamen = bag_families.clynamen(tmp_path / "scene.bag", pictures)
+    images = drawn_images(keyframes=1)
+    clynamen = bag_families.clynamen(tmp_path / "scene.bag", images)
     (missing,) = inspect_bag(clynamen).missing_for_node
-    assert "picture is 160x90, calibrated for 1600x900" in missing
+    assert "image is 160x90, calibrated for 1600x900" in missing
     text = run("info", clynamen).output
     assert "note: intrinsics of CAM_FRONT_LEFT" in text
-    assert "missing for the node: camera CAM_FRONT_LEFT: picture is 160x90" in text
+    assert "missing for the node: camera CAM_FRONT_LEFT: image is 160x90" in text
     assert "layout clynamen_ros2: fits\n" in text
 
     messages = bag_families.Messages()
     timed = [
         (p.stamp_ns, f"/{p.channel}/image_rect_compressed",
-         messages.compressed(p.stamp_ns, p.channel, p.jpeg)) for p in pictures
+         messages.compressed(p.stamp_ns, p.channel, p.jpeg)) for p in images
     ]  # fmt: skip
     bare = bag_families.write(tmp_path / "bare", messages, timed)
     report = inspect_bag(bare)
@@ -98,10 +96,10 @@ def test_what_the_node_would_miss(tmp_path):
 
 
 def test_frame_sets_without_poses_are_reported(tmp_path):
-    pictures = drawn_pictures(keyframes=2)
+    images = drawn_images(keyframes=2)
     messages = bag_families.Messages()
     timed = []
-    for p in pictures:
+    for p in images:
         name, stamp = p.channel, p.stamp_ns
         image = messages.compressed(stamp, name, p.jpeg)
         timed.append((stamp, f"/{name}/image_rect_compressed", image))
@@ -125,18 +123,18 @@ def test_frame_sets_without_poses_are_reported(tmp_path):
 
 
 def test_convert_says_what_it_wrote_and_what_it_skipped(tmp_path):
-    pictures = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
-    (tmp_path / "data" / pictures[0].filename).unlink()
+    images = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
+    (tmp_path / "data" / images[0].filename).unlink()
     result = run(
         "convert", "nuscenes", tmp_path / "data", "--version", VERSION, "--scene", "scene-0001",
         "--out", tmp_path / "bag", "--storage", "sqlite3", "--lidar",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "41 pictures of 6 cameras, 2 lidar sweeps, 43 ego poses" in result.output
-    assert f"skipped {tmp_path / 'data' / pictures[0].filename}: No such file" in result.output
+    assert "41 images of 6 cameras, 2 lidar sweeps, 43 ego poses" in result.output
+    assert f"skipped {tmp_path / 'data' / images[0].filename}: No such file" in result.output
     assert (tmp_path / "bag" / "bag.db3").exists()
     keyframes = run(
         "convert", "nuscenes", tmp_path / "data", "--version", VERSION, "--scene", "scene-0001",
         "--out", tmp_path / "key", "--keyframes",
     )  # fmt: skip
-    assert "11 pictures of 6 cameras, 11 ego poses" in keyframes.output
+    assert "11 images of 6 cameras, 11 ego poses" in keyframes.output

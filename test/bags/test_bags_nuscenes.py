@@ -20,66 +20,64 @@ from occ_perception.sensing.ego_pose import PoseBuffer
 CAMERAS = set(OFFSETS_US)
 
 
-def frame_sets_of(pictures: list[DrawnImage]) -> list[dict[str, DrawnImage]]:
-    """Pictures in the order of time, six at a time: a drawn scene loses none."""
-    frame_sets = [pictures[k : k + 6] for k in range(0, len(pictures), 6)]
-    return [{picture.channel: picture for picture in frame_set} for frame_set in frame_sets]
+def frame_sets_of(images: list[DrawnImage]) -> list[dict[str, DrawnImage]]:
+    """Images in the order of time, six at a time: a drawn scene loses none."""
+    frame_sets = [images[k : k + 6] for k in range(0, len(images), 6)]
+    return [{image.channel: image for image in frame_set} for frame_set in frame_sets]
 
 
-def assert_same(frames: list, pictures: list[DrawnImage]) -> None:
-    frame_sets = frame_sets_of(pictures)
+def assert_same(frames: list, images: list[DrawnImage]) -> None:
+    frame_sets = frame_sets_of(images)
     assert len(frames) == len(frame_sets)
     for frame, frame_set in zip(frames, frame_sets, strict=True):
         assert set(frame.images) == set(frame_set) == CAMERAS
         assert frame.stamp_ns == frame_set["CAM_FRONT"].stamp_ns
-        for name, picture in frame_set.items():
+        for name, image in frame_set.items():
             calibration = frame.rig.camera(name)
-            expected = np.asarray(Image.open(io.BytesIO(picture.jpeg)).convert("RGB"))
+            expected = np.asarray(Image.open(io.BytesIO(image.jpeg)).convert("RGB"))
             np.testing.assert_array_equal(frame.images[name], expected)
-            assert frame.stamps_ns[name] == picture.stamp_ns
-            np.testing.assert_array_equal(calibration.K, picture.K)
+            assert frame.stamps_ns[name] == image.stamp_ns
+            np.testing.assert_array_equal(calibration.K, image.K)
             # Matrices travel as quaternions. Those of the real frames were stored with 9 decimals,
             # so that the nearest rotation differs by as much; metres suffer nothing.
-            np.testing.assert_allclose(calibration.ego_T_cam, picture.ego_T_cam, atol=2e-9)
-            np.testing.assert_allclose(frame.world_T_ego[name], picture.world_T_ego, atol=2e-9)
-            np.testing.assert_array_equal(
-                frame.world_T_ego[name][:3, 3], picture.world_T_ego[:3, 3]
-            )
+            np.testing.assert_allclose(calibration.ego_T_cam, image.ego_T_cam, atol=2e-9)
+            np.testing.assert_allclose(frame.world_T_ego[name], image.world_T_ego, atol=2e-9)
+            np.testing.assert_array_equal(frame.world_T_ego[name][:3, 3], image.world_T_ego[:3, 3])
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_all_sweeps_come_back_as_they_were(tmp_path, storage):
-    pictures = drawn_scene(tmp_path / "data", keyframes=3)
+    images = drawn_scene(tmp_path / "data", keyframes=3)
     done = []
     report = convert_nuscenes(
         tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", storage,
         progress=lambda *step: done.append(step),
     )  # fmt: skip
-    assert report.pictures == dict.fromkeys(CAMERAS, 13) and report.problems == []
+    assert report.images == dict.fromkeys(CAMERAS, 13) and report.problems == []
     assert done[-1] == (78, 78) and len(done) == 78
     frames = open_recording(tmp_path / "bag")
     assert frames.layout.name == "occ_perception"
     assert frames.expected_frames == 13
-    assert_same(list(frames), pictures)
+    assert_same(list(frames), images)
     assert frames.problems == [] and frames.counters.complete == 13
     assert len(list(frames)) == 13, "a recording can be read again"
 
 
 def test_keyframes_alone(tmp_path):
-    pictures = drawn_scene(tmp_path / "data", keyframes=3)
+    images = drawn_scene(tmp_path / "data", keyframes=3)
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", sweeps=False)
     assert_same(
         list(open_recording(tmp_path / "bag")),
-        [picture for picture in pictures if picture.is_key_frame],
+        [image for image in images if image.is_key_frame],
     )
 
 
 def test_real_frames_come_back_as_they_were(tmp_path, shared_dir):
-    pictures = real_scene(tmp_path / "data", shared_dir)
+    images = real_scene(tmp_path / "data", shared_dir)
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0103", tmp_path / "bag")
     frames = open_recording(tmp_path / "bag", sequence="scene-0103")
     read = list(frames)
-    assert_same(read, pictures)
+    assert_same(read, images)
     assert frames.problems == []
     assert {frame.sequence for frame in read} == {"scene-0103"}
 
@@ -88,7 +86,7 @@ def test_what_a_ros_installation_would_see(tmp_path):
     """Types, QoS, metadata and transforms, read with the library alone."""
     import yaml
 
-    pictures = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
+    images = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
     convert_nuscenes(
         tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag", "sqlite3", lidar=True
     )
@@ -112,7 +110,7 @@ def test_what_a_ros_installation_would_see(tmp_path):
     assert {t.header.frame_id for t in static.transforms} == {"base_link"}
     jpegs = {bytes(m.data) for name in CAMERAS
              for m in by_topic[f"/{name.lower()}/image_rect/compressed"]}  # fmt: skip
-    assert jpegs == {picture.jpeg for picture in pictures}
+    assert jpegs == {image.jpeg for image in images}
     buffer = PoseBuffer()
     for odometry in by_topic["/odom"]:
         assert (odometry.header.frame_id, odometry.child_frame_id) == ("map", "base_link")
@@ -121,10 +119,8 @@ def test_what_a_ros_installation_would_see(tmp_path):
         pose = np.eye(4)
         pose[:3, 3] = p.x, p.y, p.z
         buffer.add(stamp, pose)
-    for picture in pictures:
-        np.testing.assert_array_equal(
-            buffer.at(picture.stamp_ns)[:3, 3], picture.world_T_ego[:3, 3]
-        )
+    for image in images:
+        np.testing.assert_array_equal(buffer.at(image.stamp_ns)[:3, 3], image.world_T_ego[:3, 3])
     cloud = by_topic["/lidar_top"][0]
     points = np.frombuffer(cloud.data.tobytes(), "<f4").reshape(-1, 5)
     expected = np.random.default_rng(0).normal(size=(50, 5)).astype("<f4")
@@ -178,13 +174,13 @@ def test_a_record_that_a_table_lacks_is_named(tmp_path, table):
 
 
 def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
-    pictures = drawn_scene(tmp_path / "data", keyframes=2)
-    frame_sets = frame_sets_of(pictures)
+    images = drawn_scene(tmp_path / "data", keyframes=2)
+    frame_sets = frame_sets_of(images)
     gone, cut = frame_sets[1]["CAM_BACK"], frame_sets[3]["CAM_FRONT_LEFT"]
     (tmp_path / "data" / gone.filename).unlink()
     (tmp_path / "data" / cut.filename).write_bytes(cut.jpeg[:-200])
     report = convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
-    assert report.pictures["CAM_BACK"] == 6 and report.pictures["CAM_FRONT"] == 7
+    assert report.images["CAM_BACK"] == 6 and report.images["CAM_FRONT"] == 7
     assert [str(gone.stamp_us) in p or str(cut.stamp_us) in p for p in report.problems] == [
         True
     ] * 2
@@ -197,16 +193,16 @@ def test_missing_and_damaged_files_are_listed_and_the_rest_is_kept(tmp_path):
         ("missing_camera", frame_sets[1]["CAM_FRONT"].stamp_ns),
         ("missing_camera", frame_sets[3]["CAM_FRONT"].stamp_ns),
     ]
-    assert "camera CAM_BACK: no picture" in str(frames.problems[0])
+    assert "camera CAM_BACK: no image" in str(frames.problems[0])
     reusing = list(open_recording(tmp_path / "bag", missing_camera="reuse_last"))
     assert len(reusing) == 7 and reusing[1].reused == ("CAM_BACK",)
     assert reusing[1].stamps_ns["CAM_BACK"] == frame_sets[0]["CAM_BACK"].stamp_ns
 
 
 def test_tables_without_sensor_data_leave_nothing_behind(tmp_path):
-    pictures = drawn_scene(tmp_path / "data", keyframes=1)
-    for picture in pictures:
-        (tmp_path / "data" / picture.filename).unlink()
+    images = drawn_scene(tmp_path / "data", keyframes=1)
+    for image in images:
+        (tmp_path / "data" / image.filename).unlink()
     with pytest.raises(NuScenesError, match=r"none of the 6 files .* Is the sensor data unpacked"):
         convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
@@ -229,8 +225,8 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path):
 
 
 def test_the_order_of_records_in_the_tables_does_not_matter(tmp_path):
-    pictures = drawn_scene(tmp_path / "data", keyframes=2)
+    images = drawn_scene(tmp_path / "data", keyframes=2)
     for table in (tmp_path / "data" / VERSION).glob("*.json"):
         table.write_text(json.dumps(json.loads(table.read_text())[::-1]))
     convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "bag")
-    assert_same(list(open_recording(tmp_path / "bag")), pictures)
+    assert_same(list(open_recording(tmp_path / "bag")), images)

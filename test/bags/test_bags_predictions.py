@@ -159,7 +159,7 @@ def test_a_folder_of_arrays_reads_as_the_run_wrote_it(tmp_path):
         ArrayFolder(tmp_path / "nothing")
 
 
-def test_moments_join_pictures_and_truth_by_stamp(footage):
+def test_moments_join_images_and_truth_by_stamp(footage):
     with Footage(footage.predictions, cameras=footage.cameras) as joined:
         moments = list(joined)
         assert not joined.problems
@@ -190,7 +190,7 @@ def test_a_results_folder_leads_to_the_bag_it_was_made_from(tmp_path, footage):
         assert all(m.frame is None and m.truth is None for m in joined)
 
 
-def test_predictions_alone_have_neither_pictures_nor_truth(footage):
+def test_predictions_alone_have_neither_images_nor_truth(footage):
     with Footage(footage.predictions) as joined:
         assert [(m.frame, m.truth) for m in joined] == [(None, None)] * 4
     with pytest.raises(BagError):

@@ -83,7 +83,7 @@ def test_too_little_memory_is_said_with_what_helps() -> None:
     )
     for library in ("torch", "numpy"):
         said = one_line(run(sys.executable, "-c", code, library))
-        assert said.startswith("there is not enough memory; run with smaller pictures")
+        assert said.startswith("there is not enough memory; run with smaller images")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``occ run``: from a converted bag to predictions, pictures and a summary."""
+"""``occ run``: from a converted bag to predictions, images and a summary."""
 
 from __future__ import annotations
 
@@ -111,19 +111,17 @@ def test_the_bag_holds_what_the_stream_predicts(finished, expected) -> None:
         assert message.history_length == prediction.history_length
 
 
-def test_every_frame_has_a_picture_and_arrays(finished, expected) -> None:
+def test_every_frame_has_a_image_and_arrays(finished, expected) -> None:
     out, _ = finished
-    pictures, arrays = sorted((out / "pictures").iterdir()), sorted((out / "npz").iterdir())
-    assert len(pictures) == len(arrays) == len(expected)
-    for number, (picture, file, prediction) in enumerate(
-        zip(pictures, arrays, expected, strict=True)
-    ):
-        assert picture.stem == file.stem == f"{number:06d}_{prediction.stamp_ns}"
+    images, arrays = sorted((out / "images").iterdir()), sorted((out / "npz").iterdir())
+    assert len(images) == len(arrays) == len(expected)
+    for number, (image, file, prediction) in enumerate(zip(images, arrays, expected, strict=True)):
+        assert image.stem == file.stem == f"{number:06d}_{prediction.stamp_ns}"
         with np.load(file) as stored:
             assert np.array_equal(stored["labels_XYZ"], prediction.labels)
             assert int(stored["stamp_ns"]) == prediction.stamp_ns
             assert list(stored["class_names"]) == list(prediction.class_names)
-    rgb = np.asarray(Image.open(pictures[0]))
+    rgb = np.asarray(Image.open(images[0]))
     assert rgb.std() > 20 and min(rgb.shape[:2]) > 300
 
 
@@ -248,7 +246,7 @@ def test_an_interrupted_run_keeps_a_readable_bag(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 120
-        while len(list(out.glob("pictures/*.png"))) < 3:
+        while len(list(out.glob("images/*.png"))) < 3:
             assert process.poll() is None and time.monotonic() < deadline
             assert not (out / "predictions").exists()  # not called finished before it is
             time.sleep(0.05)

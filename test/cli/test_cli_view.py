@@ -40,7 +40,7 @@ def test_a_film_compares_with_the_truth_and_plays_as_recorded(tmp_path, footage)
     assert missed.sum() > 200  # the strip of road that the guess forgot, and its legend
 
 
-def test_pictures_of_some_moments_go_to_a_folder(tmp_path, footage):
+def test_images_of_some_moments_go_to_a_folder(tmp_path, footage):
     out = tmp_path / "frames"
     result = occ("view", footage.cameras, "--out", out, "--every", 2)
     assert result.exit_code == 0, result.output

@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("rclpy", exc_type=ImportError)
 
-from car import jpeg, picture, small_rig
-from nuscenes_folder import VERSION, drawn_pictures, drawn_scene
+from car import image, jpeg, small_rig
+from nuscenes_folder import VERSION, drawn_images, drawn_scene
 from processes import OCC, RunningProcess, python_file
 from ros_fixtures import Launch
 from small_model_demo import SMALL_TOWN_MODEL
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_all_frame_sets_answered_ends_well_and_leaves_pictures(
+def test_all_frame_sets_answered_ends_well_and_leaves_images(
     tmp_path: Path, folder: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
     """Played by time: the second frame set waits in the mailbox while the first is computed."""
@@ -73,20 +73,20 @@ def test_all_frame_sets_answered_ends_well_and_leaves_pictures(
     ):
         assert line in run.output()
     assert "p50" in run.output()
-    assert len(film_pictures(out / "film.mp4")) == 2
+    assert len(film_images(out / "film.mp4")) == 2
     assert "no ground truth" in run.output()
     assert "No scores" in (out / "report.html").read_text()
     assert "Traceback" not in (out / "node.log").read_text()
 
 
-def test_pictures_without_stamps_are_dated_by_the_bags_clock(
+def test_images_without_stamps_are_dated_by_the_bags_clock(
     tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
     """By today's clock no pose of the bag would fit them."""
-    pictures = drawn_pictures(keyframes=3, with_sweeps=False, size=(320, 180))
-    bag = bag_families.clynamen_ros2(tmp_path / "bag", pictures)
+    images = drawn_images(keyframes=3, with_sweeps=False, size=(320, 180))
+    bag = bag_families.clynamen_ros2(tmp_path / "bag", images)
     rig = CameraRig(
-        tuple(CameraCalibration(p.channel, *p.size, p.K, p.ego_T_cam) for p in pictures[:6])
+        tuple(CameraCalibration(p.channel, *p.size, p.K, p.ego_T_cam) for p in images[:6])
     )
     save_rig(tmp_path / "rig.yaml", rig)
     shipped = Path(layouts.__file__).with_name("clynamen_ros2.yaml").read_text()
@@ -100,19 +100,19 @@ def test_pictures_without_stamps_are_dated_by_the_bags_clock(
         environment=environment_without_tf,
     )  # fmt: skip
     assert run.wait(300) in (0, 1), run.output()
-    assert "is played by time: its pictures carry no stamps" in run.output()
+    assert "is played by time: its images carry no stamps" in run.output()
     # A busy machine may skip frame sets; none that is answered may carry another time than the
     # bag's.
     stamps = [answer.stamp_ns for answer in BagPredictions(tmp_path / "out" / "recorded")]
     assert stamps
-    assert pictures[0].stamp_ns - SECOND < stamps[0] <= stamps[-1] < pictures[-1].stamp_ns + SECOND
+    assert images[0].stamp_ns - SECOND < stamps[0] <= stamps[-1] < images[-1].stamp_ns + SECOND
     assert "<td>by time</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_frame_set_without_answer_ends_with_an_error(
     tmp_path: Path, launch: Launch, child_environment: dict[str, str]
 ) -> None:
-    """The bag's only frame set has no CAM_BACK; a lonely picture of it comes two seconds later."""
+    """The bag's only frame set has no CAM_BACK; a lonely image of it comes two seconds later."""
     rig = small_rig()
     with BagWriter(tmp_path / "bag") as writer:
         mounts = [("base_link", camera.frame_id, camera.ego_T_cam) for camera in rig.cameras]
@@ -121,7 +121,7 @@ def test_a_frame_set_without_answer_ends_with_an_error(
             stamp = START + (2 * SECOND if camera.name == "CAM_BACK" else 0)
             writer.write_odometry(stamp, np.eye(4))
             writer.write_camera_info(camera, stamp)
-            writer.write_camera(camera.name, stamp, jpeg(picture(camera.name, 0.0)))
+            writer.write_camera(camera.name, stamp, jpeg(image(camera.name, 0.0)))
     run = demo(
         launch, child_environment, tmp_path / "bag", "--lockstep", "--answer-timeout", "4",
         "--device", "cpu", "--random-weights", "7", "--out", tmp_path / "out",
@@ -163,11 +163,11 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     for words in ("untrained", f"{mean_iou} %", "driveable_surface", "film.mp4", "p99"):
         assert words in page
     assert "http" not in page  # self-contained
-    pictures = film_pictures(out / "film.mp4")
-    assert len(pictures) == 3
-    assert len(list((out / "pictures").glob("*.png"))) == 3
-    assert pictures[0].shape == (900, 1600, 3)
-    assert np.abs(pictures[0].astype(int) - pictures[2]).max() > 50
+    images = film_images(out / "film.mp4")
+    assert len(images) == 3
+    assert len(list((out / "images").glob("*.png"))) == 3
+    assert images[0].shape == (900, 1600, 3)
+    assert np.abs(images[0].astype(int) - images[2]).max() > 50
 
     drive = out / "town_3x160x90" / "metadata.yaml"
     made = drive.stat().st_mtime_ns
@@ -219,7 +219,7 @@ def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -
 def test_the_recorder_hears_the_player_before_there_is_a_node_to_wait_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first pictures would have no arrival time otherwise."""
+    """The first images would have no arrival time otherwise."""
     report = "import time; time.sleep(2); print('played 7 messages'); raise SystemExit(1)"
     (first, _), (second, asked) = run_scripted(tmp_path, monkeypatch, report).seen
     assert (first, second) == ("player", "node")
@@ -264,11 +264,11 @@ def mean_iou_of(recorded: Path, drive: Path) -> float:
     return float(np.mean(ratios))
 
 
-def film_pictures(path: Path) -> list[np.ndarray]:
-    film, pictures = cv2.VideoCapture(str(path)), []
+def film_images(path: Path) -> list[np.ndarray]:
+    film, images = cv2.VideoCapture(str(path)), []
     while (read := film.read())[0]:
-        pictures.append(read[1])
-    return pictures
+        images.append(read[1])
+    return images
 
 
 def test_a_drive_that_cannot_be_made_is_an_error(

@@ -78,7 +78,7 @@ def test_a_calibration_that_cannot_be_right(changes, text):
     ("distortion", "rectified"),
     [((), True), ((0.0, 0.0, 0.0, 0.0, 0.0), True), ((-0.3, 0.1, 0.0, 0.0, 0.0), False)],
 )
-def test_pictures_without_distortion_count_as_rectified(distortion, rectified):
+def test_images_without_distortion_count_as_rectified(distortion, rectified):
     camera = calibration(distortion_model="plumb_bob", distortion=distortion)
     assert camera.is_rectified is rectified
 
@@ -128,26 +128,26 @@ def test_a_frame_speaks_for_its_reference_camera():
     np.testing.assert_array_equal(made.world_T_reference_ego, pose)
 
 
-PICTURE = np.zeros((48, 64, 3), np.uint8)
+IMAGE = np.zeros((48, 64, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"reference_camera": "CAM_LEFT"}, "no picture of its reference camera 'CAM_LEFT'"),
+        ({"reference_camera": "CAM_LEFT"}, "no image of its reference camera 'CAM_LEFT'"),
         (
-            {"images": {"CAM_FRONT": PICTURE[:40]}},
-            r"camera CAM_FRONT: picture is uint8 \(40, 64, 3\), expected uint8 \(48, 64, 3\)",
+            {"images": {"CAM_FRONT": IMAGE[:40]}},
+            r"camera CAM_FRONT: image is uint8 \(40, 64, 3\), expected uint8 \(48, 64, 3\)",
         ),
-        ({"images": {"CAM_FRONT": PICTURE[..., 0]}}, r"picture is uint8 \(48, 64\)"),
-        ({"images": {"CAM_FRONT": PICTURE.astype(float)}}, "picture is float64"),
-        ({"stamps_ns": {"CAM_FRONT": 1}}, "camera CAM_BACK: picture without a stamp"),
-        ({"world_T_ego": {"CAM_FRONT": np.eye(4)}}, "CAM_BACK: picture without .* an ego pose"),
+        ({"images": {"CAM_FRONT": IMAGE[..., 0]}}, r"image is uint8 \(48, 64\)"),
+        ({"images": {"CAM_FRONT": IMAGE.astype(float)}}, "image is float64"),
+        ({"stamps_ns": {"CAM_FRONT": 1}}, "camera CAM_BACK: image without a stamp"),
+        ({"world_T_ego": {"CAM_FRONT": np.eye(4)}}, "CAM_BACK: image without .* an ego pose"),
         (
             {"world_T_ego": {"CAM_FRONT": np.eye(4), "CAM_BACK": np.eye(4) * np.nan}},
             "camera CAM_BACK: world_T_ego must be a finite",
         ),
-        ({"reused": ("CAM_LEFT",)}, "reused pictures of CAM_LEFT, but the frame has only"),
+        ({"reused": ("CAM_LEFT",)}, "reused images of CAM_LEFT, but the frame has only"),
     ],
 )
 def test_a_frame_that_cannot_be_right(changes, text):
@@ -155,13 +155,13 @@ def test_a_frame_that_cannot_be_right(changes, text):
         frame(**changes)
 
 
-def test_a_picture_of_a_camera_the_rig_lacks():
+def test_a_image_of_a_camera_the_rig_lacks():
     with pytest.raises(KeyError, match="rig has no camera 'CAM_LEFT'"):
-        frame(images={"CAM_FRONT": PICTURE, "CAM_LEFT": PICTURE})
+        frame(images={"CAM_FRONT": IMAGE, "CAM_LEFT": IMAGE})
 
 
 def test_a_frame_may_lack_cameras_of_its_rig():
-    assert list(frame(images={"CAM_FRONT": PICTURE}).images) == ["CAM_FRONT"]
+    assert list(frame(images={"CAM_FRONT": IMAGE}).images) == ["CAM_FRONT"]
 
 
 STILL = np.zeros((*GRID.dims, 2), np.float32)

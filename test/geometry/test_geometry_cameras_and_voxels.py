@@ -62,7 +62,7 @@ def test_a_forward_camera_sees_left_on_the_left_and_up_above():
     st.tuples(st.floats(-300, 300), st.floats(-300, 300)),
     POINTS,
 )
-def test_resizing_and_cropping_the_picture_moves_the_projection(K, scale, offset, points):
+def test_resizing_and_cropping_the_image_moves_the_projection(K, scale, offset, points):
     """Projecting to native pixels and moving them = projecting with the moved intrinsics."""
     affine = ImageAffine(scale, offset)
     cam_T_ego = invert_transform(FORWARD_CAMERA)

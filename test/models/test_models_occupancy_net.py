@@ -58,7 +58,7 @@ def close(a, b):
     return (a - b).abs().max() <= 1e-4 * b.std()
 
 
-def test_logits_have_public_axes_and_depend_on_the_pictures(net):
+def test_logits_have_public_axes_and_depend_on_the_images(net):
     (first, second), _ = run(net, [(0, 0, 0), (0, 1, 0)])
     X, Y, Z = net.config.output_grid.dims
     assert first.shape == (1, net.config.head.classes, X, Y, Z)

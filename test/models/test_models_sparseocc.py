@@ -80,7 +80,7 @@ def test_levels_hold_distinct_cells_inside_their_parents(net) -> None:
 
 
 def test_the_network_is_not_blind(net) -> None:
-    """Guards the other tests: pictures, motion and history matter."""
+    """Guards the other tests: images, motion and history matter."""
     (first, other), _ = run(net, [(0, 0, 0), (0, 1, 0)])
     assert not same(first, other)
     (*_, remembered), _ = run(net, DRIVE[:3])
@@ -141,7 +141,7 @@ def test_a_stream_of_steps_equals_eight_frames_at_once(net) -> None:
     assert (labels_of(at_once, card) == labels_of(streamed, card)).float().mean() > 0.999
 
 
-def test_pictures_are_encoded_once(net) -> None:
+def test_images_are_encoded_once(net) -> None:
     seen = []
     handle = net.image.register_forward_hook(lambda _m, args, _out: seen.append(args[0].shape))
     run(net, DRIVE[:4])

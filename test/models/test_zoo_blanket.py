@@ -1,6 +1,6 @@
 """The whole zoo at reduced size through the stream: every model of MODELS, none left out.
 
-Models that become the same network when pictures and grid are small share it, so that its weights
+Models that become the same network when images and grid are small share it, so that its weights
 are drawn once; every further card runs one frame.
 """
 
@@ -136,7 +136,7 @@ def test_predictions_are_what_the_card_says(run: Run) -> None:
         check([OccupancyStream(model).step(frame) for frame in frames_for(card, TIMES_S[:1])], card)
 
 
-def test_outputs_are_finite_and_follow_the_pictures(run: Run) -> None:
+def test_outputs_are_finite_and_follow_the_images(run: Run) -> None:
     for output in run.outputs:
         assert [
             name

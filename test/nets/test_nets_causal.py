@@ -56,8 +56,8 @@ def test_kernels_and_columns_of_the_mixing_add_up_to_one(generator):
 def test_normalised_convolution_is_its_equation_cell_by_cell(generator):
     net = convolution(generator)
     volume = torch.randn(2, 3, 4, 3, 5, dtype=torch.float64, generator=generator)
-    pictures = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, generator=generator)
-    spread, mix = net.kernels(pictures)
+    images = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, generator=generator)
+    spread, mix = net.kernels(images)
     # Every cell gives its neighbour at offset d the share of the kernel at d.
     given = torch.zeros(2, 3, 6, 5, 7, dtype=torch.float64)
     for i in range(3):
@@ -69,7 +69,7 @@ def test_normalised_convolution_is_its_equation_cell_by_cell(generator):
     mixed = torch.stack(
         [(mix[:, o, :, None, None, None] * given).sum(dim=1) for o in range(3)], dim=1
     )
-    torch.testing.assert_close(net(volume, pictures), (mixed + volume) / 2)
+    torch.testing.assert_close(net(volume, images), (mixed + volume) / 2)
 
 
 def test_normalised_convolution_keeps_the_mass_of_what_lies_inside(generator):
@@ -84,10 +84,10 @@ def test_normalised_convolution_keeps_the_mass_of_what_lies_inside(generator):
 def test_normalised_convolution_can_be_differentiated_twice(generator):
     net = convolution(generator, channels=2)
     volume = torch.rand(1, 2, 2, 2, 3, dtype=torch.float64, generator=generator) + 0.1
-    pictures = torch.randn(1, 1, 4, 2, 2, dtype=torch.float64, generator=generator)
+    images = torch.randn(1, 1, 4, 2, 2, dtype=torch.float64, generator=generator)
     volume.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: net(v, pictures), volume)
-    assert torch.autograd.gradgradcheck(lambda v: net(v, pictures), volume)
+    assert torch.autograd.gradcheck(lambda v: net(v, images), volume)
+    assert torch.autograd.gradgradcheck(lambda v: net(v, images), volume)
 
 
 def test_a_new_kernel_starts_with_its_centre_at_one():

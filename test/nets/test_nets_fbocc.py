@@ -44,8 +44,8 @@ def cameras():
 
 
 def attention_of_one_column(net, query, reference, depth, visible, context, weights):
-    """What one column gets from the pictures before the output layer, sample by sample."""
-    attention = net.picture_attention
+    """What one column gets from the images before the output layer, sample by sample."""
+    attention = net.image_attention
     offsets = attention.offsets(query).view(8, 8, 2)
     shares = attention.weights(query).view(8, 8).softmax(dim=1)
     total = torch.zeros(8, query.shape[0] // 8, dtype=query.dtype)
@@ -70,7 +70,7 @@ def at(maps, place):
     return F.grid_sample(maps, grid, align_corners=False).flatten()
 
 
-def test_columns_attend_to_the_pictures_as_written():
+def test_columns_attend_to_the_images_as_written():
     net = drawn(BackwardProjectionConfig(channels=16, hidden=24).build(GEOMETRY))
     net.columns.points_QK3 = net.columns.points_QK3.double()
     generator = torch.Generator().manual_seed(1)
@@ -80,7 +80,7 @@ def test_columns_attend_to_the_pictures_as_written():
     rig = cameras()
     seen = net.columns(rig, torch.eye(3, dtype=torch.float64)[None])
     code = net._position_code()
-    got = net.picture_attention(columns, code, context, weights, seen)
+    got = net.image_attention(columns, code, context, weights, seen)
     unseen = 0
     for q in range(24):
         y, x = divmod(q, 6)
@@ -98,7 +98,7 @@ def test_columns_attend_to_the_pictures_as_written():
                 depth.append(u[2])
                 inside |= bool(u[2] > 1e-5 and (place > 1e-5).all() and (place < 1 - 1e-5).all())
             visible.append(inside)
-        expected = net.picture_attention.output(
+        expected = net.image_attention.output(
             attention_of_one_column(
                 net,
                 columns[0, q] + code[q],

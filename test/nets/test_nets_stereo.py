@@ -1,4 +1,4 @@
-"""The plane sweep finds the depth a picture was made at, and keeps its conventions."""
+"""The plane sweep finds the depth an image was made at, and keeps its conventions."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_the_most_probable_bin_is_the_depth_of_a_fronto_parallel_wall():
     frequency = torch.linspace(0.3, 0.9, 8)[:, None, None]
     phase = torch.rand(8, 16, 1, generator=torch.Generator().manual_seed(0)) * 6.28
 
-    def picture(offset):
+    def image(offset):
         return 1.1 + torch.sin(frequency * (torch.arange(32.0) + offset) + phase)
 
-    now, then = picture(0.0)[None, None], picture(-shift)[None, None]
+    now, then = image(0.0)[None, None], image(-shift)[None, None]
     distribution, after = SWEEP(now, StereoState(then), step(baseline), CAMERAS)
     torch.testing.assert_close(distribution.sum(dim=2), torch.ones(1, 1, 16, 32))
     inner = distribution[0, 0, :, :, 2:-8].argmax(dim=0)
@@ -72,7 +72,7 @@ def test_the_most_probable_bin_is_the_depth_of_a_fronto_parallel_wall():
     assert torch.equal(after.features_BNChw, now)
 
 
-def test_a_start_matches_the_picture_with_itself_and_reads_no_state():
+def test_a_start_matches_the_image_with_itself_and_reads_no_state():
     features = torch.rand(1, 1, 8, 16, 32) + 0.1
     empty = SWEEP.initial_state(1, None, torch.float32)
     junk = StereoState(torch.full_like(empty.features_BNChw, float("nan")))

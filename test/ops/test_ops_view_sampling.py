@@ -10,14 +10,14 @@ from occ_perception.ops.backend import Views, first_views, sample_views
 
 B, FRAMES, T, N, Q, G, P, C = 2, 4, 3, 3, 5, 2, 2, 4
 SIZES = ((6, 10), (3, 5))
-PICTURE = (48, 80)
+IMAGE = (48, 80)
 
 
 def drawn_cameras(seed: int) -> torch.Tensor:
     """(B, T, N, 4, 4) projections of cameras that look into three directions, with a little noise
     and overlapping fields of view."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = PICTURE
+    height, width = IMAGE
     K = torch.eye(4)
     K[:2, :3] = torch.tensor([[30.0, 0, width / 2], [0, 30.0, height / 2]])
     matrices = torch.empty(B, T, N, 4, 4)
@@ -46,7 +46,7 @@ def drawn_places(seed: int) -> torch.Tensor:
 
 def literal_view(place, matrices):
     """The first camera that sees a place, and where, by the definition."""
-    height, width = PICTURE
+    height, width = IMAGE
     found = []
     for n, matrix in enumerate(matrices):
         x, y, depth = (matrix[:3, :3] @ place + matrix[:3, 3]).tolist()
@@ -59,7 +59,7 @@ def literal_view(place, matrices):
 
 def test_the_first_camera_that_sees_a_place_is_taken() -> None:
     places, matrices = drawn_places(0), drawn_cameras(1)
-    views = first_views(places, matrices, PICTURE)
+    views = first_views(places, matrices, IMAGE)
     seen = later = 0
     for b in range(B):
         for t in range(T):
@@ -84,8 +84,8 @@ def test_of_two_cameras_the_order_decides() -> None:
     nudged = front.clone()
     nudged[..., 0, 3] += 5.0
     both = torch.cat([front, nudged], dim=2)
-    assert first_views(ahead, both, PICTURE).u_BTQGP.item() == pytest.approx(0.5, abs=1e-4)
-    assert first_views(ahead, both.flip(2), PICTURE).u_BTQGP.item() > 0.505
+    assert first_views(ahead, both, IMAGE).u_BTQGP.item() == pytest.approx(0.5, abs=1e-4)
+    assert first_views(ahead, both.flip(2), IMAGE).u_BTQGP.item() > 0.505
 
 
 def drawn_levels(seed: int) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, ModelCard
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
-# Grid spacing (rows, columns) and amplitude of each octave of the synthetic pictures.
+# Grid spacing (rows, columns) and amplitude of each octave of the synthetic images.
 _OCTAVES = (((5, 9), 1.0), ((17, 45), 0.7), ((41, 113), 0.4))
 
 
@@ -135,7 +135,7 @@ class GoldenFile:
         return self.arrays[f"f{frame}/labels"]
 
     def images(self, frame: int) -> Tensor:
-        """(1, N, 3, H, W) pictures of a frame by recipe, checked against the file."""
+        """(1, N, 3, H, W) images of a frame by recipe, checked against the file."""
         height, width = self.meta["input_size"]
         seed, sequence = self.meta["seed"], self.meta["sequence"][frame]
         cameras = [
@@ -147,7 +147,7 @@ class GoldenFile:
         got = [images.mean(), images.std(), images[0, 0, 5, 7], images[-1, 2, -3, -9]]
         if not np.allclose(got, [mean, std, first, last], atol=1e-5):
             raise ValueError(
-                f"{self.path.name} frame {frame}: pictures made by the recipe have "
+                f"{self.path.name} frame {frame}: images made by the recipe have "
                 f"{[float(g) for g in got]}, the file says {[mean, std, first, last]}"
             )
         return torch.from_numpy(images)[None]
@@ -230,7 +230,7 @@ def card_of(config_stem: str) -> ModelCard:
 def synthetic_image(
     seed: int, sequence: int, frame: int, camera: int, height: int, width: int
 ) -> np.ndarray:
-    """A smooth random picture (3, H, W), already normalised: part of it stays over a sequence."""
+    """A smooth random image (3, H, W), already normalised: part of it stays over a sequence."""
     lasting = _noise([seed, 1, sequence, camera], height, width)
     changing = _noise([seed, 2, frame, camera], height, width)
     return (0.8 * lasting + 0.4 * changing).astype(np.float32)
@@ -248,11 +248,11 @@ def synthetic_depth(
 
 def _noise(seed: list[int], height: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    picture = np.zeros((3, height, width))
+    image = np.zeros((3, height, width))
     for (rows, columns), amplitude in _OCTAVES:
         coarse = rng.standard_normal((3, rows, columns))
-        picture += amplitude * (_bilinear(rows, height) @ coarse @ _bilinear(columns, width).T)
-    return picture
+        image += amplitude * (_bilinear(rows, height) @ coarse @ _bilinear(columns, width).T)
+    return image
 
 
 def _bilinear(n: int, N: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Networks that enlarge rounding so much that no two float32 computations of them agree.
 
 InternImage with weights of the recipe displaces its samples by pixels, and by more where its input
-is larger: 26 such layers turn the last bit of the pictures into a third of a map's rms. Maps of a
+is larger: 26 such layers turn the last bit of the images into a third of a map's rms. Maps of a
 Swin differ in their last bits, too, and matching them enlarges that a hundredfold. A stored value
 then says less than its digits do. How much it says is measured: the network is run a second time
 with its backbone in float64, and a deviation from the stored values passes where it is of the size
@@ -37,7 +37,7 @@ _TIMES_OUR_OWN = 2.0
 
 
 class PreciseBackbone(nn.Module):
-    """A backbone computed in float64 between float32 pictures and float32 maps."""
+    """A backbone computed in float64 between float32 images and float32 maps."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class PreciseTwin:
     def _built(self) -> nn.Module:
         net = self._golden.build().to(self._device)
         net.image.backbone = PreciseBackbone(net.image.backbone)
-        if net.config.matches_pictures:
+        if net.config.matches_images:
             net.stereo.positions = _on_cpu(net.stereo.positions)
         return net
 

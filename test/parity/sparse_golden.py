@@ -32,10 +32,10 @@ from occ_perception.nets.sparse.mask_points import Draws, pick_cells
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.runtime.preprocess import Preprocessor
 
-FLIPS = ("cells as probable as the last one kept", "edge of a picture")
+FLIPS = ("cells as probable as the last one kept", "edge of an image")
 CLOSE = 1e-3
 """How near to zero, in rms of a mask, a logit may change sign: ten times the tolerance, because a
-place at the edge of a picture shows in the eight cells that one query was divided into."""
+place at the edge of an image shows in the eight cells that one query was divided into."""
 _CAMERAS = 6
 _NEAREST = 16
 _CHANGES = [c for n in range(4) for c in itertools.combinations(range(4), n)]
@@ -50,12 +50,12 @@ class SparseGoldenFile(GoldenFile):
         self.frames = sorted({int(k[1]) for k in self.arrays if k.endswith("/in/frame_chain")})
 
     def build(self) -> Network:
-        """The model at the file's picture size with the recipe's weights."""
+        """The model at the file's image size with the recipe's weights."""
         net = self.card.resized(tuple(self.meta["input_size"])).build()
         fill_random_weights(net, self.card, scale=self.meta["scale"])
         return net
 
-    def pictures(self, frame: int) -> np.ndarray:
+    def images(self, frame: int) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB; the recipe's channels are blue, green, red."""
         height, width = self.meta["input_size"]
         seed, sequence = self.meta["seed"], self.meta["sequence"][frame]
@@ -84,8 +84,8 @@ class SparseGoldenFile(GoldenFile):
         pixel_T_now = pixel_T_lidar @ self.arrays[f"f{frame}/in/ego2lidar"]
         affine = self._image_affine()
         calibrations = [[_decomposed(affine, m) for m in frame_set] for frame_set in pixel_T_now]
-        pictures = [self.pictures(n) for n in chain]
-        self._check_pictures(frame, np.stack(pictures))
+        images = [self.images(n) for n in chain]
+        self._check_images(frame, np.stack(images))
 
         def tensor(array: np.ndarray) -> Tensor:
             return _float32(array).to(device)
@@ -102,7 +102,7 @@ class SparseGoldenFile(GoldenFile):
             poses = np.stack([ego_T_now @ np.linalg.inv(c[1]) for c in calibrations[age]])
             steps.append(
                 NetInputs(
-                    images_BN3HW=self._normalised(pictures[age]).to(device),
+                    images_BN3HW=self._normalised(images[age]).to(device),
                     cameras=CameraTensors(
                         grid_T_cam_BN44=tensor(poses),
                         K_BN33=tensor(np.stack([c[0] for c in calibrations[age]])),
@@ -130,16 +130,16 @@ class SparseGoldenFile(GoldenFile):
         scale = columns / width
         return np.array([[scale, 0, 0], [0, scale, rows - int(height * scale)], [0, 0, 1]])
 
-    def _normalised(self, pictures: np.ndarray) -> Tensor:
+    def _normalised(self, images: np.ndarray) -> Tensor:
         normalise = Preprocessor(self.card.preprocessing, torch.device("cpu")).normalise
-        return normalise(torch.from_numpy(pictures.copy()))[None]
+        return normalise(torch.from_numpy(images.copy()))[None]
 
-    def _check_pictures(self, frame: int, pictures: np.ndarray) -> None:
+    def _check_images(self, frame: int, images: np.ndarray) -> None:
         expected = self.arrays[f"f{frame}/in/img_check"]
-        got = [pictures.mean(), pictures.std()]
+        got = [images.mean(), images.std()]
         if not np.allclose(got, expected, atol=1e-3):
             raise ValueError(
-                f"{self.path.name} frame {frame}: pictures made by the recipe have mean and std "
+                f"{self.path.name} frame {frame}: images made by the recipe have mean and std "
                 f"{got}, the file says {expected.tolist()}"
             )
 

@@ -112,7 +112,7 @@ def test_the_twin_matches_where_a_cpu_does():
     net = nn.Module()
     net.image = nn.Module()
     net.image.backbone = nn.Linear(1, 1)
-    net.config = SimpleNamespace(matches_pictures=True)
+    net.config = SimpleNamespace(matches_images=True)
     net.stereo = nn.Module()
     net.stereo.positions = positions
     golden = SimpleNamespace(frames=range(1), build=lambda: net)

@@ -62,7 +62,7 @@ def test_a_folder_becomes_the_frame_that_it_describes(written):
     np.testing.assert_allclose(back, points[:, :3], atol=1e-6)
 
 
-def test_models_of_other_rigs_get_drawn_pictures_and_the_rest_real_ones(written):
+def test_models_of_other_rigs_get_drawn_images_and_the_rest_real_ones(written):
     folder, frame, _ = written
     source, frames = zoo_keyframe.frames_for(get_card("alocc_3d_waymo"), folder)
     assert source == "drawn" and len(frames) == 2
@@ -78,7 +78,7 @@ def test_finished_models_are_not_run_again(written, tmp_path, monkeypatch, capsy
     out, results = tmp_path / "out", tmp_path / "results"
     out.mkdir()
     figures = {
-        **{"model": "alocc_2d_mini", "pictures": "real", "depth": "", "image": "256x704"},
+        **{"model": "alocc_2d_mini", "images": "real", "depth": "", "image": "256x704"},
         **{"grid": "200x200x16", "first_s": 1.5, "second_s": 1.25, "second_cpu_s": 2.5},
         **{"peak_gb": 1.4, "classes": 9, "load_average": [0.5, 1.0], "date": "2026-01-01"},
         **{"precision": "float32", "compiled": False, "versions": {"torch": "2"}},

@@ -195,7 +195,7 @@ print(total)
 @pytest.mark.ros
 @needs_set_up
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_dds_profile_gives_a_participant_room_for_raw_pictures() -> None:
+def test_dds_profile_gives_a_participant_room_for_raw_images() -> None:
     def segment_bytes(profile: str) -> int:
         result = bash(
             f"export FASTDDS_DEFAULT_PROFILES_FILE={profile} ROS_DOMAIN_ID={os.getpid() % 102} "
@@ -205,8 +205,8 @@ def test_dds_profile_gives_a_participant_room_for_raw_pictures() -> None:
         assert result.returncode == 0, result.stderr
         return int(result.stdout.split()[-1])
 
-    frame_set_of_raw_pictures = 6 * 1600 * 900 * 3
-    assert segment_bytes(str(ROOT / "config/fastdds.xml")) > frame_set_of_raw_pictures
+    frame_set_of_raw_images = 6 * 1600 * 900 * 3
+    assert segment_bytes(str(ROOT / "config/fastdds.xml")) > frame_set_of_raw_images
     assert segment_bytes("/does/not/exist.xml") < 4 * 2**20
 
 

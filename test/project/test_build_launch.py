@@ -116,7 +116,7 @@ def test_rviz_shows_the_nodes_points_as_boxes_of_one_voxel() -> None:
     assert tuple(voxel_size) == pytest.approx([display["Size (m)"]] * 3)
 
 
-def test_rviz_shows_the_pictures_of_our_own_layout() -> None:
+def test_rviz_shows_the_images_of_our_own_layout() -> None:
     layouts = ROOT / "occ_perception/sensing/layouts"
     cameras = yaml.safe_load((layouts / "occ_perception.yaml").read_text())["cameras"]
     shown = {

@@ -1,4 +1,4 @@
-"""The example rig in config/: five cameras as Waymo has them, two of them with low pictures."""
+"""The example rig in config/: five cameras as Waymo has them, two of them with low images."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def test_cameras_look_where_the_comments_say(rig):
         np.testing.assert_allclose(down, (0, 0, -1), atol=1e-5)
 
 
-def test_low_pictures_lie_on_the_lower_edge_under_black_rows(rig):
+def test_low_images_lie_on_the_lower_edge_under_black_rows(rig):
     card = get_card("alocc_3d_waymo")
     tables = Calibrator(card, CPU).tables(rig)
     assert [plan.box[1] for plan in tables.plans] == [0, 0, 0, -197, -197]
     white = [np.full((c.height, c.width, 3), 255, np.uint8) for c in rig.cameras]
     images = Preprocessor(card.preprocessing, CPU)(white, tables.plans)
     assert images.shape == (5, 3, 640, 960)
-    assert images[0, 0].unique().numel() == 1  # the front picture fills its input
+    assert images[0, 0].unique().numel() == 1  # the front image fills its input
     for side in (3, 4):
         rows = images[side, 0, :, 480]
         assert rows[:197].unique().numel() == 1 and rows[197:].unique().numel() == 1
         assert rows[0] < rows[-1]
-    # The calibration goes with the picture: the optical axis lands where its pixel was moved to.
+    # The calibration goes with the image: the optical axis lands where its pixel was moved to.
     camera = rig.camera("CAM_SIDE_LEFT")
     pixel, _ = project_points(camera.K, np.eye(4), np.array([[0.0, 0.0, 9.0]]))
     scale, shift = tables.image_rotation_BN33[0, 3], tables.image_translation_BN3[0, 3]

@@ -50,7 +50,7 @@ def test_occ_commands_do_what_the_page_says(tmp_path: Path) -> None:
             timeout=300,
         )
     assert (tmp_path / "drive" / "metadata.yaml").is_file()
-    assert len(list((tmp_path / "predictions" / "pictures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "predictions" / "images").glob("*.png"))) == 2
 
 
 def test_launch_arguments_are_declared() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
 from car import Listener, spin_until
-from nuscenes_folder import VERSION, Picture, drawn_scene, real_scene
+from nuscenes_folder import VERSION, Image, drawn_scene, real_scene
 from processes import OCC, SMALL_MODEL_NODE, python_module
 from rclpy.node import Node
 from ros_fixtures import Launch
@@ -94,11 +94,11 @@ def predict_offline(bag: Path, model: str) -> list[OccupancyPrediction]:
         return [stream.step(frame) for frame in frames]
 
 
-def check(outcome: Outcome, offline: list[OccupancyPrediction], pictures: list[Picture]) -> None:
+def check(outcome: Outcome, offline: list[OccupancyPrediction], images: list[Image]) -> None:
     """Everything a message says, against the recording and against the stream run offline."""
-    fronts = [picture.stamp_ns for picture in pictures if picture.channel == "CAM_FRONT"]
+    fronts = [image.stamp_ns for image in images if image.channel == "CAM_FRONT"]
     stamps_of_frame_set = [
-        {picture.channel: picture.stamp_ns for picture in pictures if picture.sample == index}
+        {image.channel: image.stamp_ns for image in images if image.sample == index}
         for index in range(len(fronts))
     ]
     assert sorted(outcome.listener.grids) == fronts
@@ -140,7 +140,7 @@ def test_drawn_frames_through_a_small_network(
     tmp_path: Path, node: Node, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node takes the pose from tf, the offline stream from odometry: the bag has both."""
-    pictures = drawn_scene(tmp_path / "folder", keyframes=4, with_sweeps=False, size=(320, 180))
+    images = drawn_scene(tmp_path / "folder", keyframes=4, with_sweeps=False, size=(320, 180))
     bag = tmp_path / "bag"
     convert_nuscenes(tmp_path / "folder", VERSION, "scene-0001", bag, sweeps=False)
     model = "alocc_2d_mini_small"
@@ -148,14 +148,14 @@ def test_drawn_frames_through_a_small_network(
     outcome = play_into_node(launch, node, bag, [sys.executable, SMALL_MODEL_NODE], model, "tf")
     offline = predict_offline(bag, model)
     assert len(offline) == 4
-    check(outcome, offline, pictures)
+    check(outcome, offline, images)
     check_points(outcome, offline)
 
 
 def test_real_frames_through_the_published_network(
     tmp_path: Path, node: Node, launch: Launch, shared_dir: Path
 ) -> None:
-    pictures = real_scene(tmp_path / "folder", shared_dir)
+    images = real_scene(tmp_path / "folder", shared_dir)
     bag = tmp_path / "bag"
     convert_nuscenes(tmp_path / "folder", VERSION, "scene-0103", bag, sweeps=False)
     model = "alocc_2d_mini"
@@ -164,7 +164,7 @@ def test_real_frames_through_the_published_network(
     )
     offline = predict_offline(bag, model)
     assert len(offline) == 4
-    check(outcome, offline, pictures)
+    check(outcome, offline, images)
     check_points(outcome, offline)
     geometry = offline[0].grid
     assert (geometry.dims, geometry.voxel_size) == ((200, 200, 16), (0.4, 0.4, 0.4))

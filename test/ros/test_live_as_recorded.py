@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.vehicle_subscriptions", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, jpeg, picture, small_rig, spin_until
+from car import CAMERAS, image, jpeg, small_rig, spin_until
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
@@ -61,7 +61,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recalibrated: CAM_FRONT's focal length at frame set 3, CAM_BACK's mount at frame set 5."""
     path = tmp_path_factory.mktemp("drive") / "bag"
     rig = small_rig()
-    thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
+    thumbnails = {name: jpeg(image(name, 0.0)[:32, :32]) for name in CAMERAS}
     events = [
         (START + frame_set * PERIOD + round(offset * 1e9), name, frame_set)
         for frame_set in range(FRAME_SETS)
@@ -121,7 +121,7 @@ class LiveSide:
             plan, parameters, self.vehicle.rig, node.get_clock(), node.get_logger()
         )
         self.vehicle.listen(
-            on_picture=self._intake.add,
+            on_image=self._intake.add,
             on_calibration=self._intake.hand_over,
             on_time_jump=pytest.fail,
         )

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.live_view", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, Car, Listener, picture, spin_for, spin_until, write_rig
+from car import CAMERAS, Car, Listener, image, spin_for, spin_until, write_rig
 from processes import OCC, SMALL_MODEL_NODE, RunningProcess, wait_for
 from rclpy.node import Node
 from ros_fixtures import Launch
@@ -52,7 +52,7 @@ def start_node(launch: Launch, folder: Path) -> RunningProcess:
 
 
 def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) -> None:
-    """Pictures, path and occupancy of every moment, each at the stamp of its grid."""
+    """Images, path and occupancy of every moment, each at the stamp of its grid."""
     occupancy_node = start_node(launch, tmp_path)
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
@@ -65,7 +65,7 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
     def are_following() -> bool:
         for viewer in viewers:
             assert viewer.is_running, viewer.output()
-        publishers = [*car.pictures.values(), car.odometry]
+        publishers = [*car.images.values(), car.odometry]
         return all(p.get_subscription_count() == 1 + len(viewers) for p in publishers)
 
     spin_until(node, are_following, 120.0, "the viewers subscribe")
@@ -86,8 +86,8 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
         grid = prediction_from_message(listener.grids[stamp])
         assert moment["occupied"] == int((grid.labels != grid.empty_class).sum())
         assert moment["cameras"] == list(grid.camera_stamps_ns)
-        assert list(moment["pictures"].values()) == [
-            pytest.approx(picture(name, taken * 1e-9).mean(), abs=1.0)
+        assert list(moment["images"].values()) == [
+            pytest.approx(image(name, taken * 1e-9).mean(), abs=1.0)
             for name, taken in grid.camera_stamps_ns.items()
         ]
     travelled = np.diff([moment["position"] for moment in moments], axis=0)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
-from car import HEIGHT, WIDTH, Car, Listener, jpeg, picture, spin_for, spin_until, write_rig
+from car import HEIGHT, WIDTH, Car, Listener, image, jpeg, spin_for, spin_until, write_rig
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
@@ -115,7 +115,7 @@ def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
 
 def test_a_truncated_jpeg_drops_its_frame_set_only(drive: Drive) -> None:
     start = drive.next_start()
-    broken = jpeg(picture("CAM_BACK", 0.0))[:-200]
+    broken = jpeg(image("CAM_BACK", 0.0))[:-200]
     stamp = drive.car.frame_set(start, replaced={"CAM_BACK": broken})
     status = drive.listener.wait_for_status("camera CAM_BACK", "CAM_BACK")
     assert status.level == ERROR
@@ -125,8 +125,8 @@ def test_a_truncated_jpeg_drops_its_frame_set_only(drive: Drive) -> None:
     drive.good_frame_set()
 
 
-def test_a_picture_of_another_size_is_refused(drive: Drive) -> None:
-    half = jpeg(picture("CAM_FRONT_LEFT", 0.0)[: HEIGHT // 2])
+def test_a_image_of_another_size_is_refused(drive: Drive) -> None:
+    half = jpeg(image("CAM_FRONT_LEFT", 0.0)[: HEIGHT // 2])
     drive.car.frame_set(drive.next_start(), replaced={"CAM_FRONT_LEFT": half})
     status = drive.listener.wait_for_status("camera CAM_FRONT_LEFT", f"{WIDTH}x{HEIGHT // 2}")
     assert status.level == ERROR
@@ -165,13 +165,13 @@ def test_poses_that_stop_are_named(drive: Drive) -> None:
     assert stamp not in drive.listener.grids
 
 
-def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
-    """A camera that changes to raw pictures is followed; an encoding nobody knows is named."""
+def test_unknown_encoding_and_raw_images(drive: Drive) -> None:
+    """A camera that changes to raw images is followed; an encoding nobody knows is named."""
     name = "CAM_FRONT_RIGHT"
-    compressed = drive.car.pictures.pop(name)
+    compressed = drive.car.images.pop(name)
     drive.node.destroy_publisher(compressed)
     raw = drive.node.create_publisher(Image, drive.car.topic(name, "image"), 10)
-    spin_until(drive.node, raw.get_subscription_count, 15, "the node follows to raw pictures")
+    spin_until(drive.node, raw.get_subscription_count, 15, "the node follows to raw images")
     spin_for(drive.node, 0.5)
 
     def frame_set(encoding: str) -> int:
@@ -184,10 +184,10 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
                     encoding=encoding,
                     step=3 * WIDTH,
                 )
-                sent.data = picture(name, 0.0).tobytes()
+                sent.data = image(name, 0.0).tobytes()
                 raw.publish(sent)
 
-        drive.car.pictures[name] = RawPublisher()
+        drive.car.images[name] = RawPublisher()
         return drive.car.frame_set(drive.next_start())
 
     stamp = frame_set("yuv999")
@@ -197,11 +197,11 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
     assert stamp not in drive.listener.grids
 
     drive.node.destroy_publisher(raw)
-    drive.car.pictures[name] = drive.node.create_publisher(
+    drive.car.images[name] = drive.node.create_publisher(
         CompressedImage, drive.car.topic(name, "image"), 10
     )
     spin_until(
-        drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node follows back"
+        drive.node, drive.car.images[name].get_subscription_count, 15, "the node follows back"
     )
     spin_for(drive.node, 0.5)
     drive.good_frame_set()
@@ -209,14 +209,12 @@ def test_unknown_encoding_and_raw_pictures(drive: Drive) -> None:
 
 def test_a_best_effort_camera_is_followed(drive: Drive) -> None:
     name = "CAM_BACK_RIGHT"
-    drive.node.destroy_publisher(drive.car.pictures[name])
-    drive.car.pictures[name] = drive.node.create_publisher(
+    drive.node.destroy_publisher(drive.car.images[name])
+    drive.car.images[name] = drive.node.create_publisher(
         CompressedImage, drive.car.topic(name, "image"), rclpy.qos.qos_profile_sensor_data
     )
     assert rclpy.qos.qos_profile_sensor_data.reliability == ReliabilityPolicy.BEST_EFFORT
-    spin_until(
-        drive.node, drive.car.pictures[name].get_subscription_count, 15, "the node subscribes"
-    )
+    spin_until(drive.node, drive.car.images[name].get_subscription_count, 15, "the node subscribes")
     spin_for(drive.node, 0.5)
     drive.good_frame_set()
     assert drive.listener.values(f"camera {name}")["qos"] == "best_effort"
@@ -246,7 +244,7 @@ def test_diagnostics_go_on_when_all_inputs_die(drive: Drive) -> None:
     for camera in ("CAM_FRONT", "CAM_BACK"):
         status = drive.listener.status(f"camera {camera}")
         assert status.level == ERROR
-        assert "no picture for" in status.message
+        assert "no image for" in status.message
     assert "no frame set for" in drive.listener.status("synchronization").message
     drive.set_parameter("stale_after_s", 60.0)
     drive.good_frame_set()

@@ -19,8 +19,8 @@ from car import (
     Car,
     Listener,
     camera_info,
+    image,
     jpeg,
-    picture,
     ros_time,
     small_rig,
     spin_for,
@@ -144,7 +144,7 @@ def test_a_camera_may_have_another_size_and_change_it(simulated: SimulatedCar) -
     )
     simulated.infos["CAM_BACK"].publish(camera_info(larger))
     spin_for(simulated.node, 1.0)
-    enlarged = np.kron(picture("CAM_BACK", 0.0), np.ones((2, 2, 1), np.uint8))
+    enlarged = np.kron(image("CAM_BACK", 0.0), np.ones((2, 2, 1), np.uint8))
     message = simulated.listener.wait_for_grid(
         simulated.frame_set(replaced={"CAM_BACK": jpeg(enlarged)})
     )
@@ -157,9 +157,9 @@ def test_a_camera_may_have_another_size_and_change_it(simulated: SimulatedCar) -
     simulated.listener.wait_for_grid(simulated.frame_set())
 
 
-def test_a_missing_camera_is_bridged_with_its_last_picture(simulated: SimulatedCar) -> None:
+def test_a_missing_camera_is_bridged_with_its_last_image(simulated: SimulatedCar) -> None:
     complete = simulated.listener.wait_for_grid(simulated.frame_set())
-    # Soon after: pictures older than half a second are not reused.
+    # Soon after: images older than half a second are not reused.
     simulated.tick(200_000_000)
     stamp = simulated.car.frame_set(simulated.now_ns, without=["CAM_BACK_LEFT"])
     spin_for(simulated.node, 1.0)
@@ -178,11 +178,11 @@ def test_a_missing_camera_is_bridged_with_its_last_picture(simulated: SimulatedC
     simulated.listener.wait_for_status("synchronization", "")
 
 
-def test_the_picture_of_a_frame_set_without_answer_is_reused_too(simulated: SimulatedCar) -> None:
-    """Dropped, or skipped by a slow network: its pictures are the last ones all the same."""
+def test_the_image_of_a_frame_set_without_answer_is_reused_too(simulated: SimulatedCar) -> None:
+    """Dropped, or skipped by a slow network: its images are the last ones all the same."""
     simulated.listener.wait_for_grid(simulated.frame_set())
     simulated.tick(400_000_000)
-    failed = simulated.car.frame_set(simulated.now_ns, replaced={"CAM_BACK": b"no picture"})
+    failed = simulated.car.frame_set(simulated.now_ns, replaced={"CAM_BACK": b"no image"})
     simulated.tick(200_000_000)
     stamp = simulated.car.frame_set(simulated.now_ns, without=["CAM_BACK_LEFT"])
     spin_for(simulated.node, 0.5)

@@ -112,7 +112,7 @@ def test_a_model_that_is_given_depth_runs_on_cameras_and_lidar(
         return prediction_from_message(grid).labels
 
     near = predicted(START_NS, "lidar_top", 6.0)
-    # Ten seconds later the history is empty; the same pictures modulo their slow drift.
+    # Ten seconds later the history is empty; the same images modulo their slow drift.
     far = predicted(START_NS + 10 * 10**9, "base_link", 20.0)
     assert (near != far).mean() > 0.001
     # A frame set without a sweep is dropped with the reason; the next one with a sweep goes on.

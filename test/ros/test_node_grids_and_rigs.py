@@ -62,7 +62,7 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
 
     helper, _ = node
     car, listener = Car(helper), Listener(helper)
-    del car.pictures[ABSENT]
+    del car.images[ABSENT]
     car.wait_until_heard()
     stamp = car.frame_set(1_600_000_000 * SECOND, without=[ABSENT])
     waiting = listener.wait_for_status("camera CAM_FRONT", "no mount of velodyne in tf")
@@ -110,7 +110,7 @@ def test_a_missing_camera_is_said_everywhere(node: tuple[Node, RunningProcess]) 
     assert listener.status("synchronization").message == "frame sets are complete"
     spin_until(helper, lambda: f"runs without {ABSENT}" in process.output(), 10, "the log says so")
     car = Car(helper)
-    del car.pictures[ABSENT]
+    del car.images[ABSENT]
     car.wait_until_heard()
     stamp = car.frame_set(1_600_000_001 * SECOND, without=[ABSENT])
     message = listener.wait_for_grid(stamp)

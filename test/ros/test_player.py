@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.player", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, jpeg, picture, ros_time, small_rig, spin_for, spin_until
+from car import CAMERAS, image, jpeg, ros_time, small_rig, spin_for, spin_until
 from nav_msgs.msg import Odometry
 from processes import OCC, RunningProcess
 from rclpy.node import Node
@@ -38,7 +38,7 @@ FRONT = camera_topic("CAM_FRONT")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frame sets in about a second; the last but one has no CAM_BACK."""
     path = tmp_path_factory.mktemp("bags") / "drive"
-    thumbnails = {name: jpeg(picture(name, 0.0)[:32, :32]) for name in CAMERAS}
+    thumbnails = {name: jpeg(image(name, 0.0)[:32, :32]) for name in CAMERAS}
     readings = [
         (START + index * PERIOD + round(offset * 1e9), name, index)
         for index in range(FRAME_SETS)
@@ -107,7 +107,7 @@ def test_every_message_arrives_in_order_and_in_time(bag: Path, node: Node, launc
     assert len(before) > 5, "the clock stands at the beginning while subscribers are awaited"
     assert len(ticks) > 20
     assert START - SECOND < ticks[0] <= ticks[-1] <= START + FRAME_SETS * PERIOD
-    assert bytes(front.heard[0][1].data) == jpeg(picture("CAM_FRONT", 0.0)[:32, :32])
+    assert bytes(front.heard[0][1].data) == jpeg(image("CAM_FRONT", 0.0)[:32, :32])
 
 
 def test_start_topics_and_remapping(bag: Path, node: Node, launch: Launch) -> None:
@@ -139,11 +139,11 @@ def test_loop_begins_again_until_interrupted_and_keeps_mounts_for_late_listeners
 
 
 class Answerer:
-    """Answers a reference picture after a while, with its stamp, as the node would."""
+    """Answers a reference image after a while, with its stamp, as the node would."""
 
     def __init__(self, node: Node, ignore: set[int] | None = None) -> None:
         self.answered_at: dict[int, float] = {}
-        self.pictures = Audience(node, CompressedImage, FRONT)
+        self.images = Audience(node, CompressedImage, FRONT)
         self.others = {
             name: Audience(node, CompressedImage, camera_topic(name))
             for name in CAMERAS
@@ -154,7 +154,7 @@ class Answerer:
         node.create_timer(0.05, self._answer)
 
     def _answer(self) -> None:
-        for arrived, message in self.pictures.heard:
+        for arrived, message in self.images.heard:
             stamp = stamp_of(message)
             is_due = time.monotonic() - arrived > 0.15 and stamp not in self.answered_at
             if is_due and stamp not in self._ignore:
@@ -168,11 +168,11 @@ def test_lockstep_waits_for_every_answer(bag: Path, node: Node, launch: Launch) 
     answerer = Answerer(node)
     player = launch([*OCC, "play", bag, "--lockstep", "/answers"])
     assert spin_while_running(node, player) == 0, player.output()
-    stamps = answerer.pictures.stamps
+    stamps = answerer.images.stamps
     assert len(stamps) == FRAME_SETS
-    for (arrived, _), before in zip(answerer.pictures.heard[1:], stamps[:-1], strict=True):
+    for (arrived, _), before in zip(answerer.images.heard[1:], stamps[:-1], strict=True):
         assert arrived > answerer.answered_at[before]
-    # What belongs to a frame set is sent with it: all of its pictures, before the answer.
+    # What belongs to a frame set is sent with it: all of its images, before the answer.
     for (arrived, _), stamp in zip(answerer.others["CAM_BACK_LEFT"].heard, stamps, strict=True):
         assert arrived < answerer.answered_at[stamp]
     assert f"{FRAME_SETS} of {FRAME_SETS} frame sets answered" in player.output()
@@ -185,9 +185,9 @@ def test_lockstep_reports_frame_sets_without_answer(bag: Path, node: Node, launc
         [*OCC, "play", bag, "--lockstep", "/answers", "--answer-timeout", "3", "--start", "0.6"]
     )
     assert spin_while_running(node, player) == 1, player.output()
-    assert len(answerer.answered_at) == len(answerer.pictures.heard) - 1
+    assert len(answerer.answered_at) == len(answerer.images.heard) - 1
     assert "was not answered on /answers within 3 s" in player.output()
-    assert "the bag has no picture of CAM_BACK for it" in player.output()
+    assert "the bag has no image of CAM_BACK for it" in player.output()
     assert "3 of 4 frame sets answered" in player.output()
 
 

@@ -100,7 +100,7 @@ def test_a_best_effort_publisher_that_joins_is_not_lost(pair: Pair) -> None:
     pair.expect_message(inputs, first, Image)
 
 
-def test_compressed_pictures_are_taken_where_only_they_exist(pair: Pair) -> None:
+def test_compressed_images_are_taken_where_only_they_exist(pair: Pair) -> None:
     inputs = pair.subscribe()
     publisher = pair.speaker.create_publisher(
         CompressedImage, "/listener/camera/compressed", RELIABLE
@@ -155,7 +155,7 @@ def test_topics_can_be_remapped(ros_context: None) -> None:
     node.destroy_node()
 
 
-def test_a_camera_says_where_its_pictures_come_from_after_remapping(ros_context: None) -> None:
+def test_a_camera_says_where_its_images_come_from_after_remapping(ros_context: None) -> None:
     """Whether they are rectified hangs on it."""
     assert ros_context is None
     node = Node("renamed", cli_args=["--ros-args", "-r", "~/front/compressed:=/front/image_rect"])
@@ -166,7 +166,7 @@ def test_a_camera_says_where_its_pictures_come_from_after_remapping(ros_context:
         stamp_source="header",
         reliability="auto",
         on_topic=lambda *where: said.append(where),
-        on_picture=print,
+        on_image=print,
         on_camera_info=print,
     )
     camera.poll()

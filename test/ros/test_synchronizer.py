@@ -45,7 +45,7 @@ def test_deadlines_count_from_arrival_not_from_stamps() -> None:
 
 
 def test_a_slow_receiver_does_not_hold_the_lock() -> None:
-    """While one thread delivers a frame set, another can add pictures."""
+    """While one thread delivers a frame set, another can add images."""
     delivering, release = threading.Event(), threading.Event()
 
     def slow(_: FrameSet) -> None:

@@ -24,7 +24,7 @@ def show(prediction, frame) -> None:
         "cameras": list(prediction.camera_stamps_ns),
     }
     if frame is not None:
-        moment["pictures"] = {
+        moment["images"] = {
             name: float(frame.images[name].mean()) for name in prediction.camera_stamps_ns
         }
         moment["position"] = frame.world_T_reference_ego[:3, 3].tolist()

@@ -18,7 +18,7 @@ from occ_perception.runtime.weights import LoadedModel
 
 ABSENT = 2
 # What has parts that could mix cameras: plain, extra samples between objects with matching,
-# fusion of depth, attention from the grid to the pictures.
+# fusion of depth, attention from the grid to the images.
 MODELS = ("alocc_2d_mini", "alocc_3d", "alocc_3d_gf", "fbocc")
 
 

@@ -41,14 +41,14 @@ def _network_pixels(cameras, camera: int, points_grid: np.ndarray) -> np.ndarray
 
 @settings(max_examples=30, deadline=None)
 @given(
-    picture=st.sampled_from([(1600, 900), (800, 450), (1280, 720), (1920, 1080), (2400, 1600)]),
+    image=st.sampled_from([(1600, 900), (800, 450), (1280, 720), (1920, 1080), (2400, 1600)]),
     t_s=st.floats(0, 1e4),
     speed=st.floats(0, 40),
     turn=st.floats(-60, 60),
 )
-def test_points_reach_the_pixels_that_plain_projection_finds(picture, t_s, speed, turn) -> None:
-    """World point -> each camera at its own exposure -> its own picture -> resize and crop."""
-    rig = surround_rig(CARD.cameras, picture)
+def test_points_reach_the_pixels_that_plain_projection_finds(image, t_s, speed, turn) -> None:
+    """World point -> each camera at its own exposure -> its own image -> resize and crop."""
+    rig = surround_rig(CARD.cameras, image)
     frame = frame_at(t_s, rig, speed, turn)
     cameras = _tensors(frame)
     rng = np.random.default_rng(3)
@@ -68,7 +68,7 @@ def test_points_reach_the_pixels_that_plain_projection_finds(picture, t_s, speed
         assert np.abs(_network_pixels(cameras, number, points_grid) - wanted).max() < 0.02
 
 
-def test_intrinsics_are_those_of_the_native_picture_whatever_arrives() -> None:
+def test_intrinsics_are_those_of_the_native_image_whatever_arrives() -> None:
     full = _tensors(frame_at(1.0, surround_rig(CARD.cameras, (1600, 900))))
     half = _tensors(frame_at(1.0, surround_rig(CARD.cameras, (800, 450))))
     assert torch.allclose(full.K_BN33, half.K_BN33, rtol=1e-6)

@@ -42,7 +42,7 @@ def frame(card):
 
 
 def camera_point(frame, camera, u, v, depth):
-    """World coordinates of what a camera sees at a pixel of its picture."""
+    """World coordinates of what a camera sees at a pixel of its image."""
     calibration = frame.rig.camera(camera)
     ray = np.linalg.inv(calibration.K) @ (u, v, 1.0)
     in_ego = calibration.ego_T_cam @ (*(depth * ray), 1.0)
@@ -56,7 +56,7 @@ def points_at(frame, world_T_ego, *world_points):
 
 
 def test_a_point_lands_where_its_camera_sees_it_whenever_it_was_measured(card, frame):
-    """Pictures are 400x225; the input is 176x64: scaled by 0.44, then rows are cut off on top."""
+    """Images are 400x225; the input is 176x64: scaled by 0.44, then rows are cut off on top."""
     seen = camera_point(frame, "CAM_BACK", 130.0, 180.0, 12.5)
     column, row = round(130 * 0.44), round(180 * 0.44) - (99 - 64)
     for world_T_ego in (pose(), pose(80.0, 2.0, 30.0)):  # long ago, and now

@@ -145,11 +145,11 @@ def test_drawn_drives_follow_the_seed_and_the_card() -> None:
     for a, b in zip(first, again, strict=True):
         assert a.images.keys() == set(card.cameras)
         assert all(np.array_equal(a.images[name], b.images[name]) for name in card.cameras)
-    picture = first[0].images["CAM_FRONT"]
-    assert picture.shape == (900, 1600, 3) and picture.dtype == np.uint8
-    assert not np.array_equal(picture, first[1].images["CAM_FRONT"])
+    image = first[0].images["CAM_FRONT"]
+    assert image.shape == (900, 1600, 3) and image.dtype == np.uint8
+    assert not np.array_equal(image, first[1].images["CAM_FRONT"])
     other = next(drawn_frames(card, 1, seed=4)).images["CAM_FRONT"]
-    assert not np.array_equal(picture, other)
+    assert not np.array_equal(image, other)
     stamps = [frame.stamp_ns for frame in first]
     assert np.allclose(np.diff(stamps), card.history_spacing_s * 1e9)
 

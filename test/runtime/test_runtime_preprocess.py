@@ -1,4 +1,4 @@
-"""Pictures to network input, against real frames, definitions and a painted spot."""
+"""Images to network input, against real frames, definitions and a painted spot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.preprocess import (
     CropPlan,
     Preprocessor,
-    crop_picture,
+    crop_image,
     normalisation_table,
 )
 
@@ -39,21 +39,21 @@ def _case(golden, case: str, shared_dir: Path):
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_crop_geometry_of_real_pictures_is_the_reference_one(golden, case, shared_dir) -> None:
-    meta, picture = _case(golden, case, shared_dir)
-    plan = CropPlan.fit((picture.shape[1], picture.shape[0]), tuple(meta["input_size"]))
+def test_crop_geometry_of_real_images_is_the_reference_one(golden, case, shared_dir) -> None:
+    meta, image = _case(golden, case, shared_dir)
+    plan = CropPlan.fit((image.shape[1], image.shape[0]), tuple(meta["input_size"]))
     assert list(plan.resized) == meta["resized"]
     assert list(plan.box) == meta["crop"]
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_reference_pictures_are_reproduced(golden, case, shared_dir) -> None:
+def test_reference_images_are_reproduced(golden, case, shared_dir) -> None:
     """Bit for bit, bytes and floats. The reference file was made with nearest-neighbour resizing,
     unlike the published pipeline; so this proves crop, channel order and arithmetic, and the two
     tests of the filter below prove what cards ask for."""
-    meta, picture = _case(golden, case, shared_dir)
-    plan = CropPlan.fit((picture.shape[1], picture.shape[0]), tuple(meta["input_size"]))
-    crop = crop_picture(picture, plan, "nearest")
+    meta, image = _case(golden, case, shared_dir)
+    plan = CropPlan.fit((image.shape[1], image.shape[0]), tuple(meta["input_size"]))
+    crop = crop_image(image, plan, "nearest")
     digest = hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
     assert digest == meta["sha256_uint8_rgb"]
 
@@ -62,13 +62,13 @@ def test_reference_pictures_are_reproduced(golden, case, shared_dir) -> None:
         input_size=tuple(meta["input_size"]),
         interpolation="nearest",
     )
-    images = Preprocessor(pipeline, CPU)([picture], [plan])
+    images = Preprocessor(pipeline, CPU)([image], [plan])
     assert list(images.shape[1:]) == meta["shape"]
     ours = images.numpy().reshape(-1)[golden[f"{case}/index"]]
     np.testing.assert_array_equal(ours, golden[f"{case}/values"])
 
 
-def _bicubic_by_definition(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _bicubic_by_definition(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Keys' cubic (a = -1/2), stretched by the shrink factor, centres at half pixels; along
     rows, rounded to bytes, then along columns."""
 
@@ -83,19 +83,19 @@ def _bicubic_by_definition(picture: np.ndarray, size: tuple[int, int]) -> np.nda
         return w / w.sum(axis=1, keepdims=True)
 
     width, height = size
-    across = np.einsum("xj,ijc->ixc", weights(picture.shape[1], width), picture.astype(np.float64))
+    across = np.einsum("xj,ijc->ixc", weights(image.shape[1], width), image.astype(np.float64))
     across = np.rint(across).clip(0, 255)
-    down = np.einsum("yi,ixc->yxc", weights(picture.shape[0], height), across)
+    down = np.einsum("yi,ixc->yxc", weights(image.shape[0], height), across)
     return np.rint(down).clip(0, 255)
 
 
 def test_resizing_is_antialiased_bicubic() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (225, 400, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (225, 400, 3), dtype=np.uint8)
     plan = CropPlan.fit((400, 225), (64, 176))
-    crop = crop_picture(picture, plan).astype(float)
+    crop = crop_image(image, plan).astype(float)
     left, top, right, bottom = plan.box
-    wanted = _bicubic_by_definition(picture, plan.resized)[top:bottom, left:right]
+    wanted = _bicubic_by_definition(image, plan.resized)[top:bottom, left:right]
     # Pillow's weights are fixed-point numbers: a few bytes round the other way.
     assert np.abs(crop - wanted).max() <= 1
     assert (crop != wanted).mean() < 0.01
@@ -104,10 +104,10 @@ def test_resizing_is_antialiased_bicubic() -> None:
 @pytest.mark.parametrize("card", MODELS.values(), ids=lambda card: card.name)
 def test_every_card_asks_for_the_filter_that_pillow_takes_unasked(card) -> None:
     """Published code names none."""
-    picture = np.random.default_rng(0).integers(0, 256, (225, 400, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (225, 400, 3), dtype=np.uint8)
     plan = CropPlan.fit((400, 225), (64, 176))
-    unasked = np.asarray(Image.fromarray(picture).resize(plan.resized).crop(plan.box))
-    asked = crop_picture(picture, plan, card.preprocessing.interpolation)
+    unasked = np.asarray(Image.fromarray(image).resize(plan.resized).crop(plan.box))
+    asked = crop_image(image, plan, card.preprocessing.interpolation)
     np.testing.assert_array_equal(asked, unasked)
 
 
@@ -140,12 +140,12 @@ def test_the_table_is_what_opencv_computes() -> None:
     np.testing.assert_array_equal(normalisation_table(mean, std), wanted)
 
 
-def test_pictures_shorter_than_the_input_get_black_rows_on_top() -> None:
+def test_images_shorter_than_the_input_get_black_rows_on_top() -> None:
     """The side cameras of Waymo: 886 rows where the front one has 1280."""
     plan = CropPlan.fit((1920, 886), (640, 960))
     assert (plan.resized, plan.box) == ((960, 443), (0, -197, 960, 443))
     white = np.full((886, 1920, 3), 255, np.uint8)
-    crop = crop_picture(white, plan)
+    crop = crop_image(white, plan)
     assert crop.shape == (640, 960, 3)
     assert (crop[:197] == 0).all() and (crop[197:] == 255).all()
 
@@ -153,13 +153,13 @@ def test_pictures_shorter_than_the_input_get_black_rows_on_top() -> None:
 def test_threads_change_nothing() -> None:
     pipeline = replace(get_card("alocc_2d_mini").preprocessing, input_size=(64, 176))
     rng = np.random.default_rng(1)
-    pictures = [rng.integers(0, 256, (225, 400, 3), dtype=np.uint8) for _ in range(6)]
+    images = [rng.integers(0, 256, (225, 400, 3), dtype=np.uint8) for _ in range(6)]
     plans = [CropPlan.fit((400, 225), (64, 176))] * 6
-    alone = Preprocessor(pipeline, CPU, threads=1)(pictures, plans)
-    many = Preprocessor(pipeline, CPU, threads=6)(pictures, plans)
+    alone = Preprocessor(pipeline, CPU, threads=1)(images, plans)
+    many = Preprocessor(pipeline, CPU, threads=6)(images, plans)
     assert torch.equal(alone, many)
-    for number, picture in enumerate(pictures):
-        single = Preprocessor(pipeline, CPU, threads=1)([picture], plans[:1])
+    for number, image in enumerate(images):
+        single = Preprocessor(pipeline, CPU, threads=1)([image], plans[:1])
         assert torch.equal(alone[number], single[0])
 
 
@@ -195,18 +195,18 @@ def test_the_affine_of_native_pixels_does_not_depend_on_the_size_that_arrives(
     assert np.abs(np.subtract(other.offset, full.offset)).max() <= 1.0  # truncation of one row
 
 
-@pytest.mark.parametrize("picture_size", [(1600, 900), (800, 450), (1920, 1080), (1920, 886)])
-def test_a_spot_lands_where_the_affine_says(picture_size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("image_size", [(1600, 900), (800, 450), (1920, 1080), (1920, 886)])
+def test_a_spot_lands_where_the_affine_says(image_size: tuple[int, int]) -> None:
     """Independent of the formulas: paint a spot, find it again in the crop."""
-    width, height = picture_size
+    width, height = image_size
     native_width = 1600
-    plan = CropPlan.fit(picture_size, (256, 704))
+    plan = CropPlan.fit(image_size, (256, 704))
     u, v = 0.3 * width, 0.8 * height
     y, x = np.mgrid[:height, :width]
     radius = width / 60
     spot = 255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * radius**2))
-    picture = np.repeat(spot[..., None], 3, axis=2).astype(np.uint8)
-    crop = crop_picture(picture, plan)[..., 0].astype(float)
+    image = np.repeat(spot[..., None], 3, axis=2).astype(np.uint8)
+    crop = crop_image(image, plan)[..., 0].astype(float)
     rows, columns = np.mgrid[: crop.shape[0], : crop.shape[1]]
     found = np.array([(columns * crop).sum(), (rows * crop).sum()]) / crop.sum()
 

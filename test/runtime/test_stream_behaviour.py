@@ -1,4 +1,4 @@
-"""What a stream promises, on a real network with small pictures and a small grid."""
+"""What a stream promises, on a real network with small images and a small grid."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_predictions_say_what_they_are(model, rig, reference) -> None:
 
 
 def test_the_network_is_not_blind(model, rig, reference) -> None:
-    """Guards the other tests: labels vary, and depend on pictures, motion and history."""
+    """Guards the other tests: labels vary, and depend on images, motion and history."""
     assert len(np.unique(reference[0].labels)) > 3
     frames = drive(KEYFRAMES_S, rig)
     alone = OccupancyStream(model).step(frames[-1]).labels
@@ -101,7 +101,7 @@ def test_the_network_is_not_blind(model, rig, reference) -> None:
     swapped = dict(frames[0].images)
     swapped["CAM_FRONT"], swapped["CAM_BACK"] = swapped["CAM_BACK"], swapped["CAM_FRONT"]
     mixed_up = OccupancyStream(model).step(replace(frames[0], images=swapped)).labels
-    assert (mixed_up != reference[0].labels).mean() > 0.001  # pictures matter, per camera
+    assert (mixed_up != reference[0].labels).mean() > 0.001  # images matter, per camera
 
 
 def test_reset_is_a_fresh_stream(model, rig, reference) -> None:
@@ -259,13 +259,13 @@ def test_a_recalibration_breaks_the_history(model, rig) -> None:
     assert stream.step(frame_at(0.5, bigger)).history_break == "camera calibration changed"
 
 
-def test_a_missing_picture_is_named_and_costs_nothing(model, rig) -> None:
+def test_a_missing_image_is_named_and_costs_nothing(model, rig) -> None:
     stream = OccupancyStream(model)
     first, second = drive([0.0, 0.5], rig)
     stream.step(first)
     before = stream.snapshot()
     fewer = {name: image for name, image in second.images.items() if name != "CAM_BACK_LEFT"}
-    with pytest.raises(ModelError, match=r"no picture of camera CAM_BACK_LEFT, which model"):
+    with pytest.raises(ModelError, match=r"no image of camera CAM_BACK_LEFT, which model"):
         stream.step(replace(second, images=fewer))
     assert stream.snapshot() is before
     assert stream.step(second).history_length == 1

@@ -11,7 +11,7 @@ from PIL import Image
 
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import matrix_from_pose
-from occ_perception.sensing.assembly import FrameAssembler, FrameError, LastPictures
+from occ_perception.sensing.assembly import FrameAssembler, FrameError, LastImages
 from occ_perception.sensing.ego_pose import PoseBuffer
 from occ_perception.sensing.frame_sets import FrameSet
 from occ_perception.sensing.images import EncodedImage, SensorImage
@@ -27,7 +27,7 @@ def calibration(name: str, **changes) -> CameraCalibration:
     return CameraCalibration(name=name, K=K, **{**fields, **changes})
 
 
-def picture(level: int, width=WIDTH, height=HEIGHT) -> SensorImage:
+def image(level: int, width=WIDTH, height=HEIGHT) -> SensorImage:
     data = np.full((height, width, 3), level, np.uint8)
     data[..., 2] = 255
     return SensorImage("rgb8", height, width, width * 3, data.tobytes())
@@ -42,7 +42,7 @@ def jpeg() -> EncodedImage:
 def frame_set(start_ms: int = 0, missing=(), **replaced) -> FrameSet:
     names = [name for name in CAMERAS if name not in missing]
     stamps = {name: (start_ms + 10 * CAMERAS.index(name)) * MS for name in names}
-    payloads = {name: replaced.get(name, picture(CAMERAS.index(name))) for name in names}
+    payloads = {name: replaced.get(name, image(CAMERAS.index(name))) for name in names}
     return FrameSet(stamps["front"], payloads, stamps, tuple(missing))
 
 
@@ -58,7 +58,7 @@ def assembler(cameras=None, **options) -> FrameAssembler:
     return FrameAssembler(rig, "front", **options)
 
 
-def test_a_frame_has_pictures_stamps_and_the_pose_at_every_camera():
+def test_a_frame_has_images_stamps_and_the_pose_at_every_camera():
     frame = assembler().assemble(frame_set(100), poses(), sequence="scene", token="t")
     assert frame.stamp_ns == 110 * MS and (frame.sequence, frame.token) == ("scene", "t")
     assert tuple(frame.images) == CAMERAS and frame.reused == ()
@@ -71,15 +71,15 @@ def test_a_frame_has_pictures_stamps_and_the_pose_at_every_camera():
 
 def test_cameras_of_different_size_are_fine_where_calibrated_so():
     rig = (calibration("left"), calibration("front", width=48, height=32), calibration("right"))
-    frame = assembler(rig).assemble(frame_set(front=picture(5, 48, 32)), poses())
+    frame = assembler(rig).assemble(frame_set(front=image(5, 48, 32)), poses())
     assert frame.images["front"].shape == (32, 48, 3)
 
 
-def test_a_picture_of_another_size_than_calibrated_is_refused():
+def test_a_image_of_another_size_than_calibrated_is_refused():
     with pytest.raises(FrameError) as error:
-        assembler().assemble(frame_set(right=picture(5, 48, 32)), poses())
+        assembler().assemble(frame_set(right=image(5, 48, 32)), poses())
     assert (error.value.reason, error.value.camera) == ("size_mismatch", "right")
-    assert str(error.value).startswith("camera right: picture is 48x32, calibrated for 96x64")
+    assert str(error.value).startswith("camera right: image is 48x32, calibrated for 96x64")
 
 
 @pytest.mark.parametrize(("broken", "message"), [
@@ -87,14 +87,14 @@ def test_a_picture_of_another_size_than_calibrated_is_refused():
     (SensorImage("8UC3", 64, 96, 288, bytes(18432)), "camera left: encoding 8UC3 .* layout"),
     (SensorImage("32FC1", 64, 96, 384, bytes(24576)), "camera left: unknown image encoding"),
 ])  # fmt: skip
-def test_undecodable_pictures_name_camera_and_reason(broken, message):
+def test_undecodable_images_name_camera_and_reason(broken, message):
     with pytest.raises(FrameError, match=message) as error:
         assembler().assemble(frame_set(left=broken), poses())
     assert error.value.reason == "undecodable_image"
 
 
 def test_an_encoding_can_be_set_per_camera():
-    bgr = SensorImage("8UC3", HEIGHT, WIDTH, WIDTH * 3, picture(7).data)
+    bgr = SensorImage("8UC3", HEIGHT, WIDTH, WIDTH * 3, image(7).data)
     frame = assembler(encodings={"left": "bgr8"}).assemble(frame_set(left=bgr), poses())
     assert frame.images["left"][0, 0].tolist() == [255, 7, 7]
 
@@ -119,7 +119,7 @@ def test_a_missing_camera_drops_the_frame_set_by_default():
 
 def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_and_pose():
     frames = assembler(missing_camera="reuse_last")
-    with pytest.raises(FrameError, match="no earlier picture"):
+    with pytest.raises(FrameError, match="no earlier image"):
         frames.assemble(frame_set(0, missing=("right",)), poses())
     frames.assemble(frame_set(0), poses())
     frame = frames.assemble(frame_set(100, missing=("right",)), poses())
@@ -131,23 +131,23 @@ def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_an
     with pytest.raises(FrameError, match="590 ms old, at most 500 ms"):
         frames.assemble(frame_set(600, missing=("right",)), poses())
     frames.reset()
-    with pytest.raises(FrameError, match="no earlier picture"):
+    with pytest.raises(FrameError, match="no earlier image"):
         frames.assemble(frame_set(300, missing=("right",)), poses())
 
 
-def test_last_pictures_are_those_of_frame_sets_that_never_became_frames():
+def test_last_images_are_those_of_frame_sets_that_never_became_frames():
     """A slow network is given few of the frame sets; each of them passes here."""
-    last = LastPictures()
+    last = LastImages()
     for start_ms in (0, 1200):
         assert last.complete(frame_set(start_ms)).reused == ()
-    completed = last.complete(frame_set(1300, missing=("right",), left=picture(9)))
+    completed = last.complete(frame_set(1300, missing=("right",), left=image(9)))
     assert (completed.missing, completed.reused) == ((), ("right",))
     assert completed.stamps_ns["right"] == 1220 * MS
     assert completed.spread_ns == 10 * MS
-    with pytest.raises(FrameError, match="camera right: its last picture is 990 ms old"):
+    with pytest.raises(FrameError, match="camera right: its last image is 990 ms old"):
         last.complete(frame_set(2200, missing=("right",)))
-    # The refused frame set's own pictures count.
-    assert last.complete(frame_set(2300, missing=("left",), right=picture(9))).reused == ("left",)
+    # The refused frame set's own images count.
+    assert last.complete(frame_set(2300, missing=("left",), right=image(9))).reused == ("left",)
     frame = assembler().assemble(completed, poses(1400))
     assert frame.reused == ("right",)
     assert frame.world_T_ego["right"][0, 3] == pytest.approx(12.2)
@@ -158,7 +158,7 @@ def test_last_pictures_are_those_of_frame_sets_that_never_became_frames():
     ("rational_polynomial", (-0.25, 0.08, 0.001, -0.0005, 0.0, 0.01, 0.002, 0.0)),
     ("equidistant", (0.05, -0.01, 0.002, 0.0)),
 ])  # fmt: skip
-def test_distorted_pictures_come_out_as_a_pinhole_sees_them(model, coefficients):
+def test_distorted_images_come_out_as_a_pinhole_sees_them(model, coefficients):
     """A dot drawn where the lens puts a 3-D point is found where the pinhole puts it."""
     size, K = 401, np.array([[300.0, 0, 200], [0, 300, 200], [0, 0, 1]])
     camera = CameraCalibration("front", size, size, K, np.eye(4), "", model, coefficients)

@@ -34,7 +34,7 @@ def test_rectified_without_distortion():
     assert camera.is_rectified and camera.distortion == ()
 
 
-def test_a_raw_picture_uses_k_and_d_a_rectified_one_uses_p():
+def test_a_raw_image_uses_k_and_d_a_rectified_one_uses_p():
     fields = {"D": PLUMB_BOB, "distortion_model": "plumb_bob", "P": P}
     raw = calibrated(rectified=False, **fields)
     assert raw.distortion == PLUMB_BOB and raw.K[0, 0] == 1266.4
@@ -75,7 +75,7 @@ def test_the_shipped_rig_looks_all_around():
     for name, expected in {"CAM_FRONT": 0, "CAM_FRONT_LEFT": 55, "CAM_BACK_RIGHT": -111}.items():
         assert yaw[name] == pytest.approx(expected, abs=1e-3)
     for camera in rig.cameras:
-        # x to the right and y down in the picture: y points to the ground.
+        # x to the right and y down in the image: y points to the ground.
         assert camera.ego_T_cam[2, 1] < -0.99
         assert (camera.width, camera.height) == (1600, 900)
 

@@ -26,7 +26,7 @@ PERIOD_12_HZ = 83_333_333
 START = 1_533_151_603_000 * MS
 
 
-def pictures(frame_sets: int, period_ns: int, jitter_ms=None):
+def images(frame_sets: int, period_ns: int, jitter_ms=None):
     """(camera, stamp, frame set number), in the order of stamps."""
     sent = [
         (
@@ -39,7 +39,7 @@ def pictures(frame_sets: int, period_ns: int, jitter_ms=None):
         for k in range(frame_sets)
         for c in CAMERAS
     ]
-    return sorted(sent, key=lambda picture: picture[1])
+    return sorted(sent, key=lambda image: image[1])
 
 
 def group(grouper: FrameSetGrouper, sent) -> list[FrameSet]:
@@ -62,7 +62,7 @@ jitters = st.lists(st.floats(-2.5, 2.5), min_size=8 * 6, max_size=8 * 6)
 @settings(max_examples=25, deadline=None)
 def test_every_rotation_gives_one_frame_set_and_none_is_mixed(period_ns, reference, jitter):
     grouper = FrameSetGrouper(CAMERAS, reference)
-    sent = pictures(8, period_ns, lambda k, c: jitter[k * 6 + CAMERAS.index(c)])
+    sent = images(8, period_ns, lambda k, c: jitter[k * 6 + CAMERAS.index(c)])
     frame_sets = group(grouper, sent)
     assert [frame_set_numbers(frame_set) for frame_set in frame_sets] == [{k} for k in range(8)]
     assert all(not frame_set.missing for frame_set in frame_sets)
@@ -76,7 +76,7 @@ def test_every_rotation_gives_one_frame_set_and_none_is_mixed(period_ns, referen
 @given(orders=st.lists(st.permutations(CAMERAS), min_size=6, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_arrival_order_within_a_frame_set_changes_nothing(orders):
-    sent = pictures(6, PERIOD_12_HZ)
+    sent = images(6, PERIOD_12_HZ)
     by_frame_set = {k: {c: (c, s, k) for c, s, n in sent if n == k} for k in range(6)}
     permuted = [by_frame_set[k][camera] for k, order in enumerate(orders) for camera in order]
     expected = group(FrameSetGrouper(CAMERAS, "CAM_FRONT"), sent)
@@ -91,16 +91,16 @@ def test_arrival_order_within_a_frame_set_changes_nothing(orders):
     repeated=st.sets(st.tuples(st.integers(0, 9), st.sampled_from(CAMERAS)), max_size=10),
 )
 @settings(max_examples=200, deadline=None)
-def test_whatever_arrives_when_no_picture_is_used_twice_and_no_frame_set_is_mixed(
+def test_whatever_arrives_when_no_image_is_used_twice_and_no_frame_set_is_mixed(
     delays, lost, repeated
 ):
-    """Late, lost, repeated and overtaking pictures: frame sets stay pure, ordered, accounted for.
+    """Late, lost, repeated and overtaking images: frame sets stay pure, ordered, accounted for.
 
-    A rotation whose reference picture was lost makes no frame set, and its last picture may lie
-    within the tolerance of the next reference picture: there it can fill the gap of one that was
+    A rotation whose reference image was lost makes no frame set, and its last image may lie
+    within the tolerance of the next reference image: there it can fill the gap of one that was
     lost.
     """
-    sent = [p for p in pictures(10, PERIOD_12_HZ) if (p[2], p[0]) not in lost]
+    sent = [p for p in images(10, PERIOD_12_HZ) if (p[2], p[0]) not in lost]
     again = [p for p in sent if (p[2], p[0]) in repeated]
     arrivals = [(stamp + delays[i % 60] * MS, c, stamp, k) for i, (c, stamp, k) in enumerate(sent)]
     arrivals += [(stamp + 250 * MS, c, stamp, k) for c, stamp, k in again]
@@ -133,7 +133,7 @@ def test_whatever_arrives_when_no_picture_is_used_twice_and_no_frame_set_is_mixe
     )
 
 
-def test_a_full_queue_takes_no_older_picture_of_the_reference_camera():
+def test_a_full_queue_takes_no_older_image_of_the_reference_camera():
     """Nothing else fails over it: what comes is dropped as the oldest, and counted."""
     grouper = FrameSetGrouper(("a", "b"), "b", max_pending=2)
     for stamp in (200, 300, 100):

@@ -23,7 +23,7 @@ def add_frame_set(frame_sets: FrameSetGrouper, start_ms: float, cameras=("left",
     return closed
 
 
-def test_a_complete_frame_set_closes_with_its_last_picture():
+def test_a_complete_frame_set_closes_with_its_last_image():
     frame_sets = grouper()
     assert frame_sets.add("left", 0, "l") == []
     assert frame_sets.add("front", 10 * MS, "f") == []
@@ -51,7 +51,7 @@ def test_a_later_complete_frame_set_closes_the_earlier_one_first():
     assert (frame_sets.counters.incomplete, frame_sets.counters.complete) == (1, 1)
 
 
-def test_a_picture_that_comes_after_its_frame_set_was_closed_is_late():
+def test_a_image_that_comes_after_its_frame_set_was_closed_is_late():
     frame_sets = grouper(deadline_ns=50 * MS)
     frame_sets.add("left", 0, "l")
     frame_sets.add("front", 10 * MS, "f")
@@ -62,7 +62,7 @@ def test_a_picture_that_comes_after_its_frame_set_was_closed_is_late():
     assert frame_set.payloads["right"] == "right 100"
 
 
-def test_without_the_reference_camera_there_is_no_frame_set_and_the_pictures_are_counted():
+def test_without_the_reference_camera_there_is_no_frame_set_and_the_images_are_counted():
     frame_sets = grouper(max_pending=3)
     for start in range(0, 1000, 100):
         assert add_frame_set(frame_sets, start, cameras=("left", "right")) == []
@@ -91,7 +91,7 @@ def test_duplicates_are_ignored_before_and_after_the_frame_set_closed():
     assert frame_sets.counters.duplicate == 2
 
 
-def test_pictures_that_overtake_each_other_still_find_their_frame_sets():
+def test_images_that_overtake_each_other_still_find_their_frame_sets():
     frame_sets = grouper()
     frame_sets.add("left", 0, "l0")
     frame_sets.add("left", 100 * MS, "l1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from nuscenes_folder import drawn_pictures
+from nuscenes_folder import drawn_images
 
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.writing import BagWriter
@@ -21,11 +21,11 @@ def test_an_odometry_that_names_no_frame_is_believed(child, about):
 
 
 def test_a_bag_whose_odometry_names_no_frame_gives_frames(tmp_path):
-    pictures = drawn_pictures(keyframes=1, size=(320, 180))[:6]
+    images = drawn_images(keyframes=1, size=(320, 180))[:6]
     with BagWriter(tmp_path / "bag", ego_frame="") as writer:
-        mounts = [("base_link", f"{p.channel.lower()}_optical", p.ego_T_cam) for p in pictures]
-        writer.write_transforms(pictures[0].stamp_ns, mounts, static=True)
-        for p in pictures:
+        mounts = [("base_link", f"{p.channel.lower()}_optical", p.ego_T_cam) for p in images]
+        writer.write_transforms(images[0].stamp_ns, mounts, static=True)
+        for p in images:
             camera = CameraCalibration(p.channel, *p.size, p.K, p.ego_T_cam)
             writer.write_odometry(p.stamp_ns, p.world_T_ego)
             writer.write_camera_info(camera, p.stamp_ns)

@@ -18,7 +18,7 @@ from occ_perception.sensing.images import (
 
 
 def scene(height: int = 48, width: int = 80) -> np.ndarray:
-    """A colourful picture with edges, so that chroma upsampling shows."""
+    """A colourful image with edges, so that chroma upsampling shows."""
     y, x = np.mgrid[0:height, 0:width]
     rgb = np.stack([x * 255 // width, y * 255 // height, (x * y) % 256], axis=-1).astype(np.uint8)
     rgb[10:20, 30:50] = (250, 10, 20)
@@ -57,7 +57,7 @@ def test_grey_jpeg_becomes_three_equal_channels():
     np.testing.assert_array_equal(decoded(data), pillow(data))
 
 
-def test_real_pictures_equal_pillow_bit_for_bit(shared_dir):
+def test_real_images_equal_pillow_bit_for_bit(shared_dir):
     files = sorted((shared_dir / "data").rglob("CAM_*.jpg"))
     assert len(files) >= 30
     for file in files:
@@ -85,7 +85,7 @@ def test_exif_orientation_is_ignored():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.6, 0.9, 0.999])
-def test_truncated_pictures_are_refused(kind, keep):
+def test_truncated_images_are_refused(kind, keep):
     data = encoded(scene(120, 160), kind)
     with pytest.raises(ImageError, match=r"damaged: it is truncated|neither JPEG nor PNG"):
         decoded(data[: int(len(data) * keep)])

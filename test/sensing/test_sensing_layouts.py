@@ -111,7 +111,7 @@ def test_what_is_missing_is_named():
     topics["/CAM_FRONT/image_rect_compressed"] = "foxglove.CompressedImage"
     match = match_layout(load_layout("foxglove"), topics)
     assert match.problems == (
-        "camera CAM_FRONT: pictures: no topic /CAM_FRONT/image_rect_compressed; "
+        "camera CAM_FRONT: images: no topic /CAM_FRONT/image_rect_compressed; "
         "/CAM_FRONT/image_rect_compressed is foxglove.CompressedImage, expected "
         f"{IMAGE_TYPE} or {COMPRESSED_IMAGE_TYPE}",
         "camera CAM_BACK: calibration: no topic /CAM_BACK/camera_info",
@@ -232,7 +232,7 @@ def test_a_layout_without_any_camera_of_the_model_says_what_to_write():
 def test_one_camera_cannot_be_two(tmp_path):
     twice = {"CAM_SIDE_LEFT": "CAM_FRONT"}
     layout = load_layout(mapped(tmp_path, model_cameras=twice))
-    with pytest.raises(LayoutError, match="two of the model's cameras the same pictures"):
+    with pytest.raises(LayoutError, match="two of the model's cameras the same images"):
         layout.for_model(WAYMO)
 
 

@@ -128,7 +128,7 @@ def test_a_second_bag_with_other_mounts_is_seen_with_the_same_camera_info(goes_b
     (True, "/front/image_raw", True),
     (False, "", False),
 ])  # fmt: skip
-def test_pictures_are_rectified_where_the_topic_they_come_from_says_so(
+def test_images_are_rectified_where_the_topic_they_come_from_says_so(
     stated: bool | None, topic: str, rectified: bool
 ) -> None:
     vehicle = vehicle_with(replace(FRONT, rectified=stated))

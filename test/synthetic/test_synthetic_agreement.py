@@ -1,4 +1,4 @@
-"""Pictures, labels, masks, lidar and poses of the town tell the same story."""
+"""Images, labels, masks, lidar and poses of the town tell the same story."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_visible_surfaces_lie_in_voxels_of_their_class() -> None:
 
 
 @every_frame
-def test_the_camera_mask_holds_what_the_pictures_show(frame) -> None:
+def test_the_camera_mask_holds_what_the_images_show(frame) -> None:
     scene = scenes.scene(frame)
     mask = camera_mask(scene, synthetic_rig())
     points, _ = surface_points(frame)

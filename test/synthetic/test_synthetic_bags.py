@@ -115,7 +115,7 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
         labels = own.labels(seconds)
         assert np.array_equal(volumes[0], labels.semantics)
         assert np.array_equal(volumes[1] == 255, ~labels.mask_camera)
-        # The pose the bag gives for that picture is the one the labels are made in.
+        # The pose the bag gives for that image is the one the labels are made in.
         assert np.allclose(frame.world_T_reference_ego, own.drive.pose(seconds), atol=1e-4)
 
 

@@ -174,10 +174,10 @@ def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
     write_devkit_drive(sensors(2), tmp_path, frames=1)
     assert not killed.exists()
     assert len(table(tmp_path, "sample")) == 1
-    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
-    assert len(pictures) == 6
+    images = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+    assert len(images) == 6
     write_devkit_drive(sensors(2), tmp_path, frames=1)
-    assert {path: path.stat().st_mtime_ns for path in pictures} == pictures
+    assert {path: path.stat().st_mtime_ns for path in images} == images
     with pytest.raises(OutputError, match="choose another folder"):
         write_devkit_drive(sensors(2), tmp_path, frames=2)
 

@@ -1,4 +1,4 @@
-"""What holds over many towns: classes are seen, pictures are no colour table."""
+"""What holds over many towns: classes are seen, images are no colour table."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def pixels(seeds: range) -> tuple[np.ndarray, np.ndarray]:
     for seed in seeds:
         sensors = DriveSensors(Drive(Town(seed), 0), SensorOptions(size=(176, 99), stagger=False))
         for camera in sensors.rig.names:
-            picture = sensors.picture(camera, 6.0) // 16
-            bins.append(picture.astype(np.int64) @ np.array([256, 16, 1]))
+            image = sensors.image(camera, 6.0) // 16
+            bins.append(image.astype(np.int64) @ np.array([256, 16, 1]))
             classes.append(sensors.view(camera, 6.0).classes)
     return np.concatenate(bins).ravel(), np.concatenate(classes).ravel()
 
@@ -61,7 +61,7 @@ def test_class_does_not_follow_from_colour() -> None:
 
 
 def test_baselines_frame_what_networks_can_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far below: answers that never look at a picture. Far above: perfect depth and class."""
+    """Far below: answers that never look at an image. Far above: perfect depth and class."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     from town_baselines import baselines
 

@@ -118,7 +118,7 @@ def test_nothing_is_on_top_of_the_ego_vehicle() -> None:
                 assert distance > 2.0, (t, body)
 
 
-def test_small_pictures_are_scaled_and_cropped_at_the_top() -> None:
+def test_small_images_are_scaled_and_cropped_at_the_top() -> None:
     native = synthetic_rig().camera("CAM_BACK")
     small = synthetic_rig((704, 256)).camera("CAM_BACK")
     expected = native.K.copy()

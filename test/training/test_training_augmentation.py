@@ -1,4 +1,4 @@
-"""Augmentation moves pictures, calibration, labels and velocities together."""
+"""Augmentation moves images, calibration, labels and velocities together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
+from occ_training.data.images import ImageAugmentation, ImagePlan
 from occ_training.data.label_files import OCC3D_GRID, FrameLabels
-from occ_training.data.pictures import ImageAugmentation, PicturePlan
 from occ_training.data.records import DatasetError
 
 from occ_perception.geometry import VoxelGrid
@@ -22,7 +22,7 @@ PREPROCESSING = Preprocessing(input_size=(256, 704))
 
 @pytest.mark.parametrize("file_size", [(1600, 900), (800, 450)])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_point_of_the_picture_is_found_where_the_pixel_map_puts_it(
+def test_a_point_of_the_image_is_found_where_the_pixel_map_puts_it(
     seed: int, file_size: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -33,8 +33,8 @@ def test_a_point_of_the_picture_is_found_where_the_pixel_map_puts_it(
     u, v = native * file_size[0] / 1600
     columns, rows = np.meshgrid(np.arange(file_size[0]), np.arange(file_size[1]))
     blob = np.exp(-((columns - u) ** 2 + (rows - v) ** 2) / (2 * 6.0**2))
-    picture = np.repeat((255 * blob).astype(np.uint8)[..., None], 3, axis=2)
-    seen = plan.apply(picture, "bicubic")[..., 0].astype(float)
+    image = np.repeat((255 * blob).astype(np.uint8)[..., None], 3, axis=2)
+    seen = plan.apply(image, "bicubic")[..., 0].astype(float)
     assert seen.shape == (256, 704)
     where = np.array([(seen * axis).sum() for axis in np.meshgrid(np.arange(704), np.arange(256))])
     # The published map leaves out half a pixel here and there (scale, mirror, turn).
@@ -42,12 +42,12 @@ def test_a_point_of_the_picture_is_found_where_the_pixel_map_puts_it(
 
 
 def test_plain_plan_is_the_running_nodes() -> None:
-    plan = PicturePlan.plain((1600, 900), PREPROCESSING)
+    plan = ImagePlan.plain((1600, 900), PREPROCESSING)
     matrix, offset = plan.pixel_map(1600)
     assert np.array_equal(matrix, np.diag([0.44, 0.44, 1.0]))
     assert offset.tolist() == [0.0, -140.0, 0.0]
     side = replace(PREPROCESSING, input_size=(640, 960), native_size=(1280, 1920))
-    assert PicturePlan.plain((1920, 886), side).pixel_map(1920)[1].tolist() == [0.0, 197.0, 0.0]
+    assert ImagePlan.plain((1920, 886), side).pixel_map(1920)[1].tolist() == [0.0, 197.0, 0.0]
 
 
 def test_draws_come_in_the_published_order() -> None:
@@ -67,16 +67,16 @@ def test_draws_come_in_the_published_order() -> None:
 
 def test_light_changes_bytes_and_nothing_else() -> None:
     rng = np.random.default_rng(3)
-    picture = rng.integers(0, 256, (450, 800, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (450, 800, 3), dtype=np.uint8)
     plain = ImageAugmentation().draw(np.random.default_rng(4), (800, 450), PREPROCESSING)
     lit = ImageAugmentation(light=0.15).draw(np.random.default_rng(4), (800, 450), PREPROCESSING)
     assert replace(lit, contrast=1.0, brightness=1.0) == plain
     assert lit.contrast != 1.0 and abs(lit.contrast - 1.0) < 0.15
     assert lit.brightness != lit.contrast and abs(lit.brightness - 1.0) < 0.15
     upright, lit = replace(plain, rotation_deg=0.0), replace(lit, rotation_deg=0.0)
-    before = upright.apply(picture, "bicubic").astype(float)
+    before = upright.apply(image, "bicubic").astype(float)
     expected = (before - 128) * lit.contrast + 128 * lit.brightness
-    after = lit.apply(picture, "bicubic")
+    after = lit.apply(image, "bicubic")
     assert np.array_equal(after, expected.round().clip(0, 255).astype(np.uint8))
 
 
@@ -136,14 +136,14 @@ def test_turning_is_the_published_rotation_of_the_map(angle: float) -> None:
         np.random.default_rng(0)
     )
     moved = augment_labels(labels, bda, OCC3D_GRID).semantics_XYZ
-    # The map as a picture, rows along y and columns along x, turned by -angle with y down.
-    picture_ZYX = torch.from_numpy(labels.semantics_XYZ.transpose(2, 1, 0).astype(np.float32)) + 1
+    # The map as an image, rows along y and columns along x, turned by -angle with y down.
+    image_ZYX = torch.from_numpy(labels.semantics_XYZ.transpose(2, 1, 0).astype(np.float32)) + 1
     turn = np.deg2rad(-angle)
     theta = torch.tensor(
         [[[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0]]]
     ).float()
-    places = F.affine_grid(theta, (1, *picture_ZYX.shape), align_corners=False)
-    turned = F.grid_sample(picture_ZYX[None], places, mode="nearest", align_corners=False)[0]
+    places = F.affine_grid(theta, (1, *image_ZYX.shape), align_corners=False)
+    turned = F.grid_sample(image_ZYX[None], places, mode="nearest", align_corners=False)[0]
     expected = np.where(turned == 0, 255, turned - 1).transpose(2, 1, 0)
     # Places within rounding of a border between two cells may fall on either side.
     assert (moved != expected).mean() < 2e-3

@@ -59,7 +59,7 @@ def recorded(bag: Path, topic: str) -> dict[int, object]:
         }
 
 
-def test_pictures_keep_their_bytes_and_stamps(bag, dataset) -> None:
+def test_images_keep_their_bytes_and_stamps(bag, dataset) -> None:
     index = DatasetIndex.load(dataset)
     assert len(index) == FRAMES
     assert set(index.header.cameras) == set(sensors().rig.names)
@@ -177,17 +177,17 @@ def test_label_folders_are_matched_by_stamp_and_by_token(bag, dataset, tmp_path)
 @pytest.mark.parametrize("family", [families.clynamen, families.foxglove])
 def test_other_peoples_bags_become_data_sets(family, tmp_path) -> None:
     raw = family is families.clynamen  # without camera_info: has the size of the nuScenes rig
-    pictures = nuscenes_folder.drawn_pictures(
+    images = nuscenes_folder.drawn_images(
         keyframes=2, with_sweeps=not raw, size=(1600, 900) if raw else (160, 90)
     )
     path = tmp_path / ("scene.bag" if raw else "scene")
-    family(path, pictures)
+    family(path, images)
     options = ConvertOptions(labels="none", spacing_s=0.5)
     reports, failures = convert_bags([path], tmp_path / "out", options)
     assert not failures, failures
     part = DatasetIndex.load(tmp_path / "out" / "parts" / "scene.jsonl")
     assert len(part) >= 2 and not part.header.label_sets
-    by_stamp = {(p.channel, p.stamp_ns): p for p in pictures}
+    by_stamp = {(p.channel, p.stamp_ns): p for p in images}
     for frame in part.frames:
         for name, camera in frame.cameras.items():
             source = by_stamp[name, camera.stamp_ns]
@@ -197,7 +197,7 @@ def test_other_peoples_bags_become_data_sets(family, tmp_path) -> None:
                 assert np.array_equal(stored, families.pixels(source))
             else:
                 assert part.path(camera.image).read_bytes() == source.jpeg
-    assert ("PNG" in reports[0].pictures) == raw
+    assert ("PNG" in reports[0].images) == raw
 
 
 def rewritten(bag: Path, out: Path, change) -> Path:
@@ -210,7 +210,7 @@ def rewritten(bag: Path, out: Path, change) -> Path:
     return out
 
 
-def test_missing_cameras_damaged_pictures_and_pose_gaps_are_listed(bag, tmp_path) -> None:
+def test_missing_cameras_damaged_images_and_pose_gaps_are_listed(bag, tmp_path) -> None:
     car = sensors()
     stamps = [car.stamp_ns(car.exposure("CAM_BACK", n / 2)) for n in range(FRAMES)]
 
@@ -247,7 +247,7 @@ def test_a_bag_that_breaks_off_gives_what_is_before_and_one_that_is_none_fails(
     tmp_path,
 ) -> None:
     whole = tmp_path / "whole"
-    families.foxglove(whole, nuscenes_folder.drawn_pictures(keyframes=6, size=(640, 360)))
+    families.foxglove(whole, nuscenes_folder.drawn_images(keyframes=6, size=(640, 360)))
     cut = tmp_path / "cut.mcap"
     data = next(whole.glob("*.mcap")).read_bytes()
     cut.write_bytes(data[: int(len(data) * 0.7)])

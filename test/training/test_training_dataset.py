@@ -1,4 +1,4 @@
-"""Samples of frames: pictures of the running node, geometry, sequences, lidar, bad files."""
+"""Samples of frames: images of the running node, geometry, sequences, lidar, bad files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 import training_folders as folders
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import OccupancyDataset, SampleOptions, Visit
+from occ_training.data.images import ImageAugmentation
 from occ_training.data.label_files import LAYOUTS, DataFileError
-from occ_training.data.pictures import ImageAugmentation
 from occ_training.data.records import DatasetError, DatasetIndex
 from occ_training.data.sample import collate
 from PIL import Image
@@ -27,7 +27,7 @@ from occ_perception.runtime.preprocess import CropPlan, Preprocessor
 from occ_perception.sensing.point_maps import first_of_float32_ranks, nearest, point_maps
 
 CARD = get_card("alocc_2d")
-EVERYTHING = ("labels", "depth", "point_classes", "previous_pictures", "ray_origins")
+EVERYTHING = ("labels", "depth", "point_classes", "previous_images", "ray_origins")
 
 
 def dataset(index: DatasetIndex | None = None, **options: object) -> OccupancyDataset:
@@ -38,17 +38,17 @@ def augmented(**options: object) -> OccupancyDataset:
     return dataset(image=ImageAugmentation(), bev=BevAugmentation(), **options)
 
 
-# -- pictures and geometry ------------------------------------------------------------------------
+# -- images and geometry ------------------------------------------------------------------------
 
 
-def test_pictures_are_bit_for_bit_those_of_the_running_node() -> None:
+def test_images_are_bit_for_bit_those_of_the_running_node() -> None:
     frame, sample = folders.town_index().frames[1], dataset(contents=())[1]
-    pictures = [
+    images = [
         np.asarray(Image.open(folders.town_index().path(frame.cameras[name].image)))
         for name in CARD.cameras
     ]
-    plan = CropPlan.fit(folders.PICTURE, CARD.preprocessing.input_size)
-    expected = Preprocessor(CARD.preprocessing, torch.device("cpu"))(pictures, [plan] * 6)
+    plan = CropPlan.fit(folders.IMAGE, CARD.preprocessing.input_size)
+    expected = Preprocessor(CARD.preprocessing, torch.device("cpu"))(images, [plan] * 6)
     assert torch.equal(sample.images_N3HW, expected)
 
 
@@ -151,7 +151,7 @@ def test_labels_at_the_reference_cameras_time_bring_motion_of_that_time() -> Non
 
 
 def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
-    pieces = dataset(contents=("previous_pictures",), pieces=2)
+    pieces = dataset(contents=("previous_images",), pieces=2)
     # Three frames in two pieces of ceil(3 / 2).
     assert pieces.groups_F.tolist() == [0, 0, 1, 2, 2, 3]
     cut = pieces[2]
@@ -170,9 +170,9 @@ def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
 
 
 def test_the_frame_before_gets_the_same_augmentation() -> None:
-    data = augmented(contents=("previous_pictures",))
+    data = augmented(contents=("previous_images",))
     sample, plain = data[Visit(1, 2)], dataset(contents=())[0]
-    # Where the picture of the frame before shows a native pixel, it shows it at the same place.
+    # Where the image of the frame before shows a native pixel, it shows it at the same place.
     target = np.array([800.0, 560.0, 1.0])
     for n in range(6):
         A, a = sample.image_rotation_N33[n].numpy(), sample.image_translation_N3[n].numpy()
@@ -266,7 +266,7 @@ def test_real_points_fall_on_what_the_cameras_see(shared_dir: Path) -> None:
     assert found > 300
 
 
-def test_the_published_rule_is_not_the_nearest_point_in_big_pictures() -> None:
+def test_the_published_rule_is_not_the_nearest_point_in_big_images() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60_000, 90_000) + 120_000
     depths = rng.uniform(1, 45, 90_000).astype(np.float32)
@@ -280,7 +280,7 @@ def test_the_published_rule_is_not_the_nearest_point_in_big_pictures() -> None:
     )
     assert (farther >= 0).all() and 0 < (farther > 0).mean() < 0.2
     assert farther.max() < 1.6
-    # In a small picture single precision tells all depths apart.
+    # In a small image single precision tells all depths apart.
     assert depths[first_of_float32_ranks(pixels % 500, depths)].tolist() == (
         depths[nearest(pixels % 500, depths)].tolist()
     )
@@ -365,7 +365,7 @@ def test_surroundocc_cells_are_taken_as_they_are(model: str, tmp_path: Path) -> 
     assert (labels == 17).sum() == 200 * 200 * 16 - 3
 
 
-def test_models_with_smaller_grids_and_pictures_read_the_same_files() -> None:
+def test_models_with_smaller_grids_and_images_read_the_same_files() -> None:
     config = CARD.config
     lifted = VoxelGrid((-20.0, -20.0, -1.0), (0.8, 0.8, 6.4), (50, 50, 1))
     geometry = replace(config.geometry, input_size=(128, 352), grid=lifted)
@@ -444,7 +444,7 @@ def test_a_file_that_breaks_later_is_named(tmp_path: Path) -> None:
         return dataset(replace(index, frames=(broken,)), contents=())
 
     with pytest.raises(DataFileError, match=rf"{frame.token}.*cut\.jpg.*damaged.*prepare verify"):
-        with_front(picture)[0]
+        with_front(cut)[0]
     with pytest.raises(DataFileError, match=r"none\.jpg.*No such file"):
         with_front(tmp_path / "none.jpg")[0]
     with pytest.raises(DataFileError, match="320x180 pixels, its intrinsics are for 640x180"):

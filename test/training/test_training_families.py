@@ -37,7 +37,7 @@ FAMILIES = (
 
 
 def batch_of(card: ModelCard, grid: tuple[int, int, int], frame: int) -> Batch:
-    """Two slots of random pictures, depths, labels and velocities."""
+    """Two slots of random images, depths, labels and velocities."""
     cameras = len(card.cameras)
     joint = batched(*(inputs(slot, frame, frame, cameras=cameras, depth=True) for slot in (0, 1)))
     generator = torch.Generator().manual_seed(frame)

@@ -239,7 +239,7 @@ def test_too_few_classes_of_points_are_listed(tmp_path: Path, check) -> None:
     frame = folders.frame("a")
     lidar = replace(frame.lidar, semantics="a.classes", semantics_ids="occ3d")
     index = folders.index(tmp_path, replace(frame, lidar=lidar, labels={}))
-    Image.new("RGB", folders.PICTURE).save(tmp_path / "a.jpg")
+    Image.new("RGB", folders.IMAGE).save(tmp_path / "a.jpg")
     np.zeros((10, 3), np.float32).tofile(tmp_path / "a.bin")
     np.zeros(10, np.uint8).tofile(tmp_path / "a.classes")
     assert check_files(index, check)[1].problems == []

@@ -1,4 +1,4 @@
-"""Two frames of the town learnt by heart: pictures, poses, labels and losses belong together."""
+"""Two frames of the town learnt by heart: images, poses, labels and losses belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set of four real key frames: pictures and poses by the published text, step by step."""
+"""A data set of four real key frames: images and poses by the published text, step by step."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ def dataset(raw) -> OccupancyDataset:
             FrameRecord(frame["token"], frame["scene"], stamp_ns, "CAM_FRONT", cameras, lidar)
         )
     index = DatasetIndex(folder, DatasetHeader("real", CARD.cameras), tuple(records))
-    contents = ("previous_pictures", "ray_origins")
+    contents = ("previous_images", "ray_origins")
     return OccupancyDataset(index, CARD, SampleOptions(contents=contents))
 
 
-def published_picture(path: Path) -> np.ndarray:
+def published_image(path: Path) -> np.ndarray:
     """Pillow's default resize, crop, channels swapped, constants of red, green, blue in order."""
-    picture = Image.open(path).resize((704, 396)).crop((0, 140, 704, 396))
-    blue_first = np.asarray(picture)[..., ::-1].astype(np.float32)
+    image = Image.open(path).resize((704, 396)).crop((0, 140, 704, 396))
+    blue_first = np.asarray(image)[..., ::-1].astype(np.float32)
     mean = np.array([123.675, 116.28, 103.53], dtype=np.float32)
     reciprocal = 1 / np.array([58.395, 57.12, 57.375], dtype=np.float32).astype(np.float64)
     return ((blue_first - mean) * reciprocal).astype(np.float32).transpose(2, 0, 1)
 
 
-def test_pictures_now_and_before(raw, dataset: OccupancyDataset) -> None:
+def test_images_now_and_before(raw, dataset: OccupancyDataset) -> None:
     folder, frames = raw
     sample = dataset[2]
     for n, name in enumerate(CARD.cameras):
         for images, frame in ((sample.images_N3HW, frames[2]), (
             sample.previous_images_N3HW, frames[1]
         )):  # fmt: skip
-            expected = published_picture(folder / frame["cams"][name]["file"])
+            expected = published_image(folder / frame["cams"][name]["file"])
             assert np.array_equal(images[n].numpy(), expected), name
 
 

@@ -175,7 +175,7 @@ def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
     contents = recipe.sample_options(card).contents
     for term in recipe.terms:
         assert set(term.contents) <= set(contents)
-    assert ("previous_pictures" in contents) == (card.config.matches_pictures)
+    assert ("previous_images" in contents) == (card.config.matches_images)
     if card.measures_depth:
         assert "depth" in contents
 
@@ -207,7 +207,7 @@ def test_the_demonstration_learns_from_the_town_and_is_gated() -> None:
     assert shares == pytest.approx([1.0, 0.5, 0.0, 0.0])
 
 
-def test_swin_layers_are_numbered_from_the_pictures() -> None:
+def test_swin_layers_are_numbered_from_the_images() -> None:
     backbone = "image.backbone."
     assert swin_layer(f"{backbone}patch_embed.projection.weight") == 0
     assert swin_layer(f"{backbone}stages.0.blocks.0.norm1.weight") == 1

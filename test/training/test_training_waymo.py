@@ -42,8 +42,8 @@ def root(tmp_path: Path) -> Path:
     for k, size in enumerate(SIZES):
         (folder / f"image_{k}").mkdir(parents=True)
         for number in NUMBERS:
-            picture = Image.new("RGB", size, (40 * k, 10, 10))
-            picture.save(folder / f"image_{k}" / f"{number:07d}.png")
+            image = Image.new("RGB", size, (40 * k, 10, 10))
+            image.save(folder / f"image_{k}" / f"{number:07d}.png")
     (folder / "velodyne").mkdir()
     for number in NUMBERS:
         points = rng.uniform(2, 30, (200, 6)).astype("<f4")
@@ -77,7 +77,7 @@ def poses(numbers: list[int] = NUMBERS) -> dict:
     return result
 
 
-def test_pictures_and_poses_of_cameras_two_and_three_change_places(root: Path) -> None:
+def test_images_and_poses_of_cameras_two_and_three_change_places(root: Path) -> None:
     index = index_from_waymo(root, poses(), root.parent / "occ")
     assert index.sequences() == {"003": range(0, 2), "007": range(2, 3)}
     first = index.frames[0]
@@ -121,8 +121,8 @@ def test_samples_of_the_waymo_model(root: Path) -> None:
         np.linalg.inv(ego_pose(4)) @ ego_pose(5)
     )
     assert first.images_N3HW.shape == (5, 3, 640, 960)
-    # 1920 px of the native picture become 960; the side pictures get 200 black rows on top
-    # (here 440 rows of 640 are left by pictures of 88 px).
+    # 1920 px of the native image become 960; the side images get 200 black rows on top
+    # (here 440 rows of 640 are left by images of 88 px).
     assert first.image_translation_N3[3].tolist() == [0.0, 0.0, 0.0]  # folder 2 is a front one
     black = (0 - np.array(card.preprocessing.mean)) / card.preprocessing.std
     assert first.images_N3HW[2, :, 199, 5].numpy() == pytest.approx(black, abs=1e-5)

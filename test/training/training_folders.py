@@ -22,7 +22,7 @@ from occ_perception.geometry import VoxelGrid
 from occ_perception.synthetic.devkit import VERSION, write_devkit_drive
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
-PICTURE = (320, 180)
+IMAGE = (320, 180)
 DRIVES, FRAMES = 2, 3
 
 
@@ -47,7 +47,7 @@ def town_index() -> DatasetIndex:
 
 @cache
 def sensors(drive: int) -> DriveSensors:
-    return DriveSensors(scenes.drive(20_000, drive), SensorOptions(size=PICTURE))
+    return DriveSensors(scenes.drive(20_000, drive), SensorOptions(size=IMAGE))
 
 
 GRID = VoxelGrid((-2.0, -2.0, 0.0), (1.0, 1.0, 1.0), (4, 4, 2))
@@ -63,7 +63,7 @@ def pose(x: float) -> np.ndarray:
 def frame(token: str, sequence: str = "a", stamp_ns: int = 0, x: float = 0.0) -> FrameRecord:
     """A record whose files do not exist; the ego moves by x, and 0.1 m from camera to lidar."""
     camera = CameraRecord(
-        f"{token}.jpg", stamp_ns - 10, K, *PICTURE, ego_T_cam=np.eye(4), world_T_ego=pose(x)
+        f"{token}.jpg", stamp_ns - 10, K, *IMAGE, ego_T_cam=np.eye(4), world_T_ego=pose(x)
     )
     lidar = LidarRecord(f"{token}.bin", ("x", "y", "z"), stamp_ns, np.eye(4), pose(x + 0.1))
     return FrameRecord(

@@ -1,4 +1,4 @@
-"""Films are read back and compared with the pictures they were made of."""
+"""Films are read back and compared with the images they were made of."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from small_footage import guess_at, truth_at
 from occ_perception.errors import OptionError
 from occ_perception.viewer import films
 from occ_perception.viewer.comparison import compare
-from occ_perception.viewer.films import Film, PictureFolder
-from occ_perception.viewer.pictures import FILM_SIZE, film_picture
+from occ_perception.viewer.films import Film, ImageFolder
+from occ_perception.viewer.images import FILM_SIZE, film_image
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     """A red bar on blue that moves to the right."""
     rgb = np.full((96, 160, 3), (20, 40, 200), np.uint8)
     rgb[:, 20 * number : 20 * number + 20] = (220, 30, 30)
@@ -27,18 +27,18 @@ def picture(number: int) -> np.ndarray:
 
 def decoded(path: Path) -> tuple[list[np.ndarray], float]:
     reader = cv2.VideoCapture(str(path))
-    pictures = []
+    images = []
     while True:
         read, bgr = reader.read()
         if not read:
-            return pictures, reader.get(cv2.CAP_PROP_FPS)
-        pictures.append(bgr[..., ::-1])
+            return images, reader.get(cv2.CAP_PROP_FPS)
+        images.append(bgr[..., ::-1])
 
 
 @pytest.mark.parametrize("codec", ["vp09", "mp4v"])
-def test_a_film_holds_every_picture_in_order_and_colour(tmp_path, monkeypatch, codec):
+def test_a_film_holds_every_image_in_order_and_colour(tmp_path, monkeypatch, codec):
     monkeypatch.setattr(films, "_CODECS", (codec,))
-    written = [picture(n) for n in range(7)]
+    written = [image(n) for n in range(7)]
     with Film(tmp_path / "new" / "film.mp4", 2.5) as film:
         for rgb in written:
             film.write(rgb)
@@ -53,7 +53,7 @@ def test_a_film_holds_every_picture_in_order_and_colour(tmp_path, monkeypatch, c
 
 def test_the_codec_of_choice_is_one_that_browsers_play(tmp_path):
     with Film(tmp_path / "film.mp4", 2) as film:
-        film.write(picture(0))
+        film.write(image(0))
     assert film.codec == "vp09"
 
 
@@ -63,7 +63,7 @@ def test_a_film_that_fails_leaves_the_old_one(tmp_path):
 
     def fail() -> None:
         with Film(path, 2) as film:
-            film.write(picture(0))
+            film.write(image(0))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -100,38 +100,38 @@ def test_what_cannot_become_a_film_is_refused(tmp_path, name, rate, said):
         Film(tmp_path / name, rate)
 
 
-def test_pictures_of_a_film_have_one_size(tmp_path):
+def test_images_of_a_film_have_one_size(tmp_path):
     with Film(tmp_path / "film.mp4", 2) as film:
-        film.write(picture(0))
-        with pytest.raises(ValueError, match="picture of 96x160 in a film"):
-            film.write(picture(0).transpose(1, 0, 2).copy())
+        film.write(image(0))
+        with pytest.raises(ValueError, match="image of 96x160 in a film"):
+            film.write(image(0).transpose(1, 0, 2).copy())
 
 
-def test_a_folder_holds_the_pictures_unchanged(tmp_path):
-    with PictureFolder(tmp_path / "frames") as folder:
+def test_a_folder_holds_the_images_unchanged(tmp_path):
+    with ImageFolder(tmp_path / "frames") as folder:
         for n in range(3):
-            folder.write(picture(n))
+            folder.write(image(n))
     files = sorted((tmp_path / "frames").iterdir())
     assert [f.name for f in files] == ["000000.png", "000001.png", "000002.png"]
-    np.testing.assert_array_equal(cv2.imread(str(files[2]))[..., ::-1], picture(2))
+    np.testing.assert_array_equal(cv2.imread(str(files[2]))[..., ::-1], image(2))
 
 
-def test_a_shorter_film_leaves_no_pictures_of_the_longer_one(tmp_path):
+def test_a_shorter_film_leaves_no_images_of_the_longer_one(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"kept")
     for count in (3, 1):
-        with PictureFolder(tmp_path) as folder:
+        with ImageFolder(tmp_path) as folder:
             for n in range(count):
-                folder.write(picture(n))
+                folder.write(image(n))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["000000.png", "mine.png"]
 
 
 def test_the_screen_keeps_its_layout_whatever_it_shows():
-    """Only what happens may differ between the pictures of a film: legend and frame stay."""
+    """Only what happens may differ between the images of a film: legend and frame stay."""
     width, height = FILM_SIZE
     guess, truth = guess_at(10**9), truth_at(10**9)
-    plain, compared = film_picture(guess), film_picture(guess, None, compare(guess, truth))
+    plain, compared = film_image(guess), film_image(guess, None, compare(guess, truth))
     assert plain.shape == compared.shape == (height, width, 3)
     later, later_truth = guess_at(3 * 10**9), truth_at(3 * 10**9)
-    second = film_picture(later, None, compare(later, later_truth))
+    second = film_image(later, None, compare(later, later_truth))
     np.testing.assert_array_equal(second[640:, 1200:], compared[640:, 1200:])
     assert (second[46:560] != compared[46:560]).any()

@@ -27,7 +27,7 @@ from occ_perception.viewer.comparison import (
 )
 from occ_perception.viewer.views import ViewerError, colours_of_ids
 from occ_perception.viewer.volume import ViewPoint, render_volume, view_point_behind
-from occ_perception.viewer.volume_pictures import difference_picture, volume_picture
+from occ_perception.viewer.volume_images import difference_image, volume_image
 
 OCC3D = LABEL_SETS["occ3d"]
 NAMES = OCC3D.class_names
@@ -100,7 +100,7 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
         eye = (eye[0] + 2.0, eye[1], eye[2])
     view_point, size = ViewPoint(eye, (0.0, 0.0, 0.2), 70.0), (14, 10)
     p = prediction(labels=labels, grid=SMALL, ego_T_grid=ego_T_grid)
-    picture = rendered(p, view_point, size)
+    image = rendered(p, view_point, size)
 
     origin, rays = rays_of(view_point, size)
     distances = np.arange(0.0, 14.0, 0.02)
@@ -114,13 +114,13 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
     expected = np.take_along_axis(flat, step[..., None], axis=-1)[..., 0]
 
     # The vehicle's marker may stand in between; samples may step over a corner.
-    clear = ~np.isin(picture.cell, (-3,))
-    same = (picture.cell == expected) & hit & clear
-    assert np.abs(picture.distance[same] - distances[step[same]]).max(initial=0) < 0.021
-    disagree = clear & np.where(hit, picture.cell != expected, picture.cell >= 0)
+    clear = ~np.isin(image.cell, (-3,))
+    same = (image.cell == expected) & hit & clear
+    assert np.abs(image.distance[same] - distances[step[same]]).max(initial=0) < 0.021
+    disagree = clear & np.where(hit, image.cell != expected, image.cell >= 0)
     for row, column in zip(*np.nonzero(disagree), strict=True):
         # What was seen is a drawn cell, and the ray touches it no longer than between two samples.
-        seen = picture.cell[row, column]
+        seen = image.cell[row, column]
         assert seen >= 0, (row, column)
         assert labels.ravel()[seen] == 1
         assert (flat[row, column] == seen).sum() <= 1
@@ -131,8 +131,8 @@ def test_level_open_ground_is_told_by_the_legend(name):
     """Of all colours of the legend, that of its class is the nearest, out to the horizon's haze."""
     labels = np.full(GRID.dims, FREE_CLASS, np.uint8)
     labels[:, :, 2] = NAMES.index(name)
-    picture = rendered(prediction(labels=labels))
-    colours = picture.rgb[picture.cell >= 0].astype(int)
+    image = rendered(prediction(labels=labels))
+    colours = image.rgb[image.cell >= 0].astype(int)
     legend = OCC3D.palette()[:-1].astype(int)
     nearest = np.abs(colours[:, None] - legend).sum(-1).argmin(-1)
     assert len(colours) > 5000
@@ -166,7 +166,7 @@ def test_corners_between_wall_and_ground_are_darker_than_the_open_ground():
     assert np.median(light[at_foot]) < np.median(light[before]) - 12
 
 
-def test_a_grid_turned_by_a_quarter_gives_the_same_picture():
+def test_a_grid_turned_by_a_quarter_gives_the_same_image():
     """The same things described in a lidar-like frame (x right, y forward) look the same."""
     p = with_box((4, -2, 0.2), (8, 0.4, 1.8), CAR)
     p = with_box((6, 4, 0.2), (7, 9, 4.2), WALL, p)
@@ -178,14 +178,14 @@ def test_a_grid_turned_by_a_quarter_gives_the_same_picture():
     assert (np.abs(first - second).max(-1) > 2).mean() < 0.002
 
 
-def test_threads_do_not_change_the_picture():
+def test_threads_do_not_change_the_image():
     p = with_box((4, -2, 0.2), (8, 0.4, 1.8), CAR)
     one, three = rendered(p, threads=1), rendered(p, threads=3)
     np.testing.assert_array_equal(one.rgb, three.rgb)
     np.testing.assert_array_equal(one.cell, three.cell)
 
 
-def test_the_vehicle_stands_in_the_picture_at_the_origin():
+def test_the_vehicle_stands_in_the_image_at_the_origin():
     view_point = view_point_behind(GRID, np.eye(4))
     met = rendered(prediction(), view_point).cell
     rows, columns = np.nonzero(met == -3)
@@ -210,11 +210,11 @@ def test_a_mover_carries_an_arrow_that_points_where_it_goes():
     p = with_box((4, -1, 0.2), (8, 0.8, 1.8), CAR)
     flow = np.zeros((*GRID.dims, 2), np.float32)
     flow[p.labels == CAR] = (0.0, 6.0)
-    still = volume_picture(p, SIZE).astype(int)
-    moving = volume_picture(replace(p, flow=flow), SIZE).astype(int)
+    still = volume_image(p, SIZE).astype(int)
+    moving = volume_image(replace(p, flow=flow), SIZE).astype(int)
     _, columns = np.nonzero(np.abs(moving - still).max(-1) > 60)
     car = np.nonzero((np.abs(still - PALETTE["car"]).max(-1) < 60).any(0))[0]
-    assert columns.min() < car.min() - 10  # left in the picture is +y
+    assert columns.min() < car.min() - 10  # left in the image is +y
     assert columns.max() <= car.max()
 
 
@@ -248,7 +248,7 @@ def test_the_difference_shows_each_verdict_in_its_colour():
     truth = with_box((4, 3, 0.2), (8, 5, 1.8), CAR)
     guess = with_box((4, -5, 0.2), (8, -3, 1.8), CAR)
     guess = with_box((-4, -8, -0.2), (4, 8, 0.2), WALL, guess)
-    rgb = difference_picture(compare(guess, truth), (300, 200)).astype(int)
+    rgb = difference_image(compare(guess, truth), (300, 200)).astype(int)
     for name, colour in zip(VERDICTS, VERDICT_COLOURS, strict=True):
         assert (np.abs(rgb - colour).max(-1) < 40).sum() > 40, name
     elsewhere = prediction(grid=replace(GRID, lower=(-19.0, -20.0, -1.0)))
@@ -276,13 +276,13 @@ import importlib.util
 import numpy as np
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
-from occ_perception.viewer import prediction_picture, volume_picture
+from occ_perception.viewer import prediction_image, volume_image
 grid = VoxelGrid((-4.0, -4.0, 0.0), (1.0, 1.0, 1.0), (8, 8, 2))
 p = OccupancyPrediction(0, "base_link", grid, np.eye(4), np.zeros(grid.dims, np.uint8),
                         ("car", "free"), 1)
-assert prediction_picture(p).shape[2] == 3
+assert prediction_image(p).shape[2] == 3
 try:
-    volume_picture(p)
+    volume_image(p)
 except ModuleNotFoundError as error:
     print(error)
 """
@@ -296,9 +296,9 @@ def test_a_real_label_is_drawn_in_full(shared_dir):
     grid = VoxelGrid.from_ranges((-40, 40, 0.4), (-40, 40, 0.4), (-1, 5.4, 0.4))
     with np.load(path) as file:
         labels = file["semantics"]
-    picture = rendered(prediction(labels=labels, grid=grid), size=(300, 200))
-    seen = np.unique(labels.ravel()[picture.cell[picture.cell >= 0]])
+    image = rendered(prediction(labels=labels, grid=grid), size=(300, 200))
+    seen = np.unique(labels.ravel()[image.cell[image.cell >= 0]])
     ahead = np.unique(labels[100:])
     assert set(ahead) - {FREE_CLASS} <= set(seen)
-    below = picture.cell[150:180, 140:160]
+    below = image.cell[150:180, 140:160]
     assert (labels.ravel()[below[below >= 0]] == ROAD).mean() > 0.8

@@ -77,7 +77,7 @@ def convert(
 ) -> None:
     """Turn rosbags into a data set for fit and eval.
 
-    Pictures keep their JPEG bytes. A finished bag is not converted again, so an interrupted run
+    Images keep their JPEG bytes. A finished bag is not converted again, so an interrupted run
     goes on where it stopped, and bags can be added later. What is skipped is listed and written
     to report.json.
     """
@@ -225,7 +225,7 @@ def describe(report: BagReport) -> str:
     lines = [
         f"{report.name}: {report.frames} frames of {frame_sets.get('complete', 0)} complete and "
         f"{frame_sets.get('incomplete', 0)} incomplete frame sets; labels from {report.labels}; "
-        f"pictures {report.pictures}{'; converted before' if report.resumed else ''}"
+        f"images {report.images}{'; converted before' if report.resumed else ''}"
     ]
     lines += [f"  note: {note}" for note in report.notes]
     for reason, texts in sorted(report.problems.items()):

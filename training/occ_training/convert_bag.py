@@ -81,7 +81,7 @@ class BagReport:
         name: of its part of the data set.
         frames: number in the data set.
         labels: where their labels come from.
-        pictures: ``as recorded`` or how they were made otherwise.
+        images: ``as recorded`` or how they were made otherwise.
         frame_sets: complete and incomplete frame sets that the bag has.
         notes: what the calibration relies on besides the bag.
         problems: reason -> texts of what was skipped.
@@ -92,7 +92,7 @@ class BagReport:
     name: str
     frames: int = 0
     labels: str = ""
-    pictures: str = ""
+    images: str = ""
     frame_sets: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
@@ -233,11 +233,11 @@ class _Conversion:
                 self._recording.note(error.reason, str(error), stamp)
         counters = self._drive.counters
         self._report.frame_sets = {"complete": counters.complete, "incomplete": counters.incomplete}
-        self._report.pictures = writer.pictures
+        self._report.images = writer.images
         return drafts, sweep_stamps
 
     def _with_labels(self, drafts: list[Draft]) -> list[Draft]:
-        """The frames that have labels; the others' pictures are deleted."""
+        """The frames that have labels; the others' images are deleted."""
         folder = self._work / "labels"
         folder.mkdir()
         wanted = [WantedFrame(draft.record.token, draft.wanted) for draft in drafts]
@@ -312,7 +312,7 @@ def _best_source(recording: Recording) -> str:
         return "lidar"
     raise BagError(
         f"{recording.path} has neither {GROUND_TRUTH} topics nor a lidar to make labels from; "
-        "give a folder with --labels FOLDER, or --labels none for pictures and poses alone"
+        "give a folder with --labels FOLDER, or --labels none for images and poses alone"
     )
 
 
@@ -338,6 +338,6 @@ def _label_stamps(
             chosen[stamps[at]] = stamp
         else:
             drive.recording.note(
-                "label_without_frame_set", "labels without a picture at their time", stamp
+                "label_without_frame_set", "labels without an image at their time", stamp
             )
     return chosen

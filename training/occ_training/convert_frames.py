@@ -27,7 +27,7 @@ from occ_training.lidar_labels.labelling import LabelledFrame
 
 @dataclass
 class Draft:
-    """A frame whose pictures are written.
+    """A frame whose images are written.
 
     Attributes:
         record: so far.
@@ -52,7 +52,7 @@ class FrameWriter:
         place: where its files will be, relative to the data set.
 
     Attributes:
-        pictures: how the images written so far were made.
+        images: how the images written so far were made.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FrameWriter:
         self._place = place
         self._rig = drive.recorded_rig
         self._decoder = drive.assembler(self._rig)
-        self.pictures = "as recorded"
+        self.images = "as recorded"
 
     def write(self, item: RecordedFrameSet, label_ns: int) -> Draft:
         """Write the images.
@@ -84,17 +84,17 @@ class FrameWriter:
             raise FrameError(
                 "missing_camera",
                 frame_set.missing[0],
-                f"no picture within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
+                f"no image within the frame set at {frame_set.reference_stamp_ns / 1e9:.3f} s "
                 f"(missing: {', '.join(frame_set.missing)})",
             )
         names = [name for name in self._rig.names if name in frame_set.payloads]
         world_T_ego = {name: _pose(poses, name, frame_set.stamps_ns[name]) for name in names}
         label_pose = _pose(poses, self._layout.reference_camera, label_ns)
-        pictures = {name: self._picture(name, frame_set) for name in names}
+        images = {name: self._image(name, frame_set) for name in names}
         token = f"{item.sequence.replace('#', '-')}-{frame_set.reference_stamp_ns}"
         cameras = {}
         for name in names:
-            suffix, data = pictures[name]
+            suffix, data = images[name]
             folder = self._work / name
             folder.mkdir(exist_ok=True)
             (folder / f"{token}{suffix}").write_bytes(data)
@@ -120,14 +120,14 @@ class FrameWriter:
         )
         return Draft(record, wanted, label_ns, label_pose)
 
-    def _picture(self, name: str, frame_set: FrameSet) -> tuple[str, bytes]:
-        """Suffix and bytes of a picture: those recorded, or PNG where they cannot be kept."""
-        picture = frame_set.payloads[name]
+    def _image(self, name: str, frame_set: FrameSet) -> tuple[str, bytes]:
+        """Suffix and bytes of an image: those recorded, or PNG where they cannot be kept."""
+        image = frame_set.payloads[name]
         calibration = self._rig.camera(name)
-        if isinstance(picture, EncodedImage) and calibration.is_rectified:
+        if isinstance(image, EncodedImage) and calibration.is_rectified:
             try:
-                check_compressed(picture)
-                data = bytes(picture.data)
+                check_compressed(image)
+                data = bytes(image.data)
                 size = Image.open(io.BytesIO(data)).size
             except (ImageError, OSError) as error:
                 raise FrameError("undecodable_image", name, str(error)) from error
@@ -135,12 +135,12 @@ class FrameWriter:
                 raise FrameError(
                     "size_mismatch",
                     name,
-                    f"picture is {size[0]}x{size[1]}, calibrated for "
+                    f"image is {size[0]}x{size[1]}, calibrated for "
                     f"{calibration.width}x{calibration.height}",
                 )
             return (".png" if data.startswith(b"\x89PNG") else ".jpg"), data
-        self.pictures = "raw or distorted pictures rectified and stored losslessly as PNG"
-        return ".png", _png(self._decoder.picture(name, frame_set))
+        self.images = "raw or distorted images rectified and stored losslessly as PNG"
+        return ".png", _png(self._decoder.image(name, frame_set))
 
 
 def _png(rgb: NDArray[np.uint8]) -> bytes:

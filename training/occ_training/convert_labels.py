@@ -86,7 +86,7 @@ class LabelSource(Protocol):
 
 
 class NoLabels:
-    """Pictures and poses alone."""
+    """Images and poses alone."""
 
     description = "none"
     layouts: Mapping[str, LabelLayout] = {}

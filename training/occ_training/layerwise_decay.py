@@ -38,7 +38,7 @@ def swin_layer(name: str) -> int:
 
 
 def swin_layers(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
-    """The rate falls by 0.85 per layer towards the pictures (BEiT, arXiv 2106.08254).
+    """The rate falls by 0.85 per layer towards the images (BEiT, arXiv 2106.08254).
 
     Vectors (norms and biases) do not decay.
     """
@@ -59,7 +59,7 @@ def swin_layers(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
 
 
 def backbone_slower(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
-    """The picture backbone and the sampling offsets at a tenth of the rate (SparseOcc)."""
+    """The image backbone and the sampling offsets at a tenth of the rate (SparseOcc)."""
     slow: list[nn.Parameter] = []
     fast: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():

@@ -1,6 +1,6 @@
 """The smoke test of the training code: two frames of the town, learnt by heart.
 
-Says whether pictures, poses, labels, losses and gradients belong together; nothing about how well
+Says whether images, poses, labels, losses and gradients belong together; nothing about how well
 a network generalises.
 """
 
@@ -47,7 +47,7 @@ class OverfitResult:
     Attributes:
         first_loss, last_loss: without the cosine term of flow, which can be negative.
         scores: mIoU and IoU of the network under the camera mask, fractions of 1.
-        oracle: those of an answer that puts every pixel of the same pictures at its true depth
+        oracle: those of an answer that puts every pixel of the same images at its true depth
             with its true class.
         weights: of the network.
     """
@@ -69,7 +69,7 @@ class OverfitResult:
 
 
 def small_town_card(cells: int) -> ModelCard:
-    """``alocc_town`` on 64x176 pictures over the same 80 m, with cubic cells and one past frame.
+    """``alocc_town`` on 64x176 images over the same 80 m, with cubic cells and one past frame.
 
     Args:
         cells: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).

@@ -169,7 +169,7 @@ def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> 
         typer.secho(problem, fg=typer.colors.YELLOW, err=True)
     if not len(usable):
         raise DatasetError(
-            f"none of the {len(index)} frames has a picture of its reference camera; "
+            f"none of the {len(index)} frames has an image of its reference camera; "
             f"is the sensor data unpacked in {index.root}?"
         )
     file = usable.save(out)

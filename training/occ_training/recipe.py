@@ -13,7 +13,7 @@ from occ_perception.errors import OccError
 from occ_perception.models.zoo import ModelCard
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import Content, SampleOptions
-from occ_training.data.pictures import ImageAugmentation
+from occ_training.data.images import ImageAugmentation
 from occ_training.schedules import Averaging, Fading, LearningRate
 from occ_training.supervision import Term
 from occ_training.town import TownData
@@ -79,7 +79,7 @@ class TrainingRecipe:
         splits: pieces that each sequence is cut into.
         optimiser: and its learning rate.
         averaging: of weights; None keeps the trained ones only.
-        image, bev: augmentation of pictures and of the grid; None for none.
+        image, bev: augmentation of images and of the grid; None for none.
         point_ids: classes of lidar points are the label set's, or always Occ3D's.
         precision: of the convolutional parts: ``fp32``, ``bf16`` or ``fp16``.
         recomputed: sub-modules that are computed again in the backward pass, to save memory.
@@ -168,8 +168,8 @@ class TrainingRecipe:
             contents["depth"] = None
         if self.motion_fading:
             contents["labels"] = None
-        if card.config.matches_pictures:
-            contents["previous_pictures"] = None
+        if card.config.matches_images:
+            contents["previous_images"] = None
         return SampleOptions(
             contents=tuple(contents),
             labels=labels,

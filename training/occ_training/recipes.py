@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from occ_training.data.bev_augmentation import BevAugmentation
-from occ_training.data.pictures import ImageAugmentation
+from occ_training.data.images import ImageAugmentation
 from occ_training.layerwise_decay import backbone_slower, swin_layers
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.recipe import Gate, Optimiser, TrainingRecipe

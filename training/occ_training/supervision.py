@@ -73,7 +73,7 @@ class SupervisedStep:
         depth, semantics = self.batch.depth_BNHW, self.batch.semantics_BNHW
         if depth is None or semantics is None:
             raise DatasetError(
-                "this recipe supervises pictures with classes of lidar points, and the samples "
+                "this recipe supervises images with classes of lidar points, and the samples "
                 "have none; add point classes to the data set, or leave the term out of the recipe"
             )
         return head_targets(nearest_point_labels(depth, semantics))
@@ -100,7 +100,7 @@ class Term(Protocol):
     """A part of the loss.
 
     Attributes:
-        contents: what it needs of a frame, besides pictures.
+        contents: what it needs of a frame, besides images.
     """
 
     contents: ClassVar[tuple[Content, ...]]

@@ -26,7 +26,7 @@ class SparseOccConfig:
 
     Attributes:
         geometry: image size, grid of the output, cameras.
-        image: pictures to feature pyramids.
+        image: images to feature pyramids.
         temporal: which frames are looked at.
         voxels: frames to occupied cells.
         masks: cells and frames to masks with a class.
@@ -59,8 +59,8 @@ class SparseOccConfig:
         return False
 
     @property
-    def matches_pictures(self) -> bool:
-        """It looks at earlier pictures where its queries are instead."""
+    def matches_images(self) -> bool:
+        """It looks at earlier images where its queries are instead."""
         return False
 
     @property
@@ -83,9 +83,9 @@ class SparseOccConfig:
 
 
 class SparseOcc(Network):
-    """Pictures of one step, and features of the steps before, to occupied cells and masks.
+    """Images of one step, and features of the steps before, to occupied cells and masks.
 
-    The pictures of a frame are encoded once, when they come; later steps look at the remembered
+    The images of a frame are encoded once, when they come; later steps look at the remembered
     features through the cameras of that time.
     """
 
@@ -115,10 +115,10 @@ class SparseOcc(Network):
         return self.decode(frames), detach_state(following)
 
     def observe(self, inputs: NetInputs, state: TemporalState) -> tuple[Frames, TemporalState]:
-        """What there is to look at after this step's pictures, and the state that remembers it.
+        """What there is to look at after this step's images, and the state that remembers it.
 
         Several steps that are only observed, then one that is also decoded, equal one pass over
-        all their pictures. Gradients reach all of them.
+        all their images. Gradients reach all of them.
         """
         frames, history = self.temporal(
             self.image(inputs.images_BN3HW),

@@ -18,7 +18,7 @@ _CHANNELS_PER_HEAD = 32
 _WINDOW = 16
 _PATCH = 4
 _MLP_RATIO = 4
-# Positions were learned on pictures of 224x224.
+# Positions were learned on images of 224x224.
 _LEARNED_POSITIONS = 56
 
 

@@ -1,4 +1,4 @@
-"""Memory of the pictures' features: every step looks at the current frame and at earlier ones.
+"""Memory of the images' features: every step looks at the current frame and at earlier ones.
 
 Legend: B batch, T frames looked at, F = T - 1 frames remembered, N cameras, h, w pixels of a
 level, E channels.
@@ -62,7 +62,7 @@ class FrameHistoryConfig:
     channels: int = 256
 
     def build(self, geometry: SparseGeometry) -> FrameHistory:
-        """The module for a picture size."""
+        """The module for an image size."""
         return FrameHistory(self, geometry)
 
 
@@ -70,7 +70,7 @@ class FrameHistory(nn.Module):
     """The last eight frames, seen from now.
 
     Features are remembered as they were computed: nothing is warped, but places of the current
-    grid are projected into the earlier pictures. At a start all earlier frames are the current
+    grid are projected into the earlier images. At a start all earlier frames are the current
     one, with its own cameras (SparseOcc, arXiv 2312.17118).
     """
 

@@ -12,7 +12,7 @@ COARSEST_CELL = 8
 
 @dataclass(frozen=True)
 class SparseGeometry:
-    """Pictures and cells.
+    """Images and cells.
 
     Attributes:
         input_size: height and width of the input images, pixels.

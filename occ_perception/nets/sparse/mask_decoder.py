@@ -36,7 +36,7 @@ class MaskDecoderConfig:
     """Queries and how often they look.
 
     Attributes:
-        look: what a query takes from the pictures.
+        look: what a query takes from the images.
         draws: how the cells that it looks from are chosen.
         queries: number of masks.
         rounds: how often the one layer is applied.
@@ -91,7 +91,7 @@ class MaskDecoder(nn.Module):
 
 
 class MaskLayer(nn.Module):
-    """Queries look at each other, then into the pictures from the cells of their masks."""
+    """Queries look at each other, then into the images from the cells of their masks."""
 
     lower_3: Tensor
     voxel_3: Tensor

@@ -1,4 +1,4 @@
-"""From camera pictures to a pyramid of feature maps per camera.
+"""From camera images to a pyramid of feature maps per camera.
 
 Legend: B batch, N cameras, H, W input pixels, h, w pixels of a level, E channels.
 """

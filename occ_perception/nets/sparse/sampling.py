@@ -1,4 +1,4 @@
-"""Queries look into the pictures: where, and at which resolution, each decides for itself.
+"""Queries look into the images: where, and at which resolution, each decides for itself.
 
 Legend: B batch, T frames, Q queries, G channel groups, P places per group, L levels, E width of a
 query, C = E / G channels of a group.
@@ -19,7 +19,7 @@ from occ_perception.ops.backend import LinearMap, adaptive_mixing, first_views, 
 
 @dataclass(frozen=True, kw_only=True)
 class LookConfig:
-    """What one decoder layer takes from the pictures.
+    """What one decoder layer takes from the images.
 
     Attributes:
         points: places per channel group.

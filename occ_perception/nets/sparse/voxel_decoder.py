@@ -48,7 +48,7 @@ class VoxelLayerConfig:
     """One level of the decoder.
 
     Attributes:
-        look: what it takes from the pictures.
+        look: what it takes from the images.
         keep: children that survive.
         keep_in_training: the same while training.
         heads: attention heads among the cells; None for a level without attention.
@@ -138,7 +138,7 @@ class VoxelDecoder(nn.Module):
 
 
 class VoxelLayer(nn.Module):
-    """Cells of one size look at each other and into the pictures."""
+    """Cells of one size look at each other and into the images."""
 
     lower_3: Tensor
     voxel_3: Tensor

@@ -34,11 +34,11 @@ class CameraTopics:
 
     Attributes:
         name: the camera's name in the model's vocabulary.
-        image: topic of the pictures, raw or compressed. ``<image>/compressed`` is taken where only
+        image: topic of the images, raw or compressed. ``<image>/compressed`` is taken where only
             that exists.
         camera_info: topic of the calibration; empty where there is none.
-        frame_id: optical frame in tf; empty to believe camera_info or the picture's header.
-        encoding: take raw pictures as this encoding; empty to believe the message.
+        frame_id: optical frame in tf; empty to believe camera_info or the image's header.
+        encoding: take raw images as this encoding; empty to believe the message.
         rectified: what the layout states, see :meth:`is_rectified`; None to believe the topic's
             name.
     """
@@ -51,14 +51,14 @@ class CameraTopics:
     rectified: bool | None = None
 
     def is_rectified(self, topic: str = "") -> bool:
-        """Whether the pictures are rectified, so that camera_info's P holds and D does not.
+        """Whether the images are rectified, so that camera_info's P holds and D does not.
 
         Args:
-            topic: where the pictures really come from; "" = :attr:`image`.
+            topic: where the images really come from; "" = :attr:`image`.
         """
         if self.rectified is not None:
             return self.rectified
-        # image_proc names rectified pictures image_rect and image_rect_color.
+        # image_proc names rectified images image_rect and image_rect_color.
         return "/image_rect" in (topic or self.image)
 
 
@@ -88,7 +88,7 @@ class TopicLayout:
         description: one line on what has this layout.
         cameras: the cameras of a frame set.
         pose: source of the ego pose.
-        stamp_source: time of a picture: its ``header``, or when it was ``receive``-d.
+        stamp_source: time of an image: its ``header``, or when it was ``receive``-d.
         reference_camera: camera whose stamp the output refers to.
         rig: rig (name or path) for cameras without camera_info, None where all have one.
         sync_tolerance_ms: largest spread of a frame set, see :class:`~.frame_sets.FrameSetGrouper`.
@@ -134,7 +134,7 @@ class TopicLayout:
         if len(set(used)) < len(used):
             raise LayoutError(
                 f"model_cameras of layout {self.name} gives two of the model's cameras the same "
-                f"pictures: {', '.join(f'{c.name}: {asked[c.name]}' for c in cameras)}"
+                f"images: {', '.join(f'{c.name}: {asked[c.name]}' for c in cameras)}"
             )
         reference = next((name for name, n in asked.items() if n == self.reference_camera), None)
         return replace(
@@ -250,7 +250,7 @@ def match_layout(layout: TopicLayout, topics: Mapping[str, str]) -> LayoutMatch:
     cameras = []
     for camera in layout.cameras:
         image = search.first(
-            f"camera {camera.name}: pictures",
+            f"camera {camera.name}: images",
             (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE),
             camera.image,
             f"{camera.image}/compressed",
@@ -276,7 +276,7 @@ def recognise_layouts(topics: Mapping[str, str]) -> list[LayoutMatch]:
     """All shipped layouts, best match first; those that do not fit say why.
 
     Layouts that differ only in their stamp source fit the same topics. Which one is right shows in
-    the messages: a picture with stamp 0 needs ``stamp_source: receive``.
+    the messages: an image with stamp 0 needs ``stamp_source: receive``.
     """
     matches = [match_layout(load_layout(name), topics) for name in layout_names()]
     return sorted(matches, key=lambda match: (not match.fits, -match.found))

@@ -1,4 +1,4 @@
-"""Sky, light and ground: what surfaces look like. Pictures only, never labels.
+"""Sky, light and ground: what surfaces look like. Images only, never labels.
 
 Colours are linear RGB triples. ``w`` is the array of :meth:`Weather.values`. ``grain`` is the size
 of a pixel at the surface in metres: detail finer than that fades to its mean.

@@ -1,4 +1,4 @@
-"""Voxel labels, observation masks and lidar returns from the same solids as the pictures.
+"""Voxel labels, observation masks and lidar returns from the same solids as the images.
 
 Grids are given by ``lower`` (3,), ``size`` (3,) and the shape of the volume, in ego axes; ``pose``
 is ``world_T_ego`` (4, 4). Compiled without fastmath, so that labels are bit-equal everywhere.
@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from occ_perception.synthetic.kernels.compiled import kernel
+from occ_perception.synthetic.kernels.images import class_of_hit
 from occ_perception.synthetic.kernels.layout import (
     BLUE,
     BOX,
@@ -41,7 +42,6 @@ from occ_perception.synthetic.kernels.layout import (
     Z,
 )
 from occ_perception.synthetic.kernels.noise import hashed
-from occ_perception.synthetic.kernels.pictures import class_of_hit
 from occ_perception.synthetic.kernels.rays import footprint, to_local, trace
 from occ_perception.synthetic.kernels.terrain import (
     ground_height,

@@ -1,1 +1,1 @@
-"""Data sets: the index, the frames, label files, pictures with augmentation."""
+"""Data sets: the index, the frames, label files, images with augmentation."""

@@ -1,7 +1,7 @@
 """The frames of a data set as samples for one model.
 
 Follows the data side of the published training (ALOcc, arXiv 2411.07725, and its BEVDet ancestors):
-the order of draws, pictures of the frame before under the same augmentation, ego motion between
+the order of draws, images of the frame before under the same augmentation, ego motion between
 the instants that labels belong to. Legend: see :mod:`occ_training.data.sample`.
 """
 
@@ -31,6 +31,7 @@ from occ_perception.sensing.point_maps import Winners, nearest, point_maps
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.groups import history_groups, usable_frames
+from occ_training.data.images import ImageAugmentation, ImagePlan, normalise, read_image
 from occ_training.data.label_files import (
     DataFileError,
     FrameLabels,
@@ -39,12 +40,11 @@ from occ_training.data.label_files import (
     read_points,
     read_ray_mask,
 )
-from occ_training.data.pictures import ImageAugmentation, PicturePlan, normalise, read_picture
 from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelLayout
 from occ_training.data.sample import Sample
 
-Content = Literal["labels", "depth", "point_classes", "previous_pictures", "ray_origins"]
-_CONTENTS = ("labels", "depth", "point_classes", "previous_pictures", "ray_origins")
+Content = Literal["labels", "depth", "point_classes", "previous_images", "ray_origins"]
+_CONTENTS = ("labels", "depth", "point_classes", "previous_images", "ray_origins")
 
 
 class Visit(NamedTuple):
@@ -59,9 +59,9 @@ class SampleOptions:
     """What of a frame is loaded, and how it is changed.
 
     Attributes:
-        contents: what is wanted beside the pictures: ``labels`` (and masks and flow where the set
+        contents: what is wanted beside the images: ``labels`` (and masks and flow where the set
             has them), ``depth`` maps and ``point_classes`` maps of the lidar,
-            ``previous_pictures`` (of networks that match them), ``ray_origins`` for ray metrics.
+            ``previous_images`` (of networks that match them), ``ray_origins`` for ray metrics.
         labels: key of the label set in the data set; the one the model was made for unless given.
         ignore_unseen: labels become 255 where ``camera`` or ``lidar`` sees nothing, or where no
             ``ray`` of the benchmark passes; None keeps all.
@@ -193,7 +193,7 @@ class OccupancyDataset(Dataset[Sample]):
             previous_cam_T_cam_N44=torch.from_numpy(self._camera_motion(previous, frame)),
             previous_images_N3HW=(
                 self._images(previous, plans)
-                if "previous_pictures" in self.options.contents
+                if "previous_images" in self.options.contents
                 else None
             ),
             depth_NHW=depth,
@@ -205,29 +205,29 @@ class OccupancyDataset(Dataset[Sample]):
             lidar_origins_T3=self._ray_origins(index),
         )
 
-    # -- pictures ----------------------------------------------------------------------------
+    # -- images ----------------------------------------------------------------------------
 
-    def _plans(self, frame: FrameRecord, rng: np.random.Generator) -> list[PicturePlan]:
-        """How each camera's pictures are changed; all are drawn before anything else is."""
+    def _plans(self, frame: FrameRecord, rng: np.random.Generator) -> list[ImagePlan]:
+        """How each camera's images are changed; all are drawn before anything else is."""
         sizes = [(frame.cameras[n].width, frame.cameras[n].height) for n in self.card.cameras]
         augmentation = self.options.image
         if augmentation is None:
-            return [PicturePlan.plain(size, self._preprocessing) for size in sizes]
+            return [ImagePlan.plain(size, self._preprocessing) for size in sizes]
         return [augmentation.draw(rng, size, self._preprocessing) for size in sizes]
 
-    def _images(self, frame: FrameRecord, plans: Sequence[PicturePlan]) -> torch.Tensor:
+    def _images(self, frame: FrameRecord, plans: Sequence[ImagePlan]) -> torch.Tensor:
         rows, columns = self._preprocessing.input_size
         crops = np.empty((len(plans), rows, columns, 3), dtype=np.uint8)
         for n, (name, plan) in enumerate(zip(self.card.cameras, plans, strict=True)):
             camera = frame.cameras[name]
-            picture = read_picture(self.index.path(camera.image), (camera.width, camera.height))
-            crops[n] = plan.apply(picture, self._preprocessing.interpolation)
+            image = read_image(self.index.path(camera.image), (camera.width, camera.height))
+            crops[n] = plan.apply(image, self._preprocessing.interpolation)
         return normalise(crops, self._preprocessing)
 
     # -- geometry ----------------------------------------------------------------------------
 
     def _frame_before(self, index: int) -> FrameRecord:
-        """The frame whose pictures are matched: the one before in the recording, else itself.
+        """The frame whose images are matched: the one before in the recording, else itself.
 
         Where a recording is cut into pieces, the first frame of a piece still has one.
         """

@@ -1,6 +1,6 @@
 """Which files of a data set are missing or damaged, and what is left without them.
 
-The rule: a frame without a usable picture of its reference camera is left out. Of other files only
+The rule: a frame without a usable image of its reference camera is left out. Of other files only
 the entry is dropped (a camera, the sweep, the points' classes, a label set); who needs it leaves
 the frame out when the data set is used. Nothing is dropped without a line in the report.
 """
@@ -18,6 +18,7 @@ import numpy as np
 
 from occ_perception.labels import LABEL_SETS
 from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
+from occ_training.data.images import read_image
 from occ_training.data.label_files import (
     DataFileError,
     read_labels,
@@ -25,7 +26,6 @@ from occ_training.data.label_files import (
     read_points,
     read_ray_mask,
 )
-from occ_training.data.pictures import read_picture
 from occ_training.data.records import DatasetIndex, FrameRecord
 
 Check = Literal["present", "whole", "decode"]
@@ -130,7 +130,7 @@ def _problem(file: _File, check: Check) -> str:
 def _files(index: DatasetIndex, frame: FrameRecord) -> Iterator[_File]:
     for name, camera in frame.cameras.items():
         path, size = index.path(camera.image), (camera.width, camera.height)
-        yield _File(name, path, partial(read_picture, path, size), partial(_whole_picture, path))
+        yield _File(name, path, partial(read_image, path, size), partial(_whole_image, path))
     lidar = frame.lidar
     if lidar is not None and lidar.points is not None:
         sweep, columns = index.path(lidar.points), lidar.columns
@@ -150,7 +150,7 @@ def _read_classes(path: Path, ids: str, rows: Callable[[], int]) -> None:
     read_point_classes(path, ids, LABEL_SETS["occ3d"], rows())
 
 
-def _whole_picture(path: Path) -> None:
+def _whole_image(path: Path) -> None:
     try:
         check_compressed(EncodedImage(path.suffix, path.read_bytes()))
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""What a data set says about one moment: pictures, lidar, labels, and the poses of all of them."""
+"""What a data set says about one moment: images, lidar, labels, and the poses of all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DatasetError(OccError):
 
 @dataclass(frozen=True, eq=False)
 class CameraRecord:
-    """One picture of a frame.
+    """One image of a frame.
 
     Attributes:
         image: path of the file, relative to the root; rectified, JPEG or PNG.
@@ -73,14 +73,14 @@ class LidarRecord:
 
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
-    """One moment: the pictures around it, the lidar, the labels.
+    """One moment: the images around it, the lidar, the labels.
 
     Attributes:
         token: unique name of the frame in its data set.
         sequence: name of the recording or scene.
         stamp_ns: time that frames of a sequence are ordered by (of the sweep where there is one).
         reference_camera: the camera whose stamp the grid belongs to.
-        cameras: camera name -> picture; may lack cameras of the header.
+        cameras: camera name -> image; may lack cameras of the header.
         lidar: None where there is none.
         labels: key of the header's ``label_sets`` -> path of the file.
         source: where it came from, as JSON: stamps, ids, names of the original.

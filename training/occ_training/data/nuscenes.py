@@ -256,7 +256,7 @@ def _frame_of_info(
         camera = info["cams"][channel]
         image = _below_root(camera["data_path"])
         if channel not in sizes:
-            sizes[channel] = _picture_size(root / image)
+            sizes[channel] = _image_size(root / image)
         width, height = sizes[channel]
         cameras[channel] = CameraRecord(
             image=image,
@@ -298,8 +298,8 @@ def _below_root(path: str) -> str:
     raise ValueError(f"path {path} has no folder samples or sweeps")
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a picture; that of nuScenes where the file cannot say."""
+def _image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image; that of nuScenes where the file cannot say."""
     try:
         with Image.open(path) as image:
             return image.width, image.height

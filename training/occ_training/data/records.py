@@ -224,7 +224,7 @@ def _check_frame(frame: FrameRecord, header: DatasetHeader, checked: set[int]) -
         raise DatasetError(f"{where}: a frame needs a token and a sequence")
     if frame.reference_camera not in frame.cameras:
         raise DatasetError(
-            f"{where}: no picture of its reference camera {frame.reference_camera}; "
+            f"{where}: no image of its reference camera {frame.reference_camera}; "
             f"it has {', '.join(frame.cameras) or 'none'}"
         )
     strangers = [f"camera {name}" for name in frame.cameras if name not in header.cameras]

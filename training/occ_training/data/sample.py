@@ -34,8 +34,8 @@ class Sample:
         bev_augmentation_33: float32, applied to the grid's frame; identity without.
         previous_T_current_44: float64, ego motion since the frame before in the group; identity
             at a start.
-        previous_images_N3HW: pictures of the frame before in the recording, of the first frame its
-            own, cropped alike; None where the network does not match pictures.
+        previous_images_N3HW: images of the frame before in the recording, of the first frame its
+            own, cropped alike; None where the network does not match images.
         previous_cam_T_cam_N44: float64, each camera now to the same camera then, for matching.
         depth_NHW: float32 metres at input resolution, 0 where no point fell; None without lidar.
         semantics_NHW: uint8 class ids of those points (of the label set), 255 where none.

@@ -5,7 +5,7 @@
     <labels>/<scene>/<frame>_04.npz       Occ3D-Waymo, three digits each
     a pickle pose[scene][frame][camera]   intrinsics, sensor2ego, ego2global
 
-The pose list and the folders disagree about cameras 2 and 3: the pictures that belong to pose 2 are
+The pose list and the folders disagree about cameras 2 and 3: the images that belong to pose 2 are
 in folder 3 and the other way round. Points are in the ego frame. The files have no stamps; frames
 are 0.1 s apart.
 """
@@ -33,7 +33,7 @@ from occ_training.data.records import (
 )
 
 IMAGE_FOLDER_OF_CAMERA = (0, 1, 3, 2, 4)
-"""Number of the picture folder of each camera of the model card."""
+"""Number of the image folder of each camera of the model card."""
 
 LIDAR_COLUMNS = ("x", "y", "z", "intensity", "elongation", "time")
 FRAME_SPACING_NS = 100_000_000
@@ -62,10 +62,10 @@ def index_from_waymo(
             given.
 
     Raises:
-        DatasetError: no pictures, no such scene, or a frame without poses.
+        DatasetError: no images, no such scene, or a frame without poses.
     """
     folder = Path(root)
-    suffix, found = _pictures(folder)
+    suffix, found = _images(folder)
     wanted = sorted(found if numbers is None else numbers)
     chosen = None if scenes is None else set(scenes)
     known = {_scene_name(number) for number in wanted}
@@ -76,9 +76,7 @@ def index_from_waymo(
             f"e.g. {', '.join(sorted(known)[:10])}"
         )
     labels_path = None if labels is None else os.path.relpath(labels, folder)
-    sizes = {
-        k: _picture_size(folder / f"image_{k}", suffix, wanted) for k in IMAGE_FOLDER_OF_CAMERA
-    }
+    sizes = {k: _image_size(folder / f"image_{k}", suffix, wanted) for k in IMAGE_FOLDER_OF_CAMERA}
     frames = [
         _frame(number, poses, suffix, sizes, labels_path, points=(folder / "velodyne").is_dir())
         for number in wanted
@@ -146,21 +144,21 @@ def _scene_name(number: int) -> str:
     return f"{_scene_of(number):03d}"
 
 
-def _pictures(root: Path) -> tuple[str, list[int]]:
-    """Suffix and numbers of the pictures of the front camera."""
+def _images(root: Path) -> tuple[str, list[int]]:
+    """Suffix and numbers of the images of the front camera."""
     for suffix in _SUFFIXES:
         names = [file.stem for file in (root / "image_0").glob(f"*{suffix}")]
         numbers = [int(name) for name in names if name.isdigit()]
         if numbers:
             return suffix, numbers
     raise DatasetError(
-        f"no numbered pictures in {root / 'image_0'}; expected a folder with image_0 to image_4, "
+        f"no numbered images in {root / 'image_0'}; expected a folder with image_0 to image_4, "
         "such as training or validation of the converted Waymo set"
     )
 
 
-def _picture_size(folder: Path, suffix: str, numbers: list[int]) -> tuple[int, int]:
-    """(width, height) of a camera's pictures: of the first file that says so."""
+def _image_size(folder: Path, suffix: str, numbers: list[int]) -> tuple[int, int]:
+    """(width, height) of a camera's images: of the first file that says so."""
     files = (folder / f"{number:07d}{suffix}" for number in numbers)
     first = next((file for file in files if file.is_file()), None)
     try:

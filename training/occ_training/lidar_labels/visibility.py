@@ -26,7 +26,7 @@ def camera_mask(
 
     Args:
         occupied: (X, Y, Z) bool.
-        rig: cameras with the distortion their pictures have.
+        rig: cameras with the distortion their images have.
         ego_T_cam: camera -> (4, 4) pose at its exposure in the frame's ego axes.
         grid: cell layout in those axes.
     """

@@ -1,4 +1,4 @@
-"""Pictures in perspective: classes with arrows of motion, and verdicts on a prediction."""
+"""Images in perspective: classes with arrows of motion, and verdicts on a prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHAFT, _HEAD_WIDTH, _HEAD_LENGTH = 0.22, 0.7, 1.4
 _NEAREST = 0.5
 
 
-def volume_picture(
+def volume_image(
     prediction: OccupancyPrediction,
     size: tuple[int, int] = (900, 600),
     view_point: ViewPoint | None = None,
@@ -62,14 +62,14 @@ def volume_picture(
     return rgb
 
 
-def difference_picture(
+def difference_image(
     comparison: Comparison,
     size: tuple[int, int] = (900, 600),
     view_point: ViewPoint | None = None,
 ) -> UInt8:
     """Occupied cells in the colours of the verdicts on them, (H, W, 3) uint8 RGB.
 
-    Args and errors as for :func:`volume_picture`; unknown cells of the truth are left out.
+    Args and errors as for :func:`volume_image`; unknown cells of the truth are left out.
     """
     truth = comparison.truth
     colours = np.zeros((256, 3), np.uint8)

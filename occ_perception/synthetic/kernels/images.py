@@ -245,8 +245,8 @@ def render_rows(
 
 
 @kernel(fast=True)
-def develop(colour, gains, seed, noise, normals, curve, picture):
-    """Turn linear light into an 8-bit picture: vignetting, noise, then the tone curve.
+def develop(colour, gains, seed, noise, normals, curve, image):
+    """Turn linear light into an 8-bit image: vignetting, noise, then the tone curve.
 
     Args:
         colour: (H, W, 3) float32 linear.
@@ -255,9 +255,9 @@ def develop(colour, gains, seed, noise, normals, curve, picture):
         noise: (2,) shot and read noise in linear units.
         normals: (1024,) standard normal numbers to draw the noise from.
         curve: (4096,) uint8 tone curve over linear 0..2.
-        picture: (H, W, 3) uint8 output.
+        image: (H, W, 3) uint8 output.
     """
-    height, width = picture.shape[0], picture.shape[1]
+    height, width = image.shape[0], image.shape[1]
     reach = 1.0 / (0.25 * (width * width + height * height))
     for row in range(height):
         for column in range(width):
@@ -270,4 +270,4 @@ def develop(colour, gains, seed, noise, normals, curve, picture):
                 bell = normals[(draw >> (10 * k)) & 1023]
                 value += bell * (noise[1] + noise[0] * math.sqrt(max(value, 0.0)))
                 index = np.int64(value * 2048.0)
-                picture[row, column, k] = curve[min(max(index, 0), 4095)]
+                image[row, column, k] = curve[min(max(index, 0), 4095)]

@@ -1,4 +1,4 @@
-"""Pictures of a frame as network input: plain as at run time, or augmented while training.
+"""Images of a frame as network input: plain as at run time, or augmented while training.
 
 Resize, crop, mirror, turn, and the map of pixels that goes with them (BEVDet, arXiv 2112.11790).
 Legend: H, W network input size.
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from occ_perception.geometry import Float64
 from occ_perception.models.card import Preprocessing
-from occ_perception.runtime.preprocess import CropPlan, Preprocessor, Size, crop_picture
+from occ_perception.runtime.preprocess import CropPlan, Preprocessor, Size, crop_image
 from occ_perception.sensing.images import EncodedImage, ImageError, decode_image
 from occ_training.data.label_files import DataFileError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAugmentation:
-    """Ranges that the augmentation of each picture is drawn from.
+    """Ranges that the augmentation of each image is drawn from.
 
     Attributes:
-        scale: (lowest, highest), added to the factor that makes the native picture as wide as the
+        scale: (lowest, highest), added to the factor that makes the native image as wide as the
             input.
         crop_below: (lowest, highest) share of the resized height left out below the crop.
         flip: probability of mirroring left and right.
@@ -43,33 +43,33 @@ class ImageAugmentation:
     light: float = 0.0
 
     def draw(
-        self, rng: np.random.Generator, picture: Size, preprocessing: Preprocessing
-    ) -> PicturePlan:
+        self, rng: np.random.Generator, image: Size, preprocessing: Preprocessing
+    ) -> ImagePlan:
         """The plan of one camera, drawn in the order scale, crop, mirror, turn, light.
 
         Args:
             rng: source of the draws.
-            picture: (width, height) of the file; it may be smaller than the native picture.
-            preprocessing: sizes of native picture and input.
+            image: (width, height) of the file; it may be smaller than the native image.
+            preprocessing: sizes of native image and input.
         """
         rows, columns = preprocessing.input_size
         native_columns = preprocessing.native_size[1]
-        factor = (columns / native_columns + rng.uniform(*self.scale)) * native_columns / picture[0]
-        resized = (int(picture[0] * factor), int(picture[1] * factor))
+        factor = (columns / native_columns + rng.uniform(*self.scale)) * native_columns / image[0]
+        resized = (int(image[0] * factor), int(image[1] * factor))
         top = int((1 - rng.uniform(*self.crop_below)) * resized[1]) - rows
         left = int(rng.uniform(0, max(0, resized[0] - columns)))
         mirror = bool(rng.uniform() < self.flip)
-        crop = CropPlan(picture, resized, (left, top, left + columns, top + rows))
+        crop = CropPlan(image, resized, (left, top, left + columns, top + rows))
         turn = float(rng.uniform(*self.rotation_deg))
         if not self.light:
-            return PicturePlan(crop, factor, mirror, turn)
+            return ImagePlan(crop, factor, mirror, turn)
         contrast, brightness = 1.0 + self.light * rng.uniform(-1.0, 1.0, 2)
-        return PicturePlan(crop, factor, mirror, turn, float(contrast), float(brightness))
+        return ImagePlan(crop, factor, mirror, turn, float(contrast), float(brightness))
 
 
 @dataclass(frozen=True)
-class PicturePlan:
-    """How one camera's pictures become network input.
+class ImagePlan:
+    """How one camera's images become network input.
 
     Attributes:
         crop: sizes and box.
@@ -88,14 +88,14 @@ class PicturePlan:
     brightness: float = 1.0
 
     @classmethod
-    def plain(cls, picture: Size, preprocessing: Preprocessing) -> PicturePlan:
+    def plain(cls, image: Size, preprocessing: Preprocessing) -> ImagePlan:
         """The plan of evaluation and of the running node."""
         input_size = preprocessing.input_size
-        return cls(CropPlan.fit(picture, input_size), input_size[1] / picture[0])
+        return cls(CropPlan.fit(image, input_size), input_size[1] / image[0])
 
-    def apply(self, picture: NDArray[np.uint8], interpolation: str) -> NDArray[np.uint8]:
+    def apply(self, image: NDArray[np.uint8], interpolation: str) -> NDArray[np.uint8]:
         """RGB (height, width, 3) to RGB (H, W, 3), both uint8."""
-        pixels = self._lit(crop_picture(picture, self.crop, interpolation))
+        pixels = self._lit(crop_image(image, self.crop, interpolation))
         if not (self.mirror or self.rotation_deg):
             return pixels
         turned = Image.fromarray(pixels)
@@ -111,7 +111,7 @@ class PicturePlan:
         return np.asarray(table.round().clip(0, 255).astype(np.uint8)[pixels])
 
     def pixel_map(self, native_columns: int) -> tuple[Float64, Float64]:
-        """Pixels of the native picture to input pixels: (3, 3) matrix, (3,) offset.
+        """Pixels of the native image to input pixels: (3, 3) matrix, (3,) offset.
 
         Depth passes through as third component. Mirroring and turning are about (W / 2, H / 2),
         half a pixel off the middle of the pixel grid, as the published models were trained.
@@ -119,7 +119,7 @@ class PicturePlan:
         left, top, right, bottom = self.crop.box
         size = np.array([right - left, bottom - top], dtype=np.float64)
         matrix, offset = np.eye(3), np.zeros(3)
-        matrix[:2, :2] *= self.factor * self.crop.picture[0] / native_columns
+        matrix[:2, :2] *= self.factor * self.crop.image[0] / native_columns
         offset[:2] = (-left, -top)
         if self.mirror:
             flip = np.diag([-1.0, 1.0])
@@ -134,22 +134,22 @@ class PicturePlan:
         return matrix, offset
 
 
-def read_picture(path: Path, size: Size) -> NDArray[np.uint8]:
+def read_image(path: Path, size: Size) -> NDArray[np.uint8]:
     """Decode a file with the package's one decoder; RGB (height, width, 3) uint8.
 
     Raises:
         DataFileError: missing or damaged, or not of the calibrated size.
     """
     try:
-        picture = decode_image(EncodedImage(path.suffix, path.read_bytes()))
+        image = decode_image(EncodedImage(path.suffix, path.read_bytes()))
     except (OSError, ImageError) as error:
         raise DataFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if picture.shape[:2] != (size[1], size[0]):
+    if image.shape[:2] != (size[1], size[0]):
         raise DataFileError(
-            f"{path}: is {picture.shape[1]}x{picture.shape[0]} pixels, its intrinsics are for "
+            f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, its intrinsics are for "
             f"{size[0]}x{size[1]}"
         )
-    return picture
+    return image
 
 
 def normalise(crops_NHW3: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of predictions for people: one frame on a page, a frame of a film, several on a sheet.
+"""Images of predictions for people: one frame on a page, a frame of a film, several on a sheet.
 
 A page is made of panels, see :mod:`occ_perception.viewer.panels`.
 """
@@ -44,7 +44,7 @@ from occ_perception.viewer.views import ViewerError
 UInt8 = NDArray[np.uint8]
 
 FILM_SIZE = (1600, 900)
-"""Width and height of :func:`film_picture`."""
+"""Width and height of :func:`film_image`."""
 
 _MARGIN = 16
 _TOP = _MARGIN + LINE + 8
@@ -55,7 +55,7 @@ _VOLUME_HEIGHT = 560
 _ANY_HEIGHT = 10_000
 
 
-def prediction_picture(
+def prediction_image(
     prediction: OccupancyPrediction,
     frame: CameraFrame | None = None,
     comparison: Comparison | None = None,
@@ -66,7 +66,7 @@ def prediction_picture(
 
     Args:
         prediction: what the model said.
-        frame: the pictures it was made from.
+        frame: the images it was made from.
         comparison: of the prediction with the truth; adds a row that shows both.
     """
     above = map_panel(prediction)
@@ -87,7 +87,7 @@ def prediction_picture(
     return sheet.rgb()
 
 
-def film_picture(
+def film_image(
     prediction: OccupancyPrediction,
     frame: CameraFrame | None = None,
     comparison: Comparison | None = None,
@@ -99,7 +99,7 @@ def film_picture(
 
     Args:
         prediction: what the model said.
-        frame: the pictures it was made from.
+        frame: the images it was made from.
         comparison: of the prediction with the truth; the truth is shown beside it.
         caption: what the prediction is, if it is none.
 
@@ -116,7 +116,7 @@ def film_picture(
     return sheet.rgb()
 
 
-def sheet_picture(
+def sheet_image(
     predictions: Sequence[OccupancyPrediction], columns: int = 3, tile_pixels: int = 400
 ) -> UInt8:
     """Several predictions from above, in reading order with one legend, (H, W, 3) uint8 RGB.
@@ -150,14 +150,14 @@ def sheet_picture(
 
 
 def write_png(path: str | Path, rgb: UInt8) -> None:
-    """Write a picture (H, W, 3) uint8 RGB; folders are made, and the file appears whole.
+    """Write an image (H, W, 3) uint8 RGB; folders are made, and the file appears whole.
 
     Raises:
         OutputError: the file cannot be written.
     """
     encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     if not encoded:
-        raise ValueError(f"{path}: picture of shape {rgb.shape} could not be encoded as PNG")
+        raise ValueError(f"{path}: image of shape {rgb.shape} could not be encoded as PNG")
     write_whole(path, data.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Pictures show the right thing in the right place: looked at by its colour, not by its code."""
+"""Images show the right thing in the right place: looked at by its colour, not by its code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from occ_perception.frames import (
 )
 from occ_perception.geometry import VoxelGrid, invert_transform, matrix_from_pose
 from occ_perception.labels import LABEL_SETS, PALETTE
+from occ_perception.viewer.images import prediction_image, sheet_image, write_png
 from occ_perception.viewer.panels import camera_rows
-from occ_perception.viewer.pictures import prediction_picture, sheet_picture, write_png
 from occ_perception.viewer.views import (
     FREE_COLOUR,
     OUTSIDE_COLOUR,
@@ -98,11 +98,11 @@ def test_a_car_ahead_on_the_left_is_up_on_the_left():
 
 
 def test_on_the_whole_page_it_stays_there():
-    empty = prediction_picture(prediction()).astype(int)
-    page = prediction_picture(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6))).astype(int)
+    empty = prediction_image(prediction()).astype(int)
+    page = prediction_image(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6))).astype(int)
     above = np.abs(page - empty)[:800, :860].max(-1) > 0
     row, column = centre_of(above)
-    other = prediction_picture(with_block((-20.0, -10.0, 0.5), (4.4, 2.0, 1.6))).astype(int)
+    other = prediction_image(with_block((-20.0, -10.0, 0.5), (4.4, 2.0, 1.6))).astype(int)
     row_behind, column_right = centre_of(np.abs(other - empty)[:800, :860].max(-1) > 0)
     assert row_behind - row == pytest.approx(400, abs=8)
     assert column_right - column == pytest.approx(200, abs=8)
@@ -182,7 +182,7 @@ def test_the_side_view_shows_what_is_nearest_to_the_right():
 
 
 def test_an_empty_grid_has_a_page_without_class_colours():
-    page = prediction_picture(prediction())
+    page = prediction_image(prediction())
     assert page.dtype == np.uint8
     assert page.shape[2] == 3
     for name in ("car", "vegetation", "manmade", "driveable_surface"):
@@ -190,7 +190,7 @@ def test_an_empty_grid_has_a_page_without_class_colours():
 
 
 def test_the_legend_lists_only_what_occurs():
-    page = prediction_picture(with_block((-20.0, 20.0, 0.5), (4, 4, 2)))
+    page = prediction_image(with_block((-20.0, 20.0, 0.5), (4, 4, 2)))
     legend = page[900:, :880]
     assert (legend == PALETTE["car"]).all(-1).sum() > 100
     for name in ("truck", "vegetation", "manmade", "sidewalk"):
@@ -200,7 +200,7 @@ def test_the_legend_lists_only_what_occurs():
 def test_ids_without_a_name_are_loud():
     strange = prediction(labels=np.full(GRID.dims, 42, np.uint8))
     assert (birds_eye_view(strange).rgb[..., 1] < 130).all()
-    page = prediction_picture(strange)
+    page = prediction_image(strange)
     assert (page == (255, 0, 255)).all(-1).any()
 
 
@@ -242,8 +242,8 @@ def test_what_does_not_move_has_no_arrow(label, velocity):
 def test_an_arrow_points_where_the_car_goes():
     """The pixels that flow adds to the page reach ahead of the car and nowhere behind it."""
     place, size = (10.0, 10.0, 0.5), (2.0, 2.0, 1.6)
-    still = prediction_picture(with_block(place, size)).astype(int)
-    moving = prediction_picture(with_block(place, size, velocity=(8.0, 0.0))).astype(int)
+    still = prediction_image(with_block(place, size)).astype(int)
+    moving = prediction_image(with_block(place, size, velocity=(8.0, 0.0))).astype(int)
     changed = (np.abs(moving - still).max(-1) > 30)[100:600, :860]
     rows, columns = np.nonzero(changed)
     view = birds_eye_view(with_block(place, size))
@@ -257,7 +257,7 @@ def test_an_arrow_points_where_the_car_goes():
 def prediction_offset() -> tuple[int, int]:
     """Row and column of the map's upper left corner on the page: where unobserved cells start."""
     unknown = prediction(labels=np.full(GRID.dims, 255, np.uint8))
-    page = prediction_picture(unknown)
+    page = prediction_image(unknown)
     rows, columns = np.nonzero((page[:800] == UNKNOWN_COLOUR).all(-1))
     return int(rows.min()), int(columns.min())
 
@@ -303,41 +303,41 @@ COLOURS = {"CAM_FRONT_LEFT": (200, 30, 30), "CAM_FRONT": (30, 200, 30), "CAM_BAC
 
 def frame_set(**changes) -> CameraFrame:
     rig = nuscenes_rig()
-    pictures = {name: np.full((90, 160, 3), colour, np.uint8) for name, colour in COLOURS.items()}
+    images = {name: np.full((90, 160, 3), colour, np.uint8) for name, colour in COLOURS.items()}
     arguments = {
         "rig": rig,
-        "images": pictures,
-        "stamps_ns": {name: 10**9 + 4_000_000 * i for i, name in enumerate(pictures)},
-        "world_T_ego": {name: np.eye(4) for name in pictures},
+        "images": images,
+        "stamps_ns": {name: 10**9 + 4_000_000 * i for i, name in enumerate(images)},
+        "world_T_ego": {name: np.eye(4) for name in images},
         "reference_camera": "CAM_FRONT",
     }
     return CameraFrame(**{**arguments, **changes})
 
 
-def test_the_page_shows_the_pictures_in_their_places_and_in_rgb():
-    page = prediction_picture(prediction(), frame_set())
+def test_the_page_shows_the_images_in_their_places_and_in_rgb():
+    page = prediction_image(prediction(), frame_set())
     at = {name: centre_of((page == colour).all(-1)) for name, colour in COLOURS.items()}
     assert at["CAM_FRONT_LEFT"][1] < at["CAM_FRONT"][1]
     assert at["CAM_BACK"][0] > at["CAM_FRONT"][0]
     assert at["CAM_BACK"][1] == pytest.approx(at["CAM_FRONT"][1], abs=5)
     missing = (page[:, 880:] == UNKNOWN_COLOUR).all(-1).sum()
-    assert missing > 3 * 200 * 120  # three cameras of the rig gave no picture
+    assert missing > 3 * 200 * 120  # three cameras of the rig gave no image
 
 
-def test_an_old_picture_and_a_broken_history_are_said_in_red():
+def test_an_old_image_and_a_broken_history_are_said_in_red():
     def red(page: np.ndarray) -> int:
         return int((page == (196, 32, 32)).all(-1).sum())
 
-    assert red(prediction_picture(prediction(), frame_set())) == 0
-    assert red(prediction_picture(prediction(), frame_set(reused=("CAM_BACK",)))) > 200
-    assert red(prediction_picture(prediction(history_break="gap of 2.1 s"))) > 100
+    assert red(prediction_image(prediction(), frame_set())) == 0
+    assert red(prediction_image(prediction(), frame_set(reused=("CAM_BACK",)))) > 200
+    assert red(prediction_image(prediction(history_break="gap of 2.1 s"))) > 100
     endless = prediction(history_break="gap of 2.1 s; " * 60)
-    assert prediction_picture(endless).shape == prediction_picture(prediction()).shape
+    assert prediction_image(endless).shape == prediction_image(prediction()).shape
 
 
 def test_several_predictions_share_a_sheet():
     first = with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6))
-    one, four = sheet_picture([first]), sheet_picture([first] * 4, columns=2)
+    one, four = sheet_image([first]), sheet_image([first] * 4, columns=2)
     cars_on_one = looks_like(one[:400], "car").sum()
     assert cars_on_one > 20
     tiles = looks_like(four, "car")
@@ -345,10 +345,10 @@ def test_several_predictions_share_a_sheet():
     quarters = (tiles[: height // 2, : width // 2], tiles[: height // 2, width // 2 :])
     assert [part.sum() for part in quarters] == [cars_on_one] * 2
     with pytest.raises(ViewerError, match="got 0 of 0"):
-        sheet_picture([])
+        sheet_image([])
     other = dataclasses.replace(first, class_names=("others", *OCC3D.class_names[1:-1], "air"))
     with pytest.raises(ViewerError, match="got 2 of 2"):
-        sheet_picture([first, other])
+        sheet_image([first, other])
 
 
 @pytest.mark.parametrize(
@@ -361,14 +361,14 @@ def test_several_predictions_share_a_sheet():
 )
 def test_grids_of_other_shapes_have_pages(grid):
     labels = np.full(grid.dims, CAR, np.uint8)
-    page = prediction_picture(prediction(labels=labels, grid=grid))
+    page = prediction_image(prediction(labels=labels, grid=grid))
     assert looks_like(page[:, :900], "car").mean() > 0.4
     assert max(page.shape) < 2600
 
 
-def test_a_picture_survives_its_file(tmp_path):
-    page = prediction_picture(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)), frame_set())
-    path = tmp_path / "pictures" / "frame_0001.png"
+def test_a_image_survives_its_file(tmp_path):
+    page = prediction_image(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)), frame_set())
+    path = tmp_path / "images" / "frame_0001.png"
     write_png(path, page)
     np.testing.assert_array_equal(np.array(Image.open(path)), page)
 
