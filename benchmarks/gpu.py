@@ -47,16 +47,16 @@ from gpu_page import KINDS, page, summary  # noqa: E402
 from verdict import conclusion  # noqa: E402
 
 from occ_perception.errors import OptionError  # noqa: E402
-from occ_perception.models.labels_from_logits import labels_of  # noqa: E402
 from occ_perception.models.network import Network  # noqa: E402
+from occ_perception.models.postprocess import labels_of  # noqa: E402
 from occ_perception.models.zoo import ModelCard  # noqa: E402
-from occ_perception.runtime.execution import Execution, matrix_units, prepared_step  # noqa: E402
-from occ_perception.runtime.measuring import (  # noqa: E402
+from occ_perception.runtime.benchmark import (  # noqa: E402
     StreamBenchmark,
     device_facts,
     distinct_networks,
     versions,
 )
+from occ_perception.runtime.execution import Execution, matrix_units, prepared_step  # noqa: E402
 from occ_perception.runtime.weight_files import file_checksum  # noqa: E402
 from occ_perception.runtime.weights import checked_device, load_model  # noqa: E402
 

@@ -21,16 +21,16 @@ import numpy as np
 from occ_training.data.label_files import OCC3D_GRID
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_topic
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller, LidarLabels
-from occ_training.lidar_labels.section import LabelRule
 from occ_training.lidar_labels.sweeps import WorldSweeps
+from occ_training.lidar_labels.window import LabelRule
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
 from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import open_recording
-from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import BagPredictions
+from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import invert_transform
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
@@ -61,8 +61,8 @@ def made(
         if with_boxes and topic is not None:
             boxes = read_box_topic(recording, topic, layout.pose.world_frame)
         sweeps = WorldSweeps(frames, topic_of_points(recording), None, FREE, round(0.09e9))
-        truths = Follower(BagPredictions(bag, "/ground_truth/occupancy"))
-        visible = Follower(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
+        truths = StampJoin(BagPredictions(bag, "/ground_truth/occupancy"))
+        visible = StampJoin(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
         labeller = LidarLabeller(OCC3D_GRID, CLASSES, boxes, rule)
         for moment, labels in labeller.label(wanted, sweeps):
             truth, seen = truths.at(moment.stamp_ns), visible.at(moment.stamp_ns)

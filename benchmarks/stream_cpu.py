@@ -9,7 +9,7 @@ does what is missing and writes the dated page and JSON again.
 Two convolutions are timed before and after each model, so that results of different machines can
 be compared: the page sets each model beside the published code (published_code_cpu.yaml), seconds
 scaled by whichever convolution favours us less. What is timed is said by
-``occ_perception.runtime.measuring``. Run it on a quiet machine; the load is noted.
+``occ_perception.runtime.benchmark``. Run it on a quiet machine; the load is noted.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ import yaml  # noqa: E402
 from torch import nn  # noqa: E402
 
 from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
-from occ_perception.runtime.execution import Execution  # noqa: E402
-from occ_perception.runtime.measuring import (  # noqa: E402
+from occ_perception.runtime.benchmark import (  # noqa: E402
     conditions,
     distinct_networks,
     measure_stream,
 )
+from occ_perception.runtime.execution import Execution  # noqa: E402
 from occ_perception.runtime.weights import load_model  # noqa: E402
 
 PUBLISHED = Path(__file__).with_name("published_code_cpu.yaml")

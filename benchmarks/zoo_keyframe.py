@@ -47,13 +47,13 @@ from occ_perception.frames import (  # noqa: E402
 )
 from occ_perception.geometry import transform_points  # noqa: E402
 from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
-from occ_perception.runtime.drawn_drive import drawn_frames  # noqa: E402
-from occ_perception.runtime.measuring import (  # noqa: E402
+from occ_perception.runtime.benchmark import (  # noqa: E402
     conditions,
     device_facts,
     distinct_networks,
     versions,
 )
+from occ_perception.runtime.random_frames import random_frames  # noqa: E402
 from occ_perception.runtime.stream import OccupancyStream  # noqa: E402
 from occ_perception.runtime.weights import load_model  # noqa: E402
 
@@ -116,7 +116,7 @@ def frames_for(card: ModelCard, folder: Path) -> tuple[str, list[CameraFrame]]:
     """Where the two frames come from, and the frames."""
     real = keyframe(folder)
     if not set(card.cameras) <= set(real.rig.names):
-        return "drawn", list(drawn_frames(card, 2))
+        return "drawn", list(random_frames(card, 2))
     return "real", [real, later(real, STEP_NS)]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from occ_perception.errors import OccError, OptionError
 
-LAYOUT_VERSION = 1
+FORMAT_VERSION = 1
 """The version of the message layout that this module writes and reads."""
 
 DENSE, SPARSE, RLE = 0, 1, 2
@@ -104,15 +104,15 @@ def encoding_from_name(name: str) -> int:
     return _NAMES[name]
 
 
-def check_layout_version(version: int) -> None:
+def check_format_version(version: int) -> None:
     """Refuse messages of a layout this module does not know.
 
     Raises:
-        MessageError: ``version`` is not LAYOUT_VERSION.
+        MessageError: ``version`` is not FORMAT_VERSION.
     """
-    if version != LAYOUT_VERSION:
+    if version != FORMAT_VERSION:
         raise MessageError(
-            f"message has layout version {version}, this reader knows {LAYOUT_VERSION}; "
+            f"message has format version {version}, this reader knows {FORMAT_VERSION}; "
             "build writer and reader from the same release of occ_msgs"
         )
 

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 
 from occ_training.data.records import DatasetIndex
 from occ_training.losses.masks import MaskLossConfig
+from occ_training.losses.terms import DepthCrossEntropy, ImageMasks, Velocities, VoxelMasks
 from occ_training.recipe import Optimiser, TrainingRecipe
-from occ_training.schedules import Averaging, Fading, LearningRate
-from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
+from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import Clip, TownData, town_dataset
 
 from occ_perception.models.occupancy_net import OccupancyNetConfig
@@ -52,14 +52,14 @@ def small_recipe(**changes: object) -> TrainingRecipe:
         terms=(
             VoxelMasks(points=MaskLossConfig(points=400)),
             ImageMasks(points=MaskLossConfig(points=60)),
-            DepthBins(),
+            DepthCrossEntropy(),
             Velocities(),
         ),
         steps=6,
         batch=2,
         history_from=2,
-        depth_fading=Fading(end=4),
-        motion_fading=Fading(begin=2, end=8),
+        depth_fading=CosineRampDown(end=4),
+        motion_fading=CosineRampDown(begin=2, end=8),
         optimiser=Optimiser(schedule=LearningRate(warm_up_steps=2)),
         averaging=Averaging(updates_at_start=0, ramp=10.0),
         image=None,

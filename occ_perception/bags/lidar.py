@@ -17,9 +17,9 @@ from occ_perception.bags.discovery import (
     tf_topics,
     topic_of_points,
 )
-from occ_perception.bags.following import Follower
 from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagProblem, RecordedMessage, Recording
+from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.sensing.assembly import FrameError
@@ -129,7 +129,7 @@ class NearestSweeps:
 
     def __init__(self, sweeps: LidarSweeps, tolerance_ns: int = 100_000_000) -> None:
         # A lidar at 10 Hz has a sweep within 50 ms of everything.
-        self._sweeps = Follower(sweeps, tolerance_ns)
+        self._sweeps = StampJoin(sweeps, tolerance_ns)
         self._why_none = (
             f"no sweep on {sweeps.topic} within {tolerance_ns / 1e6:g} ms of the frame set"
         )

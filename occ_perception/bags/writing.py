@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from occ_perception.bags.new_recording import NewRecording, Storage
-from occ_perception.codec import LAYOUT_VERSION, RLE, encode_flow, encode_occupancy
+from occ_perception.bags.atomic_writer import AtomicWriter, Storage
+from occ_perception.codec import FORMAT_VERSION, RLE, encode_flow, encode_occupancy
 from occ_perception.frames import CameraCalibration, OccupancyPrediction
 from occ_perception.geometry import pose_from_matrix
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
@@ -57,7 +57,7 @@ class LabelledBox:
     size: ArrayLike
 
 
-class BagWriter(NewRecording):
+class BagWriter(AtomicWriter):
     """A recording with images, poses, points and answers where this package looks for them.
 
     Args:
@@ -65,7 +65,7 @@ class BagWriter(NewRecording):
         world_frame, ego_frame: frames of the ego poses.
 
     Raises:
-        FileExistsError, ValueError, OSError: as :class:`NewRecording` does.
+        FileExistsError, ValueError, OSError: as :class:`AtomicWriter` does.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class BagWriter(NewRecording):
         message = self.new(
             "occ_msgs/msg/SemanticOccupancy",
             header=header,
-            layout_version=LAYOUT_VERSION,
+            format_version=FORMAT_VERSION,
             grid=grid,
             encoding=encoded.encoding,
             empty_class=prediction.empty_class,
@@ -286,7 +286,7 @@ class BagWriter(NewRecording):
         message = self.new(
             "occ_msgs/msg/OccupancyFlow",
             header=header,
-            layout_version=LAYOUT_VERSION,
+            format_version=FORMAT_VERSION,
             grid=grid,
             indices=flow.indices,
             vx=flow.vx,

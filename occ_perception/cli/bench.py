@@ -49,8 +49,8 @@ def bench(
     if compare is not None:
         _compare(*compare)
         return
+    from occ_perception.runtime.benchmark import measure_stream
     from occ_perception.runtime.execution import Execution
-    from occ_perception.runtime.measuring import measure_stream
     from occ_perception.runtime.weights import load_model
 
     loaded = load_model(str(model), random_seed=0, device=device)
@@ -65,7 +65,7 @@ def _print(measured: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from occ_perception.runtime.measuring import conditions
+    from occ_perception.runtime.benchmark import conditions
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(conditions(measured), markup=False)
@@ -95,7 +95,7 @@ def _compare(first: Path, second: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from occ_perception.runtime.measuring import compared, conditions
+    from occ_perception.runtime.benchmark import compared, conditions
 
     a, b = (_measurement(path) for path in (first, second))
     console = Console(highlight=False, soft_wrap=True)

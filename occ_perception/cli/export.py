@@ -36,14 +36,14 @@ def export(
 
     Points have red, green, blue and label, and vx, vy in m/s where there is flow.
     """
-    from occ_perception.bags.following import Follower
-    from occ_perception.bags.footage import open_occupancy
+    from occ_perception.bags.playback import open_occupancy
     from occ_perception.bags.recording import BagError
+    from occ_perception.bags.stamp_join import StampJoin
     from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
 
     count = sweeps_written = 0
     sweeps = _open_lidar(lidar, lidar_topic) if lidar is not None else None
-    nearest = Follower(sweeps or (), _FARTHEST_SWEEP_NS)
+    nearest = StampJoin(sweeps or (), _FARTHEST_SWEEP_NS)
     predictions = open_occupancy(source, topic)
     for prediction in islice(islice(predictions, 0, None, every), limit):
         name = f"{count:06d}_{prediction.stamp_ns}"

@@ -56,7 +56,7 @@ def show_model(
     """Card, parameters and multiply-accumulates of every part, memory of the temporal state."""
     from occ_perception.models.state import state_bytes, state_tensors
     from occ_perception.models.zoo import get_card
-    from occ_perception.runtime.arithmetic import multiply_accumulates, network_without_data
+    from occ_perception.runtime.flops import multiply_accumulates, network_without_data
 
     card = get_card(name)
     net = network_without_data(card)

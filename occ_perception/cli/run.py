@@ -200,7 +200,7 @@ class Record:
     def summary(self, failure: BaseException | None) -> dict[str, Any]:
         """As summary.json holds it; latency leaves out the first frame, which warms up."""
         from occ_perception import __version__
-        from occ_perception.runtime.measuring import percentiles
+        from occ_perception.runtime.benchmark import percentiles
 
         steady = self.timings_ms[1:] or self.timings_ms
         stages = steady[0] if steady else {}

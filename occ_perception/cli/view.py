@@ -14,7 +14,7 @@ import typer
 from occ_perception.errors import OptionError, needed_for
 
 if TYPE_CHECKING:
-    from occ_perception.bags.footage import Footage, Moment
+    from occ_perception.bags.playback import Playback, PlaybackFrame
     from occ_perception.frames import CameraFrame, OccupancyPrediction
     from occ_perception.viewer.comparison import Comparison
 
@@ -60,7 +60,7 @@ def view(
     ] = None,
 ) -> None:
     """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
-    from occ_perception.bags.footage import Footage
+    from occ_perception.bags.playback import Playback
     from occ_perception.bags.recording import BagError
 
     if live:
@@ -71,11 +71,11 @@ def view(
     if source is None:
         raise OptionError("say what to show: a bag, a folder, or --live")
     write = _way_out(out, rerun, open3d, rate)
-    with Footage(source, cameras, ground_truth, topic) as footage:
-        for note in footage.notes:
+    with Playback(source, cameras, ground_truth, topic) as playback:
+        for note in playback.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
-        count = write(_with_progress(footage, every, limit))
-        _print_problems(footage)
+        count = write(_with_progress(playback, every, limit))
+        _print_problems(playback)
     if not count:
         raise BagError(f"{source} holds no readable occupancy")
     typer.echo(f"{count} moments" + (f" in {out}" if out is not None else ""))
@@ -109,7 +109,7 @@ def _follow(node: str, out: Path | None, every: int, limit: int | None) -> None:
 
 def _way_out(
     out: Path | None, rerun: bool, open3d: bool, rate: float | None
-) -> Callable[[Iterator[Moment]], int]:
+) -> Callable[[Iterator[PlaybackFrame]], int]:
     """What is done with the moments; decided before anything is read."""
     if (out is not None) + rerun + open3d != 1:
         raise OptionError("say where to: one of --out, --rerun and --open3d")
@@ -124,7 +124,7 @@ def _way_out(
     return partial(_write_images, out, rate)
 
 
-def _log_to_rerun(out: Path | None, moments: Iterator[Moment]) -> int:
+def _log_to_rerun(out: Path | None, moments: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.rerun_log import RerunLog
 
     count = 0
@@ -135,7 +135,7 @@ def _log_to_rerun(out: Path | None, moments: Iterator[Moment]) -> int:
     return count
 
 
-def _open_window(moments: Iterator[Moment]) -> int:
+def _open_window(moments: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.open3d_window import Open3DWindow
 
     predictions = [moment.prediction for moment in moments]
@@ -145,7 +145,7 @@ def _open_window(moments: Iterator[Moment]) -> int:
     return len(predictions)
 
 
-def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
+def _write_sheet(out: Path, moments: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.images import sheet_image, write_png
 
     predictions = [moment.prediction for moment in moments]
@@ -155,7 +155,7 @@ def _write_sheet(out: Path, moments: Iterator[Moment]) -> int:
     return len(predictions)
 
 
-def _write_images(out: Path, rate: float | None, moments: Iterator[Moment]) -> int:
+def _write_images(out: Path, rate: float | None, moments: Iterator[PlaybackFrame]) -> int:
     """A film, or a folder of its images."""
     from occ_perception.viewer.films import Film, ImageFolder, ImageSink
     from occ_perception.viewer.images import film_image
@@ -177,7 +177,7 @@ def _write_images(out: Path, rate: float | None, moments: Iterator[Moment]) -> i
     return count
 
 
-def _compared(moment: Moment) -> Comparison | None:
+def _compared(moment: PlaybackFrame) -> Comparison | None:
     from occ_perception.viewer.comparison import compare
 
     if moment.truth is None:
@@ -185,29 +185,29 @@ def _compared(moment: Moment) -> Comparison | None:
     return compare(moment.prediction, moment.truth, moment.in_view_XYZ)
 
 
-def _recorded_rate(first: list[Moment]) -> float:
+def _recorded_rate(first: list[PlaybackFrame]) -> float:
     stamps = [moment.prediction.stamp_ns for moment in first]
     if len(stamps) < 2 or stamps[1] <= stamps[0]:
         return _USUAL_RATE
     return min(1e9 / (stamps[1] - stamps[0]), _HIGHEST_RATE)
 
 
-def _print_problems(footage: Footage) -> None:
-    problems = [str(problem) for problem in footage.problems]
+def _print_problems(playback: Playback) -> None:
+    problems = [str(problem) for problem in playback.problems]
     for problem in problems[:_SHOWN_PROBLEMS]:
         typer.secho(f"skipped: {problem}", fg=typer.colors.YELLOW, err=True)
     if len(problems) > _SHOWN_PROBLEMS:
         typer.secho(f"... and {len(problems) - _SHOWN_PROBLEMS} more", err=True)
 
 
-def _with_progress(footage: Footage, every: int, limit: int | None) -> Iterator[Moment]:
+def _with_progress(playback: Playback, every: int, limit: int | None) -> Iterator[PlaybackFrame]:
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    expected = -(-footage.expected // every)
+    expected = -(-playback.expected // every)
     total = expected if limit is None else min(limit, expected)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
         task = progress.add_task("moments", total=total)
-        for moment in islice(islice(footage, 0, None, every), limit):
+        for moment in islice(islice(playback, 0, None, every), limit):
             yield moment
             progress.advance(task)

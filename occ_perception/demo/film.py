@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from occ_perception.bags.footage import Footage, Moment
+from occ_perception.bags.playback import Playback, PlaybackFrame
 from occ_perception.demo.scores import Scores, Scoring
 from occ_perception.demo.session import Setting
 from occ_perception.errors import OccError
@@ -59,8 +59,8 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
     model = ""
     layout = setting.layout or None
     images = ImageFolder(setting.out / "images")
-    with Footage(recorded, cameras=setting.bag, layout=layout) as footage, film, images:
-        for number, moment in enumerate(track(footage, "film", grids, transient=True)):
+    with Playback(recorded, cameras=setting.bag, layout=layout) as playback, film, images:
+        for number, moment in enumerate(track(playback, "film", grids, transient=True)):
             comparison = None
             if moment.truth is None:
                 note = note or "the bag holds no ground truth for the answers' stamps"
@@ -79,7 +79,7 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
     return Filmed(path, film.codec, still, scores, "" if scores else note, model)
 
 
-def _scored(moment: Moment, scoring: Scoring) -> Comparison:
+def _scored(moment: PlaybackFrame, scoring: Scoring) -> Comparison:
     assert moment.truth is not None
     comparison = compare(moment.prediction, moment.truth, moment.in_view_XYZ)
     scoring.add(moment.prediction, moment.truth, moment.in_view_XYZ)

@@ -11,9 +11,9 @@ from occ_perception.models.card import (
     WITHOUT_MASK,
     ModelCard,
 )
+from occ_perception.models.checkpoint_keys import OCCSTUDIO_NAMES, NameRules
 from occ_perception.models.gdfusion import GDFUSION_NAMES, with_gradient_fusion
 from occ_perception.models.occupancy_net import OccupancyNetConfig
-from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.depth_net import DepthNetConfig, MatchingEncoderConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig

@@ -14,8 +14,8 @@ from typing import Any
 from occ_perception.errors import OccError
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, LabelSet
+from occ_perception.models.checkpoint_keys import OCCSTUDIO_NAMES, NameRules
 from occ_perception.models.network import Network, NetworkConfig
-from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 
 NUSCENES_CAMERAS = (
     "CAM_FRONT_LEFT",

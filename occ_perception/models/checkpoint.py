@@ -19,8 +19,8 @@ from torch import Tensor
 from occ_perception.atomic import OutputError, atomic_path, refuse_existing
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
+from occ_perception.models.checkpoint_keys import checkpoint_key, current_key
 from occ_perception.models.network import Network
-from occ_perception.models.published_names import current_key, published_key
 
 # In order of preference: averaged weights are the ones that published figures belong to.
 _WRAPPERS = ("ema_state_dict", "state_dict", "model")
@@ -99,7 +99,7 @@ def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyRepor
     own = net.state_dict()
     with torch.no_grad():
         for our_key in report.loaded:
-            own[our_key].copy_(tensors[published_key(our_key, card.names)])
+            own[our_key].copy_(tensors[checkpoint_key(our_key, card.names)])
     return report
 
 
@@ -179,7 +179,7 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         tensors: the file's content under unwrapped published names (meta tensors suffice for
             everything but the grid check and that of tensors with two names).
     """
-    wanted = {published_key(key, card.names): key for key in net.state_dict()}
+    wanted = {checkpoint_key(key, card.names): key for key in net.state_dict()}
     own = net.state_dict()
     shapes = {
         key: (tuple(tensors[key].shape), tuple(own[ours].shape))
@@ -272,7 +272,7 @@ def _untied(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> dic
     first: dict[int, str] = {}
     untied = {}
     for ours, parameter in net.named_parameters(remove_duplicate=False):
-        key = published_key(ours, card.names)
+        key = checkpoint_key(ours, card.names)
         other = first.setdefault(id(parameter), key)
         if key == other or not {key, other} <= tensors.keys() or tensors[key].is_meta:
             continue

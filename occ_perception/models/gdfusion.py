@@ -14,8 +14,8 @@ from occ_perception.models.card import (
     WITHOUT_MASK,
     ModelCard,
 )
+from occ_perception.models.checkpoint_keys import OCCSTUDIO_NAMES, NameRules
 from occ_perception.models.occupancy_net import OccupancyNetConfig
-from occ_perception.models.published_names import OCCSTUDIO_NAMES, NameRules
 from occ_perception.nets.bev_encoder import HeightLiftConfig
 from occ_perception.nets.temporal.geometry_fusion import GeometryFusionConfig
 from occ_perception.nets.temporal.gradient_fusion import GradientFusionConfig

@@ -113,4 +113,4 @@ class SparseOutputs:
 
 
 Outputs = NetOutputs | SparseOutputs
-"""What a network gives, see :func:`occ_perception.models.labels_from_logits.labels_of`."""
+"""What a network gives, see :func:`occ_perception.models.postprocess.labels_of`."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from occ_perception.models.card import ModelCard
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 
 # The running variance of the camera code is scaled to the size of the raw numbers (focal lengths
 # and principal point in pixels, crop offset), so that the normalised code stays near one.
@@ -41,7 +41,7 @@ def fill_random_weights(
         if our_key in parameters and tied in drawn:
             continue  # the first name of a shared tensor decides
         drawn.add(tied)
-        name = published_key(our_key, card.names)
+        name = checkpoint_key(our_key, card.names)
         value = _draw(name, tuple(tensor.shape), our_key in parameters, suffix)
         if value is None:
             continue

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 
 from occ_msgs.msg import GridGeometry, OccupancyFlow, SemanticOccupancy
-from occ_perception.codec import LAYOUT_VERSION, encode_flow, encode_occupancy
+from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_occupancy
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
@@ -54,7 +54,7 @@ def occupancy_message(prediction: OccupancyPrediction, encoding: int) -> Semanti
     message = SemanticOccupancy()
     message.header.stamp = time_message(prediction.stamp_ns)
     message.header.frame_id = prediction.frame_id
-    message.layout_version = LAYOUT_VERSION
+    message.format_version = FORMAT_VERSION
     message.grid = _grid_message(prediction.grid, prediction.ego_T_grid)
     message.encoding = encoded.encoding
     message.empty_class = prediction.empty_class
@@ -87,7 +87,7 @@ def flow_message(prediction: OccupancyPrediction, min_speed: float) -> Occupancy
     message = OccupancyFlow()
     message.header.stamp = time_message(prediction.stamp_ns)
     message.header.frame_id = prediction.frame_id
-    message.layout_version = LAYOUT_VERSION
+    message.format_version = FORMAT_VERSION
     message.grid = _grid_message(prediction.grid, prediction.ego_T_grid)
     message.indices = flat(encoded.indices, "I")
     message.vx = flat(encoded.vx, "f")

@@ -14,7 +14,7 @@ from occ_perception.geometry import Float64, invert_transform
 from occ_perception.models.inputs import DepthHint
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.runtime.calibration import RigTables
-from occ_perception.sensing.point_maps import Winners, nearest, point_maps
+from occ_perception.sensing.lidar_projection import Winners, nearest_point, project_lidar
 
 
 def lidar_depth(
@@ -23,7 +23,7 @@ def lidar_depth(
     tables: RigTables,
     geometry: ViewGeometry,
     device: torch.device,
-    winners: Winners = nearest,
+    winners: Winners = nearest_point,
 ) -> DepthHint:
     """The sweep as every camera saw it at its own exposure.
 
@@ -46,7 +46,7 @@ def lidar_depth(
         cam_T_ego = invert_transform(world_T_cam) @ lidar.world_T_ego
         scale, offset = affine.scale * np.eye(3), np.array((*affine.offset, 0.0))
         size = geometry.input_size
-        found = point_maps(
+        found = project_lidar(
             lidar.points, None, cam_T_ego, K, (scale, offset), size, depth_range, winners
         )
         maps.append(found.depth_HW)

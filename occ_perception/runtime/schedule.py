@@ -22,7 +22,7 @@ _REMEMBERED_INTERVALS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class FrameInfo:
     """When and where a frame was taken, and what it must share with its history.
 
     Attributes:
@@ -68,8 +68,8 @@ class History:
         intervals_ns: the last few intervals between frames, newest last.
     """
 
-    latest: Moment
-    committed: Moment
+    latest: FrameInfo
+    committed: FrameInfo
     length: int
     intervals_ns: tuple[int, ...] = ()
 
@@ -113,7 +113,7 @@ class HistorySchedule:
         self.max_gap_s = max_gap_s
         self.limits = limits
 
-    def decide(self, history: History | None, now: Moment) -> Decision:
+    def decide(self, history: History | None, now: FrameInfo) -> Decision:
         """What to do with the frame taken at ``now`` after ``history`` (None = nothing yet)."""
         if history is None:
             return Decision(True, True, "", History(now, now, 1))
@@ -137,7 +137,7 @@ class HistorySchedule:
         expected_ns = statistics.median_low(intervals_ns)
         return elapsed_ns + expected_ns / 2 >= self.spacing_s * 1e9
 
-    def _break_reason(self, history: History, now: Moment) -> str:
+    def _break_reason(self, history: History, now: FrameInfo) -> str:
         latest, limits = history.latest, self.limits
         if now.sequence != latest.sequence:
             return f"sequence changed from {latest.sequence!r} to {now.sequence!r}"

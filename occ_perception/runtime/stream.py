@@ -17,7 +17,7 @@ from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
-from occ_perception.models.labels_from_logits import labels_of
+from occ_perception.models.postprocess import labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.runtime.calibration import Calibrator, RigTables
 from occ_perception.runtime.execution import Execution, prepared_step
@@ -25,10 +25,10 @@ from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.schedule import (
     Decision,
+    FrameInfo,
     History,
     HistoryLimits,
     HistorySchedule,
-    Moment,
 )
 from occ_perception.runtime.weights import LoadedModel
 
@@ -134,7 +134,7 @@ class OccupancyStream:
         tables = self._calibrator.tables(frame.rig)
         images_N3HW = self._preprocess(self._images(frame), tables.plans)
         world_T_cam_N44 = self._calibrator.world_T_cameras(frame, tables)
-        now = Moment(
+        now = FrameInfo(
             frame.stamp_ns, frame.world_T_reference_ego, frame.sequence, tables.fingerprint
         )
         decision = self._schedule.decide(self._memory.history, now)
@@ -199,7 +199,7 @@ class OccupancyStream:
         geometry = self._model.net.config.geometry
         return lidar_depth(frame.lidar, world_T_cam_N44, tables, geometry, self._device)
 
-    def _control(self, decision: Decision, now: Moment, world_T_cam_N44: Float64) -> StepControl:
+    def _control(self, decision: Decision, now: FrameInfo, world_T_cam_N44: Float64) -> StepControl:
         """What the network must know about the past; motion is identity at a start."""
         history, then_N44 = self._memory.history, self._memory.committed_world_T_cam_N44
         if decision.start or history is None or then_N44 is None:

@@ -14,7 +14,7 @@ from occ_perception.atomic import write_whole
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import Float64, matrix_from_pose, pose_from_matrix
-from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml
+from occ_perception.sensing.yaml_file import YamlError, YamlSection, read_yaml
 
 DISTORTION_COEFFICIENTS = {
     "plumb_bob": (4, 5),
@@ -165,7 +165,7 @@ def save_rig(path: str | Path, rig: CameraRig, description: str = "") -> None:
     write_whole(path, text)
 
 
-def _camera_from_section(name: str, section: Section) -> CameraCalibration:
+def _camera_from_section(name: str, section: YamlSection) -> CameraCalibration:
     section.allow("size", "intrinsics", "pose", "frame_id", "distortion_model", "distortion")
     width, height = section.numbers("size", 2)
     fx, fy, cx, cy = section.numbers("intrinsics", 4)
@@ -188,7 +188,7 @@ def _camera_from_section(name: str, section: Section) -> CameraCalibration:
         raise YamlError(f"{section.source}: {section.path}: {error}") from error
 
 
-def _pose_from_section(section: Section) -> Float64:
+def _pose_from_section(section: YamlSection) -> Float64:
     section.allow("translation", "quaternion_xyzw")
     translation = section.numbers("translation", 3)
     quaternion = section.numbers("quaternion_xyzw", 4)

@@ -18,7 +18,7 @@ from occ_perception.codec import (
     EncodedFlow,
     EncodedOccupancy,
     MessageError,
-    check_layout_version,
+    check_format_version,
     decode_flow,
     decode_occupancy,
 )
@@ -165,7 +165,7 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
         MessageError: the message contradicts itself or has a layout this version does not know; the
             text says which field, what was expected and what was got.
     """
-    check_layout_version(message.layout_version)
+    check_format_version(message.format_version)
     grid, ego_T_grid = _grid(message.grid)
     names = tuple(message.class_names)
     if not 0 < len(names) <= UNKNOWN_CLASS:
@@ -212,7 +212,7 @@ def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
     Raises:
         MessageError: as in :func:`prediction_from_message`.
     """
-    check_layout_version(message.layout_version)
+    check_format_version(message.format_version)
     grid, _ = _grid(message.grid)
     encoded = EncodedFlow(
         indices=_numbers(message.indices, np.uint32),

@@ -17,7 +17,7 @@ class YamlError(OccError):
     """A file that does not say what it should; the message names file, key, expected and got."""
 
 
-class Section:
+class YamlSection:
     """A mapping of a YAML file that knows where it stands, for error messages.
 
     Args:
@@ -45,15 +45,15 @@ class Section:
                 f"{self.path or 'the file'} may have {', '.join(keys)}"
             )
 
-    def section(self, key: str) -> Section:
+    def section(self, key: str) -> YamlSection:
         """A required mapping."""
-        return Section(self.source, self._name(key), self._required(key))
+        return YamlSection(self.source, self._name(key), self._required(key))
 
     def __iter__(self) -> Iterator[str]:
         """Keys, in the file's order."""
         return map(str, self._content)
 
-    def sections(self) -> Iterator[tuple[str, Section]]:
+    def sections(self) -> Iterator[tuple[str, YamlSection]]:
         """All entries, each of which must be a mapping."""
         for key in self._content:
             yield str(key), self.section(key)
@@ -121,7 +121,7 @@ def shipped_names(package: str) -> tuple[str, ...]:
     return tuple(sorted(Path(f.name).stem for f in files if f.name.endswith(".yaml")))
 
 
-def read_yaml(name_or_path: str | Path, package: str, kind: str) -> Section:
+def read_yaml(name_or_path: str | Path, package: str, kind: str) -> YamlSection:
     """Read a shipped file by its name, or any file by its path.
 
     Args:
@@ -144,6 +144,6 @@ def read_yaml(name_or_path: str | Path, package: str, kind: str) -> Section:
             )
         text = path.read_text(encoding="utf-8")
     try:
-        return Section(name, "", yaml.safe_load(text))
+        return YamlSection(name, "", yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise YamlError(f"{name} is not YAML: {error}") from error

@@ -33,16 +33,16 @@ from occ_perception.atomic import write_whole
 from occ_perception.geometry import matrix_from_pose, pose_from_matrix
 from occ_perception.synthetic.devkit_tables import GENERAL_ID, merge_tables, static_records
 from occ_perception.synthetic.drive import Scene
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.labels import OccupancyLabels, openocc_labels
-from occ_perception.synthetic.recipe import check_folder, recipe_of
+from occ_perception.synthetic.provenance import check_folder, provenance_of
 from occ_perception.synthetic.recording import encode_jpeg
 from occ_perception.synthetic.sensors import DriveSensors, frame_times
 
 VERSION = "v1.0-town"
 KEYFRAME_RATE = 2.0
 _ANNOTATION_RANGE = 60.0
-_MAP_ORIGIN = np.array([-layout.HALF_TOWN, -layout.HALF_TOWN, 0.0])
+_MAP_ORIGIN = np.array([-columns.HALF_TOWN, -columns.HALF_TOWN, 0.0])
 
 
 def token_of(*parts: object) -> str:
@@ -92,9 +92,9 @@ def _write_frames(
 ) -> None:
     times = frame_times(frames, KEYFRAME_RATE)
     records = root / "town" / sensors.drive.name
-    recipe = recipe_of(sensors.options, frames, origin=_MAP_ORIGIN.tolist())
-    check_folder(records, recipe)
-    write_whole(records / "recipe.json", json.dumps(recipe).encode())
+    provenance = provenance_of(sensors.options, frames, origin=_MAP_ORIGIN.tolist())
+    check_folder(records, provenance)
+    write_whole(records / "provenance.json", json.dumps(provenance).encode())
     for n, t in enumerate(times):
         done = records / f"frame-{n:03d}.json"
         if not done.exists():
@@ -268,11 +268,11 @@ def _write_map(sensors: DriveSensors, root: Path) -> None:
     path = root / "maps" / f"town-{sensors.drive.town.seed:05d}.png"
     if path.exists():
         return
-    axis = (np.arange(layout.SURFACE_CELLS) + 0.5) * layout.SURFACE_CELL - layout.HALF_TOWN
+    axis = (np.arange(columns.SURFACE_CELLS) + 0.5) * columns.SURFACE_CELL - columns.HALF_TOWN
     x, y = np.meshgrid(axis, axis, indexing="xy")
     codes = sensors.drive.town.ground.surface_code(x, y)
-    classes = layout.SURFACE_CLASS[codes]
-    mask = np.isin(classes, (layout.DRIVEABLE, layout.SIDEWALK)).astype(np.uint8) * 255
+    classes = columns.SURFACE_CLASS[codes]
+    mask = np.isin(classes, (columns.DRIVEABLE, columns.SIDEWALK)).astype(np.uint8) * 255
     write_whole(path, bytes(cv2.imencode(".png", mask[::-1])[1]))
 
 

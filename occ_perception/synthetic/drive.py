@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from occ_perception.geometry import Float64
 from occ_perception.synthetic.ground import Ground
-from occ_perception.synthetic.kernels import layout
-from occ_perception.synthetic.kernels.layout import World
+from occ_perception.synthetic.kernels import columns
+from occ_perception.synthetic.kernels.columns import World
 from occ_perception.synthetic.roadside import put_roadside
 from occ_perception.synthetic.route import DURATION_S, EgoRoute, draw_route
 from occ_perception.synthetic.seeds import check_drive_index
@@ -118,12 +118,12 @@ class Drive:
         upper = np.array([body.upper for body in bodies]).reshape(-1, 3)
         boxes = footprints(poses, lower, upper)
         shapes, tags, _ = self.roadside.solids()
-        loose = ~np.isin(tags[:, layout.CLASS], MOVABLE_IDS)
-        yaw = np.arctan2(shapes[loose, layout.SIN], shapes[loose, layout.COS])
+        loose = ~np.isin(tags[:, columns.CLASS], MOVABLE_IDS)
+        yaw = np.arctan2(shapes[loose, columns.SIN], shapes[loose, columns.COS])
         return Rectangles(
             np.concatenate([boxes.middle, shapes[loose, :2]]),
             np.concatenate([boxes.yaw, yaw]),
-            np.concatenate([boxes.half, shapes[loose, layout.HX : layout.HY + 1]]),
+            np.concatenate([boxes.half, shapes[loose, columns.HX : columns.HY + 1]]),
         )
 
     @cached_property
@@ -143,8 +143,8 @@ class Drive:
         shapes = np.concatenate([actor.figure.shapes for actor in actors])
         tags = np.concatenate([actor.figure.tags for actor in actors])
         owners = np.repeat(np.arange(len(actors)), [len(a.figure.shapes) for a in actors])
-        movable = np.isin(tags[:, layout.CLASS], MOVABLE_IDS)
-        tags[:, layout.INSTANCE] = np.where(movable, first + owners, 0)
+        movable = np.isin(tags[:, columns.CLASS], MOVABLE_IDS)
+        tags[:, columns.INSTANCE] = np.where(movable, first + owners, 0)
         return shapes, tags, owners, np.concatenate([actor.figure.swings for actor in actors])
 
     def pose(self, t: float) -> Float64:
@@ -197,7 +197,7 @@ class Drive:
         moves = np.hypot(speed[:, 0], speed[:, 1])
         phase = 2 * np.pi * _STRIDES_PER_METRE * fleet.along(t) + np.arange(len(moves))
         swing = np.sin(phase) * np.minimum(moves, 1.4) / 1.4
-        shapes[:, layout.X] += swings * swing[owners]
+        shapes[:, columns.X] += swings * swing[owners]
         placed = place_shapes(shapes, poses[owners])
         bodies = [
             Body(
@@ -222,8 +222,8 @@ def assemble_world(
     """Sort solids into the cell grid around ``middle`` (2,) and bundle all that rays need."""
     from occ_perception.synthetic.kernels.rays import fill_cells
 
-    count = layout.CELLS * layout.CELLS
-    corner = np.asarray(middle, dtype=np.float64) - layout.CELLS * layout.CELL / 2
+    count = columns.CELLS * columns.CELLS
+    corner = np.asarray(middle, dtype=np.float64) - columns.CELLS * columns.CELL / 2
     low, high = np.full(count, 1e9), np.full(count, -1e9)
     counts = np.zeros(count, dtype=np.int32)
     shapes = np.ascontiguousarray(shapes)

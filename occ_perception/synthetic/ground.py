@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from occ_perception.geometry import Float64
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.streets import Road, StreetPlan
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """Raster and relief in world coordinates, see ``kernels/layout.py`` for what they hold."""
+    """Raster and relief in world coordinates, see ``kernels/columns.py`` for what they hold."""
 
     surface: NDArray[np.uint8]
     blocks: NDArray[np.uint8]
@@ -23,10 +23,10 @@ class Ground:
 
     def road_height(self, x: ArrayLike, y: ArrayLike) -> Float64:
         """Height of the road level (kerbs ignored) at positions of any shape, metres."""
-        u = (np.asarray(x, dtype=np.float64) - layout.RELIEF_EDGE) / layout.RELIEF_CELL
-        v = (np.asarray(y, dtype=np.float64) - layout.RELIEF_EDGE) / layout.RELIEF_CELL
-        u = np.clip(u, 0.0, layout.RELIEF_CELLS - 1.001)
-        v = np.clip(v, 0.0, layout.RELIEF_CELLS - 1.001)
+        u = (np.asarray(x, dtype=np.float64) - columns.RELIEF_EDGE) / columns.RELIEF_CELL
+        v = (np.asarray(y, dtype=np.float64) - columns.RELIEF_EDGE) / columns.RELIEF_CELL
+        u = np.clip(u, 0.0, columns.RELIEF_CELLS - 1.001)
+        v = np.clip(v, 0.0, columns.RELIEF_CELLS - 1.001)
         i = u.astype(np.int64)
         j = v.astype(np.int64)
         fu, fv = u - i, v - j
@@ -37,19 +37,19 @@ class Ground:
 
     def surface_code(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
         """Surface code at positions of any shape; the grass outside beyond the raster."""
-        i = np.floor((np.asarray(x) + layout.HALF_TOWN) / layout.SURFACE_CELL).astype(np.int64)
-        j = np.floor((np.asarray(y) + layout.HALF_TOWN) / layout.SURFACE_CELL).astype(np.int64)
-        inside = (i >= 0) & (j >= 0) & (i < layout.SURFACE_CELLS) & (j < layout.SURFACE_CELLS)
+        i = np.floor((np.asarray(x) + columns.HALF_TOWN) / columns.SURFACE_CELL).astype(np.int64)
+        j = np.floor((np.asarray(y) + columns.HALF_TOWN) / columns.SURFACE_CELL).astype(np.int64)
+        inside = (i >= 0) & (j >= 0) & (i < columns.SURFACE_CELLS) & (j < columns.SURFACE_CELLS)
         i, j = np.where(inside, i, 0), np.where(inside, j, 0)
         cell = self.surface[i, j]
-        packed = cell[..., layout.CODE_LAYER].astype(np.int64)
-        code = np.where(cell[..., layout.KERB_LAYER] > 128, packed & 15, packed >> 4)
-        return np.where(inside, code, layout.OUTSIDE)
+        packed = cell[..., columns.CODE_LAYER].astype(np.int64)
+        code = np.where(cell[..., columns.KERB_LAYER] > 128, packed & 15, packed >> 4)
+        return np.where(inside, code, columns.OUTSIDE)
 
     def height(self, x: ArrayLike, y: ArrayLike) -> Float64:
         """Height of the ground, kerb included, metres."""
-        raised = self.surface_code(x, y) >= layout.FIRST_RAISED
-        return self.road_height(x, y) + layout.KERB_HEIGHT * raised
+        raised = self.surface_code(x, y) >= columns.FIRST_RAISED
+        return self.road_height(x, y) + columns.KERB_HEIGHT * raised
 
 
 def lay_ground(seed: int, plan: StreetPlan) -> Ground:
@@ -57,10 +57,10 @@ def lay_ground(seed: int, plan: StreetPlan) -> Ground:
     from occ_perception.synthetic.kernels.paint import paint_ground
     from occ_perception.synthetic.kernels.terrain import summarise_blocks
 
-    surface = np.empty((layout.SURFACE_CELLS, layout.SURFACE_CELLS, 4), dtype=np.uint8)
+    surface = np.empty((columns.SURFACE_CELLS, columns.SURFACE_CELLS, 4), dtype=np.uint8)
     arrays = []
-    cells = np.arange(layout.SURFACE_CELLS, dtype=np.float64)
-    along = (cells + 0.5) * layout.SURFACE_CELL - layout.HALF_TOWN
+    cells = np.arange(columns.SURFACE_CELLS, dtype=np.float64)
+    along = (cells + 0.5) * columns.SURFACE_CELL - columns.HALF_TOWN
     for family in plan.roads:
         centres = np.stack([road.centre(along) for road in family])
         cosines = np.stack([1 / np.sqrt(1 + road.slope(along) ** 2) for road in family])
@@ -68,7 +68,7 @@ def lay_ground(seed: int, plan: StreetPlan) -> Ground:
     paint_ground(
         surface,
         0,
-        layout.SURFACE_CELLS,
+        columns.SURFACE_CELLS,
         *arrays,
         plan.zebras,
         plan.block_codes,
@@ -76,7 +76,7 @@ def lay_ground(seed: int, plan: StreetPlan) -> Ground:
         plan.middles(1),
         1 if plan.right_hand else -1,
     )
-    blocks = np.empty((layout.BLOCKS, layout.BLOCKS), dtype=np.uint8)
+    blocks = np.empty((columns.BLOCKS, columns.BLOCKS), dtype=np.uint8)
     summarise_blocks(surface, blocks)
     return Ground(surface, blocks, _draw_relief(seed))
 
@@ -98,7 +98,7 @@ def _profile(road: Road) -> list[float]:
 
 def _draw_relief(seed: int) -> Float64:
     rng = random_for("relief", seed)
-    axis = layout.RELIEF_EDGE + layout.RELIEF_CELL * np.arange(layout.RELIEF_CELLS)
+    axis = columns.RELIEF_EDGE + columns.RELIEF_CELL * np.arange(columns.RELIEF_CELLS)
     x, y = np.meshgrid(axis, axis, indexing="ij")
     relief = np.zeros_like(x)
     for _ in range(3):

@@ -17,7 +17,7 @@ from occ_perception.frames import CameraRig
 from occ_perception.geometry import Float64, VoxelGrid, invert_transform
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive, Scene
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.lidar import LidarSweep, ray_sweep
 from occ_perception.synthetic.render import default_threads
 
@@ -28,26 +28,26 @@ CAMERA_MASK_RANGE = 80.0
 LIDAR_MASK_SPAN_S = 2.0
 
 _PRIORITY = {
-    layout.FREE: 0,
-    layout.DRIVEABLE: 1,
-    layout.OTHER_FLAT: 1,
-    layout.SIDEWALK: 1,
-    layout.TERRAIN: 1,
-    layout.VEGETATION: 2,
-    layout.MANMADE: 3,
-    layout.CAR: 5,
-    layout.BUS: 5,
-    layout.TRUCK: 5,
-    layout.TRAILER: 5,
-    layout.OTHERS: 6,
-    layout.CONSTRUCTION_VEHICLE: 8,
-    layout.TRAFFIC_CONE: 9,
-    layout.BARRIER: 9,
-    layout.BICYCLE: 9,
-    layout.MOTORCYCLE: 9,
-    layout.PEDESTRIAN: 9,
+    columns.FREE: 0,
+    columns.DRIVEABLE: 1,
+    columns.OTHER_FLAT: 1,
+    columns.SIDEWALK: 1,
+    columns.TERRAIN: 1,
+    columns.VEGETATION: 2,
+    columns.MANMADE: 3,
+    columns.CAR: 5,
+    columns.BUS: 5,
+    columns.TRUCK: 5,
+    columns.TRAILER: 5,
+    columns.OTHERS: 6,
+    columns.CONSTRUCTION_VEHICLE: 8,
+    columns.TRAFFIC_CONE: 9,
+    columns.BARRIER: 9,
+    columns.BICYCLE: 9,
+    columns.MOTORCYCLE: 9,
+    columns.PEDESTRIAN: 9,
 }
-PRIORITY = np.array([_PRIORITY[n] for n in range(layout.FREE + 1)], dtype=np.int64)
+PRIORITY = np.array([_PRIORITY[n] for n in range(columns.FREE + 1)], dtype=np.int64)
 """Which class keeps a voxel that several solids share: the higher one; thin things win."""
 
 
@@ -130,11 +130,11 @@ def voxelise(
     """Semantics (X, Y, Z), instances (X, Y, Z) and flow (X, Y, Z, 2) of a scene."""
     from occ_perception.synthetic.kernels.volumes import fill_ground, fill_solids
 
-    semantics = np.full(grid.dims, layout.FREE, dtype=np.uint8)
+    semantics = np.full(grid.dims, columns.FREE, dtype=np.uint8)
     instances = np.zeros(grid.dims, dtype=np.int32)
     lower, size = np.array(grid.lower), np.array(grid.voxel_size)
     pose = np.ascontiguousarray(scene.world_T_ego)
-    votes = np.empty((grid.dims[2], layout.FREE), dtype=np.uint8)
+    votes = np.empty((grid.dims[2], columns.FREE), dtype=np.uint8)
     fill_ground(scene.world, pose, lower, size, votes, semantics)
     fill_solids(scene.world, pose, lower, size, PRIORITY, semantics, instances)
     over_ground = np.zeros((len(scene.velocities), 3))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from occ_perception.geometry import Float64
 from occ_perception.synthetic.drive import Scene
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 
 BEAMS, COLUMNS = 32, 1085
 LOWEST, HIGHEST = -30.67, 10.67
@@ -99,7 +99,7 @@ def sense(sweep: LidarSweep, rng: np.random.Generator) -> LidarPoints:
     count = len(sweep.rays)
     noise = rng.normal(0.0, _RANGE_NOISE, count)
     kept = rng.random(count) >= _DROPOUT
-    kept &= (sweep.classes != layout.FREE) & (sweep.exact_ranges > NEAREST)
+    kept &= (sweep.classes != columns.FREE) & (sweep.exact_ranges > NEAREST)
     kept &= sweep.exact_ranges < FARTHEST
     ranges = sweep.exact_ranges[kept] + noise[kept]
     points = np.empty((int(kept.sum()), 5), np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.synthetic.ground import Ground
-from occ_perception.synthetic.kernels.layout import HALF_TOWN
+from occ_perception.synthetic.kernels.columns import HALF_TOWN
 
 _CELL = 0.5
 _CELLS = round(2 * HALF_TOWN / _CELL)

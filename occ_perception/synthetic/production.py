@@ -18,11 +18,11 @@ from occ_perception.synthetic.devkit import (
     write_devkit_frames,
 )
 from occ_perception.synthetic.drive import Drive, drive_name
-from occ_perception.synthetic.recipe import is_recorded
+from occ_perception.synthetic.provenance import is_recorded
 from occ_perception.synthetic.recording import (
     KEYFRAME_RATE,
     BagOptions,
-    bag_recipe,
+    bag_provenance,
     record_drive,
 )
 from occ_perception.synthetic.seeds import check_drive_index, split_of
@@ -183,5 +183,5 @@ def _record(
         odometry_noise=production.odometry_noise,
         lidar_rate=production.lidar_rate,
     )
-    if not is_recorded(path, bag_recipe(place, production.sensors, production.frames, options)):
+    if not is_recorded(path, bag_provenance(place, production.sensors, production.frames, options)):
         record_drive(_sensors(production, place), path, production.frames, options, progress)

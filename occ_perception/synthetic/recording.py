@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from occ_perception.errors import OptionError
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
-from occ_perception.synthetic.recipe import BAG_KEY, Recipe, recipe_of
+from occ_perception.synthetic.provenance import BAG_KEY, Provenance, provenance_of
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions, frame_times
 
@@ -60,11 +60,11 @@ class BagOptions:
     lidar_rate: float = 0.0
 
 
-def bag_recipe(
+def bag_provenance(
     place: tuple[int, int], sensors: SensorOptions, frames: int, options: BagOptions
-) -> Recipe:
+) -> Provenance:
     """What :func:`record_drive` notes in the bag of a drive (town and index)."""
-    return recipe_of(sensors, frames, town=place[0], drive=place[1], **asdict(options))
+    return provenance_of(sensors, frames, town=place[0], drive=place[1], **asdict(options))
 
 
 def record_drive(
@@ -109,9 +109,9 @@ def record_drive(
     mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
     mounts.append(("base_link", LIDAR_FRAME, sensors.ego_T_lidar))
     place = (sensors.drive.town.seed, sensors.drive.index)
-    recipe = bag_recipe(place, sensors.options, frames, options)
+    provenance = bag_provenance(place, sensors.options, frames, options)
     with BagWriter(path, options.storage) as bag:
-        bag.note(BAG_KEY, json.dumps(recipe))
+        bag.note(BAG_KEY, json.dumps(provenance))
         first = sensors.stamp_ns(times[0] - 0.1)
         bag.write_transforms(first, mounts, static=True)
         _write_odometry(bag, sensors, times, options.odometry_noise)

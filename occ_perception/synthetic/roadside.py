@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from occ_perception.synthetic import street_objects as objects
 from occ_perception.synthetic import vehicles
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.route import DURATION_S, EgoRoute
 from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.solids import Figure
 from occ_perception.synthetic.town import StaticScene, in_junction
 
-_DRY = (layout.SLABS, layout.COBBLES, layout.GRASS, layout.PAVED, layout.SQUARE, layout.LAWN)
-_ANYWHERE = (*_DRY, layout.FOOTPATH, layout.ASPHALT, layout.CAR_PARK)
+_DRY = (columns.SLABS, columns.COBBLES, columns.GRASS, columns.PAVED, columns.SQUARE, columns.LAWN)
+_ANYWHERE = (*_DRY, columns.FOOTPATH, columns.ASPHALT, columns.CAR_PARK)
 _SPACING = 60.0
 _CORRIDOR = 3.4
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.geometry import Float64
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 
 Colour = tuple[float, float, float]
 
@@ -51,7 +51,7 @@ class SolidList:
         """
         wide_x = half[0] * max(1.0, 1.0 - taper[0])
         wide_y = half[1] * max(1.0, 1.0 - taper[1])
-        reach = math.hypot(wide_x, wide_y) if kind == layout.BOX else max(wide_x, wide_y)
+        reach = math.hypot(wide_x, wide_y) if kind == columns.BOX else max(wide_x, wide_y)
         row = (*centre, *half, reach, math.cos(yaw), math.sin(yaw), *taper, *colour)
         self.shapes.append(row)
         owner = self.class_id if class_id is None else class_id
@@ -71,7 +71,7 @@ class SolidList:
         """Add a box from its (low, high) extents along each axis."""
         lows, highs = np.array([x, y, z]).T
         centre, half = (lows + highs) / 2, (highs - lows) / 2
-        self.add(layout.BOX, tuple(centre), tuple(half), material, colour, 0.0, taper, class_id)
+        self.add(columns.BOX, tuple(centre), tuple(half), material, colour, 0.0, taper, class_id)
 
     def pole(
         self,
@@ -79,14 +79,14 @@ class SolidList:
         y: float,
         z: tuple[float, float],
         radius: float,
-        material: int = layout.METAL,
+        material: int = columns.METAL,
         colour: Colour = GREY,
         taper: float = 0.0,
     ) -> None:
         """Add an upright cylinder, or a cone if tapered."""
         half = (radius, radius, (z[1] - z[0]) / 2)
         centre = (x, y, (z[0] + z[1]) / 2)
-        self.add(layout.CYLINDER, centre, half, material, colour, taper=(taper, taper))
+        self.add(columns.CYLINDER, centre, half, material, colour, taper=(taper, taper))
 
     def ball(
         self,
@@ -96,18 +96,18 @@ class SolidList:
         colour: Colour,
     ) -> None:
         """Add an ellipsoid."""
-        self.add(layout.ELLIPSOID, centre, radii, material, colour)
+        self.add(columns.ELLIPSOID, centre, radii, material, colour)
 
     def wheels(self, xs: tuple[float, ...], y: float, radius: float, width: float) -> None:
         """Add a wheel at each x on both sides, standing on z = 0."""
         for x in xs:
             for side in (-y, y):
-                self.ball((x, side, radius), (radius, width / 2, radius), layout.TYRE, DARK)
+                self.ball((x, side, radius), (radius, width / 2, radius), columns.TYRE, DARK)
 
     def figure(self) -> Figure:
         """The finished figure."""
-        shapes = np.array(self.shapes, dtype=np.float64).reshape(-1, layout.NUM_SHAPE_COLUMNS)
-        tags = np.array(self.tags, dtype=np.int32).reshape(-1, layout.NUM_TAG_COLUMNS)
+        shapes = np.array(self.shapes, dtype=np.float64).reshape(-1, columns.NUM_SHAPE_COLUMNS)
+        tags = np.array(self.tags, dtype=np.int32).reshape(-1, columns.NUM_TAG_COLUMNS)
         return Figure(self.class_id, shapes, tags, np.array(self.swings))
 
 
@@ -117,7 +117,7 @@ class Figure:
 
     Attributes:
         class_id: Occ3D class of the thing.
-        shapes, tags: (n, ·) rows as in ``kernels/layout.py``.
+        shapes, tags: (n, ·) rows as in ``kernels/columns.py``.
         swings: (n,) amplitude (m) with which a part swings along x while walking.
     """
 
@@ -139,17 +139,17 @@ class Figure:
         pose = np.array([[x, y, z, yaw]])
         shapes = place_shapes(self.shapes, pose.repeat(len(self.shapes), axis=0))
         tags = self.tags.copy()
-        tags[:, layout.INSTANCE] = instance
+        tags[:, columns.INSTANCE] = instance
         return shapes, tags
 
 
 def footprint_half(shapes: Float64) -> Float64:
     """(n, 3) half extents of the solids' axis-aligned boxes; yaw and flaring tops considered."""
-    c = np.abs(shapes[:, layout.COS])
-    s = np.abs(shapes[:, layout.SIN])
-    half = shapes[:, layout.HX : layout.HZ + 1].copy()
-    x = half[:, 0] * np.maximum(1.0, 1.0 - shapes[:, layout.TAPER_X])
-    y = half[:, 1] * np.maximum(1.0, 1.0 - shapes[:, layout.TAPER_Y])
+    c = np.abs(shapes[:, columns.COS])
+    s = np.abs(shapes[:, columns.SIN])
+    half = shapes[:, columns.HX : columns.HZ + 1].copy()
+    x = half[:, 0] * np.maximum(1.0, 1.0 - shapes[:, columns.TAPER_X])
+    y = half[:, 1] * np.maximum(1.0, 1.0 - shapes[:, columns.TAPER_Y])
     half[:, 0] = c * x + s * y
     half[:, 1] = s * x + c * y
     return np.asarray(half)
@@ -160,13 +160,13 @@ def place_shapes(shapes: Float64, poses: Float64) -> Float64:
     c = np.cos(poses[:, 3])
     s = np.sin(poses[:, 3])
     placed = shapes.copy()
-    x, y = shapes[:, layout.X], shapes[:, layout.Y]
-    placed[:, layout.X] = poses[:, 0] + c * x - s * y
-    placed[:, layout.Y] = poses[:, 1] + s * x + c * y
-    placed[:, layout.Z] += poses[:, 2]
-    own_c, own_s = shapes[:, layout.COS], shapes[:, layout.SIN]
-    placed[:, layout.COS] = c * own_c - s * own_s
-    placed[:, layout.SIN] = s * own_c + c * own_s
+    x, y = shapes[:, columns.X], shapes[:, columns.Y]
+    placed[:, columns.X] = poses[:, 0] + c * x - s * y
+    placed[:, columns.Y] = poses[:, 1] + s * x + c * y
+    placed[:, columns.Z] += poses[:, 2]
+    own_c, own_s = shapes[:, columns.COS], shapes[:, columns.SIN]
+    placed[:, columns.COS] = c * own_c - s * own_s
+    placed[:, columns.SIN] = s * own_c + c * own_s
     return np.asarray(placed)
 
 

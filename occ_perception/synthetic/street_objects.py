@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.solids import (
     GREY,
     LIGHT,
@@ -42,11 +42,11 @@ def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
 
 def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
     """A building; x runs along its front, which looks towards +y."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     height = float(np.clip(rng.lognormal(2.3, 0.55), 3.2, 40.0))
     colour = _pick(rng, _FACADES) if rng.random() < 0.8 else muted_colour(rng, 0.3, (0.15, 0.5))
     half, back = width / 2, depth / 2
-    parts.box((-half, half), (-back, back), (-FOUNDATION, height), layout.FACADE, colour)
+    parts.box((-half, half), (-back, back), (-FOUNDATION, height), columns.FACADE, colour)
     roof = varied(rng, GREY, 0.3)
     if height < 11 and rng.random() < 0.45:
         tile = varied(rng, (0.22, 0.1, 0.07), 0.4)
@@ -56,7 +56,7 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
             (-half - 0.3, half + 0.3),
             (-back - 0.3, back + 0.3),
             (height, height + rise),
-            layout.ROOF,
+            columns.ROOF,
             tile,
             ridge,
         )
@@ -65,7 +65,7 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
             (-half - 0.12, half + 0.12),
             (-back - 0.12, back + 0.12),
             (height, height + 0.4),
-            layout.PAINT,
+            columns.PAINT,
             varied(rng, colour),
         )
         for _ in range(int(rng.integers(0, 4))):
@@ -74,21 +74,21 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
                 (x - 1.2, x + 1.2),
                 (y - 1, y + 1),
                 (height + 0.4, height + 0.4 + rng.uniform(0.8, 2.5)),
-                layout.PAINT,
+                columns.PAINT,
                 roof,
             )
     if rng.random() < 0.35:
         start = rng.uniform(-half + 1, 0)
         stop = start + rng.uniform(2, max(2.1, half))
         cloth = muted_colour(rng, 0.6, (0.15, 0.5))
-        parts.box((start, min(stop, half)), (back, back + 1.2), (2.5, 2.75), layout.CLOTH, cloth)
+        parts.box((start, min(stop, half)), (back, back + 1.2), (2.5, 2.75), columns.CLOTH, cloth)
     if rng.random() < 0.3 and height > 6:
         for level in np.arange(3.3, height - 2.5, 3.2):
             parts.box(
                 (-half * 0.5, half * 0.5),
                 (back, back + 1.0),
                 (level, level + 1.0),
-                layout.METAL,
+                columns.METAL,
                 varied(rng, LIGHT),
             )
     return parts.figure()
@@ -96,7 +96,7 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
 
 def tree(rng: np.random.Generator, street: bool) -> Figure:
     """A tree: tapered trunk, three to five crowns with holes."""
-    parts = SolidList(layout.VEGETATION, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.VEGETATION, int(rng.integers(1 << 20)))
     height = float(rng.uniform(4.5, 8.5) if street else rng.uniform(3.5, 11.0))
     clear = float(rng.uniform(2.1, 2.8) if street else rng.uniform(1.0, 2.4))
     spread = height * rng.uniform(0.24, 0.36)
@@ -104,16 +104,16 @@ def tree(rng: np.random.Generator, street: bool) -> Figure:
     colour = _pick(rng, colours)
     radius = 0.05 + 0.02 * height
     top = clear + 0.5 * (height - clear)
-    parts.pole(0, 0, (-0.2, top), radius, layout.BARK, varied(rng, (0.12, 0.09, 0.07)), 0.45)
+    parts.pole(0, 0, (-0.2, top), radius, columns.BARK, varied(rng, (0.12, 0.09, 0.07)), 0.45)
     if rng.random() < 0.2:
         for level in range(4):
             z = clear + (height - clear) * level / 4
             size = spread * (1 - 0.22 * level)
             parts.add(
-                layout.CYLINDER,
+                columns.CYLINDER,
                 (0, 0, z + 0.2 * height),
                 (size, size, 0.2 * height),
-                layout.LEAVES,
+                columns.LEAVES,
                 varied(rng, colour),
                 taper=(0.85, 0.85),
             )
@@ -128,24 +128,27 @@ def tree(rng: np.random.Generator, street: bool) -> Figure:
         highest = max(highest, float(z))
         centre = (out * np.cos(angle), out * np.sin(angle), float(z))
         parts.ball(
-            centre, (size, size, size * rng.uniform(0.75, 0.95)), layout.LEAVES, varied(rng, colour)
+            centre,
+            (size, size, size * rng.uniform(0.75, 0.95)),
+            columns.LEAVES,
+            varied(rng, colour),
         )
     size = spread * 0.7
     top = min(height - 0.8 * size, highest + 0.7 * size)
-    parts.ball((0, 0, top), (size, size, size * 0.8), layout.LEAVES, colour)
+    parts.ball((0, 0, top), (size, size, size * 0.8), columns.LEAVES, colour)
     return parts.figure()
 
 
 def bush(rng: np.random.Generator) -> Figure:
     """A low bush."""
-    parts = SolidList(layout.VEGETATION, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.VEGETATION, int(rng.integers(1 << 20)))
     size = float(rng.uniform(0.5, 1.1))
     colour = _pick(rng, _LEAF_COLOURS)
-    parts.ball((0, 0, 0.6 * size), (size, size, 0.75 * size), layout.HEDGE, colour)
+    parts.ball((0, 0, 0.6 * size), (size, size, 0.75 * size), columns.HEDGE, colour)
     parts.ball(
         (0.7 * size, 0.3 * size, 0.4 * size),
         (0.7 * size, 0.7 * size, 0.5 * size),
-        layout.HEDGE,
+        columns.HEDGE,
         varied(rng, colour),
     )
     return parts.figure()
@@ -154,7 +157,7 @@ def bush(rng: np.random.Generator) -> Figure:
 def border(rng: np.random.Generator, length: float) -> Figure:
     """What separates a plot from the footway: a hedge, a wall or a see-through railing along x."""
     kind = rng.choice(["hedge", "wall", "railing"], p=[0.5, 0.25, 0.25])
-    class_id = layout.VEGETATION if kind == "hedge" else layout.MANMADE
+    class_id = columns.VEGETATION if kind == "hedge" else columns.MANMADE
     parts = SolidList(class_id, int(rng.integers(1 << 20)))
     half = length / 2
     if kind == "hedge":
@@ -163,7 +166,7 @@ def border(rng: np.random.Generator, length: float) -> Figure:
             (-half, half),
             (-thick, thick),
             (-0.3, height),
-            layout.HEDGE,
+            columns.HEDGE,
             _pick(rng, _LEAF_COLOURS),
             (0.02, 0.12),
         )
@@ -172,7 +175,7 @@ def border(rng: np.random.Generator, length: float) -> Figure:
             (-half, half),
             (-0.15, 0.15),
             (-FOUNDATION, rng.uniform(0.6, 1.9)),
-            layout.BRICKWORK,
+            columns.BRICKWORK,
             _pick(rng, _FACADES),
         )
     else:
@@ -180,7 +183,7 @@ def border(rng: np.random.Generator, length: float) -> Figure:
             (-half, half),
             (-0.02, 0.02),
             (0.0, rng.uniform(0.9, 1.5)),
-            layout.RAILING,
+            columns.RAILING,
             varied(rng, (0.05, 0.05, 0.05), 0.5),
         )
     return parts.figure()
@@ -188,129 +191,129 @@ def border(rng: np.random.Generator, length: float) -> Figure:
 
 def lamp_post(rng: np.random.Generator) -> Figure:
     """A street lamp with its arm towards +y."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     height, arm = float(rng.uniform(6, 9)), float(rng.uniform(0.8, 2.0))
     colour = varied(rng, (0.16, 0.17, 0.17), 0.5)
-    parts.pole(0, 0, (-0.3, height), 0.09, layout.METAL, colour, 0.4)
-    parts.box((-0.04, 0.04), (-0.05, arm), (height - 0.08, height), layout.METAL, colour)
+    parts.pole(0, 0, (-0.3, height), 0.09, columns.METAL, colour, 0.4)
+    parts.box((-0.04, 0.04), (-0.05, arm), (height - 0.08, height), columns.METAL, colour)
     parts.box(
-        (-0.13, 0.13), (arm - 0.3, arm + 0.3), (height - 0.14, height - 0.02), layout.LAMP, LIGHT
+        (-0.13, 0.13), (arm - 0.3, arm + 0.3), (height - 0.14, height - 0.02), columns.LAMP, LIGHT
     )
     return parts.figure()
 
 
 def sign(rng: np.random.Generator) -> Figure:
     """A traffic sign that looks towards +x."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     height = float(rng.uniform(2.2, 3.0))
     colour = ((0.6, 0.6, 0.6), (0.05, 0.12, 0.4), (0.5, 0.42, 0.05))[int(rng.integers(3))]
     parts.pole(0, 0, (-0.3, height), 0.035)
     parts.box(
-        (0.03, 0.06), (-0.32, 0.32), (height - 0.65, height), layout.SIGN, varied(rng, colour)
+        (0.03, 0.06), (-0.32, 0.32), (height - 0.65, height), columns.SIGN, varied(rng, colour)
     )
     return parts.figure()
 
 
 def traffic_light(rng: np.random.Generator, arm: float) -> Figure:
     """A signal whose heads look towards +x; its mast arm reaches along +y."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     colour = varied(rng, (0.1, 0.1, 0.1), 0.5)
-    parts.pole(0, 0, (-0.3, 5.6), 0.09, layout.METAL, colour)
-    parts.box((-0.17, 0.17), (-0.17, 0.17), (2.4, 3.3), layout.LAMP, (0.02, 0.02, 0.02))
+    parts.pole(0, 0, (-0.3, 5.6), 0.09, columns.METAL, colour)
+    parts.box((-0.17, 0.17), (-0.17, 0.17), (2.4, 3.3), columns.LAMP, (0.02, 0.02, 0.02))
     if arm > 0:
-        parts.box((-0.05, 0.05), (0, arm), (5.4, 5.55), layout.METAL, colour)
-        parts.box((-0.17, 0.17), (arm - 0.34, arm), (4.8, 5.75), layout.LAMP, (0.02, 0.02, 0.02))
+        parts.box((-0.05, 0.05), (0, arm), (5.4, 5.55), columns.METAL, colour)
+        parts.box((-0.17, 0.17), (arm - 0.34, arm), (4.8, 5.75), columns.LAMP, (0.02, 0.02, 0.02))
     return parts.figure()
 
 
 def bollard(rng: np.random.Generator) -> Figure:
     """A bollard."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
-    parts.pole(0, 0, (-0.2, 0.95), 0.09, layout.METAL, varied(rng, GREY, 0.5))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
+    parts.pole(0, 0, (-0.2, 0.95), 0.09, columns.METAL, varied(rng, GREY, 0.5))
     return parts.figure()
 
 
 def bench(rng: np.random.Generator) -> Figure:
     """A bench that looks towards +y."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     wood = varied(rng, (0.2, 0.12, 0.06))
-    parts.box((-0.9, 0.9), (-0.25, 0.25), (0.38, 0.46), layout.BARK, wood)
-    parts.box((-0.9, 0.9), (-0.3, -0.22), (0.5, 0.9), layout.BARK, wood)
+    parts.box((-0.9, 0.9), (-0.25, 0.25), (0.38, 0.46), columns.BARK, wood)
+    parts.box((-0.9, 0.9), (-0.3, -0.22), (0.5, 0.9), columns.BARK, wood)
     for x in (-0.7, 0.7):
-        parts.box((x - 0.04, x + 0.04), (-0.25, 0.25), (-0.1, 0.4), layout.METAL, GREY)
+        parts.box((x - 0.04, x + 0.04), (-0.25, 0.25), (-0.1, 0.4), columns.METAL, GREY)
     return parts.figure()
 
 
 def clutter(rng: np.random.Generator) -> Figure:
     """Bins, handcarts, stacked boxes, pallets: what the label set calls others."""
-    parts = SolidList(layout.OTHERS, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.OTHERS, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.8, (0.05, 0.4))
     kind = rng.choice(["bin", "wheelie", "boxes", "cart"])
     if kind == "bin":
-        parts.pole(0, 0, (-0.1, rng.uniform(0.8, 1.1)), 0.28, layout.METAL, colour, -0.1)
+        parts.pole(0, 0, (-0.1, rng.uniform(0.8, 1.1)), 0.28, columns.METAL, colour, -0.1)
     elif kind == "wheelie":
-        parts.box((-0.35, 0.35), (-0.3, 0.3), (0.05, 1.05), layout.PAINT, colour, (-0.12, -0.12))
-        parts.box((-0.38, 0.38), (-0.33, 0.36), (1.05, 1.12), layout.PAINT, varied(rng, colour))
+        parts.box((-0.35, 0.35), (-0.3, 0.3), (0.05, 1.05), columns.PAINT, colour, (-0.12, -0.12))
+        parts.box((-0.38, 0.38), (-0.33, 0.36), (1.05, 1.12), columns.PAINT, varied(rng, colour))
     elif kind == "boxes":
         for n, size in enumerate(rng.uniform(0.25, 0.4, 3)):
             parts.box(
                 (n * 0.5 - 0.7, n * 0.5 - 0.7 + 1.2 * size),
                 (-size, size),
                 (-0.05, 1.6 * size),
-                layout.PAINT,
+                columns.PAINT,
                 varied(rng, (0.3, 0.2, 0.11)),
             )
     else:
-        parts.box((-0.6, 0.6), (-0.4, 0.4), (0.45, 0.95), layout.PAINT, colour, (-0.1, -0.1))
+        parts.box((-0.6, 0.6), (-0.4, 0.4), (0.45, 0.95), columns.PAINT, colour, (-0.1, -0.1))
         parts.wheels((-0.4, 0.4), 0.42, 0.25, 0.08)
     return parts.figure()
 
 
 def bus_stop(rng: np.random.Generator) -> Figure:
     """A shelter that opens towards +y."""
-    parts = SolidList(layout.MANMADE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     colour = varied(rng, GREY, 0.4)
-    parts.box((-2.0, 2.0), (-0.75, 0.75), (2.35, 2.5), layout.METAL, colour)
-    parts.box((-2.0, 2.0), (-0.72, -0.66), (0.2, 2.3), layout.GLASS, (0.2, 0.24, 0.25))
+    parts.box((-2.0, 2.0), (-0.75, 0.75), (2.35, 2.5), columns.METAL, colour)
+    parts.box((-2.0, 2.0), (-0.72, -0.66), (0.2, 2.3), columns.GLASS, (0.2, 0.24, 0.25))
     for x in (-1.95, 1.95):
         parts.box(
-            (x - 0.03, x + 0.03), (-0.7, 0.1), (0.2, 2.3), layout.SIGN, muted_colour(rng, 0.8)
+            (x - 0.03, x + 0.03), (-0.7, 0.1), (0.2, 2.3), columns.SIGN, muted_colour(rng, 0.8)
         )
-        parts.pole(x, 0.65, (-0.2, 2.4), 0.05, layout.METAL, colour)
-    parts.box((-1.4, 1.0), (-0.6, -0.25), (0.42, 0.5), layout.METAL, colour)
+        parts.pole(x, 0.65, (-0.2, 2.4), 0.05, columns.METAL, colour)
+    parts.box((-1.4, 1.0), (-0.6, -0.25), (0.42, 0.5), columns.METAL, colour)
     return parts.figure()
 
 
 def barrier(rng: np.random.Generator) -> Figure:
     """One two-metre element of a road barrier along x."""
-    parts = SolidList(layout.BARRIER, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.BARRIER, int(rng.integers(1 << 20)))
     stripe = ((0.5, 0.05, 0.04), (0.5, 0.2, 0.03), (0.45, 0.43, 0.4))[int(rng.integers(3))]
     if rng.random() < 0.5:
-        parts.box((-0.98, 0.98), (-0.3, 0.3), (0, 0.35), layout.STRIPES, stripe, (0, 0.3))
-        parts.box((-0.98, 0.98), (-0.2, 0.2), (0.35, 0.9), layout.STRIPES, stripe, (0, 0.25))
+        parts.box((-0.98, 0.98), (-0.3, 0.3), (0, 0.35), columns.STRIPES, stripe, (0, 0.3))
+        parts.box((-0.98, 0.98), (-0.2, 0.2), (0.35, 0.9), columns.STRIPES, stripe, (0, 0.25))
     else:
         for x in (-0.85, 0.85):
-            parts.box((x - 0.05, x + 0.05), (-0.3, 0.3), (0, 0.08), layout.METAL, GREY)
-            parts.box((x - 0.04, x + 0.04), (-0.05, 0.05), (0, 1.05), layout.METAL, GREY)
-        parts.box((-0.98, 0.98), (-0.06, 0.06), (0.68, 1.05), layout.STRIPES, stripe)
-        parts.box((-0.98, 0.98), (-0.06, 0.06), (0.22, 0.45), layout.STRIPES, stripe)
+            parts.box((x - 0.05, x + 0.05), (-0.3, 0.3), (0, 0.08), columns.METAL, GREY)
+            parts.box((x - 0.04, x + 0.04), (-0.05, 0.05), (0, 1.05), columns.METAL, GREY)
+        parts.box((-0.98, 0.98), (-0.06, 0.06), (0.68, 1.05), columns.STRIPES, stripe)
+        parts.box((-0.98, 0.98), (-0.06, 0.06), (0.22, 0.45), columns.STRIPES, stripe)
     return parts.figure()
 
 
 def cone(rng: np.random.Generator) -> Figure:
     """A traffic cone."""
-    parts = SolidList(layout.TRAFFIC_CONE, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.TRAFFIC_CONE, int(rng.integers(1 << 20)))
     tall = float(rng.uniform(0.6, 0.95))
     colour = varied(rng, (0.55, 0.14, 0.03))
-    parts.box((-0.2, 0.2), (-0.2, 0.2), (0, 0.05), layout.PAINT, (0.04, 0.04, 0.04))
-    parts.pole(0, 0, (0.04, tall), 0.16, layout.CONE, colour, 0.8)
+    parts.box((-0.2, 0.2), (-0.2, 0.2), (0, 0.05), columns.PAINT, (0.04, 0.04, 0.04))
+    parts.pole(0, 0, (0.04, tall), 0.16, columns.CONE, colour, 0.8)
     return parts.figure()
 
 
 def soil_heap(rng: np.random.Generator) -> Figure:
     """A heap of soil or gravel."""
-    parts = SolidList(layout.OTHERS, int(rng.integers(1 << 20)))
+    parts = SolidList(columns.OTHERS, int(rng.integers(1 << 20)))
     x, y = rng.uniform(0.9, 1.6, 2)
     colour = varied(rng, (0.2, 0.15, 0.1), 0.3)
-    parts.ball((0, 0, 0), (x, y, rng.uniform(0.6, 1.1)), layout.SOIL, colour)
+    parts.ball((0, 0, 0), (x, y, rng.uniform(0.6, 1.1)), columns.SOIL, colour)
     return parts.figure()

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.geometry import Float64
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.seeds import random_for
 
-EDGE = layout.HALF_TOWN - 0.5
+EDGE = columns.HALF_TOWN - 0.5
 """Roads and lanes are sampled to this distance from the town's middle, metres."""
 
 
@@ -140,7 +140,7 @@ def plan_streets(seed: int) -> StreetPlan:
     yellow = bool(rng.random() < 0.6)
     families = tuple(_draw_family(rng, family, yellow) for family in (0, 1))
     shape = (len(families[0]) + 1, len(families[1]) + 1)
-    codes = np.array([layout.PAVED, layout.LAWN, layout.CAR_PARK, layout.GRASS, layout.SQUARE])
+    codes = np.array([columns.PAVED, columns.LAWN, columns.CAR_PARK, columns.GRASS, columns.SQUARE])
     blocks = rng.choice(codes, size=shape, p=[0.42, 0.18, 0.14, 0.16, 0.10])
     zebras = (rng.random((shape[0] - 1, shape[1] - 1, 4)) < 0.6).astype(np.uint8)
     return StreetPlan((families[0], families[1]), blocks.astype(np.int64), zebras, right_hand)
@@ -155,7 +155,7 @@ def _draw_family(rng: np.random.Generator, family: int, yellow: bool) -> tuple[R
             candidate = _draw_road(rng, family, yellow, 0.0)
             gap = rng.uniform(38, 80) + previous.bend + candidate.bend
             position = previous.position + sign * (previous.half + gap + candidate.half)
-            if abs(position) > layout.HALF_TOWN - candidate.half:
+            if abs(position) > columns.HALF_TOWN - candidate.half:
                 break
             previous = Road(**{**candidate.__dict__, "position": float(position)})
             roads.append(previous)
@@ -175,10 +175,10 @@ def _draw_road(rng: np.random.Generator, family: int, yellow: bool, position: fl
         lanes=lanes,
         lane_width=float(rng.uniform(3.0, 3.6)),
         median=float(rng.uniform(0.9, 3.0)) if has_median else 0.0,
-        median_code=int(rng.choice([layout.COBBLES, layout.GRASS], p=[0.6, 0.4])),
+        median_code=int(rng.choice([columns.COBBLES, columns.GRASS], p=[0.6, 0.4])),
         parking=2.3 if rng.random() < 0.5 else 0.0,
         verge=float(rng.uniform(1.2, 2.5)) if has_verge else 0.0,
-        verge_code=int(rng.choice([layout.COBBLES, layout.GRASS], p=[0.4, 0.6])),
+        verge_code=int(rng.choice([columns.COBBLES, columns.GRASS], p=[0.4, 0.6])),
         walk=float(rng.uniform(2.0, 4.0)),
         yellow=yellow,
     )

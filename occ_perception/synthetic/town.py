@@ -14,17 +14,17 @@ from occ_perception.labels import LABEL_SETS, MOVING_CLASSES
 from occ_perception.synthetic import street_objects as objects
 from occ_perception.synthetic import vehicles
 from occ_perception.synthetic.ground import Ground, lay_ground
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.placement import TakenMap
 from occ_perception.synthetic.seeds import random_for, split_of
 from occ_perception.synthetic.solids import Figure
 from occ_perception.synthetic.streets import Road, StreetPlan, plan_streets
 
-_PLOTS = (layout.PAVED, layout.GRASS)
-_GREENS = (layout.GRASS, layout.LAWN)
-_OPEN = (layout.PAVED, layout.GRASS, layout.LAWN, layout.SQUARE, layout.FOOTPATH)
-_BESIDE_ROAD = (layout.SLABS, layout.COBBLES, layout.GRASS)
-_ROAD_LEVEL = (layout.ASPHALT, layout.CAR_PARK)
+_PLOTS = (columns.PAVED, columns.GRASS)
+_GREENS = (columns.GRASS, columns.LAWN)
+_OPEN = (columns.PAVED, columns.GRASS, columns.LAWN, columns.SQUARE, columns.FOOTPATH)
+_BESIDE_ROAD = (columns.SLABS, columns.COBBLES, columns.GRASS)
+_ROAD_LEVEL = (columns.ASPHALT, columns.CAR_PARK)
 
 MOVABLE_IDS = tuple(
     n for n, name in enumerate(LABEL_SETS["occ3d"].class_names) if name in MOVING_CLASSES
@@ -112,8 +112,8 @@ class StaticScene:
     def solids(self) -> tuple[Float64, NDArray[np.int32], Float64]:
         """Rows of everything put so far, and where the figure of each row stands (n, 2)."""
         nothing = (
-            np.zeros((0, layout.NUM_SHAPE_COLUMNS)),
-            np.zeros((0, layout.NUM_TAG_COLUMNS), dtype=np.int32),
+            np.zeros((0, columns.NUM_SHAPE_COLUMNS)),
+            np.zeros((0, columns.NUM_TAG_COLUMNS), dtype=np.int32),
             np.zeros((0, 2)),
         )
         return (
@@ -195,7 +195,7 @@ def _put_borders(scene: StaticScene, rng: np.random.Generator, road: Road, side:
         if rng.random() < 0.35:
             position = road.points(u, side * (road.reach + 0.7))
             figure = objects.border(rng, length)
-            allowed = (layout.PAVED, layout.GRASS, layout.LAWN)
+            allowed = (columns.PAVED, columns.GRASS, columns.LAWN)
             scene.put(figure, position, road.facing(u, side), allowed)
         u += length / 2 + float(rng.uniform(0.5, 8))
 
@@ -272,14 +272,14 @@ def _put_parked(
         position = road.points(u + rng.uniform(-0.3, 0.3), side * (road.half - road.parking / 2))
         yaw = float(road.heading(u)) + (0.0 if direction > 0 else np.pi) + rng.normal(0, 0.02)
         if not in_junction(scene.ground, position):
-            scene.put(figure, position, yaw, (layout.ASPHALT,))
+            scene.put(figure, position, yaw, (columns.ASPHALT,))
 
 
 def in_junction(ground: Ground, position: Float64) -> bool:
     """Whether there is no kerb within reach on either side: the middle of a junction."""
     around = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     x, y = position[0] + 5.5 * np.cos(around), position[1] + 5.5 * np.sin(around)
-    raised = ground.surface_code(x, y) >= layout.FIRST_RAISED
+    raised = ground.surface_code(x, y) >= columns.FIRST_RAISED
     return bool(raised.sum() < 5)
 
 
@@ -288,13 +288,13 @@ def _put_greens(scene: StaticScene, rng: np.random.Generator) -> None:
     for _ in range(700):
         position = rng.uniform(-148, 148, 2)
         code = int(scene.ground.surface_code(position[0], position[1]))
-        if code == layout.LAWN or (code == layout.GRASS and rng.random() < 0.6):
+        if code == columns.LAWN or (code == columns.GRASS and rng.random() < 0.6):
             if rng.random() < 0.55:
                 figure, half = objects.tree(rng, False), (0.8, 0.8)
             else:
                 figure, half = objects.bush(rng), (0.8, 0.8)
             scene.put(figure, position, rng.uniform(0, 6), _GREENS, half)
-        elif code in (layout.SQUARE, layout.PAVED) and rng.random() < 0.3:
+        elif code in (columns.SQUARE, columns.PAVED) and rng.random() < 0.3:
             if rng.random() < 0.4:
                 scene.put(objects.tree(rng, True), position, rng.uniform(0, 6), _OPEN, (0.4, 0.4))
             else:
@@ -303,15 +303,15 @@ def _put_greens(scene: StaticScene, rng: np.random.Generator) -> None:
 
 
 def _put_car_parks(scene: StaticScene, rng: np.random.Generator, plan: StreetPlan) -> None:
-    for row, column in zip(*np.nonzero(plan.block_codes == layout.CAR_PARK), strict=True):
+    for row, column in zip(*np.nonzero(plan.block_codes == columns.CAR_PARK), strict=True):
         middle = np.array([plan.middles(1)[column], plan.middles(0)[row]])
         for line in np.arange(-51.0, 52.0, 17.0):
             for bay in np.arange(-52.0, 53.0, 2.6):
                 for offset, yaw in ((2.5, np.pi / 2), (14.5, -np.pi / 2)):
                     position = middle + np.array([bay, line + offset])
                     code = int(scene.ground.surface_code(position[0], position[1]))
-                    if code != layout.CAR_PARK or rng.random() > 0.42:
+                    if code != columns.CAR_PARK or rng.random() > 0.42:
                         continue
                     figure = vehicles.car(rng)
                     turned = yaw + rng.normal(0, 0.03) + (np.pi if rng.random() < 0.3 else 0)
-                    scene.put(figure, position, turned, (layout.CAR_PARK,))
+                    scene.put(figure, position, turned, (columns.CAR_PARK,))

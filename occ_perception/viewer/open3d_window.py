@@ -12,10 +12,10 @@ import numpy as np
 from occ_perception.errors import needed_for
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import transform_points
-from occ_perception.viewer.cell_boxes import boxes_of_cells, triangles_of_boxes
 from occ_perception.viewer.drawing import PAPER
 from occ_perception.viewer.views import ViewerError, colours_of_ids
 from occ_perception.viewer.volume import view_point_behind
+from occ_perception.viewer.voxel_boxes import boxes_of_cells, triangles_of_boxes
 
 _NEXT, _PREVIOUS = ord("N"), ord("P")
 _SIZE = (1280, 800)

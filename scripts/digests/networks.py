@@ -42,7 +42,7 @@ def _small(card: Any) -> Any:
 def _network(name: str, _scratch: Path) -> Named:
     import torch
 
-    from occ_perception.models.published_names import published_key
+    from occ_perception.models.checkpoint_keys import checkpoint_key
     from occ_perception.models.random_weights import fill_random_weights
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.folding import fold
@@ -56,7 +56,7 @@ def _network(name: str, _scratch: Path) -> Named:
     net = card.build()
     tensors = net.state_dict()
     yield "keys", [f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items()]
-    yield "published_keys", [published_key(key, card.names) for key in tensors]
+    yield "published_keys", [checkpoint_key(key, card.names) for key in tensors]
     yield from _by_part("initialised", net)
     fill_random_weights(net, card, suffix=":1", scale=_SCALE)
     net.requires_grad_(False)

@@ -99,7 +99,7 @@ def _preprocessing(_scratch: Path) -> Named:
 
 def _schedule(_scratch: Path) -> Named:
     """Decisions over frame sets at 2, 10 and 12 Hz with jitter, gaps, jumps and new sequences."""
-    from occ_perception.runtime.schedule import HistorySchedule, Moment
+    from occ_perception.runtime.schedule import FrameInfo, HistorySchedule
 
     for rate in (2.0, 10.0, 12.0):
         for spacing in (0.0, 0.1, 0.5):
@@ -111,7 +111,7 @@ def _schedule(_scratch: Path) -> Named:
                 time_s -= 40.0 if number == 150 else 0.0
                 pose = np.eye(4)
                 pose[0, 3] = 8.0 * time_s + (200.0 if number > 100 else 0.0)
-                moment = Moment(round(time_s * 1e9), pose, "ab"[number > 170], "rig")
+                moment = FrameInfo(round(time_s * 1e9), pose, "ab"[number > 170], "rig")
                 decision = schedule.decide(history, moment)
                 history = decision.history
                 lines.append(

@@ -20,12 +20,12 @@ from small_footage import (
     write_footage,
 )
 
-from occ_perception.bags.following import Follower
-from occ_perception.bags.footage import Footage
 from occ_perception.bags.lidar import LidarSweeps
 from occ_perception.bags.message_types import ros2_types
+from occ_perception.bags.playback import Playback
 from occ_perception.bags.predictions import ArrayFolder, BagPredictions
 from occ_perception.bags.recording import BagError
+from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.bags.writing import BagWriter
 from occ_perception.cli.run import _save_arrays
 from occ_perception.codec import MessageError
@@ -160,7 +160,7 @@ def test_a_folder_of_arrays_reads_as_the_run_wrote_it(tmp_path):
 
 
 def test_moments_join_images_and_truth_by_stamp(footage):
-    with Footage(footage.predictions, cameras=footage.cameras) as joined:
+    with Playback(footage.predictions, cameras=footage.cameras) as joined:
         moments = list(joined)
         assert not joined.problems
     assert [moment.prediction.stamp_ns for moment in moments] == footage.stamps
@@ -173,7 +173,7 @@ def test_moments_join_images_and_truth_by_stamp(footage):
 
 
 def test_a_bag_of_truth_alone_is_shown_as_truth(footage):
-    with Footage(footage.cameras) as joined:
+    with Playback(footage.cameras) as joined:
         moments = list(joined)
     assert all(moment.is_truth and moment.truth is None for moment in moments)
     assert all(moment.frame is not None for moment in moments)
@@ -182,19 +182,19 @@ def test_a_bag_of_truth_alone_is_shown_as_truth(footage):
 def test_a_results_folder_leads_to_the_bag_it_was_made_from(tmp_path, footage):
     (tmp_path / "predictions").symlink_to(footage.predictions)
     (tmp_path / "summary.json").write_text(json.dumps({"bag": str(footage.cameras)}))
-    with Footage(tmp_path) as joined:
+    with Playback(tmp_path) as joined:
         moments = list(joined)
     assert all(m.frame is not None and m.truth is not None for m in moments)
     (tmp_path / "summary.json").write_text(json.dumps({"bag": str(tmp_path / "moved away")}))
-    with Footage(tmp_path) as joined:
+    with Playback(tmp_path) as joined:
         assert all(m.frame is None and m.truth is None for m in joined)
 
 
 def test_predictions_alone_have_neither_images_nor_truth(footage):
-    with Footage(footage.predictions) as joined:
+    with Playback(footage.predictions) as joined:
         assert [(m.frame, m.truth) for m in joined] == [(None, None)] * 4
     with pytest.raises(BagError):
-        Footage(footage.predictions, cameras=footage.predictions)
+        Playback(footage.predictions, cameras=footage.predictions)
 
 
 class At:
@@ -208,7 +208,7 @@ class At:
     st.integers(0, 30),
 )
 def test_a_follower_gives_the_nearest_within_reach(stamps, wanted, tolerance):
-    follower = Follower(map(At, stamps), tolerance)
+    follower = StampJoin(map(At, stamps), tolerance)
     for stamp in wanted:
         distance = min((abs(s - stamp) for s in stamps), default=None)
         got = follower.at(stamp)
@@ -270,4 +270,4 @@ def test_points_of_any_layout_are_read_or_refused():
 
 def test_a_missing_recording_is_said_plainly(tmp_path: Path):
     with pytest.raises(BagError, match="no recording at"):
-        Footage(tmp_path / "nothing.mcap")
+        Playback(tmp_path / "nothing.mcap")

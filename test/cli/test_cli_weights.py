@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from occ_perception.cli import app
 from occ_perception.models.checkpoint import load_checkpoint
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weight_files import WeightsError
@@ -31,7 +31,7 @@ def tensors() -> dict[str, torch.Tensor]:
     """What a published file holds, with weights of the recipe."""
     net = CARD.build()
     fill_random_weights(net, CARD, ":published")
-    own = {published_key(key, CARD.names): value for key, value in net.state_dict().items()}
+    own = {checkpoint_key(key, CARD.names): value for key, value in net.state_dict().items()}
     return {**own, "view_transformer.dx": torch.tensor([0.4, 0.4, 6.4])}
 
 

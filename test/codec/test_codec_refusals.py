@@ -12,14 +12,14 @@ import pytest
 
 from occ_perception.codec import (
     DENSE,
-    LAYOUT_VERSION,
+    FORMAT_VERSION,
     MAX_CELLS,
     RLE,
     SPARSE,
     EncodedFlow,
     EncodedOccupancy,
     MessageError,
-    check_layout_version,
+    check_format_version,
     decode_confidence,
     decode_flow,
     decode_occupancy,
@@ -178,9 +178,9 @@ def test_names_and_versions():
     assert [encoding_from_name(name) for name in ("dense", "sparse", "rle")] == [0, 1, 2]
     with pytest.raises(OptionError, match="unknown encoding 'zip', expected one of dense, sparse"):
         encoding_from_name("zip")
-    check_layout_version(LAYOUT_VERSION)
-    with pytest.raises(MessageError, match="layout version 9, this reader knows 1"):
-        check_layout_version(9)
+    check_format_version(FORMAT_VERSION)
+    with pytest.raises(MessageError, match="format version 9, this reader knows 1"):
+        check_format_version(9)
 
 
 def test_constants_agree_with_the_message_definitions():
@@ -190,7 +190,7 @@ def test_constants_agree_with_the_message_definitions():
     for line in (f"DENSE={DENSE}", f"SPARSE={SPARSE}", f"RLE={RLE}"):
         assert f"uint8 {line}" in text
     for definition in (text, flow_text):
-        assert f"uint8 LAYOUT_VERSION={LAYOUT_VERSION}\n" in definition
+        assert f"uint8 FORMAT_VERSION={FORMAT_VERSION}\n" in definition
 
 
 @pytest.mark.parametrize(

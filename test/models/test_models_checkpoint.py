@@ -14,7 +14,7 @@ from occ_perception.models.checkpoint import (
     match_keys,
     read_tensors,
 )
-from occ_perception.models.published_names import current_key, published_key, unwrapped_key
+from occ_perception.models.checkpoint_keys import checkpoint_key, current_key, unwrapped_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 
@@ -31,7 +31,7 @@ def published():
     """What a published file holds, with weights of the recipe."""
     net = CARD.build()
     fill_random_weights(net, CARD, ":published")
-    own = {published_key(key, CARD.names): value for key, value in net.state_dict().items()}
+    own = {checkpoint_key(key, CARD.names): value for key, value in net.state_dict().items()}
     return {**own, **GRID}
 
 
@@ -48,7 +48,7 @@ def saved(tmp_path, content, name="model.pth"):
 
 def assert_filled(net, published):
     for key, value in net.state_dict().items():
-        assert torch.equal(value, published[published_key(key, CARD.names)]), key
+        assert torch.equal(value, published[checkpoint_key(key, CARD.names)]), key
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_file_of_the_model_without_history_does_not_fit_the_one_with_it(tmp_pa
 def test_tensors_that_only_a_file_has_are_ignored_with_the_reason():
     card = get_card("fbocc")
     net = card.build()
-    tensors = {published_key(key, card.names): value for key, value in net.state_dict().items()}
+    tensors = {checkpoint_key(key, card.names): value for key, value in net.state_dict().items()}
     unused = "backward_projection.transformer.cams_embeds"
     report = match_keys(net, card, {**tensors, unused: torch.zeros(6, 80)})
     assert report.problems == []
@@ -211,7 +211,7 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path, net, published):
 def test_one_tensor_under_two_names_may_not_have_two_values():
     card = get_card("alocc_2d")
     net = card.build()
-    own = {published_key(key, card.names): value for key, value in net.state_dict().items()}
+    own = {checkpoint_key(key, card.names): value for key, value in net.state_dict().items()}
     first, second = (f"depth_net.{b}_conv.0.downsample.weight" for b in ("depth", "occ"))
     assert own[first].data_ptr() == own[second].data_ptr()
     assert match_keys(net, card, own).problems == []
@@ -247,4 +247,4 @@ def test_prefixes_are_stripped_wherever_wrappers_put_them():
 
 def test_a_module_without_a_rule_is_noticed():
     with pytest.raises(KeyError, match=r"no published name for refine\.conv\.weight"):
-        published_key("refine.conv.weight")
+        checkpoint_key("refine.conv.weight")

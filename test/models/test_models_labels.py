@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.postprocess import class_map
 from occ_perception.models.zoo import get_card
 
 OCC3D, SURROUND = get_card("alocc_2d_mini"), get_card("alocc_2d_mini_surroundocc")

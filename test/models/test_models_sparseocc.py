@@ -14,7 +14,7 @@ from small_sparse import GRID, KEEP, small_sparse, small_sparse_card
 from small_streams import drive, surround_rig
 
 from occ_perception.models.inputs import CameraTensors
-from occ_perception.models.labels_from_logits import labels_of
+from occ_perception.models.postprocess import labels_of
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.nets.sparse.frame_history import Frames, pixel_T_grid
 from occ_perception.nets.sparse.mask_points import EvenDrawsConfig, SeededDrawsConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.sparseocc.net import SparseOccConfig
 from occ_perception.models.zoo import MODELS, ModelError, get_card
 
@@ -60,7 +60,7 @@ def test_every_published_key_is_accounted_for(published_card, shared_dir):
     net = published_card.build()
     parameters = dict(net.named_parameters(remove_duplicate=False))
     ours = {
-        published_key(key, published_card.names): (list(tensor.shape), key in parameters)
+        checkpoint_key(key, published_card.names): (list(tensor.shape), key in parameters)
         for key, tensor in net.state_dict().items()
     }
     theirs = {

@@ -228,7 +228,7 @@ def test_a_start_reads_nothing_of_the_old_state(net):
     assert torch.equal(step(net, 0, True, clean, True)[0], step(net, 0, True, spoiled, True)[0])
 
 
-def test_measured_depth_takes_the_nearest_point_of_a_patch():
+def test_measured_depth_takes_the_nearest_of_a_patch():
     depth = torch.zeros(1, 1, 48, 64)
     depth[0, 0, 3, 5], depth[0, 0, 9, 2] = 4.5, 2.99  # patch (0, 0): the nearer one, bin 1
     depth[0, 0, 20, 20] = 1.0  # patch (1, 1): the first bin's own edge

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels, conclusion
 
 from occ_perception.models.inputs import NetOutputs
-from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.postprocess import class_map
 from occ_perception.models.sparseocc.net import SparseOccConfig
 
 ZEROS_IN_MATCHING = "exact zeros in the flow's matching"

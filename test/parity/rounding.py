@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from verdict import Verdict
 
 from occ_perception.models.inputs import NetOutputs
-from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.postprocess import class_map
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.backbones.internimage import InternImage
 from occ_perception.nets.backbones.swin import SwinTransformer

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from verdict import AGREEMENT, TOLERANCE, Verdict, compare, compare_labels
 
 from occ_perception.models.inputs import CameraTensors, NetInputs, SparseOutputs, StepControl
-from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.network import Network
+from occ_perception.models.postprocess import labels_of
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
 from occ_perception.nets.sparse.mask_points import Draws, pick_cells

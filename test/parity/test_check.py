@@ -12,7 +12,7 @@ import torch
 from golden_file import GoldenFile, synthetic_image
 from taps import tapped
 
-from occ_perception.models.labels_from_logits import class_map
+from occ_perception.models.postprocess import class_map
 
 GOLDEN = Path(__file__).parent / "golden"
 MINI = GOLDEN / "alocc_2d_mini_r50_256x704_bevdet_preatrain_16f.npz"

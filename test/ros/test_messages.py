@@ -100,7 +100,7 @@ def test_a_turned_and_shifted_grid_keeps_its_cells_in_place() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layout_version", 9, "layout version 9"),
+        ("format_version", 9, "format version 9"),
         ("encoding", 7, "encoding"),
         ("empty_class", 200, "empty_class is 200"),
         ("class_names", [], "class_names has 0 entries"),

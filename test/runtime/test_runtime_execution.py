@@ -13,9 +13,9 @@ from small_streams import SMALL_MODEL, drive, small_card, surround_rig
 from occ_perception.errors import OptionError
 from occ_perception.models.state import state_tensors
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.runtime.arithmetic import network_without_data
-from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.execution import Execution, half_parts, prepared_step
+from occ_perception.runtime.flops import network_without_data
+from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel, load_model
 
@@ -149,7 +149,7 @@ def test_a_state_is_of_one_sort_from_the_first_frame_on(name: str) -> None:
     model = small_model(name)
     stream = OccupancyStream(model)
     first = sorts(stream)
-    for frame in drawn_frames(model.card, 2):
+    for frame in random_frames(model.card, 2):
         stream.step(frame)
         assert sorts(stream) == first
 

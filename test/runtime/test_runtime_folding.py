@@ -15,7 +15,7 @@ from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.nets.backward_projection import BackwardProjection
 from occ_perception.nets.part import Part
 from occ_perception.nets.stereo import PlaneSweep
-from occ_perception.runtime.arithmetic import network_without_data
+from occ_perception.runtime.flops import network_without_data
 from occ_perception.runtime.folding import Rewriting, fold, fold_norms
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from occ_perception.runtime.calibration import Calibrator
 from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
-from occ_perception.sensing.point_maps import first_of_float32_ranks
+from occ_perception.sensing.lidar_projection import first_by_float32_rank
 
 CPU = torch.device("cpu")
 SCALE = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight": 0.1}
@@ -77,13 +77,13 @@ def test_points_behind_outside_or_out_of_range_leave_nothing(card, frame):
     assert not depth[card.cameras.index("CAM_FRONT")].any()
 
 
-def test_the_nearest_point_of_a_pixel_counts_unless_the_published_rule_is_asked_for(card, frame):
+def test_the_nearest_of_a_pixel_counts_unless_the_published_rule_is_asked_for(card, frame):
     far, near = (camera_point(frame, "CAM_FRONT", 200.0, 180.0, d) for d in (8.5, 8.0))
     lidar = points_at(frame, pose(), far, near)
     camera = card.cameras.index("CAM_FRONT")
     assert depth_of(card, frame, lidar)[0][camera].max() == pytest.approx(8.0, abs=1e-4)
     # In single precision, 0.5 m are less than a step at that pixel: the earlier point stays.
-    ranked, _ = depth_of(card, frame, lidar, winners=first_of_float32_ranks)
+    ranked, _ = depth_of(card, frame, lidar, winners=first_by_float32_rank)
     assert ranked[camera].max() in (pytest.approx(8.0, abs=1e-4), pytest.approx(8.5, abs=1e-4))
 
 

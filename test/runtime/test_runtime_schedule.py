@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from occ_perception.errors import OptionError
-from occ_perception.runtime.schedule import History, HistoryLimits, HistorySchedule, Moment
+from occ_perception.runtime.schedule import FrameInfo, History, HistoryLimits, HistorySchedule
 
 
 def pose(x_m: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
@@ -19,8 +19,8 @@ def pose(x_m: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
     return matrix
 
 
-def moment(t_ms: float, x_m: float = 0.0, yaw_deg: float = 0.0, **others: str) -> Moment:
-    return Moment(round(t_ms * 1e6), pose(x_m, yaw_deg), **others)
+def moment(t_ms: float, x_m: float = 0.0, yaw_deg: float = 0.0, **others: str) -> FrameInfo:
+    return FrameInfo(round(t_ms * 1e6), pose(x_m, yaw_deg), **others)
 
 
 def commits(times_ms: list[float], spacing_s: float = 0.5) -> list[float]:
@@ -38,7 +38,7 @@ def commits(times_ms: list[float], spacing_s: float = 0.5) -> list[float]:
     return taken
 
 
-def break_after(first: Moment, then: Moment, limits: HistoryLimits | None = None) -> str:
+def break_after(first: FrameInfo, then: FrameInfo, limits: HistoryLimits | None = None) -> str:
     schedule = HistorySchedule(0.5, limits)
     history = schedule.decide(None, first).history
     decision = schedule.decide(history, then)
@@ -155,7 +155,7 @@ def test_decisions_do_not_depend_on_the_world_frame_or_the_epoch(
     def decisions(t0: int, frame: np.ndarray) -> list[tuple[bool, bool, str]]:
         schedule, history, out = HistorySchedule(0.5), None, []
         for t_ms, x_m, yaw_deg in drive:
-            now = Moment(t0 * 10**6 + round(t_ms * 1e6), frame @ pose(x_m, yaw_deg))
+            now = FrameInfo(t0 * 10**6 + round(t_ms * 1e6), frame @ pose(x_m, yaw_deg))
             decision = schedule.decide(history, now)
             history = decision.history
             # Distances are printed to the centimetre, which far from the origin rounds.

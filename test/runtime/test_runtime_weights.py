@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from occ_perception.errors import OptionError
 from occ_perception.models.checkpoint import CheckpointError
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import ModelError, get_card
 from occ_perception.runtime.weight_files import WeightsError
@@ -77,7 +77,7 @@ def test_a_file_gives_its_checksum_and_its_weights(tmp_path: Path) -> None:
     net = card.build()
     fill_random_weights(net, card, ":3")
     path = tmp_path / "mine.safetensors"
-    save_file({published_key(k, card.names): t for k, t in net.state_dict().items()}, path)
+    save_file({checkpoint_key(k, card.names): t for k, t in net.state_dict().items()}, path)
     loaded, drawn = load_model(NAME, path), load_model(NAME, random_seed=3)
     assert loaded.weights_id == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     assert loaded.report is not None and len(loaded.report.loaded) == len(net.state_dict())

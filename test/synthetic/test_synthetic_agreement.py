@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from occ_perception.geometry import invert_transform, project_points, transform_points
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import assemble_world
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.labels import (
     OCC3D_GRID,
     PRIORITY,
@@ -39,7 +39,7 @@ MADE_BY_VERSION_1 = {
     (20_000, 0, 2.0): "bc8d0d536537746b626f8c076c81bd1c28384020ce8ce80a8dd2f2ffe7a3bcc7",
     (30_000, 4, 6.0): "c19a3d402396a61a4e0e25c1efec5ce76241addbc2122c9d8875095841fe8860",
 }
-FREE = layout.FREE
+FREE = columns.FREE
 every_frame = pytest.mark.parametrize("frame", scenes.FRAMES, ids=str)
 
 
@@ -102,7 +102,7 @@ def test_boxes_project_onto_their_own_pixels(frame) -> None:
         for body in scene.bodies:
             if len(overlaps) > 25:
                 break
-            own = scene.world.tags[:, layout.INSTANCE] == body.instance
+            own = scene.world.tags[:, columns.INSTANCE] == body.instance
             middle = np.array(body.pose[:3]) - scene.world_T_ego[:3, 3]
             if not 5 < np.linalg.norm(middle) < 24:
                 continue
@@ -133,18 +133,18 @@ def solid_corners(world) -> NDArray[np.float64]:
     circle = np.stack([np.cos(around), np.sin(around)], axis=-1)
     corners = []
     for row, tag in zip(world.shapes, world.tags, strict=True):
-        if tag[layout.KIND] == layout.ELLIPSOID:
+        if tag[columns.KIND] == columns.ELLIPSOID:
             heights = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 13))
             frame_sets = [(circle * np.sqrt(1 - h * h), h) for h in heights]
         else:
-            section = square if tag[layout.KIND] == layout.BOX else circle
-            shrink = 1 - row[[layout.TAPER_X, layout.TAPER_Y]]
+            section = square if tag[columns.KIND] == columns.BOX else circle
+            shrink = 1 - row[[columns.TAPER_X, columns.TAPER_Y]]
             frame_sets = [(section, -1.0), (section * shrink, 1.0)]
-        c, s = row[layout.COS], row[layout.SIN]
+        c, s = row[columns.COS], row[columns.SIN]
         for frame_set, height in frame_sets:
-            x, y = (frame_set * row[[layout.HX, layout.HY]]).T
-            z = np.full(len(frame_set), row[layout.Z] + height * row[layout.HZ])
-            world_x, world_y = row[layout.X] + c * x - s * y, row[layout.Y] + s * x + c * y
+            x, y = (frame_set * row[[columns.HX, columns.HY]]).T
+            z = np.full(len(frame_set), row[columns.Z] + height * row[columns.HZ])
+            world_x, world_y = row[columns.X] + c * x - s * y, row[columns.Y] + s * x + c * y
             corners.append(np.stack([world_x, world_y, z], axis=-1))
     return np.concatenate(corners)
 
@@ -184,7 +184,7 @@ def test_lidar_points_agree_with_rendered_depth(frame) -> None:
             flat &= view.instances[i + m, j + n] == view.instances[i, j]
         flat &= np.isfinite(a + b + c + d) & (np.maximum(a, d) < 1.6 * np.minimum(a, d))
         # Leaves and railings let some rays through and not others.
-        flat &= ~np.isin(view.classes[i, j], (layout.VEGETATION, layout.MANMADE))
+        flat &= ~np.isin(view.classes[i, j], (columns.VEGETATION, columns.MANMADE))
         expected = 1.0 / ((a * (1 - fu) + b * fu) * (1 - fv) + (c * (1 - fu) + d * fu) * fv)
         # The lidar looks over what hides its target from the camera.
         seen = flat & (depth < expected + 0.5)

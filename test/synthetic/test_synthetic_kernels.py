@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import synthetic_scenes as scenes
 
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.kernels.rays import meet_solid, trace
 from occ_perception.synthetic.kernels.terrain import ground_height, is_raised
 from occ_perception.synthetic.solids import SolidList
 
 
 def solid(kind: int, half, yaw: float, taper) -> np.ndarray:
-    parts = SolidList(layout.MANMADE)
-    parts.add(kind, (1.0, -2.0, 0.5), half, layout.PAINT, (0.5, 0.5, 0.5), yaw, taper)
+    parts = SolidList(columns.MANMADE)
+    parts.add(kind, (1.0, -2.0, 0.5), half, columns.PAINT, (0.5, 0.5, 0.5), yaw, taper)
     return parts.figure().shapes
 
 
@@ -27,27 +27,27 @@ def is_inside(shapes: np.ndarray, kind: int, points: np.ndarray) -> np.ndarray:
     """Whether world points lie in the solid, straight from its definition."""
     row = shapes[0]
     offset = points - row[:3]
-    c, s = row[layout.COS], row[layout.SIN]
+    c, s = row[columns.COS], row[columns.SIN]
     x, y = c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0]
-    u, v, w = x / row[layout.HX], y / row[layout.HY], offset[:, 2] / row[layout.HZ]
+    u, v, w = x / row[columns.HX], y / row[columns.HY], offset[:, 2] / row[columns.HZ]
     up = (w + 1) / 2
-    if kind == layout.ELLIPSOID:
+    if kind == columns.ELLIPSOID:
         return u * u + v * v + w * w <= 1
-    if kind == layout.CYLINDER:
-        return (np.hypot(u, v) <= 1 - row[layout.TAPER_X] * up) & (np.abs(w) <= 1)
-    wide, deep = 1 - row[layout.TAPER_X] * up, 1 - row[layout.TAPER_Y] * up
+    if kind == columns.CYLINDER:
+        return (np.hypot(u, v) <= 1 - row[columns.TAPER_X] * up) & (np.abs(w) <= 1)
+    wide, deep = 1 - row[columns.TAPER_X] * up, 1 - row[columns.TAPER_Y] * up
     return (np.abs(u) <= wide) & (np.abs(v) <= deep) & (np.abs(w) <= 1)
 
 
 @pytest.mark.parametrize(
     ("kind", "half", "taper"),
     [
-        (layout.BOX, (1.5, 0.6, 0.9), (0.0, 0.0)),
-        (layout.BOX, (1.5, 0.6, 0.9), (0.4, 0.9)),
-        (layout.BOX, (1.5, 0.6, 0.9), (-0.2, 0.1)),
-        (layout.ELLIPSOID, (1.5, 0.6, 0.9), (0.0, 0.0)),
-        (layout.CYLINDER, (0.8, 0.8, 1.2), (0.0, 0.0)),
-        (layout.CYLINDER, (0.8, 0.5, 1.2), (0.6, 0.6)),
+        (columns.BOX, (1.5, 0.6, 0.9), (0.0, 0.0)),
+        (columns.BOX, (1.5, 0.6, 0.9), (0.4, 0.9)),
+        (columns.BOX, (1.5, 0.6, 0.9), (-0.2, 0.1)),
+        (columns.ELLIPSOID, (1.5, 0.6, 0.9), (0.0, 0.0)),
+        (columns.CYLINDER, (0.8, 0.8, 1.2), (0.0, 0.0)),
+        (columns.CYLINDER, (0.8, 0.5, 1.2), (0.6, 0.6)),
     ],
 )
 def test_a_ray_is_inside_a_solid_exactly_between_its_two_distances(kind, half, taper) -> None:
@@ -74,7 +74,7 @@ def test_rays_stop_at_the_first_thing_a_fine_march_meets() -> None:
     scene = scenes.scene(scenes.FRAMES[0])
     world = scene.world
     opaque = ~np.isin(
-        world.tags[:, layout.MATERIAL], (layout.LEAVES, layout.RAILING, layout.SPOKES)
+        world.tags[:, columns.MATERIAL], (columns.LEAVES, columns.RAILING, columns.SPOKES)
     )
     rng = np.random.default_rng(5)
     origin = scene.world_T_ego[:3, 3] + (0, 0, 1.6)
@@ -88,9 +88,9 @@ def test_rays_stop_at_the_first_thing_a_fine_march_meets() -> None:
         points = origin + steps[:, None] * direction
         first = 30.0
         for n in np.nonzero(opaque)[0]:
-            if np.hypot(*(world.shapes[n, :2] - origin[:2])) > 31 + world.shapes[n, layout.REACH]:
+            if np.hypot(*(world.shapes[n, :2] - origin[:2])) > 31 + world.shapes[n, columns.REACH]:
                 continue
-            inside = is_inside(world.shapes[n : n + 1], world.tags[n, layout.KIND], points)
+            inside = is_inside(world.shapes[n : n + 1], world.tags[n, columns.KIND], points)
             inside &= steps > 0.05
             if inside.any():
                 first = min(first, float(steps[inside.argmax()]))
@@ -110,10 +110,10 @@ def test_kerbs_are_where_the_raster_says_and_roads_are_low() -> None:
     points = rng.uniform(-149, 149, (4000, 2))
     raised = np.array([is_raised(ground.surface, ground.blocks, *p) for p in points])
     codes = ground.surface_code(*points.T)
-    assert np.mean(raised == (codes >= layout.FIRST_RAISED)) > 0.995
+    assert np.mean(raised == (codes >= columns.FIRST_RAISED)) > 0.995
     for road in town.plan.roads[0]:
         lane = road.points(np.arange(-140, 140, 5.0), road.lane_offset(1, 0))
-        assert (ground.surface_code(*lane.T) == layout.ASPHALT).all()
+        assert (ground.surface_code(*lane.T) == columns.ASPHALT).all()
 
 
 def run_kernel(**environment: str) -> str:

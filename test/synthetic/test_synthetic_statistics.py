@@ -9,7 +9,7 @@ import pytest
 
 from occ_perception.labels import LABEL_SETS
 from occ_perception.synthetic.drive import Drive
-from occ_perception.synthetic.kernels.layout import FREE
+from occ_perception.synthetic.kernels.columns import FREE
 from occ_perception.synthetic.labels import camera_mask, voxelise
 from occ_perception.synthetic.rig import synthetic_rig
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions

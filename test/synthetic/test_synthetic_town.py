@@ -15,7 +15,7 @@ from occ_perception.cli import town as cli
 from occ_perception.errors import OptionError
 from occ_perception.synthetic import seeds
 from occ_perception.synthetic.drive import Drive
-from occ_perception.synthetic.kernels import layout
+from occ_perception.synthetic.kernels import columns
 from occ_perception.synthetic.rig import CAMERAS, STAGGER_NS, synthetic_rig
 from occ_perception.synthetic.route import DURATION_S
 from occ_perception.synthetic.seeds import SPLITS, random_for, split_of
@@ -68,7 +68,7 @@ def test_ego_motion_is_bounded_and_stays_in_town() -> None:
         drive = Drive(town, index)
         poses = np.array([drive.pose(float(t)) for t in times])
         position = poses[:, :3, 3]
-        assert np.abs(position[:, :2]).max() < layout.HALF_TOWN - 40
+        assert np.abs(position[:, :2]).max() < columns.HALF_TOWN - 40
         speed = np.linalg.norm(np.diff(position, axis=0), axis=1) / 0.1
         assert speed.max() < 12.5
         along = np.array([drive.route.profile.speed(float(t)) for t in times[1:]])
@@ -87,7 +87,7 @@ def test_no_vehicle_overlaps_another_at_a_keyframe(frame) -> None:
     """Rectangle intersection by OpenCV, not by the filter's own separating axes."""
     drive = scenes.drive(frame[0], frame[1])
     for t in (0.0, 5.0, 12.5, 20.0):
-        bodies = [b for b in drive.scene(t).bodies if b.class_id != layout.PEDESTRIAN]
+        bodies = [b for b in drive.scene(t).bodies if b.class_id != columns.PEDESTRIAN]
         moving = [n for n, b in enumerate(bodies) if np.hypot(*b.velocity) > 0.3]
         boxes = [rotated(b) for b in bodies]
         for n in moving:

@@ -17,10 +17,10 @@ from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options
 from occ_training.fit import fit
+from occ_training.module import OccupancyModule
 from occ_training.packing import PackError, pack
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import hold_recipe
-from occ_training.stepping import OccupancyTraining
 from safetensors import safe_open
 from small_training import small_card, small_recipe, town_index
 from torch import nn
@@ -38,7 +38,7 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
     card, seen = small_card(), []
     assert RECIPES["alocc_town"]().precision == "bf16"
     recipe = small_recipe(precision="bf16")
-    training = OccupancyTraining(card.build(), card, recipe)
+    training = OccupancyModule(card.build(), card, recipe)
     training.net.lift.register_forward_pre_hook(
         lambda *_: seen.append(torch.is_autocast_enabled("cpu"))
     )

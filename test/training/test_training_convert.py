@@ -86,12 +86,16 @@ def test_poses_and_calibration_are_those_of_the_drive(dataset) -> None:
 
 def test_labels_are_the_ground_truth(bag, dataset) -> None:
     index = DatasetIndex.load(dataset)
-    layout = index.header.label_sets["occ3d"]
-    assert (layout.time, layout.frame, layout.classes) == ("reference_camera", "ego", "occ3d")
+    label_format = index.header.label_sets["occ3d"]
+    assert (label_format.time, label_format.frame, label_format.classes) == (
+        "reference_camera",
+        "ego",
+        "occ3d",
+    )
     seen = {p.stamp_ns: p for p in BagPredictions(bag, "/ground_truth_in_view/occupancy")}
     for truth in BagPredictions(bag, "/ground_truth/occupancy"):
         frame = next(f for f in index.frames if f.stamp_ns == truth.stamp_ns)
-        labels = read_labels(index.path(frame.labels["occ3d"]), layout)
+        labels = read_labels(index.path(frame.labels["occ3d"]), label_format)
         assert np.array_equal(labels.semantics_XYZ, truth.labels)
         assert np.array_equal(labels.flow_XYZ2, truth.flow)
         assert np.array_equal(labels.camera_mask_XYZ, seen[truth.stamp_ns].labels != 255)

@@ -14,7 +14,7 @@ import training_folders as folders
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import OccupancyDataset, SampleOptions, Visit
 from occ_training.data.images import ImageAugmentation
-from occ_training.data.label_files import LAYOUTS, DataFileError
+from occ_training.data.label_files import LABEL_FORMATS, DataFileError
 from occ_training.data.records import DatasetError, DatasetIndex
 from occ_training.data.sample import collate
 from PIL import Image
@@ -24,7 +24,11 @@ from occ_perception.geometry import VoxelGrid, invert_transform
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.calibration import Calibrator
 from occ_perception.runtime.preprocess import CropPlan, Preprocessor
-from occ_perception.sensing.point_maps import first_of_float32_ranks, nearest, point_maps
+from occ_perception.sensing.lidar_projection import (
+    first_by_float32_rank,
+    nearest_point,
+    project_lidar,
+)
 
 CARD = get_card("alocc_2d")
 EVERYTHING = ("labels", "depth", "point_classes", "previous_images", "ray_origins")
@@ -142,8 +146,8 @@ def test_starts_and_motion_follow_the_recordings() -> None:
 
 def test_labels_at_the_reference_cameras_time_bring_motion_of_that_time() -> None:
     index = folders.town_index()
-    layout = replace(index.header.label_sets["occ3d"], time="reference_camera")
-    header = replace(index.header, label_sets={**index.header.label_sets, "occ3d": layout})
+    label_format = replace(index.header.label_sets["occ3d"], time="reference_camera")
+    header = replace(index.header, label_sets={**index.header.label_sets, "occ3d": label_format})
     sample = dataset(replace(index, header=header))[1]
     before, now = (f.world_T_reference_ego for f in index.frames[:2])
     expected = np.linalg.inv(before) @ now
@@ -239,7 +243,7 @@ def test_real_points_fall_on_what_the_cameras_see(shared_dir: Path) -> None:
         cam_T_lidar = np.linalg.inv(world_T_cam) @ world_T_ego @ ego_T_lidar
         pixel_map = (np.diag([0.44, 0.44, 1.0]), np.array([0.0, -140.0, 0.0]))
         K = np.array(camera["K"])
-        everything = point_maps(points, None, cam_T_lidar, K, pixel_map, size, (1.0, 45.0))
+        everything = project_lidar(points, None, cam_T_lidar, K, pixel_map, size, (1.0, 45.0))
         assert 2_000 < (everything.depth_HW > 0).sum() < 5_000
         for box in frame["boxes"]:
             offset = in_ego - box["center"]
@@ -256,7 +260,7 @@ def test_real_points_fall_on_what_the_cameras_see(shared_dir: Path) -> None:
             if inside.sum() < 20 or (corners[:, 2] < 1.0).any():
                 continue
             outline = (corners / corners[:, 2:]) @ K.T * 0.44 - [0, 140, 0]
-            own = point_maps(points[inside], None, cam_T_lidar, K, pixel_map, size, (1.0, 45.0))
+            own = project_lidar(points[inside], None, cam_T_lidar, K, pixel_map, size, (1.0, 45.0))
             rows, columns = np.nonzero(own.depth_HW)
             assert (columns >= outline[:, 0].min() - 1).all()
             assert (columns <= outline[:, 0].max() + 1).all()
@@ -266,11 +270,11 @@ def test_real_points_fall_on_what_the_cameras_see(shared_dir: Path) -> None:
     assert found > 300
 
 
-def test_the_published_rule_is_not_the_nearest_point_in_big_images() -> None:
+def test_the_published_rule_is_not_the_nearest_in_big_images() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60_000, 90_000) + 120_000
     depths = rng.uniform(1, 45, 90_000).astype(np.float32)
-    near, published = nearest(pixels, depths), first_of_float32_ranks(pixels, depths)
+    near, published = nearest_point(pixels, depths), first_by_float32_rank(pixels, depths)
     assert np.array_equal(np.unique(pixels[near]), np.unique(pixels))
     assert np.array_equal(np.sort(pixels[published]), np.unique(pixels))
     for p in pixels[near][:50]:
@@ -281,8 +285,8 @@ def test_the_published_rule_is_not_the_nearest_point_in_big_images() -> None:
     assert (farther >= 0).all() and 0 < (farther > 0).mean() < 0.2
     assert farther.max() < 1.6
     # In a small image single precision tells all depths apart.
-    assert depths[first_of_float32_ranks(pixels % 500, depths)].tolist() == (
-        depths[nearest(pixels % 500, depths)].tolist()
+    assert depths[first_by_float32_rank(pixels % 500, depths)].tolist() == (
+        depths[nearest_point(pixels % 500, depths)].tolist()
     )
 
 
@@ -320,8 +324,8 @@ def test_a_ray_mask_is_read_from_beside_the_labels(tmp_path: Path) -> None:
     index = folders.town_index()
     mask = np.random.default_rng(0).random((200, 200, 16)) < 0.3
     np.savez(tmp_path / "labels.npz", ray_mask2=mask)
-    layout = replace(index.header.label_sets["openocc"], reader="ray_mask")
-    sets = {**index.header.label_sets, "openocc_ray_mask": layout}
+    label_format = replace(index.header.label_sets["openocc"], reader="ray_mask")
+    sets = {**index.header.label_sets, "openocc_ray_mask": label_format}
     frames = tuple(
         replace(f, labels={**f.labels, "openocc_ray_mask": str(tmp_path / "labels.npz")})
         for f in index.frames
@@ -355,7 +359,7 @@ def test_surroundocc_cells_are_taken_as_they_are(model: str, tmp_path: Path) -> 
     np.save(tmp_path / "rows.npy", rows)
     index = folders.town_index()
     frame = replace(index.frames[0], labels={"surroundocc": str(tmp_path / "rows.npy")})
-    header = replace(index.header, label_sets={"surroundocc": LAYOUTS["surroundocc"]})
+    header = replace(index.header, label_sets={"surroundocc": LABEL_FORMATS["surroundocc"]})
     options = SampleOptions(ignore_unseen="camera")  # as published; the set has no masks
     data = OccupancyDataset(
         replace(index, header=header, frames=(frame,)), get_card(model), options

@@ -17,7 +17,7 @@ import training_folders as folders
 from occ_training import evaluate as evaluation
 from occ_training.cli import app
 from occ_training.parallel import Outcome
-from occ_training.streams import group_frames
+from occ_training.sampler import group_frames
 from typer.testing import CliRunner
 
 from occ_perception.cli import app as occ

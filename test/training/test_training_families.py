@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from occ_training.data.sample import Batch
+from occ_training.module import OccupancyModule
 from occ_training.recipes import RECIPES
-from occ_training.stepping import OccupancyTraining
 from small_networks import INPUT_SIZE, batched, inputs, small_card, small_network
 from small_sparse import small_sparse, small_sparse_card
 
@@ -66,7 +66,7 @@ def batch_of(card: ModelCard, grid: tuple[int, int, int], frame: int) -> Batch:
 
 def step_of(net: torch.nn.Module, card: ModelCard, name: str, grid: tuple[int, int, int]):
     recipe = replace(RECIPES[name](), recomputed=(), history_from=0)
-    training = OccupancyTraining(net, card, recipe)
+    training = OccupancyModule(net, card, recipe)
     training.on_train_start()
     for frame in range(2):
         batch = batch_of(card, grid, frame)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from occ_training.data.label_files import (
-    LAYOUTS,
+    LABEL_FORMATS,
     DataFileError,
     lidarseg_to_occ3d,
     read_labels,
@@ -32,12 +32,12 @@ def occupied_rows(dims: tuple[int, int, int], seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "columns"), [("surroundocc", "xyz"), ("openoccupancy", "zyx")])
 def test_rows_land_in_their_cells(tmp_path: Path, name: str, columns: str) -> None:
-    layout = LAYOUTS[name]
-    rows = occupied_rows(layout.grid.dims, seed=1)
+    label_format = LABEL_FORMATS[name]
+    rows = occupied_rows(label_format.grid.dims, seed=1)
     order = ["xyz".index(axis) for axis in columns]
     np.save(tmp_path / "rows.npy", np.column_stack([rows[:, order], rows[:, 3]]))
-    volume = read_labels(tmp_path / "rows.npy", layout).semantics_XYZ
-    expected = np.full(layout.grid.dims, 17)
+    volume = read_labels(tmp_path / "rows.npy", label_format).semantics_XYZ
+    expected = np.full(label_format.grid.dims, 17)
     for x, y, z, label in rows:
         expected[x, y, z] = 17 if label == 0 else label
     assert np.array_equal(volume, expected)
@@ -48,14 +48,14 @@ def test_files_of_the_other_row_order_are_noticed(tmp_path: Path) -> None:
     rows = np.array([[500, 3, 20, 4]])  # x, y, z: not an OpenOccupancy row
     np.save(tmp_path / "rows.npy", rows)
     with pytest.raises(DataFileError, match="outside"):
-        read_labels(tmp_path / "rows.npy", LAYOUTS["openoccupancy"])
+        read_labels(tmp_path / "rows.npy", LABEL_FORMATS["openoccupancy"])
 
 
 def test_waymo_free_space_is_renumbered_and_seen_means_both(shared_dir: Path, tmp_path) -> None:
     with np.load(shared_dir / "reference/golden_metrics/waymo_style.npz") as golden:
         arrays = {name: golden[name] for name in ("voxel_label", "infov", "final_voxel_state")}
     np.savez(tmp_path / "000_04.npz", **arrays)
-    labels = read_labels(tmp_path / "000_04.npz", LAYOUTS["waymo"])
+    labels = read_labels(tmp_path / "000_04.npz", LABEL_FORMATS["waymo"])
     raw = arrays["voxel_label"]
     assert np.array_equal(labels.semantics_XYZ[raw != 23], raw[raw != 23])
     assert (labels.semantics_XYZ[raw == 23] == LABEL_SETS["waymo"].empty_class).all()
@@ -66,7 +66,7 @@ def test_waymo_free_space_is_renumbered_and_seen_means_both(shared_dir: Path, tm
 
 def test_real_occ3d_file_means_what_the_class_table_says(shared_dir: Path) -> None:
     file = shared_dir / "data/occ3d-openocc-labels/occ3d_labels.npz"
-    labels = read_labels(file, LAYOUTS["occ3d"])
+    labels = read_labels(file, LABEL_FORMATS["occ3d"])
     ids = {name: k for k, name in enumerate(LABEL_SETS["occ3d"].class_names)}
     volume = labels.semantics_XYZ
     occupied = volume != ids["free"]
@@ -91,7 +91,7 @@ def test_real_occ3d_file_means_what_the_class_table_says(shared_dir: Path) -> No
 
 def test_real_openocc_file_means_what_the_class_table_says(shared_dir: Path) -> None:
     file = shared_dir / "data/occ3d-openocc-labels/openocc_flow_labels.npz"
-    labels = read_labels(file, LAYOUTS["openocc"])
+    labels = read_labels(file, LABEL_FORMATS["openocc"])
     label_set = LABEL_SETS["openocc"]
     assert labels.flow_XYZ2 is not None and labels.flow_XYZ2.dtype == np.float32
     moving = np.isin(labels.semantics_XYZ, label_set.moving_ids())
@@ -100,7 +100,7 @@ def test_real_openocc_file_means_what_the_class_table_says(shared_dir: Path) -> 
     road = label_set.class_names.index("driveable_surface")
     assert np.bincount(np.nonzero(labels.semantics_XYZ == road)[2]).argmax() in (1, 2)
     # Read with the table of Occ3D, whose free space is 17, the same file is all wrong.
-    as_occ3d = read_labels(file, LAYOUTS["occ3d"])
+    as_occ3d = read_labels(file, LABEL_FORMATS["occ3d"])
     assert (as_occ3d.semantics_XYZ == LABEL_SETS["occ3d"].empty_class).sum() == 0
 
 
@@ -132,14 +132,14 @@ def test_point_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    layout = LAYOUTS["occ3d"]
-    volume = np.full(layout.grid.dims, 17, dtype=np.uint8)
+    label_format = LABEL_FORMATS["occ3d"]
+    volume = np.full(label_format.grid.dims, 17, dtype=np.uint8)
 
     def refused(name: str, message: str, **arrays: np.ndarray) -> None:
         if arrays:
             np.savez_compressed(tmp_path / name, **arrays)
         with pytest.raises(DataFileError, match=f"{name}.*{message}"):
-            read_labels(tmp_path / name, layout)
+            read_labels(tmp_path / name, label_format)
 
     refused("absent.npz", "no such file")
     refused("named.npz", "semantics", labels=volume)
@@ -159,4 +159,4 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_points(tmp_path / "points.bin", ("x", "y", "z"))
     np.savez(tmp_path / "mask.npz", ray_mask2=np.ones((3, 3, 3), dtype=bool))
     with pytest.raises(DataFileError, match="mask of shape"):
-        read_ray_mask(tmp_path / "mask.npz", layout)
+        read_ray_mask(tmp_path / "mask.npz", label_format)

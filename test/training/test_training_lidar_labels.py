@@ -15,9 +15,9 @@ from occ_training.lidar_labels.boxes import (
 )
 from occ_training.lidar_labels.ground import find_ground
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
-from occ_training.lidar_labels.section import LabelRule
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, _offsets_ns
 from occ_training.lidar_labels.visibility import camera_mask
+from occ_training.lidar_labels.window import LabelRule
 
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import VoxelGrid, matrix_from_pose

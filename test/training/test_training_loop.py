@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from occ_training.averaging import WeightAverage, float_entries
 from occ_training.checkpoints import finished_checkpoints
-from occ_training.computing import freeze_norms
 from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import collate
+from occ_training.ema import WeightAverage, float_entries
 from occ_training.evaluate import (
     add_counters,
     evaluate_frames,
@@ -25,10 +24,10 @@ from occ_training.evaluate import (
 from occ_training.fit import fit
 from occ_training.initial_weights import load_initial_weights
 from occ_training.losses.flow import moving_voxels
+from occ_training.module import OccupancyModule, freeze_norms, measured_depth_rate
 from occ_training.recipe import Optimiser
-from occ_training.schedules import Averaging, Fading
-from occ_training.stepping import OccupancyTraining, measured_depth_rate
-from occ_training.streams import check_each_once, group_frames, shares
+from occ_training.sampler import check_each_once, group_frames, shares
+from occ_training.schedules import Averaging, CosineRampDown
 from safetensors.torch import load_file
 from small_networks import small_network
 from small_training import small_card, small_recipe, town_index
@@ -36,7 +35,7 @@ from small_training import small_card, small_recipe, town_index
 from occ_perception.errors import OptionError
 from occ_perception.metrics import Evaluation
 from occ_perception.models.checkpoint import load_checkpoint
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.state import state_tensors
 from occ_perception.models.zoo import get_card
 
@@ -68,7 +67,7 @@ def logged(out: Path, name: str = "loss") -> dict[int, float]:
 
 def training_of(recipe, card):
     torch.manual_seed(0)
-    return OccupancyTraining(card.build(), card, recipe)
+    return OccupancyModule(card.build(), card, recipe)
 
 
 # --- resume and processes -------------------------------------------------------------------------
@@ -131,11 +130,11 @@ def test_loader_processes_change_nothing(tmp_path, index_file) -> None:
 
 def batches(recipe, card, steps: int):
     """The batches of the first steps, as the loop would load them."""
-    from occ_training.streams import SlotStreams
+    from occ_training.sampler import SlotSampler
 
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     groups = group_frames(dataset.groups_F)
-    stream = SlotStreams(groups, recipe.batch, range(recipe.batch), recipe.seed, 0, steps)
+    stream = SlotSampler(groups, recipe.batch, range(recipe.batch), recipe.seed, 0, steps)
     return [collate([dataset[visit] for visit in visits]) for visits in stream]
 
 
@@ -259,7 +258,7 @@ def test_terms_that_the_network_has_nothing_for_are_refused() -> None:
 
 def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
     card = small_card()
-    recipe = small_recipe(depth_fading=Fading(end=10))
+    recipe = small_recipe(depth_fading=CosineRampDown(end=10))
     assert measured_depth_rate(card, recipe, 0) == 1.0
     assert measured_depth_rate(card, recipe, 5) == pytest.approx(0.5)
     assert measured_depth_rate(card, recipe, 11) is None
@@ -297,7 +296,7 @@ def test_the_matching_is_that_of_the_labels_as_long_as_the_recipe_says() -> None
     card = small_card()
     recipe = small_recipe(history_from=0, depth_fading=None)
     flows = {}
-    for fading in (None, Fading(begin=2, end=8)):
+    for fading in (None, CosineRampDown(begin=2, end=8)):
         training = training_of(replace(recipe, motion_fading=fading), card)
         freeze_norms(training.net)
         for batch in batches(recipe, card, 2):
@@ -371,7 +370,7 @@ def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
     card = small_card()
     net, other = card.build(), card.build()
     file = tmp_path / "detector.pth"
-    tensors = {f"module.{published_key(k, card.names)}": v for k, v in other.state_dict().items()}
+    tensors = {f"module.{checkpoint_key(k, card.names)}": v for k, v in other.state_dict().items()}
     fitting = [key for key in tensors if "img_backbone" in key]
     tensors = {key: tensors[key] for key in fitting} | {"module.bbox_head.weight": torch.ones(3)}
     tensors[fitting[0]] = torch.ones(7)
@@ -381,7 +380,7 @@ def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
     assert f"{len(fitting) - 1} of {len(before)} tensors taken" in said
     assert "1 have another shape" in said
     after, source = net.state_dict(), other.state_dict()
-    taken = {k for k in after if published_key(k, card.names) in {f[7:] for f in fitting[1:]}}
+    taken = {k for k in after if checkpoint_key(k, card.names) in {f[7:] for f in fitting[1:]}}
     assert all(torch.equal(after[k], source[k] if k in taken else before[k]) for k in after)
 
 

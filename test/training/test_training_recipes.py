@@ -15,16 +15,16 @@ from occ_training.cli import app
 from occ_training.data.frame_records import DatasetError
 from occ_training.initial_weights import load_initial_weights
 from occ_training.layerwise_decay import swin_layer
+from occ_training.losses.terms import DepthCrossEntropy
 from occ_training.recipe import Gate, RecipeError
 from occ_training.recipes import RECIPES
 from occ_training.run_file import changed, plain_values, read_run
-from occ_training.schedules import Averaging, Fading, LearningRate
-from occ_training.streams import SlotStreams, check_each_once, group_frames, shares
-from occ_training.supervision import DepthBins
+from occ_training.sampler import SlotSampler, check_each_once, group_frames, shares
+from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.weight_files import WeightsError, weights_path
 
@@ -54,11 +54,11 @@ def test_warm_up_is_the_published_line() -> None:
 
 
 def test_measured_depth_fades_as_half_a_cosine() -> None:
-    fading = Fading(end=48030)
+    fading = CosineRampDown(end=48030)
     assert fading.rate(0) == 1.0 and fading.rate(48031) == 0.0
     for step in (1, 12345, 48030):
         assert fading.rate(step) == pytest.approx((math.cos(math.pi * step / 48030) + 1) / 2)
-    later = Fading(begin=16010, end=32020)
+    later = CosineRampDown(begin=16010, end=32020)
     assert later.rate(16010) == 1.0
     assert later.rate(24015) == pytest.approx(0.5)
 
@@ -70,7 +70,7 @@ def test_decay_of_the_average_is_the_published_one() -> None:
 
 
 def test_the_rate_falls_along_a_cosine() -> None:
-    rate = LearningRate(warm_up_steps=100, fall=Fading(begin=100, end=1000), fall_to=0.01)
+    rate = LearningRate(warm_up_steps=100, fall=CosineRampDown(begin=100, end=1000), fall_to=0.01)
     assert rate.factor(100) == 1.0
     assert rate.factor(550) == pytest.approx(0.505)
     assert rate.factor(1000) == pytest.approx(0.01) == rate.factor(5000)
@@ -82,7 +82,7 @@ GROUPS = [range(0, 3), range(3, 8), range(8, 9), range(9, 13), range(13, 15)]
 
 
 def stream(mine: range, slots: int = 4, first: int = 0, last: int = 40) -> list[list[int]]:
-    steps = SlotStreams(GROUPS, slots, mine, seed=5, first_step=first, last_step=last)
+    steps = SlotSampler(GROUPS, slots, mine, seed=5, first_step=first, last_step=last)
     return [[visit[0] for visit in visits] for visits in steps]
 
 
@@ -104,13 +104,13 @@ def test_slots_walk_every_fourth_group_of_one_permutation_stream() -> None:
 
 def test_a_stream_goes_on_at_any_step() -> None:
     assert stream(range(4), first=17) == stream(range(4))[17:]
-    visits = list(SlotStreams(GROUPS, 1, range(1), 0, 3, 5))
+    visits = list(SlotSampler(GROUPS, 1, range(1), 0, 3, 5))
     assert [v[0][1] for v in visits] == [3, 4]  # the draw of each visit belongs to its step
 
 
 def test_too_few_groups_are_refused() -> None:
     with pytest.raises(DatasetError, match="5 groups of frames for 6 batch slots"):
-        SlotStreams(GROUPS, 6, range(6), 0, 0, 1)
+        SlotSampler(GROUPS, 6, range(6), 0, 0, 1)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
@@ -160,12 +160,16 @@ def test_recipes_have_the_published_lengths(name, steps, batch, history_from, fa
 
 def test_true_motion_fades_as_published() -> None:
     fading = RECIPES["alocc_flow_2d"]().motion_fading
-    assert fading == Fading(begin=16_010, end=32_020) == RECIPES["alocc_flow_3d"]().motion_fading
+    assert (
+        fading
+        == CosineRampDown(begin=16_010, end=32_020)
+        == RECIPES["alocc_flow_3d"]().motion_fading
+    )
     steps = (0, 16_010, 24_015, 32_020, 32_021)
     assert [fading.rate(step) for step in steps] == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
     with_flow = {name for name in RECIPES if get_card(name).config.predicts_flow}
     assert with_flow == {name for name, recipe in RECIPES.items() if recipe().motion_fading}
-    only_depth = replace(RECIPES["alocc_flow_2d"](), terms=(DepthBins(),))
+    only_depth = replace(RECIPES["alocc_flow_2d"](), terms=(DepthCrossEntropy(),))
     assert "labels" in only_depth.sample_options(get_card("alocc_flow_2d")).contents
 
 
@@ -184,8 +188,8 @@ def test_a_run_over_fewer_samples_is_the_same_run_in_small() -> None:
     recipe = RECIPES["alocc_town"]()
     short = recipe.lasting(recipe.steps * recipe.batch // 10)
     assert (short.steps, short.batch) == (1200, 16)
-    assert short.depth_fading == Fading(begin=0, end=600)
-    assert short.motion_fading == Fading(begin=200, end=400)
+    assert short.depth_fading == CosineRampDown(begin=0, end=600)
+    assert short.motion_fading == CosineRampDown(begin=200, end=400)
     assert short.gate == recipe.gate
     rates = [r.optimiser.schedule.factor for r in (recipe, short)]
     for share in (0.3, 0.6, 1.0):
@@ -259,7 +263,7 @@ def test_parts_that_a_recipe_has_not_can_be_given_to_it() -> None:
     changes = {"gate": {"step": 100, "floor": 0.1}, "motion_fading": {"end": 10}}
     recipe = changed(RECIPES["alocc_2d"](), changes, "run.yaml")
     assert recipe.gate == Gate(step=100, floor=0.1)
-    assert recipe.motion_fading == Fading(end=10)
+    assert recipe.motion_fading == CosineRampDown(end=10)
     with pytest.raises(RecipeError, match=r"run.yaml, gate: .*'flor'"):
         changed(RECIPES["alocc_2d"](), {"gate": {"step": 1, "flor": 0.1}}, "run.yaml")
 
@@ -328,7 +332,7 @@ def test_data_without_point_classes_is_trained_on_without_them(tmp_path, monkeyp
     told = CliRunner().invoke(app, [*options, str(tmp_path / "plain")])
     assert told.exit_code == 0, told.output
     assert "no frame of" in told.output and "trained without ImageMasks" in told.output
-    assert trained == {0: ["VoxelMasks", "DepthBins"]}
+    assert trained == {0: ["VoxelMasks", "DepthCrossEntropy"]}
 
 
 def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> None:
@@ -341,11 +345,11 @@ def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> 
     monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match="`occ weights fetch alocc_2d_mini` gets it"):
         load_initial_weights(net, card, run.recipe.initial_weights)
-    torch.save({"state_dict": {published_key(ours, card.names): given}}, weights_path(card))
+    torch.save({"state_dict": {checkpoint_key(ours, card.names): given}}, weights_path(card))
     said = load_initial_weights(net, card, run.recipe.initial_weights)
     assert ": 1 of " in said and torch.equal(weight, given)
 
 
 def test_streams_are_endless() -> None:
-    walk = SlotStreams(GROUPS, 4, range(4), 0, 0, 1).walk(3)
+    walk = SlotSampler(GROUPS, 4, range(4), 0, 0, 1).walk(3)
     assert len(list(islice(walk, 1000))) == 1000

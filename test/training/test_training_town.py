@@ -161,7 +161,7 @@ def test_frames_of_something_else_are_refused(rendered, monkeypatch) -> None:
         town_dataset(rendered.root, "both", CLIPS, replace(DATA, size=(352, 198)))
     with pytest.raises(DatasetError, match="points surfaces there, lidar wanted"):
         town_dataset(rendered.root, "both", CLIPS, replace(DATA, points="lidar"))
-    monkeypatch.setattr("occ_perception.synthetic.recipe.GENERATOR_VERSION", 99)
+    monkeypatch.setattr("occ_perception.synthetic.provenance.GENERATOR_VERSION", 99)
     with pytest.raises(DatasetError, match="generator 1 there, 99 wanted; delete"):
         town_dataset(rendered.root, "both", CLIPS, DATA)
 

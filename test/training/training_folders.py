@@ -14,7 +14,7 @@ from occ_training.data.records import (
     DatasetHeader,
     DatasetIndex,
     FrameRecord,
-    LabelLayout,
+    LabelFormat,
     LidarRecord,
 )
 
@@ -72,5 +72,5 @@ def frame(token: str, sequence: str = "a", stamp_ns: int = 0, x: float = 0.0) ->
 
 
 def index(root: Path, *frames: FrameRecord) -> DatasetIndex:
-    header = DatasetHeader("test", ("CAM",), {"occ3d": LabelLayout("occ3d", "occ3d", GRID)})
+    header = DatasetHeader("test", ("CAM",), {"occ3d": LabelFormat("occ3d", "occ3d", GRID)})
     return DatasetIndex(root, header, frames)

@@ -18,8 +18,8 @@ from small_streams import drive, surround_rig
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid, matrix_from_pose, transform_points
 from occ_perception.labels import PALETTE
-from occ_perception.viewer.cell_boxes import boxes_of_cells, triangles_of_boxes
 from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
+from occ_perception.viewer.voxel_boxes import boxes_of_cells, triangles_of_boxes
 
 
 def read_ply(path) -> dict[str, np.ndarray]:

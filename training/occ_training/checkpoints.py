@@ -20,10 +20,10 @@ from torch import nn
 
 from occ_perception.errors import OccError, OptionError
 from occ_perception.models.checkpoint import CheckpointError
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.zoo import ModelCard
-from occ_training.averaging import WeightAverage, float_entries
-from occ_training.stepping import OccupancyTraining
+from occ_training.ema import WeightAverage, float_entries
+from occ_training.module import OccupancyModule
 
 TRAINER_FILE = "trainer.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
@@ -73,7 +73,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the run goes on, let the slots remember what they did."""
-        assert isinstance(pl_module, OccupancyTraining)
+        assert isinstance(pl_module, OccupancyModule)
         if self.last is not None:
             restore_slots(pl_module, self.last, slots_of(trainer, self._batch))
 
@@ -81,7 +81,7 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """Save where a checkpoint is due."""
-        assert isinstance(pl_module, OccupancyTraining)
+        assert isinstance(pl_module, OccupancyModule)
         step = trainer.global_step
         if step % self._every == 0 or step == trainer.max_steps or self._is_time(trainer):
             self.save(trainer, pl_module)
@@ -94,7 +94,7 @@ class Checkpoints(pl.Callback):
         over = time.monotonic() - self._saved_at > 60.0 * self._minutes
         return trainer.strategy.broadcast(over)
 
-    def save(self, trainer: pl.Trainer, training: OccupancyTraining) -> None:
+    def save(self, trainer: pl.Trainer, training: OccupancyModule) -> None:
         """Write the checkpoint of this moment; every process calls this.
 
         Raises:
@@ -130,7 +130,7 @@ class Checkpoints(pl.Callback):
                 f"{self._folder}; where that fails too, begin a run with a smaller optimiser.lr"
             )
 
-    def _save_weights(self, training: OccupancyTraining, path: Path) -> None:
+    def _save_weights(self, training: OccupancyModule, path: Path) -> None:
         if self._average is None:
             save_weights(training.net, training.card, path)
         else:
@@ -164,7 +164,7 @@ def slots_of(trainer: pl.Trainer, batch: int) -> range:
     return range(trainer.global_rank * each, (trainer.global_rank + 1) * each)
 
 
-def restore_slots(training: OccupancyTraining, checkpoint: Path, mine: range) -> None:
+def restore_slots(training: OccupancyModule, checkpoint: Path, mine: range) -> None:
     """What this process's slots remembered at a checkpoint.
 
     Raises:
@@ -185,7 +185,7 @@ def restore_slots(training: OccupancyTraining, checkpoint: Path, mine: range) ->
 def save_weights(net: nn.Module, card: ModelCard, path: Path) -> None:
     """Write a network's tensors under their published names, as safetensors."""
     tensors = {
-        published_key(name, card.names): tensor.detach().cpu().clone().contiguous()
+        checkpoint_key(name, card.names): tensor.detach().cpu().clone().contiguous()
         for name, tensor in net.state_dict().items()
     }
     save_file(tensors, path, metadata={"format": "pt", "model": card.name})

@@ -14,10 +14,10 @@ import numpy as np
 
 from occ_perception.atomic import atomic_path
 from occ_perception.bags.drive import RecordedDrive, open_recording
-from occ_perception.bags.following import nearest
 from occ_perception.bags.predictions import GROUND_TRUTH, occupancy_topics
 from occ_perception.bags.reading import RecordedCloud
 from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.sensing.assembly import FrameError
 from occ_training.convert_frames import Draft, FrameWriter, spaced
 from occ_training.convert_labels import (
@@ -202,7 +202,7 @@ class _Conversion:
         header = DatasetHeader(
             name=self._job.name,
             cameras=self._drive.layout.camera_names,
-            label_sets=self._labels.layouts,
+            label_sets=self._labels.formats,
             ego_frame=self._drive.layout.pose.ego_frame,
             root="..",
         )
@@ -266,7 +266,7 @@ class _Conversion:
 
         Labels of lidar time need its pose at least.
         """
-        at_lidar_time = any(layout.time == "lidar" for layout in self._labels.layouts.values())
+        at_lidar_time = any(given.time == "lidar" for given in self._labels.formats.values())
         farthest = _SAME_SWEEP_NS if at_lidar_time else _NEAREST_SWEEP_NS
         written = self._points.write(drafts, sweep_stamps, farthest)
         mount = self._drive.recorded_rig.ego_T_lidar
@@ -333,7 +333,7 @@ def _label_stamps(
     tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_MOMENT_NS
     chosen = {}
     for stamp in wanted:
-        at = nearest(stamps, stamp)
+        at = nearest_stamp(stamps, stamp)
         if at is not None and abs(stamps[at] - stamp) <= tolerance:
             chosen[stamps[at]] = stamp
         else:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from occ_perception.bags.drive import RecordedDrive
-from occ_perception.bags.following import nearest
 from occ_perception.bags.reading import RecordedFrameSet
+from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.assembly import FrameError
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
@@ -159,7 +159,7 @@ def spaced(stamps: Sequence[int], spacing_ns: int) -> Iterator[int]:
     at = 0
     while at < len(stamps):
         yield stamps[at]
-        target = nearest(stamps, stamps[at] + spacing_ns)
+        target = nearest_stamp(stamps, stamps[at] + spacing_ns)
         assert target is not None
         # At the end of the recording, and across a gap, the nearest may be too near.
         at = max(target, bisect_left(stamps, stamps[at] + round(0.6 * spacing_ns)))

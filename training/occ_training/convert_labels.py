@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.bags.following import Follower, nearest
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
     GROUND_TRUTH_IN_VIEW,
@@ -20,12 +19,13 @@ from occ_perception.bags.predictions import (
     occupancy_topics,
 )
 from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.stamp_join import StampJoin, nearest_stamp
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.synthetic.labels import OPENOCC_OF_OCC3D
-from occ_training.data.label_files import LAYOUTS, DataFileError, read_labels
-from occ_training.data.records import LabelLayout
+from occ_training.data.label_files import LABEL_FORMATS, DataFileError, read_labels
+from occ_training.data.records import LabelFormat
 from occ_training.lidar_labels.labelling import LabelledFrame
 from occ_training.lidar_labels.visibility import camera_mask
 
@@ -72,11 +72,11 @@ class LabelSource(Protocol):
 
     Attributes:
         description: for the report.
-        layouts: key -> what the files are; known after :meth:`write` has run.
+        formats: key -> what the files are; known after :meth:`write` has run.
     """
 
     description: str
-    layouts: Mapping[str, LabelLayout]
+    formats: Mapping[str, LabelFormat]
 
     def stamps_ns(self) -> list[int] | None:
         """The moments there are labels of, in order; None where any moment may have some."""
@@ -89,7 +89,7 @@ class NoLabels:
     """Images and poses alone."""
 
     description = "none"
-    layouts: Mapping[str, LabelLayout] = {}
+    formats: Mapping[str, LabelFormat] = {}
 
     def stamps_ns(self) -> list[int] | None:
         """Any moment will do."""
@@ -102,17 +102,17 @@ class NoLabels:
 
 
 @dataclass
-class CollectedLayouts:
+class CollectedFormats:
     """Collects what the files of each key are; all must be alike."""
 
-    known: dict[str, LabelLayout] = field(default_factory=dict)
+    known: dict[str, LabelFormat] = field(default_factory=dict)
 
-    def add(self, key: str, layout: LabelLayout) -> None:
+    def add(self, key: str, label_format: LabelFormat) -> None:
         """Take what a file of a key is; raises BagError where one before it was another."""
-        if self.known.setdefault(key, layout) != layout:
+        if self.known.setdefault(key, label_format) != label_format:
             raise BagError(
-                f"labels of {key} change within the recording: {self.known[key]}, then {layout}; "
-                "a data set has one grid and one class list per label set"
+                f"labels of {key} change within the recording: {self.known[key]}, then "
+                f"{label_format}; a data set has one grid and one class list per label set"
             )
 
 
@@ -133,8 +133,8 @@ class GroundTruthTopics:
         self._recording = recording
         self._topic = topics[0]
         self._seen_topic = next(iter(occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)), None)
-        self._collected = CollectedLayouts()
-        self.layouts: Mapping[str, LabelLayout] = self._collected.known
+        self._collected = CollectedFormats()
+        self.formats: Mapping[str, LabelFormat] = self._collected.known
         self.description = f"topic {self._topic}"
 
     def stamps_ns(self) -> list[int] | None:
@@ -149,7 +149,7 @@ class GroundTruthTopics:
         seen_topic = self._seen_topic
         seen = BagPredictions(self._recording.path, seen_topic) if seen_topic else None
         try:
-            in_view = Follower(seen or ())
+            in_view = StampJoin(seen or ())
             for truth in truths:
                 wanted = waiting.pop(truth.stamp_ns)
                 if wanted is not None:
@@ -193,7 +193,7 @@ class LabelFolder:
     Args:
         recording: whose frames want labels; damaged files become its problems.
         root: searched with all its sub-folders.
-        kind: of the files, a key of LAYOUTS.
+        kind: of the files, a key of LABEL_FORMATS.
         samples: nuScenes ``sample.json``, or any JSON list of objects with ``token`` and
             ``timestamp`` (microseconds) or ``stamp_ns``.
 
@@ -215,11 +215,13 @@ class LabelFolder:
                 f"{root} has no .npz files named by stamp (16 or 19 digits)"
                 f"{' or by a token of ' + str(samples) if samples else ''}; tokens need --samples"
             )
-        if kind not in LAYOUTS or LAYOUTS[kind].frame != "ego":
-            known = [name for name, layout in LAYOUTS.items() if layout.frame == "ego"]
+        if kind not in LABEL_FORMATS or LABEL_FORMATS[kind].frame != "ego":
+            known = [
+                name for name, label_format in LABEL_FORMATS.items() if label_format.frame == "ego"
+            ]
             raise BagError(f"no label files of kind {kind!r}; there are {', '.join(known)}")
         self._kind = kind
-        self.layouts: Mapping[str, LabelLayout] = {}
+        self.formats: Mapping[str, LabelFormat] = {}
         self.description = f"folder {root}"
 
     def stamps_ns(self) -> list[int] | None:
@@ -237,14 +239,14 @@ class LabelFolder:
         time: Literal["reference_camera", "lidar"] = (
             "reference_camera" if at_camera_time else "lidar"
         )
-        self.layouts = {self._kind: replace(LAYOUTS[self._kind], time=time)}
+        self.formats = {self._kind: replace(LABEL_FORMATS[self._kind], time=time)}
         for wanted in frames:
             yield from self._copied(wanted, folder)
 
     def _copied(self, wanted: WantedFrame, folder: Path) -> Iterator[WrittenLabels]:
         source = self._files[self.stamp_of(wanted.frame.stamp_ns)]
         try:
-            read_labels(source, LAYOUTS[self._kind])
+            read_labels(source, LABEL_FORMATS[self._kind])
         except DataFileError as error:
             self._recording.note("label_file", str(error), wanted.frame.stamp_ns)
             return
@@ -272,7 +274,7 @@ def write_labels(
     flow: NDArray[np.float32] | None,
     classes: LabelSet,
     grid: VoxelGrid,
-    layouts: CollectedLayouts,
+    formats: CollectedFormats,
 ) -> WrittenLabels:
     """The files of one frame with Occ3D's keys; with flow also in the classes of OpenOcc."""
     arrays = {} if flow is None else {"flow": flow.astype(np.float32)}
@@ -283,7 +285,7 @@ def write_labels(
     def write(name: str, ids: NDArray[np.uint8], suffix: str) -> None:
         files[name] = f"{token}{suffix}.npz"
         np.savez_compressed(folder / files[name], semantics=ids, **arrays)  # type: ignore[arg-type]
-        layouts.add(name, LabelLayout("occ3d", name, grid, time="reference_camera"))
+        formats.add(name, LabelFormat("occ3d", name, grid, time="reference_camera"))
 
     write(classes.name, semantics, "")
     if flow is not None and classes.name == "occ3d":
@@ -299,7 +301,7 @@ class _ByStamp:
 
     def pop(self, stamp_ns: int) -> WantedFrame | None:
         stamps = [wanted.frame.stamp_ns for wanted in self._frames]
-        at = nearest(stamps, stamp_ns)
+        at = nearest_stamp(stamps, stamp_ns)
         if at is None or abs(stamps[at] - stamp_ns) > SAME_MOMENT_NS:
             return None
         return self._frames.pop(at)

@@ -7,22 +7,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from occ_perception.sensing.formats import POINTS_TYPE, TopicLayout
+
 from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive
-from occ_perception.bags.following import nearest
 from occ_perception.bags.recording import BagError, Recording
+from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS
-from occ_perception.sensing.layouts import POINTS_TYPE, TopicLayout
 from occ_training.convert_frames import Draft
 from occ_training.convert_labels import (
-    CollectedLayouts,
+    CollectedFormats,
     WantedFrame,
     WrittenLabels,
     write_labels,
 )
 from occ_training.data.label_files import OCC3D_GRID, DataFileError
-from occ_training.data.records import LabelLayout, LidarRecord
+from occ_training.data.records import LabelFormat, LidarRecord
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
 from occ_training.lidar_labels.labelling import LidarLabeller
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps
@@ -62,8 +63,8 @@ class LidarMadeLabels:
         topic = topic_of_points(drive.recording, topic)
         self._sweeps = world_sweeps(drive, topic, point_classes, period_ns=round(period_s * 1e9))
         self._labeller = LidarLabeller(OCC3D_GRID, classes, tracks)
-        self._collected = CollectedLayouts()
-        self.layouts: Mapping[str, LabelLayout] = self._collected.known
+        self._collected = CollectedFormats()
+        self.formats: Mapping[str, LabelFormat] = self._collected.known
         self.description = f"lidar {topic}, {boxes_from}"
 
     def stamps_ns(self) -> list[int] | None:
@@ -167,7 +168,7 @@ class PointWriter:
         stamps = sorted(set(sweep_stamps))
         frames: defaultdict[int, list[Draft]] = defaultdict(list)
         for draft in drafts:
-            at = nearest(stamps, draft.label_ns)
+            at = nearest_stamp(stamps, draft.label_ns)
             if at is not None and abs(stamps[at] - draft.label_ns) <= farthest_ns:
                 frames[stamps[at]].append(draft)
         if not frames:

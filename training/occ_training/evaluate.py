@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader
 
 from occ_perception.atomic import atomic_path
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
-from occ_perception.models.labels_from_logits import labels_of
 from occ_perception.models.network import Network
+from occ_perception.models.postprocess import labels_of
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.records import DatasetIndex
 from occ_training.data.sample import Batch, collate
 from occ_training.parallel import WorkError, run_all
-from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
+from occ_training.sampler import SequenceDataset, check_each_once, group_frames, shares
 
 Counters = dict[str, dict[str, Tensor]]
 

@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from occ_perception.errors import OptionError
 from occ_perception.models.network import Network
 from occ_perception.models.zoo import ModelCard, get_card
-from occ_training.averaging import WeightAverage
 from occ_training.checkpoints import (
     TRAINER_FILE,
     WEIGHTS_FILE,
@@ -34,12 +33,13 @@ from occ_training.checkpoints import (
     step_of,
 )
 from occ_training.data.sample import Batch, collate
+from occ_training.ema import WeightAverage
 from occ_training.gate import GateKeeper
 from occ_training.initial_weights import load_initial_weights
+from occ_training.module import OccupancyModule
 from occ_training.recipe import TrainingRecipe
 from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, hold_recipe
-from occ_training.stepping import OccupancyTraining
-from occ_training.streams import SequenceDataset, SlotStreams, group_frames
+from occ_training.sampler import SequenceDataset, SlotSampler, group_frames
 from occ_training.validation import Validation
 
 
@@ -93,7 +93,7 @@ def fit(
     card = card or get_card(recipe.model)
     pl.seed_everything(recipe.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
-    training = OccupancyTraining(_new_network(card, recipe), card, recipe)
+    training = OccupancyModule(_new_network(card, recipe), card, recipe)
     average = WeightAverage(recipe.averaging) if recipe.averaging else None
     own: list[pl.Callback] = [LearningRateMonitor("step")]
     if progress:
@@ -166,7 +166,7 @@ class TrainingData(pl.LightningDataModule):
         """Asked for after a checkpoint has been read, so the step is known."""
         assert self.trainer is not None
         recipe = self._recipe
-        stream = SlotStreams(
+        stream = SlotSampler(
             group_frames(self._dataset.groups_F),
             recipe.batch,
             slots_of(self.trainer, recipe.batch),

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from occ_perception.models.checkpoint import CheckpointError, match_keys, read_tensors
+from occ_perception.models.checkpoint_keys import checkpoint_key, unwrapped_key
 from occ_perception.models.network import Network
-from occ_perception.models.published_names import published_key, unwrapped_key
 from occ_perception.models.zoo import MODELS, ModelCard, get_card
 from occ_perception.runtime.weight_files import WeightsError, find_weights, verify_kept
 
@@ -43,7 +43,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
     own = net.state_dict()
     with torch.no_grad():
         for key in report.loaded:
-            own[key].copy_(tensors[published_key(key, card.names)])
+            own[key].copy_(tensors[checkpoint_key(key, card.names)])
     return (
         f"{path}: {len(report.loaded)} of {len(own)} tensors taken; {len(report.missing)} are not "
         f"in it, {len(report.wrong_shape)} have another shape"

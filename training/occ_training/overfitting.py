@@ -29,9 +29,9 @@ from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
 from occ_training.fit import fit
 from occ_training.losses.masks import MaskLossConfig
+from occ_training.losses.terms import DepthCrossEntropy, ImageMasks, Velocities, VoxelMasks
 from occ_training.recipe import Optimiser, TrainingRecipe
 from occ_training.schedules import Averaging, LearningRate
-from occ_training.supervision import DepthBins, ImageMasks, Velocities, VoxelMasks
 from occ_training.town import Clip, TownData, town_dataset
 
 _CLIP = Clip(town=7, drive=0, first=4, frames=2)
@@ -103,7 +103,7 @@ def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
         terms=(
             VoxelMasks(points=MaskLossConfig(points=4000)),
             ImageMasks(points=MaskLossConfig(points=100)),
-            DepthBins(),
+            DepthCrossEntropy(),
             Velocities(),
         ),
         steps=steps,

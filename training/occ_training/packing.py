@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from occ_perception.atomic import atomic_path, write_whole
 from occ_perception.errors import OccError
 from occ_perception.metrics import Evaluation, Report
-from occ_perception.models.published_names import published_key
+from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.zoo import ModelCard, get_card
 from occ_training.checkpoints import WEIGHTS_FILE, finished_checkpoints, step_of
 from occ_training.data.sample import collate
@@ -101,7 +101,7 @@ def write_half(source: Path, card: ModelCard, path: Path) -> None:
     """Weights in half precision, statistics in single: those of the camera code reach a million."""
     with torch.device("meta"):
         net = card.build()
-    parameters = {published_key(name, card.names) for name, _ in net.named_parameters()}
+    parameters = {checkpoint_key(name, card.names) for name, _ in net.named_parameters()}
     tensors = {
         name: tensor.half() if name in parameters else tensor
         for name, tensor in load_file(source).items()

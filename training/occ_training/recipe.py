@@ -14,8 +14,8 @@ from occ_perception.models.zoo import ModelCard
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import Content, SampleOptions
 from occ_training.data.images import ImageAugmentation
-from occ_training.schedules import Averaging, Fading, LearningRate
-from occ_training.supervision import Term
+from occ_training.losses.terms import Term
+from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
 
 ParameterGroups = list[dict[str, Any]]
@@ -105,8 +105,8 @@ class TrainingRecipe:
     town: TownData | None = None
     ignore_unseen: Literal["camera", "ray"] | None = "camera"
     history_from: int = 0
-    depth_fading: Fading | None = None
-    motion_fading: Fading | None = None
+    depth_fading: CosineRampDown | None = None
+    motion_fading: CosineRampDown | None = None
     splits: int = 1
     optimiser: Optimiser = field(default_factory=Optimiser)
     averaging: Averaging | None = field(default_factory=Averaging)

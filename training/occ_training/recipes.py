@@ -17,20 +17,20 @@ from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.images import ImageAugmentation
 from occ_training.layerwise_decay import backbone_slower, swin_layers
 from occ_training.losses.masks import MaskLossConfig
-from occ_training.recipe import Gate, Optimiser, TrainingRecipe
-from occ_training.schedules import Averaging, Fading, LearningRate
-from occ_training.supervision import (
-    CausalInfluence,
-    DepthBinary,
-    DepthBins,
+from occ_training.losses.terms import (
+    CausalLoss,
+    DepthBinaryCrossEntropy,
+    DepthCrossEntropy,
     ImageMasks,
     ListedCells,
     Term,
     Velocities,
-    VoxelEntropy,
+    VoxelCrossEntropy,
+    VoxelFocalLovasz,
     VoxelMasks,
-    VoxelQuartet,
 )
+from occ_training.recipe import Gate, Optimiser, TrainingRecipe
+from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
 
 # "Epochs" of the published runs: passes over 28 130 frames at batch 16 and 32, times the factor of
@@ -40,7 +40,7 @@ _SURROUNDOCC_EPOCH = 1758
 
 # What is computed twice to fit into 24 GB; the published runs recompute almost everywhere.
 _RECOMPUTED = ("image.backbone", "encoder")
-_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), DepthBins())
+_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), DepthCrossEntropy())
 
 
 def _alocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
@@ -50,7 +50,7 @@ def _alocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
         terms=_ALOCC,
         steps=12 * _EPOCH_16,
         history_from=2 * _EPOCH_16,
-        depth_fading=Fading(end=6 * _EPOCH_16),
+        depth_fading=CosineRampDown(end=6 * _EPOCH_16),
         splits=2,
         checkpoint_every=_EPOCH_16,
         recomputed=_RECOMPUTED,
@@ -64,7 +64,7 @@ def _alocc_flow(name: str, model: str) -> TrainingRecipe:
         model,
         terms=(*_ALOCC, Velocities()),
         steps=18 * _EPOCH_16,
-        motion_fading=Fading(begin=2 * _EPOCH_16, end=4 * _EPOCH_16),
+        motion_fading=CosineRampDown(begin=2 * _EPOCH_16, end=4 * _EPOCH_16),
         ignore_unseen="ray",
         point_ids="occ3d",
     )
@@ -72,7 +72,7 @@ def _alocc_flow(name: str, model: str) -> TrainingRecipe:
 
 def _alocc_swin(name: str, model: str) -> TrainingRecipe:
     optimiser = Optimiser(weight_decay=0.05, groups=swin_layers)
-    terms = (VoxelMasks(), ImageMasks(points=MaskLossConfig(points=3125)), DepthBins())
+    terms = (VoxelMasks(), ImageMasks(points=MaskLossConfig(points=3125)), DepthCrossEntropy())
     return _alocc(name, model, terms=terms, optimiser=optimiser)
 
 
@@ -80,10 +80,10 @@ def _waymo(recipe: TrainingRecipe, history_from: int) -> TrainingRecipe:
     """No classes of lidar points, hence no image term."""
     return replace(
         recipe,
-        terms=(VoxelMasks(), DepthBins()),
+        terms=(VoxelMasks(), DepthCrossEntropy()),
         steps=12 * _WAYMO_EPOCH,
         history_from=history_from,
-        depth_fading=Fading(end=6 * _WAYMO_EPOCH),
+        depth_fading=CosineRampDown(end=6 * _WAYMO_EPOCH),
         checkpoint_every=2 * _WAYMO_EPOCH,
     )
 
@@ -95,7 +95,7 @@ def _single_frames(name: str, model: str, fading_end: int) -> TrainingRecipe:
         model,
         steps=24 * _SURROUNDOCC_EPOCH,
         history_from=0,
-        depth_fading=Fading(end=fading_end),
+        depth_fading=CosineRampDown(end=fading_end),
         ignore_unseen=None,
         checkpoint_every=_SURROUNDOCC_EPOCH,
         note="published with frames shuffled one by one; here they are walked in sequences",
@@ -108,7 +108,7 @@ def _gf(name: str, model: str, **changes: Any) -> TrainingRecipe:
 
 
 def _bevdetocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
-    terms = (VoxelEntropy(), DepthBinary(weight=0.05))
+    terms = (VoxelCrossEntropy(), DepthBinaryCrossEntropy(weight=0.05))
     return _alocc(name, model, **{"terms": terms, "depth_fading": None, **changes})
 
 
@@ -117,7 +117,7 @@ def _fbocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
         name,
         model,
         **{
-            "terms": (VoxelQuartet(), DepthBinary(weight=1.0)),
+            "terms": (VoxelFocalLovasz(), DepthBinaryCrossEntropy(weight=1.0)),
             "steps": 20 * _EPOCH_32,
             "batch": 32,
             "history_from": 2 * _EPOCH_32,
@@ -135,8 +135,8 @@ def _causal(name: str, model: str, **changes: Any) -> TrainingRecipe:
     return _alocc(name, model, **{"depth_fading": None, **changes})
 
 
-_CAUSAL_BEVDET: tuple[Term, ...] = (VoxelEntropy(), CausalInfluence())
-_CAUSAL_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), CausalInfluence())
+_CAUSAL_BEVDET: tuple[Term, ...] = (VoxelCrossEntropy(), CausalLoss())
+_CAUSAL_ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), CausalLoss())
 _CAUSAL_SINGLE: dict[str, Any] = {"steps": 24 * _SURROUNDOCC_EPOCH, "history_from": 0}
 
 
@@ -180,12 +180,12 @@ def _town(name: str, model: str) -> TrainingRecipe:
         name=name,
         model=model,
         town=TownData(),
-        terms=(VoxelQuartet(), ImageMasks(), DepthBins(), Velocities(weight=0.05)),
+        terms=(VoxelFocalLovasz(), ImageMasks(), DepthCrossEntropy(), Velocities(weight=0.05)),
         steps=steps,
-        depth_fading=Fading(end=steps // 2),
-        motion_fading=Fading(begin=steps // 6, end=steps // 3),
+        depth_fading=CosineRampDown(end=steps // 2),
+        motion_fading=CosineRampDown(begin=steps // 6, end=steps // 3),
         optimiser=Optimiser(
-            lr=6e-4, schedule=LearningRate(fall=Fading(begin=200, end=steps), fall_to=0.01)
+            lr=6e-4, schedule=LearningRate(fall=CosineRampDown(begin=200, end=steps), fall_to=0.01)
         ),
         averaging=Averaging(most=0.998, ramp=300.0, updates_at_start=0),
         image=ImageAugmentation(scale=(0.0, 0.0), flip=0.0, rotation_deg=(0.0, 0.0), light=0.15),

@@ -26,7 +26,7 @@ class LearningRate:
     warm_up_from: float = 0.001
     drops: tuple[int, ...] = ()
     drop_factor: float = 0.2
-    fall: Fading | None = None
+    fall: CosineRampDown | None = None
     fall_to: float = 0.01
 
     def factor(self, step: int) -> float:
@@ -46,7 +46,7 @@ class LearningRate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fading:
+class CosineRampDown:
     """How much of a ground truth is mixed into what the network predicts itself.
 
     1 up to ``begin``, then ``(1 + cos(pi (step - begin) / (end - begin))) / 2``, 0 after ``end``:
@@ -67,9 +67,9 @@ class Fading:
             return 0.0
         return (1.0 + math.cos(math.pi * (step - self.begin) / (self.end - self.begin))) / 2.0
 
-    def scaled(self, factor: float) -> Fading:
+    def scaled(self, factor: float) -> CosineRampDown:
         """For a run that many times as long."""
-        return Fading(begin=round(self.begin * factor), end=round(self.end * factor))
+        return CosineRampDown(begin=round(self.begin * factor), end=round(self.end * factor))
 
 
 @dataclass(frozen=True, kw_only=True)

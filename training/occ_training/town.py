@@ -29,7 +29,7 @@ from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.synthetic import OCC3D_GRID, SPLITS, Drive, DriveSensors, SensorOptions, Town
 from occ_perception.synthetic.drive import KEYFRAME_PERIOD_S, drive_name
-from occ_perception.synthetic.recipe import recipe_of
+from occ_perception.synthetic.provenance import recipe_of
 from occ_perception.synthetic.recording import encode_jpeg
 from occ_perception.synthetic.render import View
 from occ_perception.synthetic.rig import CAMERAS, REFERENCE_CAMERA
@@ -39,7 +39,7 @@ from occ_training.data.frame_records import (
     DatasetError,
     DatasetHeader,
     FrameRecord,
-    LabelLayout,
+    LabelFormat,
     LidarRecord,
 )
 from occ_training.data.index_json import header_from_json
@@ -50,7 +50,7 @@ FRAMES_VERSION = 1
 """Raised whenever the files of a frame change while its scene does not."""
 
 LABELS = "occ3d"
-_LAYOUT = LabelLayout("occ3d", "occ3d", OCC3D_GRID, time="reference_camera")
+_LABEL_FORMAT = LabelFormat("occ3d", "occ3d", OCC3D_GRID, time="reference_camera")
 _DRIVE_KEYFRAMES = 41
 _SKY = 17
 _BLOCK = 8
@@ -353,7 +353,7 @@ def nearest_surfaces(view: View, K: Float64) -> tuple[Float64, NDArray[np.uint8]
 
 
 def _header(name: str) -> DatasetHeader:
-    return DatasetHeader(name=name, cameras=CAMERAS, label_sets={LABELS: _LAYOUT})
+    return DatasetHeader(name=name, cameras=CAMERAS, label_sets={LABELS: _LABEL_FORMAT})
 
 
 def _part(folder: Path, clip: Clip) -> Path:

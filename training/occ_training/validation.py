@@ -11,10 +11,10 @@ import torch
 
 from occ_perception.atomic import write_whole
 from occ_perception.metrics import Evaluation
-from occ_training.averaging import WeightAverage
+from occ_training.ema import WeightAverage
 from occ_training.evaluate import evaluate_frames
-from occ_training.stepping import OccupancyTraining
-from occ_training.streams import SequenceDataset, check_each_once, group_frames, shares
+from occ_training.module import OccupancyModule
+from occ_training.sampler import SequenceDataset, check_each_once, group_frames, shares
 
 
 class Validation(pl.Callback):
@@ -59,7 +59,7 @@ class Validation(pl.Callback):
         step = trainer.global_step
         if self._latest is not None and self._latest[0] == step:
             return self._latest[1]
-        assert isinstance(training, OccupancyTraining)
+        assert isinstance(training, OccupancyModule)
         net, card = training.net, training.card
         evaluation = Evaluation(card.label_set, self._parts, card.grid).to(training.device)
         mine = shares(group_frames(self._dataset.groups_F), trainer.world_size)[trainer.global_rank]

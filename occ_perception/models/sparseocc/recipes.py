@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.card import OCCSTUDIO_FILES, OCCSTUDIO_LICENCE, WITHOUT_MASK, ModelCard
-from occ_perception.models.published_names import NameRules
+from occ_perception.models.checkpoint_keys import NameRules
 from occ_perception.models.sparseocc.net import SparseOccConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.sparse.frame_history import FrameHistoryConfig

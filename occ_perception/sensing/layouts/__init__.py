@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraRig
-from occ_perception.sensing.yaml_file import Section, YamlError, read_yaml, shipped_names
+from occ_perception.sensing.yaml_file import YamlError, YamlSection, read_yaml, shipped_names
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
@@ -310,7 +310,7 @@ def lidar_topic(topics: Mapping[str, str], wanted: str | None = None) -> str:
     return likely[0]
 
 
-def _model_cameras(top: Section, own: Collection[str]) -> dict[str, str]:
+def _model_cameras(top: YamlSection, own: Collection[str]) -> dict[str, str]:
     if "model_cameras" not in top:
         return {}
     section = top.section("model_cameras")
@@ -366,7 +366,7 @@ def _ros2_type(kind: str) -> str:
     return kind if package.endswith("/msg") else f"{package}/msg/{name}"
 
 
-def _camera(name: str, section: Section) -> CameraTopics:
+def _camera(name: str, section: YamlSection) -> CameraTopics:
     section.allow("image", "camera_info", "frame_id", "encoding", "rectified")
     return CameraTopics(
         name=name,

@@ -7,8 +7,7 @@ import math
 
 import numpy as np
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     CLASS,
     COS,
     FREE,
@@ -22,6 +21,7 @@ from occ_perception.synthetic.kernels.layout import (
     SIN,
     SURFACE_CLASS,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.materials import solid_colour
 from occ_perception.synthetic.kernels.noise import hashed
 from occ_perception.synthetic.kernels.rays import meet_solids, to_local, trace

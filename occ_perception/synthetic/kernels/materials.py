@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     BARK,
     BLUE,
     BRICKWORK,
@@ -37,6 +36,7 @@ from occ_perception.synthetic.kernels.layout import (
     STRIPES,
     TYRE,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.noise import hashed, noise2, noise3
 from occ_perception.synthetic.kernels.shading import bricks, fade, fraction, mix
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     ASPHALT,
     CAR_PARK,
     CODE_LAYER,
@@ -26,6 +25,7 @@ from occ_perception.synthetic.kernels.layout import (
     SURFACE_CELL,
     SURFACE_CELLS,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 
 # Columns of a road's profile; distances from the centre line outwards, metres.
 HALF, MEDIAN, MEDIAN_CODE, LANES, LANE_WIDTH, PARKING, VERGE, VERGE_CODE, WALK, YELLOW = range(10)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     BOX,
     CELL,
     CELLS,
@@ -34,6 +33,7 @@ from occ_perception.synthetic.kernels.layout import (
     Y,
     Z,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.noise import noise3
 from occ_perception.synthetic.kernels.terrain import MISS, meet_ground
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     BOX,
     CAR_PARK,
     COBBLES,
@@ -33,6 +32,7 @@ from occ_perception.synthetic.kernels.layout import (
     TAPER_X,
     TAPER_Y,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 from occ_perception.synthetic.kernels.noise import hashed, noise2
 from occ_perception.synthetic.kernels.terrain import signed_distance, surface_code
 

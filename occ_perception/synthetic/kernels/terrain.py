@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     ALL_LOW,
     ALL_RAISED,
     BLOCK_CELLS,
@@ -30,6 +29,7 @@ from occ_perception.synthetic.kernels.layout import (
     SURFACE_CELL,
     SURFACE_CELLS,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
 
 MISS = 1e30
 GROUND_RANGE = 400.0

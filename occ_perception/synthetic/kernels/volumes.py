@@ -11,9 +11,7 @@ import math
 
 import numpy as np
 
-from occ_perception.synthetic.kernels.compiled import kernel
-from occ_perception.synthetic.kernels.images import class_of_hit
-from occ_perception.synthetic.kernels.layout import (
+from occ_perception.synthetic.kernels.columns import (
     BLUE,
     BOX,
     CLASS,
@@ -41,6 +39,8 @@ from occ_perception.synthetic.kernels.layout import (
     Y,
     Z,
 )
+from occ_perception.synthetic.kernels.compiled import kernel
+from occ_perception.synthetic.kernels.images import class_of_hit
 from occ_perception.synthetic.kernels.noise import hashed
 from occ_perception.synthetic.kernels.rays import footprint, to_local, trace
 from occ_perception.synthetic.kernels.terrain import (

@@ -27,7 +27,7 @@ from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.metrics.rays import lidar_origins
 from occ_perception.models.card import ModelCard, Preprocessing
 from occ_perception.models.network import NetworkConfig
-from occ_perception.sensing.point_maps import Winners, nearest, point_maps
+from occ_perception.sensing.lidar_projection import Winners, nearest_point, project_lidar
 from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.groups import history_groups, usable_frames
@@ -40,7 +40,7 @@ from occ_training.data.label_files import (
     read_points,
     read_ray_mask,
 )
-from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelLayout
+from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelFormat
 from occ_training.data.sample import Sample
 
 Content = Literal["labels", "depth", "point_classes", "previous_images", "ray_origins"]
@@ -81,7 +81,7 @@ class SampleOptions:
     bev: BevAugmentation | None = None
     pieces: int = 1
     point_ids: Literal["label_set", "occ3d"] = "label_set"
-    winners: Winners = nearest
+    winners: Winners = nearest_point
     seed: int = 0
 
 
@@ -125,7 +125,7 @@ class OccupancyDataset(Dataset[Sample]):
         self._check_options(index)
         self._layout = index.header.label_sets.get(key) if self._label_key else None
         if self._layout is not None:
-            _check_layout(self._layout, card)
+            _check_format(self._layout, card)
         self.index, self.left_out = usable_frames(
             index,
             card.cameras,
@@ -295,7 +295,7 @@ class OccupancyDataset(Dataset[Sample]):
             classes = read_point_classes(file, lidar.semantics_ids, wanted, len(points))
         bins = self._geometry.depth
         found = [
-            point_maps(
+            project_lidar(
                 points[:, :3],
                 classes,
                 invert_transform(frame.cameras[name].world_T_cam) @ lidar.world_T_lidar,
@@ -366,23 +366,23 @@ class OccupancyDataset(Dataset[Sample]):
                 )
 
 
-def _check_layout(layout: LabelLayout, card: ModelCard) -> None:
+def _check_format(label_format: LabelFormat, card: ModelCard) -> None:
     """Refuse labels of other classes, or in another frame, than the model predicts."""
-    if LABEL_SETS[layout.classes].class_names != card.labels.class_names:
+    if LABEL_SETS[label_format.classes].class_names != card.labels.class_names:
         raise DatasetError(
-            f"labels have the classes of {layout.classes}, model {card.name} predicts those of "
-            f"{card.label_set}"
+            f"labels have the classes of {label_format.classes}, model {card.name} predicts those "
+            f"of {card.label_set}"
         )
-    if layout.frame != card.grid_frame:
+    if label_format.frame != card.grid_frame:
         raise DatasetError(
-            f"labels lie in the {layout.frame} frame, model {card.name} predicts in the "
+            f"labels lie in the {label_format.frame} frame, model {card.name} predicts in the "
             f"{card.grid_frame} frame"
         )
 
 
-def _same_shape_by_intent(layout: LabelLayout, grid: VoxelGrid) -> bool:
+def _same_shape_by_intent(label_format: LabelFormat, grid: VoxelGrid) -> bool:
     """A published SurroundOcc model has the numbers of another grid; cell counts alone agree."""
-    return layout.reader == "surroundocc" and layout.grid.dims == grid.dims
+    return label_format.reader == "surroundocc" and label_format.grid.dims == grid.dims
 
 
 def _with_input_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:

@@ -141,9 +141,9 @@ def _files(index: DatasetIndex, frame: FrameRecord) -> Iterator[_File]:
             read = partial(_read_classes, path, lidar.semantics_ids, rows)
             yield _File("point classes", path, read, partial(_whole_classes, path, rows))
     for key, relative in frame.labels.items():
-        path, layout = index.path(relative), index.header.label_sets[key]
-        reader = read_ray_mask if layout.reader == "ray_mask" else read_labels
-        yield _File(key, path, partial(reader, path, layout), partial(_whole_arrays, path))
+        path, label_format = index.path(relative), index.header.label_sets[key]
+        reader = read_ray_mask if label_format.reader == "ray_mask" else read_labels
+        yield _File(key, path, partial(reader, path, label_format), partial(_whole_arrays, path))
 
 
 def _read_classes(path: Path, ids: str, rows: Callable[[], int]) -> None:

@@ -107,7 +107,7 @@ class FrameRecord:
 
 
 @dataclass(frozen=True)
-class LabelLayout:
+class LabelFormat:
     """What the label files under one key are.
 
     Attributes:
@@ -140,7 +140,7 @@ class DatasetHeader:
 
     name: str
     cameras: tuple[str, ...]
-    label_sets: Mapping[str, LabelLayout] = field(default_factory=dict)
+    label_sets: Mapping[str, LabelFormat] = field(default_factory=dict)
     ego_frame: str = "base_link"
     root: str = "."
     source: Mapping[str, Any] = field(default_factory=dict)

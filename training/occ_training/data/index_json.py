@@ -16,7 +16,7 @@ from occ_training.data.frame_records import (
     DatasetError,
     DatasetHeader,
     FrameRecord,
-    LabelLayout,
+    LabelFormat,
     LidarRecord,
 )
 
@@ -46,15 +46,15 @@ def header_to_json(header: DatasetHeader, root: str) -> dict[str, Any]:
         "root": root,
         "label_sets": {
             key: {
-                "reader": layout.reader,
-                "classes": layout.classes,
-                "frame": layout.frame,
-                "time": layout.time,
-                "lower": list(layout.grid.lower),
-                "voxel_size": list(layout.grid.voxel_size),
-                "dims": list(layout.grid.dims),
+                "reader": label_format.reader,
+                "classes": label_format.classes,
+                "frame": label_format.frame,
+                "time": label_format.time,
+                "lower": list(label_format.grid.lower),
+                "voxel_size": list(label_format.grid.voxel_size),
+                "dims": list(label_format.grid.dims),
             }
-            for key, layout in header.label_sets.items()
+            for key, label_format in header.label_sets.items()
         },
         "source": dict(header.source),
     }
@@ -74,22 +74,24 @@ def header_from_json(value: Any) -> DatasetHeader:
             f"is format version {value['version']}, this program reads {FORMAT_VERSION}; "
             "make the data set again"
         )
-    layouts = {
-        key: LabelLayout(
-            reader=layout["reader"],
-            classes=layout["classes"],
-            frame=layout["frame"],
-            time=layout["time"],
+    label_formats = {
+        key: LabelFormat(
+            reader=label_format["reader"],
+            classes=label_format["classes"],
+            frame=label_format["frame"],
+            time=label_format["time"],
             grid=VoxelGrid(
-                tuple(layout["lower"]), tuple(layout["voxel_size"]), tuple(layout["dims"])
+                tuple(label_format["lower"]),
+                tuple(label_format["voxel_size"]),
+                tuple(label_format["dims"]),
             ),
         )
-        for key, layout in value["label_sets"].items()
+        for key, label_format in value["label_sets"].items()
     }
     return DatasetHeader(
         name=value["name"],
         cameras=tuple(value["cameras"]),
-        label_sets=layouts,
+        label_sets=label_formats,
         ego_frame=value["ego_frame"],
         root=value["root"],
         source=value["source"],

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
-from occ_training.data.records import DatasetError, LabelLayout
+from occ_training.data.records import DatasetError, LabelFormat
 
 OCC3D_GRID = VoxelGrid.from_ranges((-40, 40, 0.4), (-40, 40, 0.4), (-1, 5.4, 0.4))
 SURROUNDOCC_GRID = VoxelGrid.from_ranges((-50, 50, 0.5), (-50, 50, 0.5), (-5, 3, 0.5))
 OPENOCCUPANCY_GRID = VoxelGrid.from_ranges((-51.2, 51.2, 0.2), (-51.2, 51.2, 0.2), (-5, 3, 0.2))
 
-LAYOUTS: dict[str, LabelLayout] = {
-    "occ3d": LabelLayout("occ3d", "occ3d", OCC3D_GRID),
-    "openocc": LabelLayout("openocc", "openocc", OCC3D_GRID),
-    "openocc_ray_mask": LabelLayout("ray_mask", "openocc", OCC3D_GRID),
-    "surroundocc": LabelLayout("surroundocc", "surroundocc", SURROUNDOCC_GRID, "lidar"),
-    "openoccupancy": LabelLayout("openoccupancy", "openoccupancy", OPENOCCUPANCY_GRID, "lidar"),
-    "waymo": LabelLayout("waymo", "waymo", OCC3D_GRID),
+LABEL_FORMATS: dict[str, LabelFormat] = {
+    "occ3d": LabelFormat("occ3d", "occ3d", OCC3D_GRID),
+    "openocc": LabelFormat("openocc", "openocc", OCC3D_GRID),
+    "openocc_ray_mask": LabelFormat("ray_mask", "openocc", OCC3D_GRID),
+    "surroundocc": LabelFormat("surroundocc", "surroundocc", SURROUNDOCC_GRID, "lidar"),
+    "openoccupancy": LabelFormat("openoccupancy", "openoccupancy", OPENOCCUPANCY_GRID, "lidar"),
+    "waymo": LabelFormat("waymo", "waymo", OCC3D_GRID),
 }
 """The published annotation sets by the key that data sets list them under."""
 
@@ -65,31 +65,33 @@ class FrameLabels:
     flow_XYZ2: NDArray[np.float32] | None = None
 
 
-def read_labels(path: Path, layout: LabelLayout) -> FrameLabels:
+def read_labels(path: Path, label_format: LabelFormat) -> FrameLabels:
     """Read a label file.
 
     Args:
         path: the file.
-        layout: its format, cells and class ids.
+        label_format: its format, cells and class ids.
 
     Raises:
         DataFileError: missing or damaged, of another shape, or with ids that are no classes.
         DatasetError: no reader of that name.
     """
-    reader = READERS.get(layout.reader)
+    reader = READERS.get(label_format.reader)
     if reader is None:
-        raise DatasetError(f"no label reader {layout.reader!r}; there are {', '.join(READERS)}")
+        raise DatasetError(
+            f"no label reader {label_format.reader!r}; there are {', '.join(READERS)}"
+        )
     try:
-        return reader(path, layout)
+        return reader(path, label_format)
     except _DAMAGE as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
 
 
-def read_ray_mask(path: Path, layout: LabelLayout) -> NDArray[np.bool_]:
+def read_ray_mask(path: Path, label_format: LabelFormat) -> NDArray[np.bool_]:
     """Cells that rays of the OpenOcc benchmark cross, (X, Y, Z) bool; errors as read_labels."""
     try:
         with np.load(path) as arrays:
-            return _mask(path, arrays["ray_mask2"], layout)
+            return _mask(path, arrays["ray_mask2"], label_format)
     except _DAMAGE as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
 
@@ -200,66 +202,66 @@ def point_class_table(ids: str, label_set: LabelSet) -> NDArray[np.int16]:
 # -- volumes -------------------------------------------------------------------------------------
 
 
-def _occ3d(path: Path, layout: LabelLayout) -> FrameLabels:
+def _occ3d(path: Path, label_format: LabelFormat) -> FrameLabels:
     with np.load(path) as arrays:
         masks = {
-            name: _mask(path, arrays[name], layout) if name in arrays else None
+            name: _mask(path, arrays[name], label_format) if name in arrays else None
             for name in ("mask_camera", "mask_lidar")
         }
         return FrameLabels(
-            _semantics(path, arrays["semantics"], layout),
+            _semantics(path, arrays["semantics"], label_format),
             camera_mask_XYZ=masks["mask_camera"],
             lidar_mask_XYZ=masks["mask_lidar"],
-            flow_XYZ2=_flow(path, arrays["flow"], layout) if "flow" in arrays else None,
+            flow_XYZ2=_flow(path, arrays["flow"], label_format) if "flow" in arrays else None,
         )
 
 
-def _openocc(path: Path, layout: LabelLayout) -> FrameLabels:
+def _openocc(path: Path, label_format: LabelFormat) -> FrameLabels:
     with np.load(path) as arrays:
-        semantics = _semantics(path, arrays["semantics"], layout)
-        return FrameLabels(semantics, flow_XYZ2=_flow(path, arrays["flow"], layout))
+        semantics = _semantics(path, arrays["semantics"], label_format)
+        return FrameLabels(semantics, flow_XYZ2=_flow(path, arrays["flow"], label_format))
 
 
-def _waymo(path: Path, layout: LabelLayout) -> FrameLabels:
+def _waymo(path: Path, label_format: LabelFormat) -> FrameLabels:
     with np.load(path) as arrays:
         semantics = np.array(arrays["voxel_label"])
-        seen = _mask(path, arrays["infov"], layout)
-        seen = seen & _mask(path, arrays["final_voxel_state"], layout)
-    empty = LABEL_SETS[layout.classes].empty_class
+        seen = _mask(path, arrays["infov"], label_format)
+        seen = seen & _mask(path, arrays["final_voxel_state"], label_format)
+    empty = LABEL_SETS[label_format.classes].empty_class
     if (semantics == empty).any():
         raise DataFileError(f"{path}: id {empty} does not occur in Waymo files, free space is 23")
     semantics[semantics == WAYMO_FREE_IN_FILE] = empty
-    return FrameLabels(_semantics(path, semantics, layout), camera_mask_XYZ=seen)
+    return FrameLabels(_semantics(path, semantics, label_format), camera_mask_XYZ=seen)
 
 
-def _surroundocc(path: Path, layout: LabelLayout) -> FrameLabels:
-    return _scattered(path, layout, columns=(0, 1, 2))
+def _surroundocc(path: Path, label_format: LabelFormat) -> FrameLabels:
+    return _scattered(path, label_format, columns=(0, 1, 2))
 
 
-def _openoccupancy(path: Path, layout: LabelLayout) -> FrameLabels:
-    return _scattered(path, layout, columns=(2, 1, 0))
+def _openoccupancy(path: Path, label_format: LabelFormat) -> FrameLabels:
+    return _scattered(path, label_format, columns=(2, 1, 0))
 
 
-def _scattered(path: Path, layout: LabelLayout, columns: tuple[int, int, int]) -> FrameLabels:
+def _scattered(path: Path, label_format: LabelFormat, columns: tuple[int, int, int]) -> FrameLabels:
     """Rows of cell and class; what is not listed, or listed as 0, is free."""
     rows = np.load(path)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise DataFileError(f"{path}: rows of shape {rows.shape}, expected (n, 4)")
     cells = rows[:, columns].astype(np.int64)
-    dims = layout.grid.dims
+    dims = label_format.grid.dims
     outside = ((cells < 0) | (cells >= dims)).any(axis=1)
     if outside.any():
         raise DataFileError(
             f"{path}: {int(outside.sum())} of {len(cells)} cells lie outside of {dims}, "
-            f"e.g. {cells[outside][0].tolist()}; is it a {layout.reader} file?"
+            f"e.g. {cells[outside][0].tolist()}; is it a {label_format.reader} file?"
         )
     volume = np.zeros(dims, dtype=np.int64)
     volume[tuple(cells.T)] = rows[:, 3]
-    volume[volume == 0] = LABEL_SETS[layout.classes].empty_class
-    return FrameLabels(_semantics(path, volume, layout))
+    volume[volume == 0] = LABEL_SETS[label_format.classes].empty_class
+    return FrameLabels(_semantics(path, volume, label_format))
 
 
-READERS: dict[str, Callable[[Path, LabelLayout], FrameLabels]] = {
+READERS: dict[str, Callable[[Path, LabelFormat], FrameLabels]] = {
     "occ3d": _occ3d,
     "openocc": _openocc,
     "surroundocc": _surroundocc,
@@ -269,9 +271,9 @@ READERS: dict[str, Callable[[Path, LabelLayout], FrameLabels]] = {
 """Readers by the name that a data set's header gives. ``occ3d`` also reads files with flow."""
 
 
-def _semantics(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.uint8]:
-    _check_shape(path, "labels", volume.shape, layout.grid.dims)
-    label_set = LABEL_SETS[layout.classes]
+def _semantics(path: Path, volume: NDArray[Any], label_format: LabelFormat) -> NDArray[np.uint8]:
+    _check_shape(path, "labels", volume.shape, label_format.grid.dims)
+    label_set = LABEL_SETS[label_format.classes]
     wrong = ((volume < 0) | (volume >= label_set.num_classes)) & (volume != UNKNOWN_CLASS)
     if wrong.any():
         raise DataFileError(
@@ -281,13 +283,13 @@ def _semantics(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray
     return np.ascontiguousarray(volume, dtype=np.uint8)
 
 
-def _mask(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.bool_]:
-    _check_shape(path, "mask", volume.shape, layout.grid.dims)
+def _mask(path: Path, volume: NDArray[Any], label_format: LabelFormat) -> NDArray[np.bool_]:
+    _check_shape(path, "mask", volume.shape, label_format.grid.dims)
     return np.ascontiguousarray(volume != 0)
 
 
-def _flow(path: Path, volume: NDArray[Any], layout: LabelLayout) -> NDArray[np.float32]:
-    _check_shape(path, "flow", volume.shape, (*layout.grid.dims, 2))
+def _flow(path: Path, volume: NDArray[Any], label_format: LabelFormat) -> NDArray[np.float32]:
+    _check_shape(path, "flow", volume.shape, (*label_format.grid.dims, 2))
     return np.ascontiguousarray(volume, dtype=np.float32)
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 from occ_perception.bags.nuscenes import LIDAR_CHANNEL, NuScenesTables, pose_of
 from occ_perception.geometry import matrix_from_pose
 from occ_perception.models.card import NUSCENES_CAMERAS
-from occ_training.data.label_files import LAYOUTS
+from occ_training.data.label_files import LABEL_FORMATS
 from occ_training.data.records import (
     CameraRecord,
     DatasetError,
@@ -193,7 +193,9 @@ def _in_order(
     header = DatasetHeader(
         name=name,
         cameras=NUSCENES_CAMERAS,
-        label_sets={key: layout for key, layout in LAYOUTS.items() if key in keys},
+        label_sets={
+            key: label_format for key, label_format in LABEL_FORMATS.items() if key in keys
+        },
         ego_frame="ego",
         source=source,
     )

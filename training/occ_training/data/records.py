@@ -28,7 +28,7 @@ from occ_training.data.frame_records import (
     DatasetError,
     DatasetHeader,
     FrameRecord,
-    LabelLayout,
+    LabelFormat,
     LidarRecord,
 )
 from occ_training.data.index_json import (
@@ -49,7 +49,7 @@ __all__ = [
     "DatasetHeader",
     "DatasetIndex",
     "FrameRecord",
-    "LabelLayout",
+    "LabelFormat",
     "LidarRecord",
 ]
 
@@ -204,16 +204,20 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 def _check_header(header: DatasetHeader) -> None:
     if not header.cameras or len(set(header.cameras)) != len(header.cameras):
         raise DatasetError(f"header: cameras must be unique names, got {header.cameras}")
-    for key, layout in header.label_sets.items():
-        if layout.classes not in LABEL_SETS:
+    for key, label_format in header.label_sets.items():
+        if label_format.classes not in LABEL_SETS:
             raise DatasetError(
-                f"header: label set {key} has classes {layout.classes!r}, "
+                f"header: label set {key} has classes {label_format.classes!r}, "
                 f"expected one of {', '.join(LABEL_SETS)}"
             )
-        if layout.frame not in ("ego", "lidar") or layout.time not in ("lidar", "reference_camera"):
+        if label_format.frame not in ("ego", "lidar") or label_format.time not in (
+            "lidar",
+            "reference_camera",
+        ):
             raise DatasetError(
-                f"header: label set {key} lies in frame {layout.frame!r} at the time of "
-                f"{layout.time!r}, expected ego or lidar at the time of lidar or reference_camera"
+                f"header: label set {key} lies in frame {label_format.frame!r} at the time of "
+                f"{label_format.time!r}, expected ego or lidar at the time of lidar or "
+                "reference_camera"
             )
 
 

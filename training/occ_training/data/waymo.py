@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from occ_perception.models.card import WAYMO_CAMERAS
-from occ_training.data.label_files import LAYOUTS
+from occ_training.data.label_files import LABEL_FORMATS
 from occ_training.data.records import (
     CameraRecord,
     DatasetError,
@@ -85,7 +85,7 @@ def index_from_waymo(
     header = DatasetHeader(
         name="Occ3D-Waymo",
         cameras=WAYMO_CAMERAS,
-        label_sets={} if labels is None else {"waymo": LAYOUTS["waymo"]},
+        label_sets={} if labels is None else {"waymo": LABEL_FORMATS["waymo"]},
         ego_frame="vehicle",
         source={"stamps": "frame number times 0.1 s"},
     )

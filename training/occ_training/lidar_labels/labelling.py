@@ -13,9 +13,9 @@ from occ_perception.frames import CameraRig
 from occ_perception.geometry import Float64, VoxelGrid
 from occ_perception.labels import LabelSet
 from occ_training.lidar_labels.boxes import BoxTracks
-from occ_training.lidar_labels.section import LabelRule, Section
 from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
 from occ_training.lidar_labels.visibility import camera_mask
+from occ_training.lidar_labels.window import LabelRule, SweepWindow
 
 Mask = NDArray[np.bool_]
 
@@ -114,7 +114,7 @@ class LidarLabeller:
             for n, name in enumerate(self._classes.class_names)
             if n != self._classes.empty_class
         ]
-        section = Section(
+        window = SweepWindow(
             [frame.world_T_ego for frame in frames],
             [frame.stamp_ns for frame in frames],
             sweeps,
@@ -129,10 +129,10 @@ class LidarLabeller:
             if np.abs(stamps - frame.stamp_ns).min() > self._rule.nearest_sweep_s * 1e9:
                 yield frame, None
                 continue
-            yield frame, self._labels(section, frame)
+            yield frame, self._labels(window, frame)
 
-    def _labels(self, section: Section, frame: LabelledFrame) -> LidarLabels:
-        found = section.occupancy(frame.stamp_ns, frame.world_T_ego)
+    def _labels(self, window: SweepWindow, frame: LabelledFrame) -> LidarLabels:
+        found = window.occupancy(frame.stamp_ns, frame.world_T_ego)
         classes = np.where(found.classes == NO_CLASS, np.uint8(NAMELESS_CLASS), found.classes)
         semantics = np.where(found.occupied, classes, np.uint8(self._classes.empty_class))
         seen = camera_mask(found.occupied, frame.rig, frame.ego_T_cam, self._grid)

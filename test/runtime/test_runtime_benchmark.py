@@ -17,15 +17,15 @@ from occ_perception.cli import app
 from occ_perception.errors import OptionError
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.runtime import measuring
-from occ_perception.runtime.drawn_drive import drawn_frames
-from occ_perception.runtime.execution import Execution
-from occ_perception.runtime.measuring import (
+from occ_perception.runtime import benchmark
+from occ_perception.runtime.benchmark import (
     StreamBenchmark,
     measure_stream,
     percentiles,
     stage_times,
 )
+from occ_perception.runtime.execution import Execution
+from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.weights import LoadedModel, load_model
 
 
@@ -67,7 +67,7 @@ def test_arithmetic_is_that_of_the_convolutions(model, measured) -> None:
     ]
     from occ_perception.runtime.stream import OccupancyStream
 
-    OccupancyStream(model).step(next(drawn_frames(model.card, 1)))
+    OccupancyStream(model).step(next(random_frames(model.card, 1)))
     for handle in handles:
         handle.remove()
     gmac = measured["gmac"]
@@ -141,14 +141,14 @@ def test_percentiles_are_numpys() -> None:
 
 def test_drawn_drives_follow_the_seed_and_the_card() -> None:
     card = get_card("alocc_2d_mini")
-    first, again = list(drawn_frames(card, 6, seed=3)), list(drawn_frames(card, 6, seed=3))
+    first, again = list(random_frames(card, 6, seed=3)), list(random_frames(card, 6, seed=3))
     for a, b in zip(first, again, strict=True):
         assert a.images.keys() == set(card.cameras)
         assert all(np.array_equal(a.images[name], b.images[name]) for name in card.cameras)
     image = first[0].images["CAM_FRONT"]
     assert image.shape == (900, 1600, 3) and image.dtype == np.uint8
     assert not np.array_equal(image, first[1].images["CAM_FRONT"])
-    other = next(drawn_frames(card, 1, seed=4)).images["CAM_FRONT"]
+    other = next(random_frames(card, 1, seed=4)).images["CAM_FRONT"]
     assert not np.array_equal(image, other)
     stamps = [frame.stamp_ns for frame in first]
     assert np.allclose(np.diff(stamps), card.history_spacing_s * 1e9)
@@ -200,12 +200,12 @@ def test_marks_are_made_on_the_gpu_that_runs_the_network(monkeypatch) -> None:
 
 def test_measurements_of_a_model_share_drive_and_arithmetic(model, monkeypatch) -> None:
     counts = []
-    count = measuring.multiply_accumulates
+    count = benchmark.multiply_accumulates
     monkeypatch.setattr(
-        measuring, "multiply_accumulates", lambda *given: counts.append(1) or count(*given)
+        benchmark, "multiply_accumulates", lambda *given: counts.append(1) or count(*given)
     )
-    benchmark = StreamBenchmark(model, frames=2, warm_up=1)
-    first, second = (benchmark.measure(Execution(kind)) for kind in ("fp32", "bf16"))
+    measured = StreamBenchmark(model, frames=2, warm_up=1)
+    first, second = (measured.measure(Execution(kind)) for kind in ("fp32", "bf16"))
     assert counts == [1] and first["gmac"] == second["gmac"]
     assert (first["precision"], second["precision"]) == ("fp32", "bf16")
     assert first["frames"] == 2 and first["warm_up_frames"] == 1

@@ -47,7 +47,7 @@ def group_frames(groups_F: NDArray[np.int64]) -> list[range]:
     return [range(first, end) for first, end in zip([0, *borders.tolist()], ends, strict=True)]
 
 
-class SlotStreams:
+class SlotSampler:
     """A batch sampler: step after step, the frames of this process's slots.
 
     All slots share one endless stream of random permutations of the groups; slot j takes its

@@ -32,7 +32,7 @@ from occ_training.losses.matching import (
     listed_cell_loss,
     matched_losses,
 )
-from occ_training.streams import seed_of
+from occ_training.sampler import seed_of
 
 Losses = dict[str, Tensor]
 
@@ -149,7 +149,7 @@ class ImageMasks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthBins:
+class DepthCrossEntropy:
     """Cross entropy of the measured depth bin (ALOcc)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("depth",)
@@ -165,7 +165,7 @@ class DepthBins:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthBinary:
+class DepthBinaryCrossEntropy:
     """Binary cross entropy of the measured depth bin (BEVDet, FB-Occ)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("depth",)
@@ -181,7 +181,7 @@ class DepthBinary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoxelEntropy:
+class VoxelCrossEntropy:
     """Plain cross entropy over voxels (BEVDetOcc)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
@@ -193,7 +193,7 @@ class VoxelEntropy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoxelQuartet:
+class VoxelFocalLovasz:
     """Focal, both scale losses and Lovász over voxels (FB-Occ, arXiv 2307.01492)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
@@ -237,7 +237,7 @@ class Velocities:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalInfluence:
+class CausalLoss:
     """What is seen decides about its own class only (CausalOcc, arXiv 2509.08388)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels", "depth", "point_classes")

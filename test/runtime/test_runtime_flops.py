@@ -11,7 +11,7 @@ from small_networks import small_network
 from torch import nn
 
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.runtime.arithmetic import multiply_accumulates, network_without_data
+from occ_perception.runtime.flops import multiply_accumulates, network_without_data
 
 USUAL = {"alocc_2d_mini", "alocc_3d"}
 WHOLE_ZOO = [

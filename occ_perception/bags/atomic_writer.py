@@ -52,7 +52,7 @@ _STREAM = _qos(10)
 _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
-class NewRecording:
+class AtomicWriter:
     """Writes one recording; a context manager.
 
     A folder called ``path`` is complete, see :func:`~occ_perception.atomic.atomic_path`.

@@ -20,7 +20,7 @@ Winners = Callable[[Int64, NDArray[np.float32]], Int64]
 """Which points are kept: from pixel numbers and depths, positions with one per pixel."""
 
 
-class PointMaps(NamedTuple):
+class LidarProjection(NamedTuple):
     """What the lidar says about the pixels of one camera.
 
     Attributes:
@@ -32,13 +32,13 @@ class PointMaps(NamedTuple):
     classes_HW: NDArray[np.uint8] | None
 
 
-def nearest(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
+def nearest_point(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
     """Of the points in a pixel the nearest one."""
     order = np.lexsort((depths, pixels))
     return order[_firsts(pixels[order])]
 
 
-def first_of_float32_ranks(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
+def first_by_float32_rank(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
     """The published rule: first by ``pixel + depth / 100``, added in single precision.
 
     In a big image the sum has steps of 0.0156 and more, so that points within 1.6 m of each
@@ -56,7 +56,7 @@ def _firsts(sorted_pixels: Int64) -> NDArray[np.bool_]:
     return first
 
 
-def point_maps(
+def project_lidar(
     points_P3: NDArray[np.floating],
     classes_P: NDArray[np.uint8] | None,
     cam_T_lidar: Float64,
@@ -64,8 +64,8 @@ def point_maps(
     pixel_map: tuple[Float64, Float64],
     input_size: tuple[int, int],
     depth_range: tuple[float, float],
-    winners: Winners = nearest,
-) -> PointMaps:
+    winners: Winners = nearest_point,
+) -> LidarProjection:
     """Project points into one camera's network input.
 
     Args:
@@ -98,4 +98,4 @@ def point_maps(
         class_map = np.full(rows * columns, UNKNOWN_CLASS, dtype=np.uint8)
         class_map[numbers[won]] = classes_P[kept[won]]
         classes = class_map.reshape(rows, columns)
-    return PointMaps(depth_map.reshape(rows, columns), classes)
+    return LidarProjection(depth_map.reshape(rows, columns), classes)

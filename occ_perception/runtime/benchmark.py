@@ -23,9 +23,9 @@ from occ_perception import __version__
 from occ_perception.errors import OptionError
 from occ_perception.models.state import state_bytes
 from occ_perception.models.zoo import MODELS, ModelCard
-from occ_perception.runtime.arithmetic import multiply_accumulates
-from occ_perception.runtime.drawn_drive import drawn_frames
 from occ_perception.runtime.execution import Execution
+from occ_perception.runtime.flops import multiply_accumulates
+from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 
@@ -59,7 +59,7 @@ class StreamBenchmark:
         if frames < 1 or warm_up < 1:
             raise OptionError(f"at least one frame and one warm-up, got {frames} and {warm_up}")
         self._model, self._warm_up = model, warm_up
-        self._drive = list(drawn_frames(model.card, warm_up + frames))
+        self._drive = list(random_frames(model.card, warm_up + frames))
         self._arithmetic = multiply_accumulates(model.net)
 
     def measure(self, execution: Execution, stages: bool = False) -> dict[str, Any]:

@@ -77,7 +77,7 @@ _OLD_PARTS = (
 """What parts were called in files from before the published code renamed them."""
 
 
-def published_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
+def checkpoint_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
     """The name of one of our parameters or buffers in a published file.
 
     Raises:

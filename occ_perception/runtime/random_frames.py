@@ -16,7 +16,7 @@ _POINTS = 32_000
 _DEFAULT_SPACING_S = 0.5
 
 
-def drawn_rig(card: ModelCard) -> CameraRig:
+def random_rig(card: ModelCard) -> CameraRig:
     """Cameras that look all around, with the focal length of nuScenes at the native size."""
     height, width = card.preprocessing.native_size
     K = np.array([[0.79 * width, 0, width / 2], [0, 0.79 * width, height / 2], [0, 0, 1]])
@@ -32,13 +32,13 @@ def drawn_rig(card: ModelCard) -> CameraRig:
     return CameraRig(tuple(cameras), ego_T_lidar=np.eye(4))
 
 
-def drawn_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraFrame]:
+def random_frames(card: ModelCard, count: int, seed: int = 0) -> Iterator[CameraFrame]:
     """A straight drive at 8 m/s whose frame sets are as far apart as the model's history is.
 
     Images are coloured noise, smooth over some pixels and rough over one: no value repeats in a
     way that arithmetic could profit from.
     """
-    rig = drawn_rig(card)
+    rig = random_rig(card)
     rng = np.random.default_rng(seed)
     sets = [
         {camera.name: _image(rng, camera.height, camera.width) for camera in rig.cameras}

@@ -18,7 +18,7 @@ class Stamped(Protocol):
 Item = TypeVar("Item", bound=Stamped)
 
 
-class Follower(Generic[Item]):
+class StampJoin(Generic[Item]):
     """Walks through stamped things beside something else that walks.
 
     Args:
@@ -43,7 +43,7 @@ class Follower(Generic[Item]):
         return self._nearest
 
 
-def nearest(stamps: Sequence[int], stamp_ns: int) -> int | None:
+def nearest_stamp(stamps: Sequence[int], stamp_ns: int) -> int | None:
     """Position of the nearest of sorted stamps; None where there are none."""
     if not stamps:
         return None

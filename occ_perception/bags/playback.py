@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.drive import RecordedDrive, open_recording
-from occ_perception.bags.following import Follower
 from occ_perception.bags.predictions import (
     GROUND_TRUTH,
     GROUND_TRUTH_IN_VIEW,
@@ -21,6 +20,7 @@ from occ_perception.bags.predictions import (
     occupancy_topics,
 )
 from occ_perception.bags.recording import BagError, BagProblem, Recording
+from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.sensing.input_plan import InputPlanError
@@ -29,8 +29,8 @@ _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """One instant of a footage.
+class PlaybackFrame:
+    """One instant of a playback.
 
     Attributes:
         prediction: occupancy to show.
@@ -48,7 +48,7 @@ class Moment:
     is_truth: bool = False
 
 
-class Footage:
+class Playback:
     """Occupancy of a source, joined by stamps with images and ground truth.
 
     Args:
@@ -96,7 +96,7 @@ class Footage:
             self.close()
             raise
 
-    def __enter__(self) -> Footage:
+    def __enter__(self) -> Playback:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,14 +117,14 @@ class Footage:
         """What was skipped so far and why."""
         return [problem for part in self._parts for problem in part.problems]
 
-    def __iter__(self) -> Iterator[Moment]:
-        frames = Follower(self._frames or ())
-        truths = Follower(self._truth or ())
-        seen = Follower(self._in_view or ())
+    def __iter__(self) -> Iterator[PlaybackFrame]:
+        frames = StampJoin(self._frames or ())
+        truths = StampJoin(self._truth or ())
+        seen = StampJoin(self._in_view or ())
         for prediction in self._occupancy:
             stamp = prediction.stamp_ns
             in_view = seen.at(stamp)
-            yield Moment(
+            yield PlaybackFrame(
                 prediction,
                 frames.at(stamp),
                 truths.at(stamp),
@@ -169,7 +169,7 @@ class Footage:
 
 
 def open_occupancy(source: str | Path, topic: str | None = None) -> BagPredictions | ArrayFolder:
-    """What :class:`Footage` shows, alone; arguments and errors as there."""
+    """What :class:`Playback` shows, alone; arguments and errors as there."""
     path, _ = _results_of_run(Path(source))
     return ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
 

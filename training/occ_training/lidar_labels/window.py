@@ -69,7 +69,7 @@ class LidarOccupancy:
     flow: Float32
 
 
-class Section:
+class SweepWindow:
     """The sweeps around some frames, ready to be asked for each frame's occupancy.
 
     Args:
