@@ -44,8 +44,8 @@ FINE_GRID = VoxelGrid.from_ranges((-51.2, 51.2, 0.2), (-51.2, 51.2, 0.2), (-5, 3
 def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Labels (X, Y, Z) and flow (X, Y, Z, 2) of a crossing with houses, trees and traffic.
 
-    Surfaces are as ragged as those of real label files: the ground jumps by a cell here and
-    there, walls are one cell thick and have holes, crowns are noise.
+    Surfaces are as ragged as those of real label files: the ground jumps by a voxel here and
+    there, walls are one voxel thick and have holes, crowns are noise.
     """
     random = np.random.default_rng(seed)
     ids = {name: index for index, name in enumerate(labels.class_names)}
@@ -60,7 +60,7 @@ def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, 
     def around(
         cx: float, cy: float, reach: float
     ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-        """Views of volume and flow near a point, and open coordinates of their cells."""
+        """Views of volume and flow near a point, and open coordinates of their voxels."""
         i = np.searchsorted(x, [cx - reach, cx + reach])
         j = np.searchsorted(y, [cy - reach, cy + reach])
         window = np.s_[i[0] : i[1], j[0] : j[1]]
@@ -76,20 +76,20 @@ def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, 
     for _ in range(14):
         cx, cy = random.choice([-1, 1]) * random.uniform(22, 40), random.choice([-30, 30])
         half = random.uniform(4, 9)
-        cells, _, (wx, wy, wz) = around(cx, cy, half)
+        voxels, _, (wx, wy, wz) = around(cx, cy, half)
         edge = np.maximum(np.abs(wx - cx), np.abs(wy - cy)) > half - 1.5 * grid.voxel_size[0]
-        cells[edge & (wz > 0) & (random.random(cells.shape) < 0.75)] = ids["manmade"]
+        voxels[edge & (wz > 0) & (random.random(voxels.shape) < 0.75)] = ids["manmade"]
     for _ in range(40):
         cx, cy, cz = *random.uniform(-48, 48, 2), random.uniform(2, 4)
         radius = random.uniform(1, 2.5)
-        cells, _, (wx, wy, wz) = around(cx, cy, radius)
+        voxels, _, (wx, wy, wz) = around(cx, cy, radius)
         crown = (wx - cx) ** 2 + (wy - cy) ** 2 + (wz - cz) ** 2 < radius**2
-        cells[crown & (random.random(cells.shape) < 0.4)] = ids["vegetation"]
+        voxels[crown & (random.random(voxels.shape) < 0.4)] = ids["vegetation"]
     for _ in range(20):
         cx, cy = random.uniform(-48, 48), random.choice([-4.5, -1.7, 1.7, 4.5])
-        cells, velocity, (wx, wy, wz) = around(cx, cy, 2.3)
+        voxels, velocity, (wx, wy, wz) = around(cx, cy, 2.3)
         car = (np.abs(wy - cy) < 1) & (wz > 0) & (wz < 1.7) & np.ones_like(wx, bool)
-        cells[car] = ids["car"]
+        voxels[car] = ids["car"]
         velocity[car] = (-8.0 if cy > 0 else 8.0, 0.1)
     return volume, flow
 

@@ -4,7 +4,7 @@
     python benchmarks/lidar_labels.py /tmp/drive
 
 Regions: ``seen by cameras`` is the town's exact camera mask, ``labelled`` the camera mask that the
-labels themselves carry, which is what training looks at. Sources of error are counted in cells.
+labels themselves carry, which is what training looks at. Sources of error are counted in voxels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def made(
 
 
 class Counts:
-    """Cells hit, invented and missed, by region."""
+    """Voxels hit, invented and missed, by region."""
 
     def __init__(self) -> None:
         self.regions: dict[str, np.ndarray] = {}
@@ -92,23 +92,23 @@ class Counts:
         missed, invented = seen & real & ~ours, seen & ours & ~real
         plant = truth.labels == CLASSES.class_names.index("vegetation")
         beside = ndimage.binary_dilation(ours)
-        for name, cells in (
+        for name, voxels in (
             ("missed: no ray or point ever came there", missed & ~labels.mask_lidar),
-            ("missed: observed, next to an occupied cell", missed & labels.mask_lidar & beside),
+            ("missed: observed, next to an occupied voxel", missed & labels.mask_lidar & beside),
             ("missed: observed, elsewhere", missed & labels.mask_lidar & ~beside),
             ("  of all missed: vegetation", missed & plant),
             ("invented: next to a real one", invented & ndimage.binary_dilation(real)),
             ("invented: elsewhere", invented & ~ndimage.binary_dilation(real)),
         ):
-            self.errors[name] = self.errors.get(name, 0) + int(cells.sum())
+            self.errors[name] = self.errors.get(name, 0) + int(voxels.sum())
         region = seen & labels.mask_lidar
         pairs = truth.labels[region].astype(np.int64) * (FREE + 1) + labels.semantics[region]
         self.classes += np.bincount(pairs, minlength=self.classes.size).reshape(self.classes.shape)
 
     def _region(self, name: str, ours: np.ndarray, real: np.ndarray, where: np.ndarray) -> None:
-        cells = [ours & real & where, ours & ~real & where, ~ours & real & where]
+        voxels = [ours & real & where, ours & ~real & where, ~ours & real & where]
         total = self.regions.setdefault(name, np.zeros(3, np.int64))
-        total += [int(one.sum()) for one in cells]
+        total += [int(one.sum()) for one in voxels]
 
     def summary(self) -> dict[str, object]:
         regions = {
@@ -165,8 +165,8 @@ def show(result: dict[str, Any]) -> None:
     for name, values in result["regions"].items():
         table.add_row(name, *(f"{100 * values[key]:.1f}" for key in ("iou", "precision", "recall")))
     console.print(table)
-    for name, cells in result["errors"].items():
-        console.print(f"{cells:9d}  {name}")
+    for name, voxels in result["errors"].items():
+        console.print(f"{voxels:9d}  {name}")
     console.print(
         f"mIoU of classes where both look: {100 * result['miou_in_both']:.1f} %; "
         f"{result['frames']} frames, {result['cpu_s_per_frame']:.2f} CPU s each, reading and "

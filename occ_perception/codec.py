@@ -1,11 +1,11 @@
 """Occupancy and flow as the flat arrays that travel in messages, and back; numpy, no ROS.
 
-The order is that of occ_msgs/GridGeometry: x fastest, flat index = i + nx * (j + ny * k) of cell
+The order is that of occ_msgs/GridGeometry: x fastest, flat index = i + nx * (j + ny * k) of voxel
 [i, j, k]. Horizontal surfaces then make long runs, which is what run-length encoding lives from.
 
 Decoders trust nothing: an inconsistent message raises :class:`MessageError` and never becomes a
 grid. What no decoder can notice is a message that is consistent and says something else (a car
-cell called truck); transport checksums are there for that.
+voxel called truck); transport checksums are there for that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FORMAT_VERSION = 1
 DENSE, SPARSE, RLE = 0, 1, 2
 """Values of SemanticOccupancy.encoding."""
 
-MAX_CELLS = 2**26
-"""Largest grid that is encoded or decoded: 67 million cells, six times the largest published one.
+MAX_VOXELS = 2**26
+"""Largest grid that is encoded or decoded: 67 million voxels, six times the largest published one.
 
 A corrupt header must not make a reader allocate gigabytes.
 """
@@ -53,9 +53,9 @@ class EncodedOccupancy:
 
     Attributes:
         encoding: DENSE, SPARSE or RLE.
-        labels: (n,) uint8 class ids; one per cell, per listed cell or per run.
-        indices: (n,) uint32 flat cell indices, strictly ascending; SPARSE only.
-        run_lengths: (n,) uint16, each >= 1, summing to the number of cells; RLE only.
+        labels: (n,) uint8 class ids; one per voxel, per listed voxel or per run.
+        indices: (n,) uint32 flat voxel indices, strictly ascending; SPARSE only.
+        run_lengths: (n,) uint16, each >= 1, summing to the number of voxels; RLE only.
         confidence: (n,) uint8, 0..255 for 0..1, one per entry of ``labels``; or empty.
     """
 
@@ -77,9 +77,9 @@ class EncodedFlow:
     """The arrays of an OccupancyFlow message.
 
     Attributes:
-        indices: (n,) uint32 flat cell indices, strictly ascending.
+        indices: (n,) uint32 flat voxel indices, strictly ascending.
         vx, vy: (n,) float32 velocity over ground, m/s.
-        min_speed: cells slower than this were left out, m/s.
+        min_speed: voxels slower than this were left out, m/s.
     """
 
     indices: UInt32
@@ -130,7 +130,7 @@ def encode_occupancy(
         empty_class: id of free space, which SPARSE leaves out.
         encoding: DENSE, SPARSE or RLE.
         confidence_XYZ: (X, Y, Z) uint8, 0..255 for 0..1. Runs of RLE then also end where the
-            confidence changes; DENSE is smaller when it changes from cell to cell.
+            confidence changes; DENSE is smaller when it changes from voxel to voxel.
 
     Raises:
         ValueError: wrong dtype, shape or encoding.
@@ -183,7 +183,7 @@ def decode_occupancy(
 def decode_confidence(encoded: EncodedOccupancy, dims: Sequence[int]) -> UInt8 | None:
     """The (X, Y, Z) uint8 confidence of a message, 0..255 for 0..1; None where it has none.
 
-    Cells that a SPARSE message does not list get 0; if it lists no cell, it has none.
+    Voxels that a SPARSE message does not list get 0; if it lists no voxel, it has none.
 
     Raises:
         MessageError: the message contradicts itself; the text names the field and the place.
@@ -205,10 +205,10 @@ def validate_occupancy(
 
     Args:
         encoded: arrays of the message.
-        dims: cells along x, y, z.
+        dims: voxels along x, y, z.
         empty_class: id of free space.
         num_classes: length of the message's class names.
-        unknown_class: id of unobserved cells; not an index into the class names.
+        unknown_class: id of unobserved voxels; not an index into the class names.
 
     Raises:
         MessageError: the message contradicts itself; the text names the field and the place.
@@ -220,12 +220,12 @@ def validate_occupancy(
 def encode_flow(
     flow_XYZ2: Float32, moving_mask_XYZ: NDArray[np.bool_], min_speed: float = 0.0
 ) -> EncodedFlow:
-    """List the velocity of moving cells.
+    """List the velocity of moving voxels.
 
     Args:
         flow_XYZ2: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s.
-        moving_mask_XYZ: (X, Y, Z) bool, the cells that may move (occupied by a moving class).
-        min_speed: leave out cells slower than this, m/s.
+        moving_mask_XYZ: (X, Y, Z) bool, the voxels that may move (occupied by a moving class).
+        min_speed: leave out voxels slower than this, m/s.
 
     Raises:
         ValueError: wrong dtype or shape.
@@ -253,11 +253,11 @@ def encode_flow(
 
 
 def decode_flow(encoded: EncodedFlow, dims: Sequence[int]) -> Float32:
-    """The (X, Y, Z, 2) float32 velocity volume of a message, m/s; zero where no cell is listed.
+    """The (X, Y, Z, 2) float32 velocity volume of a message, m/s; zero where no voxel is listed.
 
     Args:
         encoded: arrays of the message.
-        dims: cells along x, y, z.
+        dims: voxels along x, y, z.
 
     Raises:
         MessageError: the message contradicts itself; the text names the field and the place.
@@ -283,7 +283,7 @@ def _flatten(volume_XYZ: NDArray[Any]) -> NDArray[Any]:
 
 
 def _spread(message: EncodedOccupancy, values: UInt8, dims: Dims, unlisted: int) -> UInt8:
-    """One value per entry of a checked message -> one per cell, (X, Y, Z)."""
+    """One value per entry of a checked message -> one per voxel, (X, Y, Z)."""
     if message.encoding == RLE:
         flat = np.repeat(values, message.run_lengths)
     elif message.encoding == SPARSE:
@@ -296,7 +296,7 @@ def _spread(message: EncodedOccupancy, values: UInt8, dims: Dims, unlisted: int)
 
 
 def _runs(labels: UInt8, confidence: UInt8) -> tuple[NDArray[np.int64], UInt16]:
-    """Where each run of equal cells starts, and its length; runs over 65535 are split."""
+    """Where each run of equal voxels starts, and its length; runs over 65535 are split."""
     changes = labels[1:] != labels[:-1]
     if confidence.size:
         changes |= confidence[1:] != confidence[:-1]
@@ -313,19 +313,19 @@ def _runs(labels: UInt8, confidence: UInt8) -> tuple[NDArray[np.int64], UInt16]:
 def _check_arrays(encoded: EncodedOccupancy, dims: Sequence[int]) -> tuple[EncodedOccupancy, Dims]:
     """The message as typed arrays that fit together and the grid, and ``dims`` as integers."""
     shape = _check_dims(dims)
-    cells = shape[0] * shape[1] * shape[2]
+    voxels = shape[0] * shape[1] * shape[2]
     labels = _check_flat("labels", encoded.labels, np.uint8)
     indices = _check_flat("indices", encoded.indices, np.uint32)
     run_lengths = _check_flat("run_lengths", encoded.run_lengths, np.uint16)
     confidence = _check_flat("confidence", encoded.confidence, np.uint8)
     if encoded.encoding == DENSE:
-        _check_length("labels", labels, cells, "one per cell")
+        _check_length("labels", labels, voxels, "one per voxel")
     elif encoded.encoding == SPARSE:
         _check_length("indices", indices, len(labels), "one per label")
-        _check_indices(indices, cells)
+        _check_indices(indices, voxels)
     elif encoded.encoding == RLE:
         _check_length("run_lengths", run_lengths, len(labels), "one per label")
-        _check_runs(run_lengths, cells)
+        _check_runs(run_lengths, voxels)
     else:
         raise MessageError(_unknown_encoding(encoded.encoding))
     if encoded.encoding != SPARSE:
@@ -349,10 +349,10 @@ def _check_dims(dims: Sequence[int]) -> Dims:
         raise MessageError(f"dims must be three integers (x, y, z), got {dims!r}") from None
     if min(nx, ny, nz) <= 0:
         raise MessageError(f"dims (x, y, z) must be positive, got {(nx, ny, nz)}")
-    if nx * ny * nz > MAX_CELLS:
+    if nx * ny * nz > MAX_VOXELS:
         raise MessageError(
-            f"dims (x, y, z) = {(nx, ny, nz)} are {nx * ny * nz} cells, "
-            f"more than the {MAX_CELLS} that are decoded; the header is probably corrupt"
+            f"dims (x, y, z) = {(nx, ny, nz)} are {nx * ny * nz} voxels, "
+            f"more than the {MAX_VOXELS} that are decoded; the header is probably corrupt"
         )
     return nx, ny, nz
 
@@ -381,7 +381,7 @@ def _check_length(name: str, values: NDArray[Any], expected: int, why: str) -> N
         raise MessageError(f"{name} has {len(values)} entries, expected {expected}: {why}")
 
 
-def _check_indices(indices: UInt32, cells: int) -> None:
+def _check_indices(indices: UInt32, voxels: int) -> None:
     disorder = np.flatnonzero(indices[1:] <= indices[:-1])
     if disorder.size:
         at = int(disorder[0])
@@ -389,17 +389,17 @@ def _check_indices(indices: UInt32, cells: int) -> None:
             f"indices must ascend strictly, but entries {at} and {at + 1} are "
             f"{indices[at]} and {indices[at + 1]}"
         )
-    if indices.size and indices[-1] >= cells:
-        raise MessageError(f"index {indices[-1]} is outside a grid of {cells} cells")
+    if indices.size and indices[-1] >= voxels:
+        raise MessageError(f"index {indices[-1]} is outside a grid of {voxels} voxels")
 
 
-def _check_runs(run_lengths: UInt16, cells: int) -> None:
+def _check_runs(run_lengths: UInt16, voxels: int) -> None:
     empty_runs = np.flatnonzero(run_lengths == 0)
     if empty_runs.size:
         raise MessageError(f"run {empty_runs[0]} has length 0, expected at least 1")
     total = int(run_lengths.sum(dtype=np.int64))
-    if total != cells:
-        raise MessageError(f"runs sum to {total} cells, the grid has {cells}")
+    if total != voxels:
+        raise MessageError(f"runs sum to {total} voxels, the grid has {voxels}")
 
 
 def _check_id(name: str, value: int) -> None:
@@ -412,7 +412,7 @@ def _check_class_ids(labels: UInt8, empty_class: int, num_classes: int, unknown_
     if not 1 <= num_classes <= unknown_class:
         raise MessageError(
             f"{num_classes} class names, expected 1 to {unknown_class}: "
-            f"id {unknown_class} is kept for unobserved cells"
+            f"id {unknown_class} is kept for unobserved voxels"
         )
     if not 0 <= empty_class < num_classes:
         raise MessageError(f"empty class {empty_class} is not one of {num_classes} class names")
@@ -436,5 +436,5 @@ def _check_finite(encoded: EncodedFlow) -> None:
         if bad.size:
             at = int(bad[0])
             raise MessageError(
-                f"{name}[{at}] = {component[at]} m/s of cell {encoded.indices[at]} is not finite"
+                f"{name}[{at}] = {component[at]} m/s of voxel {encoded.indices[at]} is not finite"
             )

@@ -215,7 +215,7 @@ class OccupancyPrediction:
     Attributes:
         stamp_ns: the reference camera's stamp.
         frame_id: the ego frame the grid is expressed in, ``base_link`` unless configured.
-        grid: cell layout in the grid's own frame.
+        grid: voxel layout in the grid's own frame.
         ego_T_grid: (4, 4) pose of that frame in ``frame_id`` (identity, or the lidar's pose).
         labels: (X, Y, Z) uint8 class ids, see ``class_names``.
         class_names: id -> name.

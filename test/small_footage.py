@@ -58,7 +58,7 @@ def guess_at(stamp_ns: int) -> OccupancyPrediction:
 
 
 SEEN = np.broadcast_to(np.arange(GRID.dims[0])[:, None, None] >= 16, GRID.dims)
-"""Cells that a camera sees: those ahead."""
+"""Voxels that a camera sees: those ahead."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""SparseOcc with every weight of the full one on 64x96 images, 32 x 32 x 16 cells, few kept."""
+"""SparseOcc with every weight of the full one on 64x96 images, 32 x 32 x 16 voxels, few kept."""
 
 from __future__ import annotations
 

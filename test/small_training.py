@@ -22,15 +22,15 @@ IMAGE = (176, 99)
 INPUT_SIZE = (64, 176)
 
 
-def small_card(cells: int = 50, layers: int = 4) -> ModelCard:
-    """``alocc_town`` on 64x176 images, over the same 80 m, with fewer cells and two past frames.
+def small_card(voxels: int = 50, layers: int = 4) -> ModelCard:
+    """``alocc_town`` on 64x176 images, over the same 80 m, with fewer voxels and two past frames.
 
     Args:
-        cells: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
+        voxels: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
         layers: along z; 4 (1.6 m), 8 or 16.
     """
     card = get_card("alocc_town")
-    grid = card.config.geometry.grid.with_columns((cells, cells), 80.0 / cells)
+    grid = card.config.geometry.grid.with_columns((voxels, voxels), 80.0 / voxels)
     card = card.resized(INPUT_SIZE, grid)
     full = card.config
     assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
@@ -38,8 +38,8 @@ def small_card(cells: int = 50, layers: int = 4) -> ModelCard:
     config = replace(
         full,
         temporal=replace(full.temporal, frames=2),
-        height=replace(full.height, cells=layers),
-        flow=replace(full.flow, first_cell=layers // 4, last_cell=layers // 2, reach=2),
+        height=replace(full.height, voxels=layers),
+        flow=replace(full.flow, first_voxel=layers // 4, last_voxel=layers // 2, reach=2),
     )
     return replace(card, config=config)
 

@@ -37,7 +37,7 @@ class PlaybackFrame:
         frame: the cameras at its stamp.
         truth: what the occupancy really was at its stamp.
         is_truth: the occupancy to show is itself what is true, not what a model thinks.
-        in_view_XYZ: (X, Y, Z) bool, the cells of the truth that a camera saw; None where nothing
+        in_view_XYZ: (X, Y, Z) bool, the voxels of the truth that a camera saw; None where nothing
             says so.
     """
 

@@ -20,7 +20,7 @@ FLOW_TYPE = "occ_msgs/msg/OccupancyFlow"
 GROUND_TRUTH = "/ground_truth"
 GROUND_TRUTH_IN_VIEW = "/ground_truth_in_view"
 """Topics below these names say what is true, all others what a model thinks; below the second one
-only of the cells that a camera sees, the others are unknown."""
+only of the voxels that a camera sees, the others are unknown."""
 
 # A flow message may come after the next occupancy message, but not after many.
 _LONGEST_WAIT = 8

@@ -249,7 +249,7 @@ class BagWriter(AtomicWriter):
         Args:
             prediction: what the stream returned.
             encoding: of the labels, see :mod:`occ_perception.codec`.
-            min_speed: moving cells slower than this are left out of the flow, m/s.
+            min_speed: moving voxels slower than this are left out of the flow, m/s.
             received_ns: when to play it; at its stamp where not given.
             namespace: of the topics ``occupancy`` and ``flow``.
         """

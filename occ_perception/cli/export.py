@@ -32,14 +32,14 @@ def export(
     every: Annotated[int, typer.Option(min=1, help="Write every n-th moment.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
 ) -> None:
-    """Write the occupied cells of every moment as a coloured PLY point cloud in the ego frame.
+    """Write the occupied voxels of every moment as a coloured PLY point cloud in the ego frame.
 
     Points have red, green, blue and label, and vx, vy in m/s where there is flow.
     """
     from occ_perception.bags.playback import open_occupancy
     from occ_perception.bags.recording import BagError
     from occ_perception.bags.stamp_join import StampJoin
-    from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
+    from occ_perception.viewer.point_files import lidar_columns, voxel_columns, write_ply
 
     count = sweeps_written = 0
     sweeps = _open_lidar(lidar, lidar_topic) if lidar is not None else None
@@ -49,7 +49,7 @@ def export(
         name = f"{count:06d}_{prediction.stamp_ns}"
         count += 1
         classes = "labels from 0: " + " ".join(prediction.class_names)
-        write_ply(ply / f"{name}_occupancy.ply", cell_columns(prediction), classes)
+        write_ply(ply / f"{name}_occupancy.ply", voxel_columns(prediction), classes)
         sweep = nearest.at(prediction.stamp_ns)
         if sweep is not None:
             sweeps_written += 1

@@ -111,7 +111,7 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
         ("input", "{}x{}".format(*images.input_size) + f" of {len(card.cameras)} cameras"),
         ("native image", "{}x{}".format(*images.native_size)),
         ("cameras", ", ".join(card.cameras) + f"; reference {card.reference_camera}"),
-        ("grid", "x".join(str(cells) for cells in grid.dims) + f", {bounds} m"),
+        ("grid", "x".join(str(voxels) for voxels in grid.dims) + f", {bounds} m"),
         ("grid frame", card.grid_frame),
         ("history", f"{card.history_frames} frames, {card.history_spacing_s:g} s apart"),
         ("labels", card.label_set),

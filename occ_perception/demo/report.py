@@ -121,7 +121,7 @@ def _film(filmed: Filmed) -> Iterable[str]:
 
 def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
     """Name, value and meaning."""
-    where = "cells that a camera sees" if scores.in_view else "all cells whose truth is known"
+    where = "voxels that a camera sees" if scores.in_view else "all voxels whose truth is known"
     rows = [
         ("mIoU", _percent(scores.mean_iou), f"{where}, {scores.frames} frames"),
         ("geometry IoU", _percent(scores.geometry_iou), "occupied or free, class ignored"),
@@ -134,17 +134,17 @@ def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
 
 def _class_table(scores: Scores) -> Iterable[str]:
     has_flow = not math.isnan(scores.velocity_error)
-    head = ["class", "IoU", "true cells", "predicted cells"]
+    head = ["class", "IoU", "true voxels", "predicted voxels"]
     rows = [
         [
             _swatch(entry),
             _percent(entry.iou),
-            f"{entry.true_cells:,}",
-            f"{entry.predicted_cells:,}",
+            f"{entry.true_voxels:,}",
+            f"{entry.predicted_voxels:,}",
         ]
         for entry in scores.classes
     ]
-    note = "Cells are summed over all frames; free space is not a class of the mean."
+    note = "Voxels are summed over all frames; free space is not a class of the mean."
     if has_flow:
         head.append("flow error, m/s")
         for row, entry in zip(rows, scores.classes, strict=True):
@@ -208,10 +208,10 @@ def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[t
 def _table(head: list[str], rows: Iterable[Sequence[str]], escape: bool = True) -> Iterable[str]:
     yield "<table>"
     if head:
-        yield "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
+        yield "<tr>" + "".join(f"<th>{html.escape(voxel)}</th>" for voxel in head) + "</tr>"
     for row in rows:
-        cells = (html.escape(cell) if escape else cell for cell in row)
-        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        voxels = (html.escape(voxel) if escape else voxel for voxel in row)
+        yield "<tr>" + "".join(f"<td>{voxel}</td>" for voxel in voxels) + "</tr>"
     yield "</table>"
 
 

@@ -24,14 +24,14 @@ class ClassScore:
     Attributes:
         name: of the class.
         iou: intersection over union, NaN where the class is in neither volume.
-        true_cells, predicted_cells: counted cells, summed over all frames.
+        true_voxels, predicted_voxels: counted voxels, summed over all frames.
         velocity_error: mean length of the flow's error, m/s; NaN where there is none to compare.
     """
 
     name: str
     iou: float
-    true_cells: int
-    predicted_cells: int
+    true_voxels: int
+    predicted_voxels: int
     velocity_error: float
 
 
@@ -41,7 +41,7 @@ class Scores:
 
     Attributes:
         frames: how many were compared.
-        in_view: whether only cells that a camera sees were counted, or all whose truth is known.
+        in_view: whether only voxels that a camera sees were counted, or all whose truth is known.
         mean_iou: mIoU over all classes but free space, a fraction of 1.
         geometry_iou: the ratio of "occupied" against "free".
         velocity_error: mean of the moving classes' errors, m/s; NaN without flow.
@@ -80,7 +80,7 @@ class Scoring:
         Args:
             prediction: what the node answered.
             truth: what it should have answered.
-            in_view_XYZ: cells to count; None counts all whose truth is known.
+            in_view_XYZ: voxels to count; None counts all whose truth is known.
 
         Raises:
             MetricsError: a vocabulary that the other does not know.

@@ -1,6 +1,6 @@
-"""The voxel grid: where cell [i, j, k] of a public volume lies.
+"""The voxel grid: where voxel [i, j, k] of a public volume lies.
 
-Public volumes are indexed [X, Y, Z], lower corner first: the centre of cell (i, j, k) is
+Public volumes are indexed [X, Y, Z], lower corner first: the centre of voxel (i, j, k) is
 ``lower + (index + 0.5) * voxel_size`` in the grid's frame, metres.
 """
 
@@ -25,7 +25,7 @@ class VoxelGrid:
     Attributes:
         lower: minimum corner (x, y, z), metres.
         voxel_size: edge lengths (x, y, z), metres.
-        dims: number of cells along (x, y, z).
+        dims: number of voxels along (x, y, z).
     """
 
     lower: Vector3
@@ -78,13 +78,13 @@ class VoxelGrid:
                     f"{axis} range (lower, upper, step) = {(low, high, step)} m, "
                     "expected lower < upper and a step above 0"
                 )
-            cells = (high - low) / step
-            if abs(cells - round(cells)) > 1e-6:
+            voxels = (high - low) / step
+            if abs(voxels - round(voxels)) > 1e-6:
                 raise ValueError(
-                    f"{axis} range [{low}, {high}] is {cells:.4f} cells of {step} m, "
+                    f"{axis} range [{low}, {high}] is {voxels:.4f} voxels of {step} m, "
                     "expected a whole number"
                 )
-            dims.append(round(cells))
+            dims.append(round(voxels))
         x, y, z = ranges
         return cls(
             lower=(x[0], y[0], z[0]),
@@ -102,30 +102,30 @@ class VoxelGrid:
         return (x, y, z)
 
     @property
-    def num_cells(self) -> int:
-        """Number of cells of the whole volume."""
+    def num_voxels(self) -> int:
+        """Number of voxels of the whole volume."""
         return self.dims[0] * self.dims[1] * self.dims[2]
 
     def centers(self, indices: ArrayLike) -> Float64:
-        """Centres (..., 3) in metres of cells with integer indices (..., 3) in x, y, z order."""
+        """Centres (..., 3) in metres of voxels with integer indices (..., 3) in x, y, z order."""
         index = np.asarray(indices, dtype=np.float64)
         centers: Float64 = np.asarray(self.lower) + (index + 0.5) * np.asarray(self.voxel_size)
         return centers
 
     def indices(self, points: ArrayLike) -> NDArray[np.int64]:
-        """Cell indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`.
+        """Voxel indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`.
 
         A point that is not finite, or absurdly far away, lies outside.
         """
         offset = np.asarray(points, dtype=np.float64) - np.asarray(self.lower)
-        cells = np.floor(offset / np.asarray(self.voxel_size))
+        voxels = np.floor(offset / np.asarray(self.voxel_size))
         # What a cast makes of NaN and of huge values differs between processors: 0 on some.
-        bounded = np.clip(np.nan_to_num(cells, nan=-1.0), -_FAR_INDEX, _FAR_INDEX)
+        bounded = np.clip(np.nan_to_num(voxels, nan=-1.0), -_FAR_INDEX, _FAR_INDEX)
         indices: NDArray[np.int64] = bounded.astype(np.int64)
         return indices
 
     def contains(self, indices: ArrayLike) -> NDArray[np.bool_]:
-        """Whether integer indices (..., 3) are cells of this grid."""
+        """Whether integer indices (..., 3) are voxels of this grid."""
         index = np.asarray(indices)
         inside: NDArray[np.bool_] = np.all((index >= 0) & (index < np.asarray(self.dims)), axis=-1)
         return inside

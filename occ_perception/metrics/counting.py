@@ -3,7 +3,7 @@
 A metric of this package never stores predictions. All it remembers is int64 sums, so two partial
 results merge by addition, in any order and any grouping, to exactly the same numbers as one pass.
 
-Legend for shapes: B frames, X Y Z cells of the grid, C classes (free space included).
+Legend for shapes: B frames, X Y Z voxels of the grid, C classes (free space included).
 """
 
 from __future__ import annotations

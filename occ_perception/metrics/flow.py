@@ -1,7 +1,7 @@
 """Velocity errors along rays and voxels, and the Occ Score that joins them with RayIoU.
 
 Source: the OpenOcc benchmark of the CVPR 2024 occupancy-and-flow challenge; the score is the one
-ALOcc (arXiv 2411.07725) reports. Legend: B frames, X Y Z cells, C classes, N rays.
+ALOcc (arXiv 2411.07725) reports. Legend: B frames, X Y Z voxels, C classes, N rays.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _RAY_IOU_WEIGHT, _VELOCITY_WEIGHT = 0.9, 0.1
 class FlowScore(RayIoU):
     """RayIoU, mean velocity errors (AVE) and the Occ Score.
 
-    The flow of a ray is the flow at the cell where it ends. With ``e`` the length of the difference
-    between true and predicted (vx, vy), for each moving class k of the label set::
+    The flow of a ray is the flow at the voxel where it ends. With ``e`` the length of the
+    difference between true and predicted (vx, vy), for each moving class k of the label set::
 
         AVE_TP[k]      = mean e over rays that are true positives of k at 2 m
         AVE_GT_RAY[k]  = mean e over rays whose true class is k, whatever was predicted

@@ -135,7 +135,7 @@ class Evaluation(nn.Module):
     Args:
         protocol: a key of :data:`PROTOCOLS`.
         parts: which of its parts to run; None = those it runs by default.
-        grid: cell layout of the volumes; matters to the ray metrics only.
+        grid: voxel layout of the volumes; matters to the ray metrics only.
 
     Raises:
         MetricsError: no such protocol or part; the message lists what there is.

@@ -1,7 +1,7 @@
 """RayIoU: what a lidar would see in the prediction, against what it would see in the truth.
 
 Source: SparseOcc (arXiv 2312.17118). Unlike a voxel score under a visibility mask it does not
-reward thick surfaces. Legend: B frames, X Y Z cells, C classes, T origins, N rays.
+reward thick surfaces. Legend: B frames, X Y Z voxels, C classes, T origins, N rays.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class RayIoU(CountingMetric):
     """RayIoU at 1, 2 and 4 m of depth tolerance, and their mean.
 
     Truth and prediction are cast from the same origins, see
-    :func:`~occ_perception.metrics.rays.lidar_origins`; a ray ends in the first cell that is not
-    free, and its depth is where it leaves that cell. Rays whose true end is free are dropped. Over
+    :func:`~occ_perception.metrics.rays.lidar_origins`; a ray ends in the first voxel that is not
+    free, and its depth is where it leaves that voxel. Rays whose true end is free are dropped. Over
     the others, with ``G[k]``, ``P[k]`` the rays of true and predicted class k::
 
         TP[t, k]   = rays of class k in both, depths less than t metres apart
@@ -48,7 +48,7 @@ class RayIoU(CountingMetric):
     A true voxel of 255 (unlabelled) stops a ray but belongs to no class. No visibility mask.
 
     Attributes:
-        grid: cell layout of the volumes.
+        grid: voxel layout of the volumes.
         directions: (14040, 3) float32 unit vectors.
         true_positives: (3, C) int64, row = tolerance.
         true_rays, predicted_rays: (C,) int64.
@@ -111,7 +111,7 @@ class RayIoU(CountingMetric):
         same_shape(pred_BXYZ, true_BXYZ, "ground truth")
         if tuple(pred_BXYZ.shape[1:]) != self.grid.dims:
             raise MetricsError(
-                f"volumes are {tuple(pred_BXYZ.shape[1:])} cells, the rays were set up for "
+                f"volumes are {tuple(pred_BXYZ.shape[1:])} voxels, the rays were set up for "
                 f"{self.grid.dims}; pass the volumes' grid to {type(self).__name__}"
             )
         shapes = [tuple(torch.as_tensor(frame_origins).shape) for frame_origins in origins]
@@ -129,8 +129,8 @@ class RayIoU(CountingMetric):
         free = self.label_set.empty_class
         origins_T3 = torch.as_tensor(origins, dtype=torch.float64)
         hits = first_hits(volumes != free, origins_T3, self.directions, self.grid)
-        solid = volumes[0].reshape(-1)[hits.cells[0]] != free
-        return RayHits(hits.cells[:, solid], hits.distances[:, solid])
+        solid = volumes[0].reshape(-1)[hits.voxels[0]] != free
+        return RayHits(hits.voxels[:, solid], hits.distances[:, solid])
 
     def _count_frame(self, volumes: Tensor, hits: RayHits) -> None:
         true, pred = hits.values(volumes)

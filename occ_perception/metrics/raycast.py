@@ -1,13 +1,13 @@
-"""First occupied cell along many rays, for several volumes of one grid at once, in plain torch.
+"""First occupied voxel along many rays, for several volumes of one grid at once, in plain torch.
 
-All rays step in lockstep from cell to cell (Amanatides & Woo, "A Fast Voxel Traversal Algorithm
+All rays step in lockstep from voxel to voxel (Amanatides & Woo, "A Fast Voxel Traversal Algorithm
 for Ray Tracing", 1987); rays that have ended are dropped from the working set now and then. The
 path of a ray does not depend on the volumes, so ground truth and prediction share one walk.
 
-The distance reported is that at which the ray *leaves* the hit cell, and arithmetic is float64 on
+The distance reported is that at which the ray *leaves* the hit voxel, and arithmetic is float64 on
 float32 voxel coordinates: the conventions of the published RayIoU (arXiv 2312.17118).
 
-Legend: V volumes, X Y Z cells, T origins, R directions, N = T * R rays, M rays still under way.
+Legend: V volumes, X Y Z voxels, T origins, R directions, N = T * R rays, M rays still under way.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from occ_perception.geometry import VoxelGrid
 from occ_perception.metrics.counting import MetricsError
 
-# The published caster gives up after this many cells. A ray inside the grid crosses at most
+# The published caster gives up after this many voxels. A ray inside the grid crosses at most
 # X + Y + Z of them, so the limit only ever ends a ray that starts hundreds of metres away.
-MAX_APPROACH_CELLS = 1001
+MAX_APPROACH_VOXELS = 1001
 
 MAX_VOLUMES = 7
-_OUTSIDE = 128  # bit 7 of the cell code; bits 0..6 say which volumes are occupied there
+_OUTSIDE = 128  # bit 7 of the voxel code; bits 0..6 say which volumes are occupied there
 _NEVER = torch.finfo(torch.float64).max
 
 # Ended rays keep costing until they are dropped, dropping costs a copy of the rest.
@@ -37,19 +37,21 @@ class RayHits:
     """Where rays end.
 
     Attributes:
-        cells: (V, N) int64, flat index into an [X, Y, Z] volume: the first occupied cell, or the
-            last cell inside the grid where all are free, or 0 for a ray that misses the grid.
-        distances: (V, N) float32, metres from the origin to where the ray leaves that cell; minus
-            one cell for a ray that misses the grid.
+        voxels: (V, N) int64, flat index into an [X, Y, Z] volume: the first occupied voxel, or the
+            last voxel inside the grid where all are free, or 0 for a ray that misses the grid.
+        distances: (V, N) float32, metres from the origin to where the ray leaves that voxel; minus
+            one voxel for a ray that misses the grid.
     """
 
-    cells: Tensor
+    voxels: Tensor
     distances: Tensor
 
     def values(self, volumes: Tensor) -> Tensor:
-        """(V, N, ...) what the volumes (V, X, Y, Z, ...) hold at the hit cells."""
+        """(V, N, ...) what the volumes (V, X, Y, Z, ...) hold at the hit voxels."""
         flat = volumes.reshape(volumes.shape[0], -1, *volumes.shape[4:])
-        return torch.stack([volume[cells] for volume, cells in zip(flat, self.cells, strict=True)])
+        return torch.stack(
+            [volume[voxels] for volume, voxels in zip(flat, self.voxels, strict=True)]
+        )
 
 
 @dataclass
@@ -57,11 +59,11 @@ class _Walk:
     """Rays under way: next crossing per axis, its increment, and the step it means.
 
     ``crossing`` and ``increment`` (3, M) are float64 ray parameters in voxel units, ``stride``
-    (3, M) what to add to ``cell`` (M,) when an axis is crossed.
+    (3, M) what to add to ``voxel`` (M,) when an axis is crossed.
     """
 
     ray: Tensor
-    cell: Tensor
+    voxel: Tensor
     crossing: Tensor
     increment: Tensor
     stride: Tensor
@@ -69,7 +71,7 @@ class _Walk:
     def keep(self, rows: Tensor) -> _Walk:
         return _Walk(
             self.ray[rows],
-            self.cell[rows],
+            self.voxel[rows],
             self.crossing[:, rows],
             self.increment[:, rows],
             self.stride[:, rows],
@@ -82,35 +84,35 @@ def first_hits(occupied: Tensor, origins: Tensor, directions: Tensor, grid: Voxe
     Args:
         occupied: (V, X, Y, Z) bool, on the device to work on; at most seven volumes.
         origins: (T, 3) ray origins in the grid's frame, metres; may lie outside the grid. The
-            cell that holds an origin counts as visited.
+            voxel that holds an origin counts as visited.
         directions: (R, 3) directions in the same frame, any length but zero.
-        grid: cell layout; cells are cubes.
+        grid: voxel layout; voxels are cubes.
 
     Returns:
         Hits of the N = T * R rays, origin by origin, directions in their order.
 
     Raises:
         ValueError: the volumes are not of this grid, or too many.
-        MetricsError: the grid's cells are no cubes.
+        MetricsError: the grid's voxels are no cubes.
     """
     if tuple(occupied.shape[1:]) != grid.dims or not 0 < len(occupied) <= MAX_VOLUMES:
         raise ValueError(
             f"expected 1 to {MAX_VOLUMES} volumes of shape {grid.dims}, got {tuple(occupied.shape)}"
         )
     if len(set(grid.voxel_size)) != 1:
-        raise MetricsError(f"ray distances need cubic cells, got voxel_size={grid.voxel_size} m")
+        raise MetricsError(f"ray distances need cubic voxels, got voxel_size={grid.voxel_size} m")
     device = occupied.device
-    codes = _cell_codes(occupied)
+    codes = _voxel_codes(occupied)
     walk, padded = _begin(origins.to(device), directions.to(device), grid)
-    cells = torch.full((len(occupied), len(origins) * len(directions)), -1, device=device)
-    leave = torch.full(cells.shape, -1.0, dtype=torch.float64, device=device)
-    _march(walk, codes, cells, leave)
+    voxels = torch.full((len(occupied), len(origins) * len(directions)), -1, device=device)
+    leave = torch.full(voxels.shape, -1.0, dtype=torch.float64, device=device)
+    _march(walk, codes, voxels, leave)
     edge = torch.tensor(grid.voxel_size[0], dtype=torch.float32, device=device)
-    return RayHits(_unpadded(cells, padded, grid.dims), leave.float() * edge)
+    return RayHits(_unpadded(voxels, padded, grid.dims), leave.float() * edge)
 
 
-def _cell_codes(occupied: Tensor) -> Tensor:
-    """Flat uint8 table with one bit per volume, in a rim of cells that are outside."""
+def _voxel_codes(occupied: Tensor) -> Tensor:
+    """Flat uint8 table with one bit per volume, in a rim of voxels that are outside."""
     X, Y, Z = occupied.shape[1:]
     codes = torch.full((X + 2, Y + 2, Z + 2), _OUTSIDE, dtype=torch.uint8, device=occupied.device)
     inner = codes[1:-1, 1:-1, 1:-1]
@@ -123,7 +125,7 @@ def _cell_codes(occupied: Tensor) -> Tensor:
 def _begin(
     origins: Tensor, directions: Tensor, grid: VoxelGrid
 ) -> tuple[_Walk, tuple[int, int, int]]:
-    """The rays at their first cell inside the grid; those that never enter are left out."""
+    """The rays at their first voxel inside the grid; those that never enter are left out."""
     device = origins.device
     lower = torch.tensor(grid.lower, dtype=torch.float64, device=device)
     edge = torch.tensor(grid.voxel_size, dtype=torch.float32, device=device).double()
@@ -151,7 +153,7 @@ def _begin(
     strides = torch.tensor([padded[1] * padded[2], padded[2], 1], device=device)[:, None]
     walk = _Walk(
         ray=torch.arange(index.shape[1], device=device),
-        cell=((index + 1) * strides).sum(0),
+        voxel=((index + 1) * strides).sum(0),
         crossing=crossing,
         increment=increment,
         stride=step * strides,
@@ -165,7 +167,7 @@ def _approach(
     """Walk rays that start outside up to the grid, in place; returns (N,) bool: inside now."""
     inside = ((index >= 0) & (index < dims)).all(0)
     rows = (~inside).nonzero()[:, 0]
-    for _ in range(MAX_APPROACH_CELLS):
+    for _ in range(MAX_APPROACH_VOXELS):
         here = index[:, rows]
         moving_away = ((here < 0) & (step[:, rows] < 0)) | ((here >= dims) & (step[:, rows] > 0))
         rows = rows[~moving_away.any(0)]
@@ -188,44 +190,44 @@ def _next_axis(crossing: Tensor) -> tuple[Tensor, Tensor]:
     return axis, torch.minimum(horizontal, z)
 
 
-def _march(walk: _Walk, codes: Tensor, cells: Tensor, leave: Tensor) -> None:
-    """Step all rays until each volume has stopped each of them; fills ``cells`` and ``leave``."""
-    everything = (1 << len(cells)) - 1
-    waiting = torch.full_like(walk.cell, everything | _OUTSIDE, dtype=torch.uint8)
+def _march(walk: _Walk, codes: Tensor, voxels: Tensor, leave: Tensor) -> None:
+    """Step all rays until each volume has stopped each of them; fills ``voxels`` and ``leave``."""
+    everything = (1 << len(voxels)) - 1
+    waiting = torch.full_like(walk.voxel, everything | _OUTSIDE, dtype=torch.uint8)
     under_way = len(waiting)
-    cell_before, left_before = walk.cell, torch.zeros_like(walk.crossing[0])
+    voxel_before, left_before = walk.voxel, torch.zeros_like(walk.crossing[0])
     while under_way:
         axis, leaves_at = _next_axis(walk.crossing)
-        stopped = codes[walk.cell] & waiting
+        stopped = codes[walk.voxel] & waiting
         rows = stopped.nonzero()[:, 0]
         if len(rows):
             stop, ray = stopped[rows], walk.ray[rows]
             outside = stop >= _OUTSIDE
-            at_cell = torch.where(outside, cell_before[rows], walk.cell[rows])
+            at_voxel = torch.where(outside, voxel_before[rows], walk.voxel[rows])
             at = torch.where(outside, left_before[rows], leaves_at[rows])
             stop = torch.where(outside, waiting[rows], stop)
-            for volume in range(len(cells)):
+            for volume in range(len(voxels)):
                 hit = (stop >> volume) & 1 != 0
-                cells[volume, ray[hit]] = at_cell[hit]
+                voxels[volume, ray[hit]] = at_voxel[hit]
                 leave[volume, ray[hit]] = at[hit]
             waiting[rows] &= ~stop
             ended = rows[(waiting[rows] & everything) == 0]
             waiting[ended] = 0
             walk.stride[:, ended] = 0
             under_way -= len(ended)
-        cell_before, left_before = walk.cell, leaves_at
+        voxel_before, left_before = walk.voxel, leaves_at
         position = axis * len(axis) + torch.arange(len(axis), device=axis.device)
-        walk.cell = walk.cell + walk.stride.view(-1)[position]
+        walk.voxel = walk.voxel + walk.stride.view(-1)[position]
         walk.crossing.view(-1)[position] = leaves_at + walk.increment.view(-1)[position]
         if under_way < _DROP_BELOW * len(waiting):
             rows = waiting.nonzero()[:, 0]
             walk, waiting = walk.keep(rows), waiting[rows]
-            cell_before, left_before = cell_before[rows], left_before[rows]
+            voxel_before, left_before = voxel_before[rows], left_before[rows]
 
 
-def _unpadded(cells: Tensor, padded: tuple[int, int, int], dims: tuple[int, int, int]) -> Tensor:
+def _unpadded(voxels: Tensor, padded: tuple[int, int, int], dims: tuple[int, int, int]) -> Tensor:
     """Flat indices of the volume from those of the rimmed table; -1 (missed the grid) becomes 0."""
-    x = cells // (padded[1] * padded[2]) - 1
-    y = cells // padded[2] % padded[1] - 1
-    z = cells % padded[2] - 1
-    return torch.where(cells < 0, 0, (x * dims[1] + y) * dims[2] + z)
+    x = voxels // (padded[1] * padded[2]) - 1
+    y = voxels // padded[2] % padded[1] - 1
+    z = voxels % padded[2] - 1
+    return torch.where(voxels < 0, 0, (x * dims[1] + y) * dims[2] + z)

@@ -1,7 +1,7 @@
 """Intersection over union of voxels: mIoU, mIoU_D and IoU in the two published conventions.
 
 Counts are summed over the whole data set before any ratio is taken; a score is never a mean over
-frames. Legend: B frames, X Y Z cells, C classes.
+frames. Legend: B frames, X Y Z voxels, C classes.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class VoxelIoU(CountingMetric):
         occupancy = 2 * (true == free).long() + (pred == free).long()
         self.occupancy += torch.bincount(occupancy, minlength=4).reshape(2, 2)
         labelled = true < classes
-        cells = true[labelled] * classes + pred[labelled]
-        self.confusion += torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
+        voxels = true[labelled] * classes + pred[labelled]
+        self.confusion += torch.bincount(voxels, minlength=classes**2).reshape(classes, classes)
         self.frames += len(pred_BXYZ)
 
     def scores(self, counters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -156,7 +156,7 @@ class ModelCard:
 
     @property
     def grid(self) -> VoxelGrid:
-        """Cells of the output."""
+        """Voxels of the output."""
         return self.config.output_grid
 
     @property
@@ -222,14 +222,14 @@ class ModelCard:
     def resized(
         self, input_size: tuple[int, int] | None = None, grid: VoxelGrid | None = None
     ) -> ModelCard:
-        """The card of the same network for other images and cells, for tests and studies.
+        """The card of the same network for other images and voxels, for tests and studies.
 
         Weights fit as they are; that they mean anything there is not said. Native images and
         intrinsics stay: they are scaled to the input's width as at the published size.
 
         Args:
             input_size: height and width of the network input, multiples of 32; None keeps it.
-            grid: cells that images are lifted to, which for bird's-eye-view networks and for
+            grid: voxels that images are lifted to, which for bird's-eye-view networks and for
                 pyramid heads are not those of the output; None keeps them.
         """
         geometry = self.config.geometry

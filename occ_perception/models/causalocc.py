@@ -48,7 +48,7 @@ def causal_alocc_3d_16f() -> OccupancyNetConfig:
 
 
 def _causal(config: OccupancyNetConfig) -> OccupancyNetConfig:
-    """The network with a way from pixels to cells that keeps their mass."""
+    """The network with a way from pixels to voxels that keeps their mass."""
     channels = config.depth.context_channels
     return replace(
         config,

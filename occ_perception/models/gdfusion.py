@@ -77,7 +77,7 @@ def alocc_3d_gf_waymo() -> OccupancyNetConfig:
 def _openoccupancy() -> OccupancyNetConfig:
     grid = VoxelGrid(lower=(-51.2, -51.2, -5.0), voxel_size=(0.2, 0.2, 8.0), dims=(512, 512, 1))
     geometry = ViewGeometry((896, 1600), DepthBins(1.0, 60.0, 0.5), grid, num_cameras=6)
-    height = HeightLiftConfig(in_channels=256, channels=48, cells=40)
+    height = HeightLiftConfig(in_channels=256, channels=48, voxels=40)
     return replace(alocc.alocc_2d().with_geometry(geometry), height=height)
 
 

@@ -79,11 +79,11 @@ class NetOutputs:
         logits_BKXYZ: class logits, public axis order.
         flow_BXYZ2: (vx, vy) m/s along the axes of the grid; None for models without flow, and
             while training.
-        flow_features_BCXYZ: what the flow head takes velocity bins of single cells from, while
+        flow_features_BCXYZ: what the flow head takes velocity bins of single voxels from, while
             training only.
         depth_BNDhw: depth distribution before denoising.
         context_BNChw: context features (image supervision reads them).
-        lifted_BCXYZ: features of the cells before they meet the past, (B, C, X, Y) for maps, with
+        lifted_BCXYZ: features of the voxels before they meet the past, (B, C, X, Y) for maps, with
             their graph, while training only (the causal loss differentiates them by the context).
     """
 
@@ -97,12 +97,12 @@ class NetOutputs:
 
 @dataclass(frozen=True)
 class SparseOutputs:
-    """Raw outputs of a network that predicts masks over the cells it takes for occupied.
+    """Raw outputs of a network that predicts masks over the voxels it takes for occupied.
 
     Attributes:
-        levels: cells that survived, coarsest level first; the masks are over those of the last.
+        levels: voxels that survived, coarsest level first; the masks are over those of the last.
         predictions: masks and their classes, the last one counts and the others are for training.
-        dims: cells of the grid along x, y, z.
+        dims: voxels of the grid along x, y, z.
         flow_BXYZ2: None, there is no flow.
     """
 

@@ -81,10 +81,10 @@ class Network(nn.Module, ABC):
         )
 
     def velocity_bins(self, _features_VC: Tensor) -> Tensor:
-        """Logits over the velocity bins of single cells, (V, 88, 2), for a loss on velocities.
+        """Logits over the velocity bins of single voxels, (V, 88, 2), for a loss on velocities.
 
         Args:
-            _features_VC: of V cells, from the outputs.
+            _features_VC: of V voxels, from the outputs.
 
         Raises:
             ValueError: the network predicts no flow.

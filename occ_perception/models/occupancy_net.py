@@ -1,7 +1,7 @@
 """The network that ALOcc, GDFusion, BEVDetOcc, FB-Occ and CausalOcc share.
 
 Legend: B batch, N cameras, C channels, D depth bins, K classes, h, w feature pixels, X, Y, Z
-cells.
+voxels.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class OccupancyNetConfig:
             return grid
         X, Y, _ = grid.dims
         dx, dy, dz = grid.voxel_size
-        cells = self.height.cells
-        return VoxelGrid(grid.lower, (dx, dy, dz / cells), (X, Y, cells))
+        voxels = self.height.voxels
+        return VoxelGrid(grid.lower, (dx, dy, dz / voxels), (X, Y, voxels))
 
     @property
     def history_frames(self) -> int:

@@ -1,7 +1,7 @@
 """From what a network gives to the class map that evaluation and messages use.
 
-Legend: B batch, K classes with the leading dummy class, X, Y, Z cells; P cells in memory order.
-Of sparse networks: Q masks, V cells in the list, K classes without free space.
+Legend: B batch, K classes with the leading dummy class, X, Y, Z voxels; P voxels in memory order.
+Of sparse networks: Q masks, V voxels in the list, K classes without free space.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs, SparseOutputs
 
-# Cells looked at together on a CPU: their working planes stay in its cache.
-_CELLS_AT_ONCE = 1 << 16
+# Voxels looked at together on a CPU: their working planes stay in its cache.
+_VOXELS_AT_ONCE = 1 << 16
 
-# Masks that are no class with more than this probability are left out, and cells whose score is
+# Masks that are no class with more than this probability are left out, and voxels whose score is
 # below the second are free (SparseOcc, arXiv 2312.17118).
 _SURE_MASK = 0.3
-_SURE_CELL = 0.01
+_SURE_VOXEL = 0.01
 
 
 class _Score(Protocol):
@@ -31,14 +31,14 @@ class _Score(Protocol):
 
 
 def labels_of(outputs: Outputs, card: ModelCard) -> Tensor:
-    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous, of any network."""
+    """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous, of any network."""
     if isinstance(outputs, SparseOutputs):
         return sparse_class_map(outputs, card)
     return class_map(outputs.logits_BKXYZ, card)
 
 
 def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
-    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous.
+    """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous.
 
     The dummy class is dropped first. Where the card's scores are ``sigmoid``, the arg-max is taken
     after a float32 sigmoid, as published: logits above about 17 saturate to exactly 1 and the
@@ -55,9 +55,9 @@ def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
 
 
 def sparse_class_map(outputs: SparseOutputs, card: ModelCard) -> Tensor:
-    """Most likely class id of every cell, uint8 (B, X, Y, Z), contiguous.
+    """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous.
 
-    A cell's score for a class is the sum over all masks of mask times class probability. Cells
+    A voxel's score for a class is the sum over all masks of mask times class probability. Voxels
     that the network did not list are free, and so are those that no class wants.
     """
     prediction = outputs.predictions[-1]
@@ -65,12 +65,12 @@ def sparse_class_map(outputs: SparseOutputs, card: ModelCard) -> Tensor:
     sure_BQ1 = classes_BQK.amax(dim=-1, keepdim=True) > _SURE_MASK
     masks_BQV = prediction.mask_logits_BQV.detach().float().sigmoid()
     best_BV, labels_BV = (masks_BQV.mT @ (classes_BQK * sure_BQ1)).max(dim=-1)
-    labels_BV = torch.where(best_BV < _SURE_CELL, card.labels.empty_class, labels_BV)
+    labels_BV = torch.where(best_BV < _SURE_VOXEL, card.labels.empty_class, labels_BV)
 
     X, Y, Z = outputs.dims
     x, y, z = outputs.levels[-1].corner_BV3.unbind(-1)
-    cells = labels_BV.new_full((len(labels_BV), X * Y * Z), card.labels.empty_class)
-    return cells.scatter(1, (x * Y + y) * Z + z, labels_BV).to(torch.uint8).view(-1, X, Y, Z)
+    voxels = labels_BV.new_full((len(labels_BV), X * Y * Z), card.labels.empty_class)
+    return voxels.scatter(1, (x * Y + y) * Z + z, labels_BV).to(torch.uint8).view(-1, X, Y, Z)
 
 
 def _saturating(logits: Tensor, out: Tensor | None = None) -> Tensor:
@@ -96,16 +96,16 @@ def _class_map_by_planes(logits_BKXYZ: Tensor, excluded_class: int | None, score
     labels_BP = torch.zeros_like(logits_BKP[:, 0], dtype=torch.uint8)
     classes = [k for k in range(logits_BKP.shape[1]) if k != excluded_class]
     for labels_P, logits_KP in zip(labels_BP, logits_BKP, strict=True):
-        for first in range(0, labels_P.numel(), _CELLS_AT_ONCE):
-            part = slice(first, first + _CELLS_AT_ONCE)
-            _label_cells(logits_KP[:, part], classes, score, labels_P[part])
+        for first in range(0, labels_P.numel(), _VOXELS_AT_ONCE):
+            part = slice(first, first + _VOXELS_AT_ONCE)
+            _label_voxels(logits_KP[:, part], classes, score, labels_P[part])
     back = [1 + spatial.index(axis) for axis in (2, 3, 4)]
     labels = labels_BP.unflatten(1, in_memory_order.shape[2:]).permute(0, *back)
     return labels.contiguous()
 
 
-def _label_cells(logits_KP: Tensor, classes: list[int], score: _Score, labels_P: Tensor) -> None:
-    """Write the class of every cell into ``labels_P``, which holds zeros."""
+def _label_voxels(logits_KP: Tensor, classes: list[int], score: _Score, labels_P: Tensor) -> None:
+    """Write the class of every voxel into ``labels_P``, which holds zeros."""
     best_P = torch.full_like(labels_P, -math.inf, dtype=torch.float32)
     score_P = torch.empty_like(best_P)
     better_P = torch.empty_like(labels_P, dtype=torch.bool)

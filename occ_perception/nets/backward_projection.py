@@ -1,7 +1,7 @@
 """Backward projection: every column of the grid asks the images what it looks like.
 
 Legend: B batch, N cameras, C channels, M heads, S samples, K heights of a column, D depth bins,
-h, w feature pixels, X, Y, Z cells; Q = Y * X columns, x innermost.
+h, w feature pixels, X, Y, Z voxels; Q = Y * X columns, x innermost.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BackwardProjection(Part):
     """A map of what the lifted volume lacks, (B, C, Y, X).
 
     FB-BEV (arXiv 2308.02236), depth-aware backward projection. Each column of the grid is a
-    query that starts from the mean of its cells; it attends to its neighbours, then to the images
+    query that starts from the mean of its voxels; it attends to its neighbours, then to the images
     at the places where its heights appear there, weighted by how probable the depth net thinks
     their depth. The columns are learned one by one, so that the grid cannot change its size.
     """
@@ -92,7 +92,7 @@ class BackwardProjection(Part):
             cameras: calibration.
             bev_augmentation_B33: of the grid frame.
         """
-        cells = volume_BCYXZ.shape[2:4]
+        voxels = volume_BCYXZ.shape[2:4]
         seen = self.columns(cameras, bev_augmentation_B33)
         columns = self.embedding.weight + volume_BCYXZ.mean(dim=-1).flatten(2).mT
         code_QC = self._position_code()
@@ -100,7 +100,7 @@ class BackwardProjection(Part):
         looked_up = self.image_attention(columns, code_QC, context_BNChw, weights_BNDhw, seen)
         columns = self.norms[1](columns + looked_up)
         columns = self.norms[2](columns + self.narrow(F.relu(self.widen(columns))))
-        return columns.mT.unflatten(2, cells)
+        return columns.mT.unflatten(2, voxels)
 
     def _position_code(self) -> Tensor:
         """(Q, C): half of it tells x, half of it y."""
@@ -181,7 +181,7 @@ class PlaneAttention(nn.Module):
         C, samples = config.channels, config.heads * config.plane_samples
         X, Y, _ = geometry.grid.dims
         self.heads = config.heads
-        self.cells = (Y, X)
+        self.voxels = (Y, X)
         self.offsets = nn.Linear(C, samples * 2)
         self.weights = nn.Linear(C, samples)
         self.value = nn.Linear(C, C)
@@ -195,10 +195,10 @@ class PlaneAttention(nn.Module):
 
     def forward(self, columns_BQC: Tensor, code_QC: Tensor) -> Tensor:
         query = columns_BQC + code_QC
-        value = self.value(columns_BQC).mT.unflatten(2, self.cells).unflatten(1, (self.heads, -1))
+        value = self.value(columns_BQC).mT.unflatten(2, self.voxels).unflatten(1, (self.heads, -1))
         offset = self.offsets(query).unflatten(-1, (self.heads, -1, 2))
         weight = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
-        Y, X = self.cells
+        Y, X = self.voxels
         place = self.places_Q2[:, None, None] + offset / offset.new_tensor((X, Y))
         return self.output(deformable_attention(value, place, weight))
 

@@ -1,6 +1,6 @@
 """Bird's-eye-view encoder and the step from map to volume.
 
-Legend: B batch, C channels, X, Y, Z cells.
+Legend: B batch, C channels, X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ class HeightLiftConfig:
     Attributes:
         in_channels: width of the map.
         channels: width of the volume.
-        cells: number of cells along z.
+        voxels: number of voxels along z.
     """
 
     in_channels: int
     channels: int
-    cells: int = 16
+    voxels: int = 16
 
     def build(self) -> HeightLift:
         """The module."""
@@ -140,8 +140,8 @@ class HeightLift(Part):
 
     def __init__(self, config: HeightLiftConfig) -> None:
         super().__init__()
-        self.shape = (config.channels, config.cells)
-        self.conv = nn.Conv2d(config.in_channels, config.channels * config.cells, 3, padding=1)
+        self.shape = (config.channels, config.voxels)
+        self.conv = nn.Conv2d(config.in_channels, config.channels * config.voxels, 3, padding=1)
 
     def forward(self, features_BCYX: Tensor) -> Tensor:
         return self.conv(features_BCYX).unflatten(1, self.shape).movedim(2, -1)

@@ -1,6 +1,6 @@
-"""Flow head: how fast, and where to, the content of every cell moves.
+"""Flow head: how fast, and where to, the content of every voxel moves.
 
-Legend: B batch, C channels, X, Y, Z cells of the volume, h, w half as many along y and x,
+Legend: B batch, C channels, X, Y, Z voxels of the volume, h, w half as many along y and x,
 K flow bins, D = 121 displacements.
 """
 
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import empty_rows, features_of, project_rows, rows_of
+from occ_perception.nets.temporal.feature_rows import empty_rows, features_of, project_rows, rows_of
 from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import linear_corners, moved_cells, sample_rows
+from occ_perception.ops.backend import linear_corners, moved_voxels, sample_rows
 
 # The velocity bins of one component: -22 to 21.5 m/s.
 SLOWEST_BIN, BIN_WIDTH, BINS = -22.0, 0.5, 88
-# Rows of the volume whose bins exist at once: 176 numbers per cell are a lot of memory.
+# Rows of the volume whose bins exist at once: 176 numbers per voxel are a lot of memory.
 _ROWS_AT_ONCE = 8
 # What true classes are told apart as: 18 at most, and unknown.
 _CLASSES = 19
@@ -61,7 +61,7 @@ class Flow(NamedTuple):
         velocity_BYXZ2: m/s; component 0 along y of the grid, component 1 along x. None while
             training.
         features_BCYXZ: what :meth:`FlowHead.velocity_bins` takes, while training only: a loss
-            looks at a few cells, and the bins of all of them would fill gigabytes.
+            looks at a few voxels, and the bins of all of them would fill gigabytes.
     """
 
     velocity_BYXZ2: Tensor | None
@@ -74,16 +74,16 @@ class FlowHeadConfig:
 
     Attributes:
         channels: width of the volume.
-        first_cell, last_cell: heights whose mean is compared across time; objects that move are
+        first_voxel, last_voxel: heights whose mean is compared across time; objects that move are
             there.
-        reach: largest displacement, in steps of two half-resolution cells.
+        reach: largest displacement, in steps of two half-resolution voxels.
         temperature: of the matching distribution.
         outside_cost: matching cost of a displacement that leaves the previous grid.
     """
 
     channels: int
-    first_cell: int = 3
-    last_cell: int = 8
+    first_voxel: int = 3
+    last_voxel: int = 8
     reach: int = 5
     temperature: float = 0.1
     outside_cost: float = 5.0
@@ -98,7 +98,7 @@ class FlowHead(nn.Module):
 
     ALOcc (arXiv 2411.07725), cost-volume-based flow: features averaged over the heights of
     vehicles are compared with those of the previous frame under 121 displacements; the matching
-    distribution joins the volume, and every cell picks a velocity as the expectation over fixed
+    distribution joins the volume, and every voxel picks a velocity as the expectation over fixed
     bins (classification and regression in one). Features match badly at first, so training may
     begin with the matching of true classes (the paper's denoising).
     """
@@ -138,7 +138,7 @@ class FlowHead(nn.Module):
         hint: MotionHint | None = None,
     ) -> tuple[Flow, FlowState]:
         with torch.no_grad():
-            above = volume_BCYXZ[..., self.config.first_cell : self.config.last_cell + 1].mean(-1)
+            above = volume_BCYXZ[..., self.config.first_voxel : self.config.last_voxel + 1].mean(-1)
             now = rows_of(above)
             then = self.history(now, state, step, bev_augmentation_B33)
             scores_BDhw = self.match(above, then)
@@ -156,10 +156,10 @@ class FlowHead(nn.Module):
         return flow, FlowState(now, bev_augmentation_B33.clone())
 
     def velocity_bins(self, features_VC: Tensor) -> Tensor:
-        """Logits over the velocity bins of single cells, (V, 88, 2).
+        """Logits over the velocity bins of single voxels, (V, 88, 2).
 
         Args:
-            features_VC: of V cells, from :class:`Flow`.
+            features_VC: of V voxels, from :class:`Flow`.
 
         Returns:
             Component 0 is along y of the grid, component 1 along x.
@@ -186,7 +186,7 @@ class FlowHead(nn.Module):
 
     def _classes_above(self, labels_BXYZ: Tensor) -> Tensor:
         """Share of each class among the compared heights, (B, Y, X, 19); unknown is the last."""
-        heights = labels_BXYZ[..., self.config.first_cell : self.config.last_cell + 1]
+        heights = labels_BXYZ[..., self.config.first_voxel : self.config.last_voxel + 1]
         classes = heights.transpose(1, 2).long().clamp(max=_CLASSES - 1)
         counts = torch.zeros(*classes.shape[:3], _CLASSES, device=classes.device)
         counts.scatter_add_(-1, classes, torch.ones_like(classes, dtype=counts.dtype))
@@ -215,7 +215,7 @@ def expected_velocity(bins: Tensor) -> Tensor:
 
 
 class WarpedMap(nn.Module):
-    """The previous map at the places where the current cells were, (B, C, Y, X)."""
+    """The previous map at the places where the current voxels were, (B, C, Y, X)."""
 
     def __init__(self, geometry: ViewGeometry) -> None:
         super().__init__()
@@ -231,8 +231,8 @@ class WarpedMap(nn.Module):
         then = choose(step.start_B, now_BYXC, state.map_BYXC)
         motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
         precise = torch.promote_types(then.dtype, torch.float32)
-        cells = moved_cells(motion, self.geometry.grid.dims, flat=True, dtype=precise)
-        corners = linear_corners(cells.flatten(1, 2), tuple(then.shape[1:3]))
+        voxels = moved_voxels(motion, self.geometry.grid.dims, flat=True, dtype=precise)
+        corners = linear_corners(voxels.flatten(1, 2), tuple(then.shape[1:3]))
         return features_of(sample_rows(then.flatten(1, 2), corners).view(then.shape))
 
 
@@ -240,7 +240,7 @@ class MapMatching(nn.Module):
     """How well displacements fit: ``cos(now, then moved by d) / temperature``.
 
     A softmax over d makes it the matching distribution. At half resolution; displacement
-    ``(ky, kx)`` moves by two half-resolution cells per step and is entry ``ky * 11 + kx``. Where
+    ``(ky, kx)`` moves by two half-resolution voxels per step and is entry ``ky * 11 + kx``. Where
     the moved map's channels add up to exactly zero nothing was there, and the score falls by
     ``outside_cost``.
     """

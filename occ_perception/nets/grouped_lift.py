@@ -1,7 +1,7 @@
 """Lift with several depth distributions per pixel and learned places.
 
 Legend: B batch, N cameras, G groups of channels, C channels, D depth bins, h, w feature pixels,
-X, Y, Z cells.
+X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class GroupedLift(nn.Module):
         cameras = context_BNChw.shape[:2]
         offset = self.offset(context_BNChw.flatten(0, 1)).unflatten(0, cameras)
         offset_BNDhw3 = offset.unflatten(2, (-1, 3)).movedim(3, -1)
-        cells = rays.cells(
+        voxels = rays.voxels(
             self.pixels_hw2 + offset_BNDhw3[..., :2],
             self.depths_D[:, None, None] + offset_BNDhw3[..., 2],
         )
         weights_BNGDhw = weights_BNDhw.unflatten(1, (-1, self.groups))
-        return grouped_soft_splat(cells, weights_BNGDhw, context_BNChw, self.geometry.grid.dims)
+        return grouped_soft_splat(voxels, weights_BNGDhw, context_BNChw, self.geometry.grid.dims)

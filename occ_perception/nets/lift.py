@@ -1,7 +1,7 @@
 """From image features to the volume: where along each ray a feature goes, and how much of it.
 
 Legend: B batch, N cameras, C channels, D depth bins, L occluded bins, h, w feature pixels,
-X, Y, Z cells.
+X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SoftLift(nn.Module):
     """Lift-Splat (arXiv 2008.05711) whose splat is trilinear (ALOcc, arXiv 2411.07725).
 
     Every feature pixel is placed at each depth bin of its ray with that bin's lifting weight and
-    shared among the surrounding cells (soft filling). Without height axis the result is summed
+    shared among the surrounding voxels (soft filling). Without height axis the result is summed
     over the only layer.
     """
 
@@ -90,14 +90,14 @@ class SoftLift(nn.Module):
         context_BNChw: Tensor,
         extra: ExtraSamples | None = None,
     ) -> Tensor:
-        """Volume (B, C, Y, X, Z), or map (B, C, Y, X) where the grid is one cell high."""
-        cells = rays.cells(self.pixels_hw2, self.depths_D[:, None, None])
+        """Volume (B, C, Y, X, Z), or map (B, C, Y, X) where the grid is one voxel high."""
+        voxels = rays.voxels(self.pixels_hw2, self.depths_D[:, None, None])
         if extra is not None:
             pixels = self.pixels_hw2 + extra.offset_BNEhw2
-            beside = rays.cells(pixels, self.depths_D[extra.depth_bin_BNEhw])
-            cells = torch.cat([cells, beside], dim=2)
+            beside = rays.voxels(pixels, self.depths_D[extra.depth_bin_BNEhw])
+            voxels = torch.cat([voxels, beside], dim=2)
             weights_BNDhw = torch.cat([weights_BNDhw, extra.weight_BNEhw], dim=2)
-        volume = soft_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
+        volume = soft_splat(voxels, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
         return volume[..., 0] if self.geometry.flat else volume
 
 
@@ -111,7 +111,7 @@ class HardLiftConfig:
 
 
 class HardLift(nn.Module):
-    """Lift-Splat (arXiv 2008.05711): every point of the frustum belongs to one cell."""
+    """Lift-Splat (arXiv 2008.05711): every point of the frustum belongs to one voxel."""
 
     pixels_hw2: Tensor
     depths_D: Tensor
@@ -124,5 +124,5 @@ class HardLift(nn.Module):
 
     def forward(self, rays: PixelRays, weights_BNDhw: Tensor, context_BNChw: Tensor) -> Tensor:
         """Volume (B, C, Y, X, Z)."""
-        cells = rays.cells(self.pixels_hw2, self.depths_D[:, None, None])
-        return hard_splat(cells, weights_BNDhw, context_BNChw, self.geometry.grid.dims)
+        voxels = rays.voxels(self.pixels_hw2, self.depths_D[:, None, None])
+        return hard_splat(voxels, weights_BNDhw, context_BNChw, self.geometry.grid.dims)

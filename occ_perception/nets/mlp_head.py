@@ -1,6 +1,6 @@
-"""Occupancy head that looks at every cell by itself.
+"""Occupancy head that looks at every voxel by itself.
 
-Legend: B batch, C channels, K classes with the leading dummy class, X, Y, Z cells.
+Legend: B batch, C channels, K classes with the leading dummy class, X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MlpHeadConfig:
 
 
 class MlpHead(Part):
-    """``classify(softplus(hidden(relu(conv3x3x3(volume)))))``, the last two cell by cell.
+    """``classify(softplus(hidden(relu(conv3x3x3(volume)))))``, the last two voxel by voxel.
 
     The head of BEVDet's occupancy networks (arXiv 2112.11790 and its code base).
     """
@@ -55,10 +55,10 @@ class MlpHead(Part):
         """Logits (B, K, Y, X, Z)."""
         features = F.relu(self.conv(volume_BCYXZ), inplace=True).flatten(2)
         # Classes outermost, as everything that reads logits wants them.
-        hidden = F.softplus(_cellwise(self.hidden, features))
-        return _cellwise(self.classify, hidden).unflatten(2, volume_BCYXZ.shape[2:])
+        hidden = F.softplus(_voxelwise(self.hidden, features))
+        return _voxelwise(self.classify, hidden).unflatten(2, volume_BCYXZ.shape[2:])
 
 
-def _cellwise(layer: nn.Linear, features_BCP: Tensor) -> Tensor:
-    """A linear layer on the channels of all cells."""
+def _voxelwise(layer: nn.Linear, features_BCP: Tensor) -> Tensor:
+    """A linear layer on the channels of all voxels."""
     return torch.matmul(layer.weight, features_BCP) + layer.bias[:, None]

@@ -1,6 +1,6 @@
 """A convolution of the volume that moves features without making or losing any.
 
-Legend: B batch, N cameras, C channels, h, w feature pixels, X, Y, Z cells.
+Legend: B batch, N cameras, C channels, h, w feature pixels, X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NormalisedConvolutionConfig:
         channels: width of the volume.
         image_channels: width of the image features that the kernels are made from.
         hidden: width in between.
-        kernel: cells along each axis, odd.
+        kernel: voxels along each axis, odd.
     """
 
     channels: int
@@ -40,7 +40,7 @@ class NormalisedConvolution(Part):
 
     CausalOcc (arXiv 2509.08388). Each channel is spread over its neighbourhood by a kernel whose
     entries are positive and add up to one; then channels are mixed by a matrix whose columns do.
-    Away from the border, and but for the ELU, the sum over all cells and channels stays what it
+    Away from the border, and but for the ELU, the sum over all voxels and channels stays what it
     was: the gradient of any part of it by a lifted feature can be read as a share.
     """
 

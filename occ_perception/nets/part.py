@@ -17,7 +17,7 @@ class Part(nn.Module):
             ``nn.Sequential`` need no declaration.
         runs_in_half: whether a part of a network may compute in half precision. Nothing that
             places pixels in the grid, warps or remembers may: a bfloat16 coordinate on a grid of
-            200 cells is off by half a cell.
+            200 voxels is off by half a voxel.
         keeps_weights: why a network with this module must not be rewritten for running, empty if
             it may be.
         keeps_memory_order: why a network with this module must not store maps channels last,

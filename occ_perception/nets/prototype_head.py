@@ -1,6 +1,6 @@
 """Semantic prototype head.
 
-Legend: B batch, C channels, K classes with the leading dummy class, X, Y, Z cells.
+Legend: B batch, C channels, K classes with the leading dummy class, X, Y, Z voxels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Voxel encoder that hands on every scale: residual stages and a feature pyramid in 3-D.
 
-Legend: B batch, C channels, X, Y, Z cells; volumes are (B, C, Y, X, Z).
+Legend: B batch, C channels, X, Y, Z voxels; volumes are (B, C, Y, X, Z).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class BiasedStack3d(nn.Module):
 
 
 class VoxelPyramid(nn.Module):
-    """Adds every coarser volume to the next finer one (arXiv 1612.03144), trilinear, cell centres.
+    """Adds every coarser volume to the next finer one (arXiv 1612.03144), trilinear, voxel centres.
 
     ``out_i = smooth_i(m_i)`` with ``m_i = lateral_i(v_i) + upsample(m_{i+1})``.
     """

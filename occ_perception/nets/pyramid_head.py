@@ -1,6 +1,6 @@
-"""Occupancy head that mixes the scales of a pyramid cell by cell, at twice its resolution.
+"""Occupancy head that mixes the scales of a pyramid voxel by voxel, at twice its resolution.
 
-Legend: B batch, C channels, K classes with the leading dummy class, S scales, X, Y, Z cells of the
+Legend: B batch, C channels, K classes with the leading dummy class, S scales, X, Y, Z voxels of the
 output.
 """
 
@@ -58,8 +58,8 @@ class PyramidHead(Part):
         a      = softmax_S(weigh(o_0))
         logits = classify(relu(norm(sum_s a_s upsample(reduce(o_s)))))
 
-    The published order reduces after the sum. A convolution of one cell without bias commutes with
-    interpolation and with weights per cell, so it runs at each scale's own resolution.
+    The published order reduces after the sum. A convolution of one voxel without bias commutes with
+    interpolation and with weights per voxel, so it runs at each scale's own resolution.
     """
 
     runs_in_half = True

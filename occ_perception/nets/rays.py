@@ -34,8 +34,8 @@ class PixelRays:
     bev_augmentation_B33: Tensor
     geometry: ViewGeometry
 
-    def cells(self, pixels_hw2: Tensor, depths: Tensor) -> Tensor:
-        """Cells met by pixels at depths.
+    def voxels(self, pixels_hw2: Tensor, depths: Tensor) -> Tensor:
+        """Voxels met by pixels at depths.
 
         Args:
             pixels_hw2: input pixels (u, v), (h, w, 2) or (B, N, S, h, w, 2).
@@ -58,13 +58,13 @@ class PixelRays:
         )
         augmentation = self.bev_augmentation_B33.repeat_interleave(cameras[1], dim=0)
         grid = self.geometry.grid
-        cells = [
+        voxels = [
             (along - low) / step
             for along, low, step in zip(
                 _rotate(augmentation, points), grid.lower, grid.voxel_size, strict=True
             )
         ]
-        return torch.stack(cells, dim=-1).unflatten(0, cameras)
+        return torch.stack(voxels, dim=-1).unflatten(0, cameras)
 
 
 def unproject(

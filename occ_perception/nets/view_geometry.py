@@ -1,4 +1,4 @@
-"""The geometry a network's view transformation is built for: pixels, depth bins, cells."""
+"""The geometry a network's view transformation is built for: pixels, depth bins, voxels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ViewGeometry:
     Attributes:
         input_size: height and width of the input images, pixels.
         depth: bins of the frustum.
-        grid: cells of the lifted volume; one cell high for bird's-eye-view networks.
+        grid: voxels of the lifted volume; one voxel high for bird's-eye-view networks.
         num_cameras: cameras of the rig the network is for.
     """
 

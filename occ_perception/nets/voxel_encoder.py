@@ -1,6 +1,6 @@
 """Voxel encoder: residual stages in 3-D and the neck that merges them.
 
-Legend: B batch, C channels, X, Y, Z cells; volumes are (B, C, Y, X, Z).
+Legend: B batch, C channels, X, Y, Z voxels; volumes are (B, C, Y, X, Z).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from occ_perception.ops.gradient_steps import (
     scene_apply,
     scene_gradient,
 )
-from occ_perception.ops.history_warp import cell_motion, moved_cells
+from occ_perception.ops.history_warp import moved_voxels, voxel_motion
 from occ_perception.ops.occlusion_transfer import occlusion_transfer
 from occ_perception.ops.sampling import (
     Corners,
@@ -38,7 +38,6 @@ __all__ = [
     "SceneLayer",
     "Views",
     "adaptive_mixing",
-    "cell_motion",
     "deformable_attention",
     "deformable_conv",
     "displacement_gradient",
@@ -46,7 +45,7 @@ __all__ = [
     "grouped_soft_splat",
     "hard_splat",
     "linear_corners",
-    "moved_cells",
+    "moved_voxels",
     "occlusion_transfer",
     "row_parts",
     "sample_bins",
@@ -56,6 +55,7 @@ __all__ = [
     "scene_gradient",
     "soft_splat",
     "stereo_cost",
+    "voxel_motion",
 ]
 
 

@@ -1,6 +1,6 @@
 """Gradients that GDFusion (arXiv 2504.12959) descends while a stream runs: of motion and of scene.
 
-Legend: B batch, n cells (Y * X, or Y * X * Z), A grid axes (2 or 3) in the order of the flattened
+Legend: B batch, n voxels (Y * X, or Y * X * Z), A grid axes (2 or 3) in the order of the flattened
 table, C channels. Matrices act on columns, ``W x``; features are rows, so that ``rows @ W^T`` is
 what runs.
 """
@@ -14,36 +14,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EPSILON = 1e-6
-# Cells a CPU handles at once: what a block computes on the way then stays in its cache. A GPU
-# takes all cells, since there the number of launches counts.
-_CELLS_AT_ONCE = 4096
+# Voxels a CPU handles at once: what a block computes on the way then stays in its cache. A GPU
+# takes all voxels, since there the number of launches counts.
+_VOXELS_AT_ONCE = 4096
 
 
 def displacement_gradient(
-    displacement_BnA: Tensor, stored_BnA: Tensor, cells_BnA: Tensor, sizes: tuple[int, ...]
+    displacement_BnA: Tensor, stored_BnA: Tensor, voxels_BnA: Tensor, sizes: tuple[int, ...]
 ) -> Tensor:
-    """Gradient, in every cell, of the disagreement between a motion field and the stored one.
+    """Gradient, in every voxel, of the disagreement between a motion field and the stored one.
 
-    A cell that comes from ``q = cells + u`` should move like the content it shows moved before
+    A voxel that comes from ``q = voxels + u`` should move like the content it shows moved before
     (GDFusion, arXiv 2504.12959, motion fusion)::
 
-        loss(u)     = 1/A sum_i (S_i(cells + u) - u_i)^2          S: stored field, interpolated
+        loss(u)     = 1/A sum_i (S_i(voxels + u) - u_i)^2          S: stored field, interpolated
         dloss/du_c  = 2/A [sum_i (S_i - u_i) dS_i/dq_c - (S_c - u_c)]
 
-    The first term moves the cell along the slope of the stored field, the second pulls its own
+    The first term moves the voxel along the slope of the stored field, the second pulls its own
     value. Linear interpolation has one slope per box between nodes; the box of ``floor(q)`` is
     taken.
 
     Args:
-        displacement_BnA: the predicted field u, in cells.
+        displacement_BnA: the predicted field u, in voxels.
         stored_BnA: the field of the previous frame on the previous grid.
-        cells_BnA: where the ego motion says that each cell was, in cells.
+        voxels_BnA: where the ego motion says that each voxel was, in voxels.
         sizes: of the grid's axes, their product is n.
 
     Returns:
         (B, n, A); zero where q lies outside the grid.
     """
-    place_BnA = cells_BnA + displacement_BnA
+    place_BnA = voxels_BnA + displacement_BnA
     last = torch.tensor([size - 1 for size in sizes], device=place_BnA.device)
     inside_Bn1 = ((place_BnA >= 0) & (place_BnA <= last)).all(dim=-1, keepdim=True)
     place_BnA = torch.where(inside_Bn1, place_BnA, 0.0)  # any valid place will do there
@@ -105,7 +105,7 @@ def scene_gradient(
 
         z     = W K x + b               s = sqrt(var_C(z) + 1e-6)     z^ = (z - mean_C(z)) / s
         r     = gain z^ + shift - (P - K) x
-        loss  = mean over cells and channels of r^2
+        loss  = mean over voxels and channels of r^2
 
     and by the chain rule through the layer norm, with e = 2 r and h = gain e::
 
@@ -172,5 +172,5 @@ def scene_apply(features_BnC: Tensor, layer: SceneLayer, query_CC: Tensor) -> Te
 
 
 def _blocks(features_BnC: Tensor) -> tuple[Tensor, ...]:
-    cells = features_BnC.shape[1] if features_BnC.is_cuda else _CELLS_AT_ONCE
-    return torch.split(features_BnC, cells, dim=1)
+    voxels = features_BnC.shape[1] if features_BnC.is_cuda else _VOXELS_AT_ONCE
+    return torch.split(features_BnC, voxels, dim=1)

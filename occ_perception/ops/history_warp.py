@@ -1,7 +1,7 @@
-"""History warp: where every cell of the grid was one frame ago.
+"""History warp: where every voxel of the grid was one frame ago.
 
-Legend: B batch, X, Y, Z cells. Tables of features run (Y, X) or (Y, X, Z), and so do the trailing
-2 or 3 coordinates of positions: (y, x) or (y, x, z), in cells.
+Legend: B batch, X, Y, Z voxels. Tables of features run (Y, X) or (Y, X, Z), and so do the trailing
+2 or 3 coordinates of positions: (y, x) or (y, x, z), in voxels.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 _BEV_PLANE_HEIGHT = 1.0
 
 
-def cell_motion(
+def voxel_motion(
     previous_T_current_B44: Tensor,
     lower: tuple[float, float, float],
     step: tuple[float, float, float],
     flat: bool,
 ) -> Tensor:
-    """Express a metric motion in cells: ``M = F^-1 T F`` with F from cell index to metres.
+    """Express a metric motion in voxels: ``M = F^-1 T F`` with F from voxel index to metres.
 
-    Index i stands for the cell's lower edge, ``lower + i * step``. For ``flat`` maps the third
+    Index i stands for the voxel's lower edge, ``lower + i * step``. For ``flat`` maps the third
     coordinate is the plane's height in metres instead of an index.
 
     Args:
         previous_T_current_B44: float64, grid frame now to grid frame then.
         lower: lower corner of the grid (x, y, z), metres.
-        step: cell size (x, y, z), metres.
+        step: voxel size (x, y, z), metres.
         flat: whether the features have no height axis.
 
     Returns:
@@ -36,29 +36,29 @@ def cell_motion(
     """
     scale = (step[0], step[1], 1.0) if flat else step
     shift = (lower[0], lower[1], 0.0) if flat else lower
-    metres_T_cells = previous_T_current_B44.new_zeros(4, 4)
-    cells_T_metres = previous_T_current_B44.new_zeros(4, 4)
+    metres_T_voxels = previous_T_current_B44.new_zeros(4, 4)
+    voxels_T_metres = previous_T_current_B44.new_zeros(4, 4)
     for axis in range(3):
-        metres_T_cells[axis, axis], metres_T_cells[axis, 3] = scale[axis], shift[axis]
-        cells_T_metres[axis, axis] = 1.0 / scale[axis]
-        cells_T_metres[axis, 3] = -shift[axis] / scale[axis]
-    metres_T_cells[3, 3] = cells_T_metres[3, 3] = 1.0
-    return cells_T_metres @ previous_T_current_B44 @ metres_T_cells
+        metres_T_voxels[axis, axis], metres_T_voxels[axis, 3] = scale[axis], shift[axis]
+        voxels_T_metres[axis, axis] = 1.0 / scale[axis]
+        voxels_T_metres[axis, 3] = -shift[axis] / scale[axis]
+    metres_T_voxels[3, 3] = voxels_T_metres[3, 3] = 1.0
+    return voxels_T_metres @ previous_T_current_B44 @ metres_T_voxels
 
 
-def moved_cells(
+def moved_voxels(
     motion_B44: Tensor,
     dims: tuple[int, int, int],
     flat: bool,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Where every current cell was in the previous grid, in cells.
+    """Where every current voxel was in the previous grid, in voxels.
 
     Args:
-        motion_B44: from :func:`cell_motion`.
-        dims: number of cells (X, Y, Z).
+        motion_B44: from :func:`voxel_motion`.
+        dims: number of voxels (X, Y, Z).
         flat: whether the features have no height axis.
-        dtype: of the result; half precision cannot tell neighbouring cells apart.
+        dtype: of the result; half precision cannot tell neighbouring voxels apart.
 
     Returns:
         (B, Y, X, 2), or (B, Y, X, Z, 3).

@@ -1,7 +1,7 @@
 """Splats: pixel features spread along their rays into a volume, and the sums that they end in.
 
 Legend: B batch, N cameras, G groups of channels, S samples along a pixel's ray, h, w feature
-pixels, C channels, X, Y, Z cells, P = N * h * w pixels of a slot, R = B * P, V = B * Y * X * Z.
+pixels, C channels, X, Y, Z voxels, P = N * h * w pixels of a slot, R = B * P, V = B * Y * X * Z.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from torch import Tensor
 
 
 def soft_splat(
-    cells_BNShw3: Tensor, weights_BNShw: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
+    voxels_BNShw3: Tensor, weights_BNShw: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
 ) -> Tensor:
     """Splat every pixel's feature trilinearly along its ray.
 
-    A sample at cell coordinates q adds ``weight * prod_a (1 - |q_a - i_a|) * feature`` to each of
-    the eight cells i around it (ALOcc, arXiv 2411.07725, soft filling). Cell i is met exactly at
-    q = i, which the callers' convention makes the cell's *lower corner*. Corners outside the grid
-    are dropped and the rest is not renormalised. A grid one cell high therefore gets the tent
+    A sample at voxel coordinates q adds ``weight * prod_a (1 - |q_a - i_a|) * feature`` to each of
+    the eight voxels i around it (ALOcc, arXiv 2411.07725, soft filling). Voxel i is met exactly at
+    q = i, which the callers' convention makes the voxel's *lower corner*. Corners outside the grid
+    are dropped and the rest is not renormalised. A grid one voxel high therefore gets the tent
     ``1 - |q_z|`` around its floor.
 
     Args:
-        cells_BNShw3: sample positions (x, y, z) in cells.
+        voxels_BNShw3: sample positions (x, y, z) in voxels.
         weights_BNShw: how much of the pixel's feature each sample carries.
         features_BNChw: one feature per pixel, shared by all its samples.
-        dims: number of cells (X, Y, Z).
+        dims: number of voxels (X, Y, Z).
 
     Returns:
-        (B, C, Y, X, Z); cells that nothing reached are exactly zero.
+        (B, C, Y, X, Z); voxels that nothing reached are exactly zero.
     """
-    cells_SBP3 = cells_BNShw3.movedim(2, 0).flatten(2, 4)
+    voxels_SBP3 = voxels_BNShw3.movedim(2, 0).flatten(2, 4)
     weights_SBP = weights_BNShw.movedim(2, 0).flatten(2, 4)
-    target, share = corner_shares(cells_SBP3, weights_SBP, dims)
-    return cell_sums(target, share, features_BNChw, dims)
+    target, share = corner_shares(voxels_SBP3, weights_SBP, dims)
+    return voxel_sums(target, share, features_BNChw, dims)
 
 
 def corner_shares(
-    cells_SBP3: Tensor, weights_SBP: Tensor, dims: tuple[int, int, int]
+    voxels_SBP3: Tensor, weights_SBP: Tensor, dims: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Flat target cell and weight of every corner of every sample, each (corners, S, B, P).
+    """Flat target voxel and weight of every corner of every sample, each (corners, S, B, P).
 
-    Corners outside the grid get weight zero and the nearest cell: the number of corners then
+    Corners outside the grid get weight zero and the nearest voxel: the number of corners then
     depends on the shapes alone.
     """
     B = weights_SBP.shape[1]
     X, Y, Z = dims
-    low_SBP3 = cells_SBP3.floor()
-    upper_share_SBP3 = cells_SBP3 - low_SBP3
+    low_SBP3 = voxels_SBP3.floor()
+    upper_share_SBP3 = voxels_SBP3 - low_SBP3
     lower_share_SBP3 = 1.0 - upper_share_SBP3
 
     def ends(axis: int) -> list[tuple[Tensor, Tensor]]:
@@ -60,7 +60,7 @@ def corner_shares(
             (index.clamp(0, count - 1).int(), share * ((index >= 0) & (index < count)))
             for index, share in both
         ]
-        # A single layer of cells is both ends: one corner with the shares added is enough.
+        # A single layer of voxels is both ends: one corner with the shares added is enough.
         return kept if count > 1 else [(kept[0][0], kept[0][1] + kept[1][1])]
 
     slot_offset = torch.arange(B, dtype=torch.int32, device=weights_SBP.device)[:, None]
@@ -72,32 +72,35 @@ def corner_shares(
 
 
 def grouped_soft_splat(
-    cells_BNShw3: Tensor, weights_BNGShw: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
+    voxels_BNShw3: Tensor,
+    weights_BNGShw: Tensor,
+    features_BNChw: Tensor,
+    dims: tuple[int, int, int],
 ) -> Tensor:
     """Splat every group of channels along its rays with its own weights.
 
     Group g holds the channels ``g * C / G`` and following ones; all groups share the places. With
-    one group this is :func:`soft_splat`, which says what a sample adds to which cell (CausalOcc,
+    one group this is :func:`soft_splat`, which says what a sample adds to which voxel (CausalOcc,
     arXiv 2509.08388, channel-grouped lifting).
 
     Made of additions at given places, it can be differentiated twice: a loss may depend on the
     gradient of the volume.
 
     Args:
-        cells_BNShw3: sample positions (x, y, z) in cells.
+        voxels_BNShw3: sample positions (x, y, z) in voxels.
         weights_BNGShw: how much of the pixel's channels in the group each sample carries.
         features_BNChw: one feature per pixel, shared by all its samples.
-        dims: number of cells (X, Y, Z).
+        dims: number of voxels (X, Y, Z).
 
     Returns:
-        (B, C, Y, X, Z); cells that nothing reached are exactly zero.
+        (B, C, Y, X, Z); voxels that nothing reached are exactly zero.
     """
     B, _, C = features_BNChw.shape[:3]
     G = weights_BNGShw.shape[2]
     X, Y, Z = dims
-    cells_SBP3 = cells_BNShw3.movedim(2, 0).flatten(2, 4)
+    voxels_SBP3 = voxels_BNShw3.movedim(2, 0).flatten(2, 4)
     weights_GSBP = weights_BNGShw.permute(2, 3, 0, 1, 4, 5).flatten(3)
-    targets, shares = corner_shares(cells_SBP3, torch.ones_like(cells_SBP3[..., 0]), dims)
+    targets, shares = corner_shares(voxels_SBP3, torch.ones_like(voxels_SBP3[..., 0]), dims)
     features_BNhwC = features_BNChw.movedim(2, -1)
     features_GBPc = features_BNhwC.reshape(B, -1, G, C // G).movedim(2, 0)
     groups = []
@@ -114,65 +117,65 @@ def grouped_soft_splat(
 
 
 def hard_splat(
-    cells_BNShw3: Tensor, weights_BNShw: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
+    voxels_BNShw3: Tensor, weights_BNShw: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
 ) -> Tensor:
-    """Give every sample of a ray to one cell (voxel pooling of Lift-Splat, arXiv 2008.05711).
+    """Give every sample of a ray to one voxel (voxel pooling of Lift-Splat, arXiv 2008.05711).
 
-    A sample at cell coordinates q adds ``weight * feature`` to cell trunc(q). Truncation goes
-    *toward zero*, as published: what lies up to one cell below the grid, on any axis, counts to
-    the grid's first cells, which therefore collect from twice their volume. Samples elsewhere
+    A sample at voxel coordinates q adds ``weight * feature`` to voxel trunc(q). Truncation goes
+    *toward zero*, as published: what lies up to one voxel below the grid, on any axis, counts to
+    the grid's first voxels, which therefore collect from twice their volume. Samples elsewhere
     outside are dropped. Positions get no gradient.
 
     Args:
-        cells_BNShw3: sample positions (x, y, z) in cells.
+        voxels_BNShw3: sample positions (x, y, z) in voxels.
         weights_BNShw: how much of the pixel's feature each sample carries.
         features_BNChw: one feature per pixel, shared by all its samples.
-        dims: number of cells (X, Y, Z).
+        dims: number of voxels (X, Y, Z).
 
     Returns:
-        (B, C, Y, X, Z); cells that nothing reached are exactly zero.
+        (B, C, Y, X, Z); voxels that nothing reached are exactly zero.
     """
-    B = len(cells_BNShw3)
+    B = len(voxels_BNShw3)
     X, Y, Z = dims
-    index_SBP3 = cells_BNShw3.detach().movedim(2, 0).flatten(2, 4).trunc()
+    index_SBP3 = voxels_BNShw3.detach().movedim(2, 0).flatten(2, 4).trunc()
     sizes = index_SBP3.new_tensor(dims)
     inside_SBP = ((index_SBP3 >= 0) & (index_SBP3 < sizes)).all(dim=-1)
-    # Samples outside get weight zero and the nearest cell: the number of samples then depends on
+    # Samples outside get weight zero and the nearest voxel: the number of samples then depends on
     # the shapes alone.
     x, y, z = index_SBP3.clamp(min=0).minimum(sizes - 1).int().unbind(-1)
     slot = torch.arange(B, dtype=torch.int32, device=x.device)[:, None]
     target_SBP = ((slot * Y + y) * X + x) * Z + z
     share_SBP = weights_BNShw.movedim(2, 0).flatten(2, 4) * inside_SBP
-    return cell_sums(target_SBP, share_SBP, features_BNChw, dims)
+    return voxel_sums(target_SBP, share_SBP, features_BNChw, dims)
 
 
-def cell_sums(
+def voxel_sums(
     target_SBP: Tensor, share_SBP: Tensor, features_BNChw: Tensor, dims: tuple[int, int, int]
 ) -> Tensor:
-    """Sum ``share * feature`` over all samples of a cell.
+    """Sum ``share * feature`` over all samples of a voxel.
 
-    It is a product of a sparse (cells x pixels) matrix with the (pixels x channels) features:
+    It is a product of a sparse (voxels x pixels) matrix with the (pixels x channels) features:
     only scalars exist per sample.
 
     Args:
-        target_SBP: int32 flat cell (slot, y, x, z) of each sample, (..., B, P).
+        target_SBP: int32 flat voxel (slot, y, x, z) of each sample, (..., B, P).
         share_SBP: its weight, of the same shape.
         features_BNChw: one feature per pixel, shared by all its samples.
-        dims: number of cells (X, Y, Z).
+        dims: number of voxels (X, Y, Z).
 
     Returns:
-        (B, C, Y, X, Z); cells that nothing reached are exactly zero.
+        (B, C, Y, X, Z); voxels that nothing reached are exactly zero.
     """
     B, _, C = features_BNChw.shape[:3]
     X, Y, Z = dims
     pixels_RC = features_BNChw.flatten(3).transpose(2, 3).reshape(-1, C)
-    # Sorting by target cell turns the scatter into one contiguous run of pixels per cell.
+    # Sorting by target voxel turns the scatter into one contiguous run of pixels per voxel.
     target, order = target_SBP.flatten().sort()
-    cells = torch.arange(B * Y * X * Z, dtype=target.dtype, device=target.device)
+    voxels = torch.arange(B * Y * X * Z, dtype=target.dtype, device=target.device)
     volume = F.embedding_bag(
         order % len(pixels_RC),
         pixels_RC,
-        torch.searchsorted(target, cells),
+        torch.searchsorted(target, voxels),
         mode="sum",
         per_sample_weights=share_SBP.flatten()[order],
     )

@@ -93,15 +93,15 @@ def merge_head(net: Network) -> bool:
         return False
     height, head = net.linear_head
     prototypes_KC = head.prototypes().double()
-    channels, cells = height.shape
+    channels, voxels = height.shape
     conv: Any = height.conv
     weight = torch.einsum(
-        "kc,czihw->kzihw", prototypes_KC, conv.weight.double().unflatten(0, (channels, cells))
+        "kc,czihw->kzihw", prototypes_KC, conv.weight.double().unflatten(0, (channels, voxels))
     )
-    bias = prototypes_KC @ conv.bias.double().view(channels, cells)
+    bias = prototypes_KC @ conv.bias.double().view(channels, voxels)
     conv.out_channels = bias.numel()
     _set(conv, weight.flatten(0, 1), bias.flatten())
-    height.shape = (len(prototypes_KC), cells)
+    height.shape = (len(prototypes_KC), voxels)
     net.head = nn.Identity()
     return True
 

@@ -224,7 +224,7 @@ def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
 
 
 def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
-    """Cells of an occ_msgs/GridGeometry, and the rotation of their axes as ``ego_T_grid``."""
+    """Voxels of an occ_msgs/GridGeometry, and the rotation of their axes as ``ego_T_grid``."""
     dims = tuple(int(count) for count in message.dims)
     if 0 in dims:
         raise MessageError(f"grid.dims is {dims}, expected three positive counts")

@@ -56,7 +56,7 @@ class OccupancyLabels:
     """Labels of one instant in the ego frame of that instant.
 
     Attributes:
-        grid: cell layout in ego axes.
+        grid: voxel layout in ego axes.
         semantics: (X, Y, Z) uint8 Occ3D class ids, 17 free.
         instances: (X, Y, Z) int32 instance ids of the drive, 0 = none.
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy) along the ego axes, m/s; one
@@ -156,7 +156,7 @@ def camera_mask(
     Args:
         scene: the world.
         rig: cameras; use their uncropped images.
-        grid: cell layout in ego axes.
+        grid: voxel layout in ego axes.
         stride: pixels between rays.
         stop_at: (X, Y, Z) labels at whose first occupied voxel a ray ends, as Occ3D has it;
             None ends it at the surface itself, which leaves no stripes on rising ground.

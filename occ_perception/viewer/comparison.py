@@ -1,4 +1,4 @@
-"""Prediction against ground truth, cell by cell."""
+"""Prediction against ground truth, voxel by voxel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UInt8 = NDArray[np.uint8]
 
 CORRECT, WRONG_CLASS, MISSED, INVENTED, FREE = range(5)
 VERDICTS = ("correct", "wrong class", "missed", "invented")
-"""Names of the verdicts on cells, in the order of their ids; FREE means rightly free."""
+"""Names of the verdicts on voxels, in the order of their ids; FREE means rightly free."""
 
 VERDICT_COLOURS = ((199, 206, 214), (245, 176, 30), (40, 96, 224), (222, 40, 52))
 
@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """Cells per verdict of :data:`VERDICTS`."""
+        """Voxels per verdict of :data:`VERDICTS`."""
         correct, wrong, missed, invented, *_ = np.bincount(self.verdict_XYZ.ravel(), minlength=5)
         return int(correct), int(wrong), int(missed), int(invented)
 
@@ -52,8 +52,8 @@ def compare(
 
     Args:
         prediction: what a model said.
-        truth: what it should have said; cells that are unknown there are not compared.
-        counted_XYZ: cells to compare, such as those that a camera sees; all where not given.
+        truth: what it should have said; voxels that are unknown there are not compared.
+        counted_XYZ: voxels to compare, such as those that a camera sees; all where not given.
 
     Raises:
         ViewerError: the two are on different grids.

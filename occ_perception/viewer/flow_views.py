@@ -40,7 +40,7 @@ def flow_colours(velocity: NDArray[np.floating]) -> UInt8:
 
 
 def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View:
-    """From above, x up and y to the left: the topmost cell of every column that can move.
+    """From above, x up and y to the left: the topmost voxel of every column that can move.
 
     Everything else that is occupied is light grey.
 
@@ -66,8 +66,8 @@ def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View
     rgb[~volume.inside_XY] = OUTSIDE_COLOUR
 
     zoom = max(1, round(target_pixels / max(rgb.shape[:2])))
-    scale = zoom / volume.cell[0]
-    left_edge = volume.lower[1] + volume.cell[1] * rgb.shape[1]
+    scale = zoom / volume.voxel[0]
+    left_edge = volume.lower[1] + volume.voxel[1] * rgb.shape[1]
     image = np.repeat(np.repeat(rgb[::-1, ::-1], zoom, axis=0), zoom, axis=1)
     return View(
         np.ascontiguousarray(image),

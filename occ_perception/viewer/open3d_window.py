@@ -15,7 +15,7 @@ from occ_perception.geometry import transform_points
 from occ_perception.viewer.drawing import PAPER
 from occ_perception.viewer.views import ViewerError, colours_of_ids
 from occ_perception.viewer.volume import view_point_behind
-from occ_perception.viewer.voxel_boxes import boxes_of_cells, triangles_of_boxes
+from occ_perception.viewer.voxel_boxes import boxes_of_voxels, triangles_of_boxes
 
 _NEXT, _PREVIOUS = ord("N"), ord("P")
 _SIZE = (1280, 800)
@@ -81,7 +81,7 @@ class Open3DWindow:
             control.set_zoom(0.35)
 
     def _mesh_of(self, prediction: OccupancyPrediction) -> Any:
-        boxes = boxes_of_cells(prediction)
+        boxes = boxes_of_voxels(prediction)
         vertices, triangles, box = triangles_of_boxes(boxes)
         colours = colours_of_ids(prediction.class_names)[boxes.labels] / 255
         vector = self._open3d.utility.Vector3dVector

@@ -256,7 +256,7 @@ def _captioned(rgb: UInt8, caption: str) -> UInt8:
 
 
 def legend_panel(predictions: Sequence[OccupancyPrediction], width: int) -> UInt8:
-    """Swatch, name and number of cells of every class that occurs; free space is not listed."""
+    """Swatch, name and number of voxels of every class that occurs; free space is not listed."""
     class_names, empty = predictions[0].class_names, predictions[0].empty_class
     counts = np.zeros(256, np.int64)
     for prediction in predictions:
@@ -283,7 +283,7 @@ def vocabulary_panel(prediction: OccupancyPrediction, width: int, columns: int) 
 
 
 def verdict_panel(comparison: Comparison, width: int, columns: int) -> UInt8:
-    """Swatch, name and share of every verdict among the cells that are occupied in either grid."""
+    """Swatch, name and share of every verdict among the voxels that are occupied in either grid."""
     counts = comparison.counts
     total = max(sum(counts), 1)
     entries = [
@@ -302,7 +302,7 @@ def _swatches(entries: Sequence[tuple[str, Colour, str]], width: int, columns: i
     rows = max(1, math.ceil(len(entries) / columns))
     sheet = Sheet(width, rows * (LINE + 4))
     if not entries:
-        sheet.write("every cell is free", 0, 2, TEXT, PALE_INK)
+        sheet.write("every voxel is free", 0, 2, TEXT, PALE_INK)
     room, swatch = width // columns, 28
     for number, (name, colour, value) in enumerate(entries):
         column, row = divmod(number, rows)

@@ -1,4 +1,4 @@
-"""Occupied cells and lidar points as PLY files, which Open3D, MeshLab and CloudCompare read."""
+"""Occupied voxels and lidar points as PLY files, which Open3D, MeshLab and CloudCompare read."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
     write_whole(path, "\n".join([*header, "end_header", ""]).encode("ascii") + rows.tobytes())
 
 
-def cell_columns(prediction: OccupancyPrediction) -> dict[str, NDArray[Any]]:
-    """Centres of occupied cells in ego, their colours, class ids, and flow where there is some."""
+def voxel_columns(prediction: OccupancyPrediction) -> dict[str, NDArray[Any]]:
+    """Centres of occupied voxels in ego, their colours, class ids, and flow where there is some."""
     labels = prediction.labels
-    cells = np.argwhere((labels != prediction.empty_class) & (labels != UNKNOWN_CLASS))
-    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(cells))
-    ids = labels[tuple(cells.T)]
+    voxels = np.argwhere((labels != prediction.empty_class) & (labels != UNKNOWN_CLASS))
+    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(voxels))
+    ids = labels[tuple(voxels.T)]
     columns: dict[str, NDArray[Any]] = _positions(centres)
     colours = colours_of_ids(prediction.class_names)[ids]
     columns |= {name: colours[:, i] for i, name in enumerate(("red", "green", "blue"))}
     columns["label"] = ids
     if prediction.flow is not None:
-        flow = prediction.flow[tuple(cells.T)]
+        flow = prediction.flow[tuple(voxels.T)]
         columns |= {"vx": flow[:, 0], "vy": flow[:, 1]}
     return columns
 

@@ -21,7 +21,7 @@ from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.panels import camera_rows
 from occ_perception.viewer.views import ViewerError, colours_of_ids, motion_arrows
 from occ_perception.viewer.volume_images import ARROW_SECONDS
-from occ_perception.viewer.voxel_boxes import boxes_of_cells
+from occ_perception.viewer.voxel_boxes import boxes_of_voxels
 
 APPLICATION = "occ_perception"
 TIMELINE = "stamp"
@@ -122,10 +122,10 @@ class RerunLog:
             self._name_classes(prediction)
         if frame is not None:
             self._add_frame(frame)
-        self._add_cells("world/ego/prediction", prediction)
+        self._add_voxels("world/ego/prediction", prediction)
         self._add_motion(prediction)
         if truth is not None:
-            self._add_cells("world/ego/truth", truth)
+            self._add_voxels("world/ego/truth", truth)
 
     def _log(self, entity: str, *archetypes: Any, static: bool = False) -> None:
         self._stream.log(entity, *archetypes, static=static)
@@ -140,8 +140,8 @@ class RerunLog:
         ]
         self._log("world", self._rr.AnnotationContext(rows), static=True)
 
-    def _add_cells(self, entity: str, prediction: OccupancyPrediction) -> None:
-        boxes = boxes_of_cells(prediction)
+    def _add_voxels(self, entity: str, prediction: OccupancyPrediction) -> None:
+        boxes = boxes_of_voxels(prediction)
         ids = {name: label for label, name in enumerate(self._vocabulary)}
         table = np.full(256, UNKNOWN_CLASS, np.uint16)
         table[: len(prediction.class_names)] = [
@@ -150,7 +150,7 @@ class RerunLog:
         pose = prediction.ego_T_grid
         self._log(entity, self._rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
         self._log(
-            f"{entity}/cells",
+            f"{entity}/voxels",
             self._rr.Boxes3D(
                 centers=boxes.centres.astype(np.float32),
                 half_sizes=boxes.half_sizes.astype(np.float32),

@@ -24,7 +24,7 @@ FREE_COLOUR = (255, 255, 255)
 UNKNOWN_COLOUR = (214, 218, 224)
 OUTSIDE_COLOUR = (236, 238, 241)
 
-# How far the highest cell is lightened towards white, and a step of one metre seen from the light
+# How far the highest voxel is lightened towards white, and a step of one metre seen from the light
 # is lightened or darkened; small enough to leave every class its hue.
 _HEIGHT_TINT = 0.22
 _RELIEF_PER_METRE = 0.16
@@ -61,23 +61,23 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class EgoVolume:
-    """Labels on cells along the axes of the ego frame.
+    """Labels on voxels along the axes of the ego frame.
 
     Attributes:
         labels_XYZ: uint8 class ids; the empty class outside of the prediction's grid.
         inside_XY: bool, columns that belong to the grid.
         lower: minimum corner, metres.
-        cell: edge lengths, metres.
+        voxel: edge lengths, metres.
     """
 
     labels_XYZ: UInt8
     inside_XY: NDArray[np.bool_]
     lower: Float64
-    cell: Float64
+    voxel: Float64
 
 
 def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
-    """The prediction's labels by nearest cell on ego axes; unchanged if its grid lies on them.
+    """The prediction's labels by nearest voxel on ego axes; unchanged if its grid lies on them.
 
     Only yaw and translation of the grid's pose count: a lidar is mounted level within a degree.
     """
@@ -92,8 +92,8 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
     edge = min(grid.voxel_size[:2])
     count = np.ceil((upper - lower) / edge - 1e-6).astype(int)
 
-    cells = np.stack(np.meshgrid(*map(np.arange, count), indexing="ij"), axis=-1)
-    points = (lower + (cells + 0.5) * edge - pose[:2, 3]) @ ego_R_grid
+    voxels = np.stack(np.meshgrid(*map(np.arange, count), indexing="ij"), axis=-1)
+    points = (lower + (voxels + 0.5) * edge - pose[:2, 3]) @ ego_R_grid
     height = np.full((*count, 1), grid.lower[2] + grid.voxel_size[2] / 2)
     indices = grid.indices(np.concatenate([points, height], axis=-1))
     inside = grid.contains(indices)
@@ -104,7 +104,7 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
         labels,
         inside,
         lower=np.array([*lower, grid.lower[2] + pose[2, 3]]),
-        cell=np.array([edge, edge, grid.voxel_size[2]]),
+        voxel=np.array([edge, edge, grid.voxel_size[2]]),
     )
 
 
@@ -115,7 +115,7 @@ def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) ->
 
     Args:
         prediction: what to show.
-        target_pixels: about how wide or high the image becomes; cells are whole pixels.
+        target_pixels: about how wide or high the image becomes; voxels are whole pixels.
     """
     volume = ego_volume(prediction)
     occupied = _occupied(volume.labels_XYZ, prediction.empty_class)
@@ -124,16 +124,16 @@ def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) ->
     top = depth - 1 - np.argmax(occupied[:, :, ::-1], axis=2)
     ids = np.take_along_axis(volume.labels_XYZ, top[..., None], axis=2)[..., 0]
 
-    surface = np.where(seen, (top + 1) * volume.cell[2], 0.0)
-    lightness = _HEIGHT_TINT * surface / (depth * volume.cell[2]) + _relief(surface)
+    surface = np.where(seen, (top + 1) * volume.voxel[2], 0.0)
+    lightness = _HEIGHT_TINT * surface / (depth * volume.voxel[2]) + _relief(surface)
     rgb = shade(colours_of_ids(prediction.class_names)[ids], lightness)
     unobserved = (volume.labels_XYZ == UNKNOWN_CLASS).any(axis=2)
     rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
     rgb[~volume.inside_XY] = OUTSIDE_COLOUR
 
     zoom = max(1, round(target_pixels / max(rgb.shape[:2])))
-    scale = zoom / volume.cell[0]
-    y_left_edge = volume.lower[1] + volume.cell[1] * rgb.shape[1]
+    scale = zoom / volume.voxel[0]
+    y_left_edge = volume.lower[1] + volume.voxel[1] * rgb.shape[1]
     return View(
         _enlarge(rgb[::-1, ::-1], zoom, zoom),
         origin=(-float(y_left_edge), float(volume.lower[0])),
@@ -151,15 +151,15 @@ def side_view(
 
     Args:
         prediction: what to show.
-        half_width: |y| of the cells that are shown, metres.
-        target_pixels: how wide the image becomes at most; cells are whole pixels.
+        half_width: |y| of the voxels that are shown, metres.
+        target_pixels: how wide the image becomes at most; voxels are whole pixels.
     """
     volume = ego_volume(prediction)
-    y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.cell[1]
+    y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.voxel[1]
     corridor = volume.labels_XYZ[:, np.abs(y) <= half_width]
     if corridor.shape[1] == 0:
         raise ViewerError(
-            f"side view of |y| <= {half_width} m, but the grid's cells span {y[0]:.2f} to "
+            f"side view of |y| <= {half_width} m, but the grid's voxels span {y[0]:.2f} to "
             f"{y[-1]:.2f} m"
         )
     occupied = _occupied(corridor, prediction.empty_class)
@@ -173,23 +173,23 @@ def side_view(
     rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
 
     zoom = max(1, target_pixels // rgb.shape[0])
-    zoom_up = max(1, round(2 * zoom * volume.cell[2] / volume.cell[0]))
+    zoom_up = max(1, round(2 * zoom * volume.voxel[2] / volume.voxel[0]))
     return View(
         _enlarge(rgb.transpose(1, 0, 2)[::-1], zoom_up, zoom),
         origin=(float(volume.lower[0]), float(volume.lower[2])),
-        pixels_per_metre=(zoom / volume.cell[0], zoom_up / volume.cell[2]),
+        pixels_per_metre=(zoom / volume.voxel[0], zoom_up / volume.voxel[2]),
     )
 
 
 def motion_arrows(
     prediction: OccupancyPrediction, longest: float = 8.0, min_speed: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Where things move: one arrow per patch of touching cells that move, seen from above.
+    """Where things move: one arrow per patch of touching voxels that move, seen from above.
 
     Args:
         prediction: with flow; without it there are no arrows.
         longest: longer patches are cut into squares of that edge, metres.
-        min_speed: slower cells are at rest, m/s.
+        min_speed: slower voxels are at rest, m/s.
 
     Returns:
         Middles of the patches' tops (n, 3) in ego, metres, and mean velocities (n, 2), m/s.
@@ -200,14 +200,14 @@ def motion_arrows(
     movers = [i for i, name in enumerate(prediction.class_names) if name in MOVING_CLASSES]
     speed = np.hypot(prediction.flow[..., 0], prediction.flow[..., 1])
     moving = np.isin(prediction.labels, movers) & (speed > min_speed)
-    cells = np.argwhere(moving)
-    if not len(cells):
+    voxels = np.argwhere(moving)
+    if not len(voxels):
         return nothing
     patches, _ = ndimage.label(moving.any(axis=2), np.ones((3, 3)))
-    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(cells))
-    velocity = prediction.flow[tuple(cells.T)].astype(np.float64)
+    centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(voxels))
+    velocity = prediction.flow[tuple(voxels.T)].astype(np.float64)
 
-    patch = patches[cells[:, 0], cells[:, 1]]
+    patch = patches[voxels[:, 0], voxels[:, 1]]
     corner = np.full((patch.max() + 1, 2), np.inf)
     np.minimum.at(corner, patch, centres[:, :2])
     square = np.floor((centres[:, :2] - corner[patch]) / longest)

@@ -1,4 +1,4 @@
-"""A voxel grid in perspective: every ray stops at the first drawn cell, under sun and sky.
+"""A voxel grid in perspective: every ray stops at the first drawn voxel, under sun and sky.
 
 numba (extra ``viewer``) is loaded on first use; its machine code is kept on disk.
 """
@@ -93,12 +93,12 @@ class RenderedVolume:
     Attributes:
         rgb: (H, W, 3) uint8.
         distance: (H, W) float32 metres from the eye along each pixel's ray, inf in the sky.
-        cell: (H, W) int32 flat C-order index of the cell that is seen, negative elsewhere.
+        voxel: (H, W) int32 flat C-order index of the voxel that is seen, negative elsewhere.
     """
 
     rgb: UInt8
     distance: Float32
-    cell: NDArray[np.int32]
+    voxel: NDArray[np.int32]
 
 
 def render_volume(
@@ -114,10 +114,10 @@ def render_volume(
     """Cast a ray through every pixel, and four more where neighbours differ.
 
     Args:
-        labels_XYZ: contents of the cells.
+        labels_XYZ: contents of the voxels.
         colours: (256, 3) RGB by content; what is level, open and in the sun has its colour.
         drawn: (256,) which contents are seen; the others are air. 255 is always air.
-        grid, ego_T_grid: where the cells lie.
+        grid, ego_T_grid: where the voxels lie.
         view_point: where to look from.
         size: width and height in pixels.
         threads: how many work on it; the image does not depend on it.
@@ -132,13 +132,13 @@ def render_volume(
     eye = np.ascontiguousarray(view_point.ego_T_eye()[:3])
     rough = np.empty((height, width, 3), np.float32)
     distance = np.empty((height, width), np.float32)
-    cell = np.empty((height, width), np.int32)
+    voxel = np.empty((height, width), np.int32)
     rgb = np.empty((height, width, 3), np.uint8)
     starts = range(0, height, _ROWS_PER_TASK)
     ends = [min(start + _ROWS_PER_TASK, height) for start in starts]
 
     def trace(first: int, last: int) -> None:
-        kernels.trace_rows(stage, eye, lens, first, last, rough, distance, cell)
+        kernels.trace_rows(stage, eye, lens, first, last, rough, distance, voxel)
 
     def smooth(first: int, last: int) -> None:
         kernels.smooth_rows(stage, eye, lens, first, last, rough, rgb, _VISIBLE_STEP)
@@ -146,7 +146,7 @@ def render_volume(
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(trace, starts, ends))
         list(pool.map(smooth, starts, ends))
-    return RenderedVolume(rgb, distance, cell)
+    return RenderedVolume(rgb, distance, voxel)
 
 
 def _kernels() -> Any:

@@ -26,7 +26,7 @@ def volume_image(
     size: tuple[int, int] = (900, 600),
     view_point: ViewPoint | None = None,
 ) -> UInt8:
-    """Occupied cells in the colours of their classes, (H, W, 3) uint8 RGB.
+    """Occupied voxels in the colours of their classes, (H, W, 3) uint8 RGB.
 
     Flat arrows above movers reach as far as they go in a second. The white vehicle is the ego.
 
@@ -67,9 +67,9 @@ def difference_image(
     size: tuple[int, int] = (900, 600),
     view_point: ViewPoint | None = None,
 ) -> UInt8:
-    """Occupied cells in the colours of the verdicts on them, (H, W, 3) uint8 RGB.
+    """Occupied voxels in the colours of the verdicts on them, (H, W, 3) uint8 RGB.
 
-    Args and errors as for :func:`volume_image`; unknown cells of the truth are left out.
+    Args and errors as for :func:`volume_image`; unknown voxels of the truth are left out.
     """
     truth = comparison.truth
     colours = np.zeros((256, 3), np.uint8)

@@ -19,7 +19,7 @@ import numpy as np
 from occ_perception.viewer.volume_stage import NOTHING
 
 FLOOR, MARKER, SKY = -2, -3, -4
-"""What a ray met, where it met no cell."""
+"""What a ray met, where it met no voxel."""
 
 # Infinities steer rays that run along an axis, so the compiler may not assume them away.
 _RELAXED = {"reassoc", "contract", "arcp", "nsz"}
@@ -35,7 +35,7 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _to_cells(m: Any, x: float, y: float, z: float, w: float) -> Any:
+def _to_voxels(m: Any, x: float, y: float, z: float, w: float) -> Any:
     return (
         m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] * w,
         m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] * w,
@@ -54,21 +54,21 @@ def _span(o: float, d: float, last: float) -> Any:
 
 @_kernel
 def _axis_walk(o: float, d: float, near: float, last: int) -> Any:
-    """Start of a walk along one axis: cell, step, parameter of its far border, of a cell's length.
+    """Start of a walk along an axis: voxel, step, parameter of its far border, of a voxel's length.
 
     Rounding may put the start just beyond the face through which a ray enters, hence the limits.
     """
-    cell = min(max(int(np.floor(o + d * near)), 1), last - 1)
+    voxel = min(max(int(np.floor(o + d * near)), 1), last - 1)
     if d > 0.0:
-        return cell, 1, (cell + 1 - o) / d, 1.0 / d
+        return voxel, 1, (voxel + 1 - o) / d, 1.0 / d
     if d < 0.0:
-        return cell, -1, (cell - o) / d, -1.0 / d
-    return cell, 0, np.inf, np.inf
+        return voxel, -1, (voxel - o) / d, -1.0 / d
+    return voxel, 0, np.inf, np.inf
 
 
 @_kernel
-def _first_cell(stage: Any, origin: Any, way: Any, near: float, far: float) -> Any:
-    """The first drawn cell between two parameters: (t, i, j, k, axis crossed on entering).
+def _first_voxel(stage: Any, origin: Any, way: Any, near: float, far: float) -> Any:
+    """The first drawn voxel between two parameters: (t, i, j, k, axis crossed on entering).
 
     t is negative where there is none. The walk is that of Amanatides and Woo, "A fast voxel
     traversal algorithm for ray tracing", Eurographics 1987.
@@ -91,10 +91,10 @@ def _first_cell(stage: Any, origin: Any, way: Any, near: float, far: float) -> A
     i, si, tx, ux = _axis_walk(ox, dx, t, nx)
     j, sj, ty, uy = _axis_walk(oy, dy, t, ny)
     k, sk, tz, uz = _axis_walk(oz, dz, t, nz)
-    cells = stage.cells
+    voxels = stage.voxels
     rows, layers = ny + 1, nz + 1
     while True:
-        if cells[(i * rows + j) * layers + k] != NOTHING:
+        if voxels[(i * rows + j) * layers + k] != NOTHING:
             return t, i, j, k, axis
         if tx < ty and tx < tz:
             t = tx
@@ -151,9 +151,9 @@ def _sunlit(stage: Any, p: Any, n: Any) -> Any:
     d = (s[0], s[1], s[2])
     if _first_body(stage, o, d, 1e3)[0] >= 0.0:
         return 0.0
-    origin = _to_cells(stage.cell_T_ego, o[0], o[1], o[2], 1.0)
-    way = _to_cells(stage.cell_T_ego, d[0], d[1], d[2], 0.0)
-    if _first_cell(stage, origin, way, 0.0, 1e3)[0] >= 0.0:
+    origin = _to_voxels(stage.voxel_T_ego, o[0], o[1], o[2], 1.0)
+    way = _to_voxels(stage.voxel_T_ego, d[0], d[1], d[2], 0.0)
+    if _first_voxel(stage, origin, way, 0.0, 1e3)[0] >= 0.0:
         return 0.0
     return cosine
 
@@ -161,8 +161,8 @@ def _sunlit(stage: Any, p: Any, n: Any) -> Any:
 @_kernel
 def _fullness(stage: Any, p: Any, n: Any) -> Any:
     """How full the space in front of a surface is, 0 (open) to 1; none outside of the grid."""
-    x, y, z = _to_cells(
-        stage.cell_T_ego, p[0] + 0.9 * n[0], p[1] + 0.9 * n[1], p[2] + 0.9 * n[2], 1.0
+    x, y, z = _to_voxels(
+        stage.voxel_T_ego, p[0] + 0.9 * n[0], p[1] + 0.9 * n[1], p[2] + 0.9 * n[2], 1.0
     )
     x, y, z = x - 0.5, y - 0.5, max(z - 0.5, 0.0)
     nx, ny, nz = stage.shape
@@ -180,7 +180,7 @@ def _fullness(stage: Any, p: Any, n: Any) -> Any:
 
 @_kernel
 def _corner_light(side: bool, other: bool, corner: bool) -> Any:
-    """Light in the corner of a face, by which of the three cells around it in front are there.
+    """Light in the corner of a face, by which of the three voxels around it in front are there.
 
     The rule is common in games with worlds of blocks.
     """
@@ -191,7 +191,7 @@ def _corner_light(side: bool, other: bool, corner: bool) -> Any:
 
 @_kernel
 def _line(distance: float, width: float, footprint: float) -> Any:
-    """Coverage of a pixel by a line along a cell's edge; all lengths in cells."""
+    """Coverage of a pixel by a line along a voxel's edge; all lengths in voxels."""
     reach = width + 0.7 * footprint
     if distance >= reach:
         return 0.0
@@ -199,28 +199,28 @@ def _line(distance: float, width: float, footprint: float) -> Any:
 
 
 @_kernel
-def _face_marks(cells: Any, cell: int, front: int, along: Any, at: Any, seen: float) -> Any:
+def _face_marks(voxels: Any, voxel: int, front: int, along: Any, at: Any, seen: float) -> Any:
     """Light in the corners and darkness of the edges of a face at (s, t) in [0, 1].
 
-    ``cell`` and the cell ``front`` of its face are flat indices, ``along`` the steps of the flat
-    index along s and t, ``seen`` what a pixel covers, in cells.
+    ``voxel`` and the voxel ``front`` of its face are flat indices, ``along`` the steps of the flat
+    index along s and t, ``seen`` what a pixel covers, in voxels.
     """
     u, v = along
     s, t = at
-    west, east = cells[front - u] != NOTHING, cells[front + u] != NOTHING
-    south, north = cells[front - v] != NOTHING, cells[front + v] != NOTHING
-    light = (1 - s) * (1 - t) * _corner_light(west, south, cells[front - u - v] != NOTHING)
-    light += s * (1 - t) * _corner_light(east, south, cells[front + u - v] != NOTHING)
-    light += (1 - s) * t * _corner_light(west, north, cells[front - u + v] != NOTHING)
-    light += s * t * _corner_light(east, north, cells[front + u + v] != NOTHING)
+    west, east = voxels[front - u] != NOTHING, voxels[front + u] != NOTHING
+    south, north = voxels[front - v] != NOTHING, voxels[front + v] != NOTHING
+    light = (1 - s) * (1 - t) * _corner_light(west, south, voxels[front - u - v] != NOTHING)
+    light += s * (1 - t) * _corner_light(east, south, voxels[front + u - v] != NOTHING)
+    light += (1 - s) * t * _corner_light(west, north, voxels[front - u + v] != NOTHING)
+    light += s * t * _corner_light(east, north, voxels[front + u + v] != NOTHING)
 
     right, up = s > 0.5, t > 0.5
     dark = 0.0
     if not (east if right else west):
-        same = cells[cell + (u if right else -u)] == cells[cell]
+        same = voxels[voxel + (u if right else -u)] == voxels[voxel]
         dark = _edge(same, 1 - s if right else s, seen)
     if not (north if up else south):
-        same = cells[cell + (v if up else -v)] == cells[cell]
+        same = voxels[voxel + (v if up else -v)] == voxels[voxel]
         dark = max(dark, _edge(same, 1 - t if up else t, seen))
     return light, dark
 
@@ -260,12 +260,12 @@ def _lit(stage: Any, colour: Any, p: Any, n: Any, open_share: float) -> Any:
 def _trace(stage: Any, o: Any, d: Any, pixel: float) -> Any:
     """Follow one ray in ego: (red, green, blue, distance, what was met).
 
-    ``pixel`` is the angle of a pixel in radians. What was met is a flat cell index, or one of
+    ``pixel`` is the angle of a pixel in radians. What was met is a flat voxel index, or one of
     FLOOR, MARKER and SKY.
     """
-    origin = _to_cells(stage.cell_T_ego, o[0], o[1], o[2], 1.0)
-    way = _to_cells(stage.cell_T_ego, d[0], d[1], d[2], 0.0)
-    t, i, j, k, axis = _first_cell(stage, origin, way, 0.0, 1e4)
+    origin = _to_voxels(stage.voxel_T_ego, o[0], o[1], o[2], 1.0)
+    way = _to_voxels(stage.voxel_T_ego, d[0], d[1], d[2], 0.0)
+    t, i, j, k, axis = _first_voxel(stage, origin, way, 0.0, 1e4)
     far = t if t >= 0.0 else 1e4
     t_body, body, plane = _first_body(stage, o, d, far)
     if t_body >= 0.0:
@@ -275,15 +275,15 @@ def _trace(stage: Any, o: Any, d: Any, pixel: float) -> Any:
         r, g, b = _lit(stage, (c[body, 0], c[body, 1], c[body, 2]), p, n, 1.0)
         return r, g, b, t_body, MARKER
     if t >= 0.0:
-        return _cell_colour(stage, o, d, origin, way, (t, i, j, k, axis), pixel)
+        return _voxel_colour(stage, o, d, origin, way, (t, i, j, k, axis), pixel)
     return _backdrop(stage, o, d)
 
 
 @_kernel
-def _cell_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, pixel: float) -> Any:
+def _voxel_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, pixel: float) -> Any:
     t, i, j, k, axis = hit
     side = -1 if way[axis] > 0 else 1
-    m = stage.ego_R_cell
+    m = stage.ego_R_voxel
     n = (side * m[0, axis], side * m[1, axis], side * m[2, axis])
     p = (o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
     u, v = (1 if axis == 0 else 0), (1 if axis == 2 else 2)
@@ -291,15 +291,15 @@ def _cell_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, pi
     at = (min(max(q[u] - (i, j, k)[u], 0.0), 1.0), min(max(q[v] - (i, j, k)[v], 0.0), 1.0))
     _, rows, layers = stage.shape
     steps = (rows * layers, layers, 1)
-    cell = (i * rows + j) * layers + k
+    voxel = (i * rows + j) * layers + k
     # A pixel covers more of a face that is seen at a slant.
     slant = abs(n[0] * d[0] + n[1] * d[1] + n[2] * d[2])
     scale = np.sqrt(way[0] ** 2 + way[1] ** 2 + way[2] ** 2)
     seen = pixel * t * scale / np.sqrt(max(slant, 0.05))
-    front = cell + side * steps[axis]
-    corners, dark = _face_marks(stage.cells, cell, front, (steps[u], steps[v]), at, seen)
+    front = voxel + side * steps[axis]
+    corners, dark = _face_marks(stage.voxels, voxel, front, (steps[u], steps[v]), at, seen)
     open_share = (0.45 + 0.55 * corners) * (1.0 - 0.75 * _fullness(stage, p, n))
-    label = stage.cells[cell]
+    label = stage.voxels[voxel]
     c = (stage.colours[label, 0], stage.colours[label, 1], stage.colours[label, 2])
     r, g, b = _lit(stage, c, p, n, open_share)
     haze = 1.0 - np.exp(-((t / (6.0 * stage.floor[1])) ** 2))
@@ -364,7 +364,7 @@ def trace_rows(
         first, last: rows to fill.
         rgb: (H, W, 3) float32, 0 to 255, gamma-coded.
         distance: (H, W) float32 metres along the ray, inf in the sky.
-        met: (H, W) int32 flat C-order index of the cell without margin, or FLOOR, MARKER, SKY.
+        met: (H, W) int32 flat C-order index of the voxel without margin, or FLOOR, MARKER, SKY.
     """
     o = (eye[0, 3], eye[1, 3], eye[2, 3])
     for row in range(first, last):

@@ -1,7 +1,7 @@
 """What rays can meet: a voxel volume on a floor, the vehicle, sun and sky; arrays for kernels.
 
-Spaces: ``ego`` is base_link in metres; ``cell`` is the grid's own axes with one unit per cell and
-the lower corner of the grid at (1, 1, 1), because volumes carry a margin of one cell of nothing.
+Spaces: ``ego`` is base_link in metres; ``voxel`` is the grid's own axes with one unit per voxel and
+the lower corner of the grid at (1, 1, 1), because volumes carry a margin of one voxel of nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
 NOTHING = 255
-"""Content of cells that are not drawn."""
+"""Content of voxels that are not drawn."""
 
 _SUN = (-0.42, 0.46, 0.78)
 _HORIZON, _ZENITH = (236, 240, 245), (150, 178, 208)
@@ -34,12 +34,12 @@ class Stage(NamedTuple):
     """Everything that rays can meet and its light; arrays are C-contiguous.
 
     Attributes:
-        cells: (X + 2, Y + 2, Z + 2) uint8 in C order, flat; colour index, NOTHING where free.
+        voxels: (X + 2, Y + 2, Z + 2) uint8 in C order, flat; colour index, NOTHING where free.
         shape: of the volume with its margin.
-        density: (X + 2, Y + 2, Z + 2) float32, how full the surroundings of a cell are, 0 to 1.
+        density: (X + 2, Y + 2, Z + 2) float32, how full the surroundings of a voxel are, 0 to 1.
         colours: (256, 3) float32 linear light.
-        cell_T_ego: (3, 4) float64.
-        ego_R_cell: (3, 3) float64 directions of the cell axes.
+        voxel_T_ego: (3, 4) float64.
+        ego_R_voxel: (3, 3) float64 directions of the voxel axes.
         floor: height of the floor in ego, and the radius around which it fades, metres.
         planes: (P, 4) float64 outward normal and offset of the marker's faces, in ego.
         bodies: (B + 1,) int32 first plane of each convex body of the marker.
@@ -48,12 +48,12 @@ class Stage(NamedTuple):
         sky: (2, 3) float32 linear light at the horizon and overhead.
     """
 
-    cells: NDArray[np.uint8]
+    voxels: NDArray[np.uint8]
     shape: tuple[int, int, int]
     density: NDArray[np.float32]
     colours: NDArray[np.float32]
-    cell_T_ego: NDArray[np.float64]
-    ego_R_cell: NDArray[np.float64]
+    voxel_T_ego: NDArray[np.float64]
+    ego_R_voxel: NDArray[np.float64]
     floor: tuple[float, float]
     planes: NDArray[np.float64]
     bodies: NDArray[np.int32]
@@ -70,28 +70,28 @@ def build_stage(
     ego_T_grid: Float64,
 ) -> Stage:
     """Prepare labels for the rays; arguments as for :func:`~.volume.render_volume`."""
-    cells = np.full([count + 2 for count in grid.dims], NOTHING, np.uint8)
-    cells[1:-1, 1:-1, 1:-1] = np.where(drawn[labels_XYZ], labels_XYZ, NOTHING)
+    voxels = np.full([count + 2 for count in grid.dims], NOTHING, np.uint8)
+    voxels[1:-1, 1:-1, 1:-1] = np.where(drawn[labels_XYZ], labels_XYZ, NOTHING)
     size = np.asarray(grid.voxel_size)
     window = [2 * max(1, round(_SURROUNDINGS / edge)) + 1 for edge in size]
-    occupied = (cells != NOTHING).astype(np.float32)
+    occupied = (voxels != NOTHING).astype(np.float32)
     density = uniform_filter(occupied, window, mode="constant")
 
-    cell_T_ego = invert_transform(ego_T_grid)[:3]
-    cell_T_ego[:, 3] -= grid.lower
-    cell_T_ego /= size[:, None]
-    cell_T_ego[:, 3] += 1.0
+    voxel_T_ego = invert_transform(ego_T_grid)[:3]
+    voxel_T_ego[:, 3] -= grid.lower
+    voxel_T_ego /= size[:, None]
+    voxel_T_ego[:, 3] += 1.0
     extent = float(max(np.subtract(grid.upper, grid.lower)[:2]))
     floor = float((ego_T_grid[:3, :3] @ np.asarray(grid.lower) + ego_T_grid[:3, 3])[2])
     planes, bodies = _marker(min(1.0, extent / _GRID_OF_WHOLE_MARKER))
     light = linear_light(colours)
     dark = np.maximum(0.0, _LEAST_REFLECTION - light @ np.array((0.21, 0.72, 0.07)))
     return Stage(
-        cells.ravel(),
-        cells.shape,
+        voxels.ravel(),
+        voxels.shape,
         density,
         light + dark.astype(np.float32)[:, None],
-        np.ascontiguousarray(cell_T_ego),
+        np.ascontiguousarray(voxel_T_ego),
         np.array(ego_T_grid[:3, :3], dtype=np.float64),
         (floor, extent),
         planes,

@@ -1,4 +1,4 @@
-"""Occupied cells as few boxes, for viewers that draw boxes or triangles."""
+"""Occupied voxels as few boxes, for viewers that draw boxes or triangles."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class CellBoxes:
-    """Boxes along the axes of a grid; each covers cells of one class.
+class VoxelBoxes:
+    """Boxes along the axes of a grid; each covers voxels of one class.
 
     Attributes:
         centres: (n, 3) in the grid's frame, metres.
@@ -29,8 +29,8 @@ class CellBoxes:
     labels: UInt8
 
 
-def boxes_of_cells(prediction: OccupancyPrediction) -> CellBoxes:
-    """All occupied cells that can be seen from somewhere, none twice.
+def boxes_of_voxels(prediction: OccupancyPrediction) -> VoxelBoxes:
+    """All occupied voxels that can be seen from somewhere, none twice.
 
     Rows along x of one class become one box, and rows that lie beside each other along y and are
     equally long one more. Rows that are enclosed on all sides are left out.
@@ -59,10 +59,10 @@ def boxes_of_cells(prediction: OccupancyPrediction) -> CellBoxes:
     size = np.asarray(prediction.grid.voxel_size)
     lower = np.asarray(prediction.grid.lower) + corner * size
     half = extent * size / 2
-    return CellBoxes(lower + half, half, label.astype(np.uint8))
+    return VoxelBoxes(lower + half, half, label.astype(np.uint8))
 
 
-def triangles_of_boxes(boxes: CellBoxes) -> tuple[Float64, NDArray[np.int64], NDArray[np.int64]]:
+def triangles_of_boxes(boxes: VoxelBoxes) -> tuple[Float64, NDArray[np.int64], NDArray[np.int64]]:
     """Faces as triangles that turn counter-clockwise seen from outside.
 
     Returns:
@@ -88,7 +88,7 @@ def triangles_of_boxes(boxes: CellBoxes) -> tuple[Float64, NDArray[np.int64], ND
 
 
 def _surface(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells with a free neighbour, or none at all, on some side."""
+    """Voxels with a free neighbour, or none at all, on some side."""
     padded = np.pad(occupied, 1)
     inside = occupied.copy()
     for axis in range(3):

@@ -65,7 +65,7 @@ def _fit(name: str, scratch: Path) -> Named:
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     full = get_card(name).config.geometry.grid
-    # SparseOcc wants whole blocks of 8, and few of them, as it keeps thousands of cells.
+    # SparseOcc wants whole blocks of 8, and few of them, as it keeps thousands of voxels.
     columns = 16 if name == "sparseocc" else 50
     lower, size = (-0.8 * columns, -0.8 * columns, full.lower[2]), (1.6, 1.6, full.voxel_size[2])
     wide = VoxelGrid(lower, size, (columns, columns, full.dims[2]))

@@ -127,7 +127,7 @@ def _viewer(scratch: Path) -> Named:
     from towns import command
 
     from occ_perception import viewer
-    from occ_perception.viewer.point_files import cell_columns, write_ply
+    from occ_perception.viewer.point_files import voxel_columns, write_ply
 
     stamp = 2_000_000_000
     guess, comparison = guess_at(stamp), viewer.compare(guess_at(stamp), truth_at(stamp))
@@ -136,8 +136,8 @@ def _viewer(scratch: Path) -> Named:
     yield "sheet", viewer.sheet_image([guess, truth_at(stamp)])
     yield "volume", viewer.volume_image(truth_at(stamp))
     yield "difference", viewer.difference_image(comparison)
-    write_ply(scratch / "cells.ply", cell_columns(guess))
-    yield "ply", (scratch / "cells.ply").read_bytes()
+    write_ply(scratch / "voxels.ply", voxel_columns(guess))
+    yield "ply", (scratch / "voxels.ply").read_bytes()
     footage = write_footage(scratch, count=2)
     paths = (footage.cameras, "--ground-truth", footage.cameras, "--out", scratch / "film")
     command("view --cameras", *paths, footage.predictions)

@@ -61,9 +61,9 @@ def test_points_are_exported_with_the_lidar(tmp_path, footage):
     names = sorted(file.name for file in tmp_path.iterdir())
     stamp = footage.stamps[0]
     assert names[:2] == [f"000000_{stamp}_lidar.ply", f"000000_{stamp}_occupancy.ply"]
-    cells = int((truth_at(stamp).labels != 17).sum())
+    voxels = int((truth_at(stamp).labels != 17).sum())
     head = (tmp_path / names[1]).read_bytes()[:400].decode("ascii", "replace")
-    assert 0 < int(head.split("element vertex ")[1].split()[0]) < cells
+    assert 0 < int(head.split("element vertex ")[1].split()[0]) < voxels
 
 
 @pytest.mark.parametrize(

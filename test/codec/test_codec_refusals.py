@@ -13,7 +13,7 @@ import pytest
 from occ_perception.codec import (
     DENSE,
     FORMAT_VERSION,
-    MAX_CELLS,
+    MAX_VOXELS,
     RLE,
     SPARSE,
     EncodedFlow,
@@ -61,12 +61,12 @@ REFUSALS = [
     (DENSE, {"labels": np.zeros((4, 6), np.uint8)}, r"labels: got uint8 of shape \(4, 6\)"),
     (SPARSE, {"indices": np.array([0, 9, 9], np.uint32)}, "entries 1 and 2 are 9 and 9"),
     (SPARSE, {"indices": np.array([0, 22, 21], np.uint32)}, "entries 1 and 2 are 22 and 21"),
-    (SPARSE, {"indices": np.array([0, 21, 24], np.uint32)}, "index 24 is outside .* 24 cells"),
+    (SPARSE, {"indices": np.array([0, 21, 24], np.uint32)}, "index 24 is outside .* 24 voxels"),
     (SPARSE, {"indices": np.array([0, 21], np.uint32)}, "indices has 2 entries, expected 3"),
     (SPARSE, {"run_lengths": np.ones(3, np.uint16)}, "run_lengths has 3 entries, expected 0"),
     (SPARSE, {"confidence": np.ones(2, np.uint8)}, "confidence has 2 entries, expected 3"),
     (RLE, {"run_lengths": np.array([1, 20, 2, 0], np.uint16)}, "run 3 has length 0"),
-    (RLE, {"run_lengths": np.array([1, 20, 2, 2], np.uint16)}, "sum to 25 cells, the grid has 24"),
+    (RLE, {"run_lengths": np.array([1, 20, 2, 2], np.uint16)}, "sum to 25 voxels, the grid has 24"),
     (RLE, {"run_lengths": np.array([1, 20, 3], np.uint16)}, "run_lengths has 3 entries"),
     (RLE, {"confidence": np.ones(3, np.uint8)}, "confidence has 3 entries, expected 4"),
     (RLE, {"encoding": 3}, r"unknown encoding 3, expected 0 \(dense\), 1 \(sparse\), 2 \(rle\)"),
@@ -74,7 +74,7 @@ REFUSALS = [
     (RLE, {"dims": (4, 3)}, r"dims must be three integers .* got \(4, 3\)"),
     (RLE, {"dims": (4, 3, 2.0)}, "dims must be three integers"),
     (RLE, {"dims": (4, 0, 2)}, r"must be positive, got \(4, 0, 2\)"),
-    (RLE, {"dims": (4, 3, 3)}, "sum to 24 cells, the grid has 36"),
+    (RLE, {"dims": (4, 3, 3)}, "sum to 24 voxels, the grid has 36"),
     (RLE, {"num_classes": 0}, "0 class names, expected 1 to 255"),
     (RLE, {"num_classes": 256}, "256 class names, expected 1 to 255"),
     (RLE, {"num_classes": 17}, "empty class 17 is not one of 17 class names"),
@@ -97,9 +97,9 @@ def test_a_huge_grid_is_refused_before_memory_is_asked_for(dims, encoding):
     nothing = np.empty(0, np.float32)
     tracemalloc.start()
     try:
-        with pytest.raises(MessageError, match=f"more than the {MAX_CELLS}"):
+        with pytest.raises(MessageError, match=f"more than the {MAX_VOXELS}"):
             decode(message, dims=np.array(dims, np.uint32))
-        with pytest.raises(MessageError, match=f"more than the {MAX_CELLS}"):
+        with pytest.raises(MessageError, match=f"more than the {MAX_VOXELS}"):
             decode_flow(EncodedFlow(np.empty(0, np.uint32), nothing, nothing), dims)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -107,7 +107,7 @@ def test_a_huge_grid_is_refused_before_memory_is_asked_for(dims, encoding):
 
 
 def test_the_largest_published_grid_fits():
-    assert MAX_CELLS >= 512 * 512 * 40
+    assert MAX_VOXELS >= 512 * 512 * 40
 
 
 def test_the_unknown_class_passes_though_it_is_no_class(labels):
@@ -164,13 +164,13 @@ def test_the_flow_encoder_refuses_bad_arguments():
     with pytest.raises(MessageError, match="min_speed must be finite and >= 0 m/s, got -1"):
         encode_flow(flow, mask, -1.0)
     flow[1, 2, 0, 1] = np.inf
-    with pytest.raises(MessageError, match=r"vy\[9\] = inf m/s of cell 9 is not finite"):
+    with pytest.raises(MessageError, match=r"vy\[9\] = inf m/s of voxel 9 is not finite"):
         encode_flow(flow, mask)
 
 
 def test_confidence_of_a_contradictory_message_is_refused(labels):
     message = encode_occupancy(labels, EMPTY, RLE, np.ones_like(labels))
-    with pytest.raises(MessageError, match="sum to 24 cells, the grid has 48"):
+    with pytest.raises(MessageError, match="sum to 24 voxels, the grid has 48"):
         decode_confidence(message, (4, 3, 4))
 
 

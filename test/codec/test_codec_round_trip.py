@@ -34,7 +34,7 @@ UNKNOWN = 255
 
 @st.composite
 def label_volumes(draw):
-    """Volumes with runs: a few classes, also the unknown one, cell by cell and in slabs."""
+    """Volumes with runs: a few classes, also the unknown one, voxel by voxel and in slabs."""
     dims = draw(DIMS)
     ids = st.sampled_from([*range(NUM_CLASSES), UNKNOWN])
     volume = draw(hnp.arrays(np.uint8, dims, elements=ids, fill=st.just(EMPTY)))
@@ -47,9 +47,9 @@ def label_volumes(draw):
 
 
 def read_by_hand(message: EncodedOccupancy, dims, empty_class: int, num_classes: int):
-    """What a message says, cell by cell, from the words of its definition; None if nothing."""
+    """What a message says, voxel by voxel, from the words of its definition; None if nothing."""
     nx, ny, nz = dims
-    cells = nx * ny * nz
+    voxels = nx * ny * nz
     labels = [int(value) for value in message.labels]
     indices = [int(value) for value in message.indices]
     runs = [int(value) for value in message.run_lengths]
@@ -61,14 +61,14 @@ def read_by_hand(message: EncodedOccupancy, dims, empty_class: int, num_classes:
     if message.encoding == 0 and not indices and not runs:
         flat = labels
     elif message.encoding == 1 and len(indices) == len(labels) and not runs:
-        if indices != sorted(set(indices)) or any(index >= cells for index in indices):
+        if indices != sorted(set(indices)) or any(index >= voxels for index in indices):
             return None
         listed = dict(zip(indices, labels, strict=True))
-        flat = [listed.get(cell, empty_class) for cell in range(cells)]
+        flat = [listed.get(voxel, empty_class) for voxel in range(voxels)]
     elif message.encoding == 2 and len(runs) == len(labels) and not indices and 0 not in runs:
         for label, count in zip(labels, runs, strict=True):
             flat += [label] * count
-    if len(flat) != cells:
+    if len(flat) != voxels:
         return None
     volume = np.empty(dims, np.uint8)
     for i in range(nx):
@@ -157,7 +157,7 @@ def damaged(draw, message: EncodedOccupancy):
 
 @given(label_volumes(), ENCODINGS, st.booleans(), st.data())
 def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence, data):
-    """No damaged message decodes to anything but what its fields say cell by cell."""
+    """No damaged message decodes to anything but what its fields say voxel by voxel."""
     confidence = np.full_like(labels, 7) if with_confidence else None
     message = data.draw(damaged(encode_occupancy(labels, EMPTY, encoding, confidence)))
     dims = data.draw(st.one_of(st.just(labels.shape), st.permutations(labels.shape), DIMS))
@@ -203,7 +203,7 @@ def flow_volumes(draw):
 
 
 @given(flow_volumes(), st.sampled_from([0.0, 0.25, 5.0]))
-def test_flow_lists_moving_cells_and_only_those(volumes, min_speed):
+def test_flow_lists_moving_voxels_and_only_those(volumes, min_speed):
     flow, mask = volumes
     message = encode_flow(flow, mask, min_speed)
     decoded = decode_flow(message, mask.shape)
@@ -214,8 +214,8 @@ def test_flow_lists_moving_cells_and_only_those(volumes, min_speed):
     assert not decoded[clearly_left_out].any()
     nx, ny, _ = mask.shape
     for index, vx, vy in zip(message.indices, message.vx, message.vy, strict=True):
-        cell = (index % nx, index // nx % ny, index // (nx * ny))
-        assert (vx, vy) == tuple(flow[cell])
+        voxel = (index % nx, index // nx % ny, index // (nx * ny))
+        assert (vx, vy) == tuple(flow[voxel])
 
 
 @given(flow_volumes(), st.data())

@@ -1,4 +1,4 @@
-"""Scores of the demonstration: classes by name, counted cells only, flow where things can move."""
+"""Scores of the demonstration: classes by name, counted voxels only, flow where things can move."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_truth_itself_scores_all_of_it_in_any_vocabulary() -> None:
         assert ious == {"driveable_surface": 1, "manmade": 1, "car": 1}
 
 
-def test_only_cells_in_view_count_and_errors_are_what_they_are() -> None:
+def test_only_voxels_in_view_count_and_errors_are_what_they_are() -> None:
     truth = occupancy()
     car = truth.labels == OCC3D.class_names.index("car")
     labels = truth.labels.copy()
@@ -69,7 +69,7 @@ def test_only_cells_in_view_count_and_errors_are_what_they_are() -> None:
     assert ious == {"driveable_surface": 1, "car": pytest.approx(0.75)}
     assert result.mean_iou == pytest.approx(0.875)
     (score,) = (entry for entry in result.classes if entry.name == "car")
-    assert (score.true_cells, score.predicted_cells) == (200, 150)
+    assert (score.true_voxels, score.predicted_voxels) == (200, 150)
     # Rays that hit the car in the truth may hit what lies behind it in the prediction.
     assert 4.0 < score.velocity_error <= 5.0
 

@@ -1,4 +1,4 @@
-"""Projection against a second formula; cells and their centres; pixel affines."""
+"""Projection against a second formula; voxels and their centres; pixel affines."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def grids(draw):
 
 
 @given(grids(), st.data())
-def test_a_cell_contains_its_centre(grid, data):
+def test_a_voxel_contains_its_centre(grid, data):
     index = np.array([data.draw(st.integers(0, count - 1)) for count in grid.dims])
     centre = grid.centers(index)
     np.testing.assert_array_equal(grid.indices(centre), index)
@@ -102,7 +102,7 @@ def test_a_cell_contains_its_centre(grid, data):
 
 
 @given(grids(), hnp.arrays(np.float64, (20, 3), elements=st.floats(-100, 100)))
-def test_a_point_lies_within_half_a_cell_of_its_cells_centre(grid, points):
+def test_a_point_lies_within_half_a_voxel_of_its_voxels_centre(grid, points):
     indices = grid.indices(points)
     away = np.abs(grid.centers(indices) - points)
     assert (away <= np.array(grid.voxel_size) * (0.5 + 1e-6)).all()
@@ -113,7 +113,7 @@ def test_a_point_lies_within_half_a_cell_of_its_cells_centre(grid, points):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30])
-def test_a_point_that_is_nowhere_is_in_no_cell(value):
+def test_a_point_that_is_nowhere_is_in_no_voxel(value):
     grid = VoxelGrid.from_ranges((-40, 40, 0.4), (-40, 40, 0.4), (-1, 5.4, 0.4))
     assert not grid.contains(grid.indices((value, 0.0, 0.0)))
     assert not grid.contains(grid.indices((0.0, 0.0, value)))
@@ -131,7 +131,7 @@ def test_a_point_that_is_nowhere_is_in_no_cell(value):
 def test_the_published_grids(ranges, dims):
     grid = VoxelGrid.from_ranges(*ranges)
     assert grid.dims == dims
-    assert grid.num_cells == np.prod(dims)
+    assert grid.num_voxels == np.prod(dims)
     np.testing.assert_allclose(grid.upper, [upper for _, upper, _ in ranges])
     np.testing.assert_allclose(grid.centers((0, 0, 0)), [low + step / 2 for low, _, step in ranges])
 
@@ -143,7 +143,7 @@ FULL = (-40, 40, 0.4)
     ("ranges", "text"),
     [
         ((FULL, FULL), "expected ranges for x, y and z, got 2"),
-        ((FULL, FULL, (-1, 5.4, 0.5)), r"z range \[-1, 5.4\] is 12.8000 cells of 0.5 m"),
+        ((FULL, FULL, (-1, 5.4, 0.5)), r"z range \[-1, 5.4\] is 12.8000 voxels of 0.5 m"),
         ((FULL, (40, -40, 0.4), FULL), "y range .* expected lower < upper"),
         (((40, -40, -0.4), FULL, FULL), "x range .* a step above 0"),
         ((FULL, FULL, (-1, 5.4, 0.0)), "z range .* a step above 0"),

@@ -215,5 +215,5 @@ def test_turning_the_scene_turns_the_rays(seed, quarter_turns):
         frame.origins = frame.origins @ turn.T
     scores = add(new_metric("rays"), "rays", frames).compute()
     for name, value in expected.items():
-        # float32 directions differ in the last bit: a handful of rays may graze another cell.
+        # float32 directions differ in the last bit: a handful of rays may graze another voxel.
         torch.testing.assert_close(scores[name], value, rtol=0, atol=5e-3, equal_nan=True)

@@ -31,15 +31,15 @@ def random_frames(label_set, seed: int, frames: int = 2):
 
 
 def rays_of(preds, truth, label_set):
-    """(true label, predicted label, true cell, predicted cell, depth error) of each counted ray."""
+    """True and predicted label, true and predicted voxel, depth error of each counted ray."""
     free = label_set.empty_class
     volumes = torch.from_numpy(np.stack([truth, preds]))
     directions = torch.from_numpy(lidar_directions())
     hits = first_hits(volumes != free, torch.from_numpy(ORIGINS), directions, SMALL)
-    labels, cells = hits.values(volumes).numpy(), hits.cells.numpy()
+    labels, voxels = hits.values(volumes).numpy(), hits.voxels.numpy()
     depths = hits.distances.double().numpy()
     errors = np.abs(depths[0] - depths[1])
-    columns = (*labels, *cells, errors)
+    columns = (*labels, *voxels, errors)
     for ray in zip(*(column.tolist() for column in columns), strict=True):
         if ray[0] != free:
             yield ray
@@ -72,15 +72,15 @@ def test_ray_iou_equals_a_loop_over_rays():
 
 
 @pytest.mark.parametrize(
-    ("shift_cells", "expected"),
-    # One cell is 0.4 m, a little more along slanting rays.
+    ("shift_voxels", "expected"),
+    # One voxel is 0.4 m, a little more along slanting rays.
     [(0, (1.0, 1.0, 1.0)), (1, (1.0, 1.0, 1.0)), (4, (0.0, None, 1.0)), (20, (0.0, 0.0, 0.0))],
 )
-def test_wall_at_the_wrong_depth_counts_from_its_tolerance_on(shift_cells, expected):
+def test_wall_at_the_wrong_depth_counts_from_its_tolerance_on(shift_voxels, expected):
     truth = torch.full((1, *OCC3D_GRID.dims), 17)
     preds = truth.clone()
     truth[:, 125, 75:125] = 15
-    preds[:, 125 + shift_cells, 75:125] = 15
+    preds[:, 125 + shift_voxels, 75:125] = 15
     # The sensor sits in a box with one window: every ray that sees one wall sees the other.
     for volume in (truth, preds):
         volume[:, [96, 104]] = volume[:, 96:105, [96, 104]] = 1
@@ -140,15 +140,15 @@ def test_flow_scores_equal_loops_over_rays_and_voxels():
     for frame in range(2):
         flat_true = flow_true[frame].reshape(-1, 2).astype(np.float64)
         flat_pred = flow_pred[frame].reshape(-1, 2).astype(np.float64)
-        for t, p, true_cell, pred_cell, apart in rays_of(preds[frame], truth[frame], OPENOCC):
+        for t, p, true_voxel, pred_voxel, apart in rays_of(preds[frame], truth[frame], OPENOCC):
             if t < 8:
-                error = math.dist(flat_true[true_cell], flat_pred[pred_cell])
+                error = math.dist(flat_true[true_voxel], flat_pred[pred_voxel])
                 errors["AVE_GT_RAY", t].append(error)
                 if t == p and apart < 2:
                     errors["AVE_TP", t].append(error)
-        for cell, label in enumerate(truth[frame].reshape(-1)):
+        for voxel, label in enumerate(truth[frame].reshape(-1)):
             if label < 8:
-                errors["AVE_VOXEL", label].append(math.dist(flat_true[cell], flat_pred[cell]))
+                errors["AVE_VOXEL", label].append(math.dist(flat_true[voxel], flat_pred[voxel]))
     for (score, k), values in errors.items():
         got = float(scores[f"{score}[{OPENOCC.class_names[k]}]"])
         assert got == pytest.approx(np.mean(values), abs=1e-6)

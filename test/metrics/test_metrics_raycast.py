@@ -1,4 +1,4 @@
-"""Ray casting against an independent way: intersect each ray with each cell's box (slabs)."""
+"""Ray casting against an independent way: intersect each ray with each voxel's box (slabs)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unit_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def slab_intervals(origin: np.ndarray, direction: np.ndarray):
-    """Per cell of GRID the ray parameters (metres) of entry and exit; entry > exit: not crossed.
+    """Per voxel of GRID the ray parameters (metres) of entry and exit; entry > exit: not crossed.
 
     Works on the float32 voxel coordinates that the published caster uses.
     """
@@ -42,7 +42,7 @@ def test_hits_equal_the_nearest_box_the_ray_meets(seed):
     rng = np.random.default_rng(seed)
     occupied = rng.random((2, *GRID.dims)) < (0.05, 0.2, 0.6)[seed % 3]
     inside = rng.uniform(np.array(GRID.lower), np.array(GRID.upper), (3, 3))
-    # A little below 0 still counts as the first cell in the published code, so stay well out.
+    # A little below 0 still counts as the first voxel in the published code, so stay well out.
     outside = inside[:2] + rng.choice([-1, 1], (2, 3)) * np.array([4.0, 3.5, 3.0])
     origins, directions = np.concatenate([inside, outside]), unit_vectors(rng, 120)
     hits = first_hits(
@@ -53,24 +53,24 @@ def test_hits_equal_the_nearest_box_the_ray_meets(seed):
         entry, leave = slab_intervals(origin, direction)
         crossed = entry < leave
         for volume in range(2):
-            cell = np.unravel_index(int(hits.cells[volume, n]), GRID.dims)
+            voxel = np.unravel_index(int(hits.voxels[volume, n]), GRID.dims)
             distance = float(hits.distances[volume, n])
             if not crossed.any():
                 missed += 1
-                assert (cell, distance) == ((0, 0, 0), -0.5)
+                assert (voxel, distance) == ((0, 0, 0), -0.5)
                 continue
             solid = crossed & occupied[volume]
             if solid.any():
                 met += 1
                 expected = np.unravel_index(np.where(solid, entry, np.inf).argmin(), GRID.dims)
-            else:  # the last cell on the way out
+            else:  # the last voxel on the way out
                 expected = np.unravel_index(np.where(crossed, leave, -np.inf).argmax(), GRID.dims)
-            assert cell == tuple(expected)
-            assert distance == pytest.approx(leave[cell], abs=1e-5)
+            assert voxel == tuple(expected)
+            assert distance == pytest.approx(leave[voxel], abs=1e-5)
     assert missed > 0 and met > 50  # the draw exercised both
 
 
-def test_axis_parallel_rays_leave_the_hit_cell_at_its_far_face():
+def test_axis_parallel_rays_leave_the_hit_voxel_at_its_far_face():
     occupied = torch.zeros(1, *GRID.dims, dtype=torch.bool)
     occupied[0, 4, 2, 1] = True  # x 0.5..1.0
     origin = torch.tensor([[-1.25, 0.25, 0.25]])
@@ -81,16 +81,16 @@ def test_axis_parallel_rays_leave_the_hit_cell_at_its_far_face():
     assert hits.distances[0].tolist() == pytest.approx([2.25, 0.25, 1.25, 0.75])
 
 
-def test_origin_inside_an_occupied_cell_hits_at_once():
+def test_origin_inside_an_occupied_voxel_hits_at_once():
     occupied = torch.ones(1, *GRID.dims, dtype=torch.bool)
     origin = torch.tensor([[0.25, 0.25, 0.25]])
     hits = first_hits(occupied, origin, torch.tensor([[1.0, 0, 0]]), GRID)
-    assert np.unravel_index(int(hits.cells), GRID.dims) == (3, 2, 1)
+    assert np.unravel_index(int(hits.voxels), GRID.dims) == (3, 2, 1)
     assert float(hits.distances) == pytest.approx(0.25)
 
 
-def test_diagonal_ray_through_cell_corners_crosses_z_before_y_before_x():
-    # From a cell centre along (1, 1, 1) all three crossings tie at each corner.
+def test_diagonal_ray_through_voxel_corners_crosses_z_before_y_before_x():
+    # From a voxel centre along (1, 1, 1) all three crossings tie at each corner.
     occupied = torch.zeros(3, *GRID.dims, dtype=torch.bool)
     occupied[0, 1, 1, 2] = True  # after z alone
     occupied[1, 1, 2, 2] = True  # after z and y
@@ -112,7 +112,7 @@ def test_volumes_are_independent_and_the_ray_order_is_origin_major():
                 occupied[volume : volume + 1], origins[row : row + 1], directions, GRID
             )
             rays = slice(50 * row, 50 * row + 50)
-            assert torch.equal(alone.cells[0], together.cells[volume, rays])
+            assert torch.equal(alone.voxels[0], together.voxels[volume, rays])
             assert torch.equal(alone.distances[0], together.distances[volume, rays])
 
 
@@ -135,5 +135,5 @@ def test_cuda_gives_the_same_hits():
     directions = torch.from_numpy(unit_vectors(rng, 5000))
     cpu = first_hits(occupied, origins, directions, OCC3D_GRID)
     gpu = first_hits(occupied.cuda(), origins.cuda(), directions.cuda(), OCC3D_GRID)
-    assert torch.equal(cpu.cells, gpu.cells.cpu())
+    assert torch.equal(cpu.voxels, gpu.voxels.cpu())
     torch.testing.assert_close(cpu.distances, gpu.distances.cpu(), atol=1e-5, rtol=0)

@@ -90,7 +90,7 @@ def stress(shape, generator):
 @pytest.mark.parametrize("layout", ["XYZ", "YXZ", "ZYX", "strided"])
 def test_equals_the_literal_rule_on_ties(card, layout):
     generator = torch.Generator().manual_seed(3)
-    # More cells than are looked at together, and no multiple of it. Multiples of 64: torch's
+    # More voxels than are looked at together, and no multiple of it. Multiples of 64: torch's
     # sigmoid rounds the last few values of a plane another way.
     logits = stress((2, 19, 64, 40, 48), generator)
     if layout == "YXZ":
@@ -114,7 +114,7 @@ def test_equals_the_literal_rule_on_ties(card, layout):
         max_size=19,
     )
 )
-def test_single_cells_follow_the_literal_rule(values):
+def test_single_voxels_follow_the_literal_rule(values):
     logits = torch.tensor(values).view(1, -1, 1, 1, 1)
     assert class_map(logits, OCC3D).item() == literal(logits, OCC3D).item()
 

@@ -137,8 +137,8 @@ def test_one_forward_serves_training_too(net):
         out, state = net(batched(step_of(net, 0, 1, 1), step_of(net, 1, 1, 1)), state)
         loss = out.logits_BKXYZ.square().mean()
         if out.flow_features_BCXYZ is not None:
-            cells = out.flow_features_BCXYZ.movedim(1, -1)[0, 0, 0]
-            loss = loss + net.flow.velocity_bins(cells).square().mean()
+            voxels = out.flow_features_BCXYZ.movedim(1, -1)[0, 0, 0]
+            loss = loss + net.flow.velocity_bins(voxels).square().mean()
         loss.backward()
     finally:
         net.eval()

@@ -60,21 +60,21 @@ def same(a, b) -> bool:
     )
 
 
-def cells_of(outputs, number=0) -> set[tuple[int, ...]]:
+def voxels_of(outputs, number=0) -> set[tuple[int, ...]]:
     return set(map(tuple, outputs.levels[-1].corner_BV3[number].tolist()))
 
 
-def test_levels_hold_distinct_cells_inside_their_parents(net) -> None:
+def test_levels_hold_distinct_voxels_inside_their_parents(net) -> None:
     (out,), _ = run(net, [(0, 0, 0)])
     parents = None
     for level, size, kept in zip(out.levels, (4, 2, 1), KEEP, strict=True):
-        cells = level.corner_BV3[0]
-        assert len(set(map(tuple, cells.tolist()))) == kept
-        assert (cells >= 0).all() and (cells < torch.tensor(GRID.dims)).all()
-        assert (cells % size == 0).all()
+        voxels = level.corner_BV3[0]
+        assert len(set(map(tuple, voxels.tolist()))) == kept
+        assert (voxels >= 0).all() and (voxels < torch.tensor(GRID.dims)).all()
+        assert (voxels % size == 0).all()
         if parents is not None:
-            assert {tuple(c) for c in (cells // (2 * size) * (2 * size)).tolist()} <= parents
-        parents = set(map(tuple, cells.tolist()))
+            assert {tuple(c) for c in (voxels // (2 * size) * (2 * size)).tolist()} <= parents
+        parents = set(map(tuple, voxels.tolist()))
         occupied = 1 - level.logits_BVK[0].softmax(dim=-1)[:, -1]
         assert (occupied.diff() <= 1e-6).all()  # the most probable first
 
@@ -97,10 +97,10 @@ def test_the_same_seed_gives_the_same_answer_whatever_was_drawn_before(net) -> N
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_another_seed_gives_other_masks_over_the_same_cells(net) -> None:
+def test_another_seed_gives_other_masks_over_the_same_voxels(net) -> None:
     (one,), _ = run(net, DRIVE[:1])
     (two,), _ = run(small_sparse(draws=SeededDrawsConfig(seed=1)), DRIVE[:1])
-    assert cells_of(one) == cells_of(two)
+    assert voxels_of(one) == voxels_of(two)
     assert torch.equal(one.predictions[0].mask_logits_BQV, two.predictions[0].mask_logits_BQV)
     assert not torch.allclose(
         one.predictions[1].mask_logits_BQV, two.predictions[1].mask_logits_BQV
@@ -134,7 +134,7 @@ def test_a_stream_of_steps_equals_eight_frames_at_once(net) -> None:
             pixel_T_grid_BTN44=torch.stack(projections)[None].float(),
         )
         at_once = net.decode(frames)
-    assert cells_of(at_once) == cells_of(streamed)
+    assert voxels_of(at_once) == voxels_of(streamed)
     for a, b in zip(at_once.predictions[0], streamed.predictions[0], strict=True):
         assert (a.sort(-1)[0] - b.sort(-1)[0]).abs().max() < 1e-3 * b.std()
     card = small_sparse_card()
@@ -193,7 +193,7 @@ def test_a_batch_with_one_restarting_stream_equals_two_single_runs(net) -> None:
             out, state = net(batched(*(inputs(*stream[t]) for stream in steps)), state)
             for b in range(2):
                 single = singles[b][t]
-                assert len(cells_of(out, b) ^ cells_of(single)) <= 2
+                assert len(voxels_of(out, b) ^ voxels_of(single)) <= 2
                 agree = labels_of(out, card)[b] == labels_of(single, card)[0]
                 assert agree.float().mean() > 0.999
 
@@ -230,13 +230,13 @@ def test_the_first_camera_in_the_cards_order_is_looked_at(net) -> None:
 
 
 def test_folded_norms_are_the_same_network(net) -> None:
-    """The list of cells is the same up to those that are equally probable; the golden file holds
+    """The list of voxels is the same up to those that are equally probable; the golden file holds
     the rest (see the parity tests)."""
     rewritten = copy.deepcopy(net)
     fold(rewritten, torch.device("cpu"))
     assert not [m for m in rewritten.image.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for plain, folded in zip(run(net, DRIVE[:2])[0], run(rewritten, DRIVE[:2])[0], strict=True):
-        assert len(cells_of(plain) ^ cells_of(folded)) <= 2
+        assert len(voxels_of(plain) ^ voxels_of(folded)) <= 2
         a, b = (out.predictions[0].mask_logits_BQV.sort(dim=-1).values for out in (plain, folded))
         assert (a - b).abs().max() < 1e-3 * a.std()
 

@@ -112,14 +112,14 @@ def test_a_resized_card_is_of_the_same_network_at_other_sizes(name):
     card = get_card(name)
     small = card.resized((64, 96), card.config.geometry.grid.with_columns((16, 8), 1.0))
     assert small.preprocessing == replace(card.preprocessing, input_size=(64, 96))
-    scale = card.grid.dims[0] / card.config.geometry.grid.dims[0]  # a pyramid head refines cells
+    scale = card.grid.dims[0] / card.config.geometry.grid.dims[0]  # a pyramid head refines voxels
     assert small.grid.dims == (16 * scale, 8 * scale, card.grid.dims[2])
     assert small.grid.lower == (-8.0, -4.0, card.grid.lower[2])
     assert small.grid.voxel_size[2] == card.grid.voxel_size[2]
     assert (small.cameras, small.history_frames) == (card.cameras, card.history_frames)
     with torch.device("meta"):
         shapes = [{k: t.shape for k, t in c.build().state_dict().items()} for c in (card, small)]
-    # What is learnt per cell of the plane is as large as the plane.
+    # What is learnt per voxel of the plane is as large as the plane.
     other = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
     assert all(key.startswith("refine.") for key in other)
     assert card.resized() == card

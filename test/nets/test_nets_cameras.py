@@ -41,8 +41,8 @@ def rig():
 def test_rays_equal_the_published_chain_point_by_point():
     cameras, bda = rig()
     rays = PixelRays(cameras, bda, GEOMETRY)
-    cells = rays.cells(feature_pixels(GEOMETRY), GEOMETRY.depth.edges()[:, None, None])
-    assert cells.shape == (1, 2, 12, 4, 10, 3)
+    voxels = rays.voxels(feature_pixels(GEOMETRY), GEOMETRY.depth.edges()[:, None, None])
+    assert voxels.shape == (1, 2, 12, 4, 10, 3)
     for n, k, row, column in [(0, 0, 0, 0), (0, 11, 3, 9), (1, 5, 2, 7), (1, 1, 1, 4)]:
         d = 1.0 + 0.5 * k
         u, v = 159 * column / 9, 63 * row / 3
@@ -58,7 +58,7 @@ def test_rays_equal_the_published_chain_point_by_point():
             GEOMETRY.grid.voxel_size
         )
         torch.testing.assert_close(
-            cells[0, n, k, row, column].double(), expected, atol=1e-4, rtol=1e-5
+            voxels[0, n, k, row, column].double(), expected, atol=1e-4, rtol=1e-5
         )
 
 
@@ -71,8 +71,8 @@ def test_principal_point_looks_along_the_optical_axis():
         torch.zeros(1, 2, 3),
     )
     rays = PixelRays(upright, torch.eye(3)[None], GEOMETRY)
-    cell = rays.cells(torch.tensor([[[310.0, 180.0]]]), torch.tensor([[[2.0]]]))[0, 0, 0, 0, 0]
-    metres = cell * torch.tensor(GEOMETRY.grid.voxel_size) + torch.tensor(GEOMETRY.grid.lower)
+    voxel = rays.voxels(torch.tensor([[[310.0, 180.0]]]), torch.tensor([[[2.0]]]))[0, 0, 0, 0, 0]
+    metres = voxel * torch.tensor(GEOMETRY.grid.voxel_size) + torch.tensor(GEOMETRY.grid.lower)
     # The first camera looks along +x from (1.5, 0.1, 1.4).
     torch.testing.assert_close(metres, torch.tensor([3.5, 0.1, 1.4]), atol=1e-4, rtol=0)
 
@@ -101,9 +101,9 @@ def test_pixels_with_depths_of_their_own_lie_on_the_same_rays():
     cameras, bda = rig()
     rays = PixelRays(cameras, bda, GEOMETRY)
     lattice, depths = feature_pixels(GEOMETRY), GEOMETRY.depth.edges()
-    every = rays.cells(lattice, depths[:, None, None])
+    every = rays.voxels(lattice, depths[:, None, None])
     chosen = torch.randint(12, (1, 2, 3, 4, 10))
-    some = rays.cells(lattice.expand(1, 2, 3, 4, 10, 2), depths[chosen])
+    some = rays.voxels(lattice.expand(1, 2, 3, 4, 10, 2), depths[chosen])
     torch.testing.assert_close(some, every.gather(2, chosen[..., None].expand(some.shape)))
 
 

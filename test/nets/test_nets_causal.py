@@ -53,12 +53,12 @@ def test_kernels_and_columns_of_the_mixing_add_up_to_one(generator):
     assert not torch.allclose(mix_BOC.sum(dim=2), torch.ones(2, 3, dtype=torch.float64))
 
 
-def test_normalised_convolution_is_its_equation_cell_by_cell(generator):
+def test_normalised_convolution_is_its_equation_voxel_by_voxel(generator):
     net = convolution(generator)
     volume = torch.randn(2, 3, 4, 3, 5, dtype=torch.float64, generator=generator)
     images = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, generator=generator)
     spread, mix = net.kernels(images)
-    # Every cell gives its neighbour at offset d the share of the kernel at d.
+    # Every voxel gives its neighbour at offset d the share of the kernel at d.
     given = torch.zeros(2, 3, 6, 5, 7, dtype=torch.float64)
     for i in range(3):
         for j in range(3):
@@ -146,10 +146,10 @@ def small_lift(generator, moved):
 def test_a_new_grouped_lift_places_points_like_the_plain_one(generator):
     lift, rays, weights, context = small_lift(generator, moved=False)
     volume = lift(rays, weights, context)
-    cells = rays.cells(lift.pixels_hw2, lift.depths_D[:, None, None])
+    voxels = rays.voxels(lift.pixels_hw2, lift.depths_D[:, None, None])
     for g in range(2):
         group = slice(2 * g, 2 * g + 2)
-        expected = soft_splat(cells, weights[:, g::2], context[:, :, group], (8, 6, 4))
+        expected = soft_splat(voxels, weights[:, g::2], context[:, :, group], (8, 6, 4))
         torch.testing.assert_close(volume[:, group], expected)
     assert volume.abs().sum() > 0
 
@@ -158,8 +158,8 @@ def test_offsets_move_pixels_and_depths(generator):
     lift, rays, weights, context = small_lift(generator, moved=True)
     offset = lift.offset(context[0]).view(1, 2, 6, 3, 2, 3)
     pixels = lift.pixels_hw2 + torch.stack([offset[:, :, :, 0], offset[:, :, :, 1]], dim=-1)
-    cells = rays.cells(pixels, lift.depths_D[:, None, None] + offset[:, :, :, 2])
-    expected = soft_splat(cells, weights[:, 1::2], context[:, :, 2:], (8, 6, 4))
+    voxels = rays.voxels(pixels, lift.depths_D[:, None, None] + offset[:, :, :, 2])
+    expected = soft_splat(voxels, weights[:, 1::2], context[:, :, 2:], (8, 6, 4))
     torch.testing.assert_close(lift(rays, weights, context)[:, 2:], expected)
 
 
@@ -189,7 +189,7 @@ def test_matching_uses_poses_as_they_came_and_the_rest_corrected_ones():
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_outputs_carry_what_the_causal_loss_differentiates(name):
-    """A share of the mass of some cells, by the context, with a gradient of its own."""
+    """A share of the mass of some voxels, by the context, with a gradient of its own."""
     net = small_network(MODELS[name]).train()
     step = inputs(0, 0, 0)
     out, _ = net(step, net.initial_state(1))

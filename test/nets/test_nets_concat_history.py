@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from occ_perception.ops.linear_sampling import reference as linear_sampling
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig, ConcatHistoryState
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
-from occ_perception.ops.linear_sampling import reference as linear_sampling
 
 DTYPE = torch.float64
 C, T = 3, 4
@@ -69,16 +69,16 @@ class LiteralHistory:
         X, Y, Z = self.dims
         shape = (Y, X) if self.flat else (Y, X, Z)
         out = torch.zeros_like(h)
-        for cell in torch.cartesian_prod(*[torch.arange(n) for n in shape]):
-            y, x = cell[0].item(), cell[1].item()
-            z = 1.0 if self.flat else cell[2].item()
+        for voxel in torch.cartesian_prod(*[torch.arange(n) for n in shape]):
+            y, x = voxel[0].item(), voxel[1].item()
+            z = 1.0 if self.flat else voxel[2].item()
             q = M @ torch.tensor([x, y, z, 1.0], dtype=DTYPE)
             at = [q[1], q[0]] if self.flat else [q[1], q[0], q[2]]
             for bits in torch.cartesian_prod(*[torch.tensor([0, 1])] * len(at)):
                 index = [math.floor(a) + int(b) for a, b in zip(at, bits, strict=True)]
                 if all(0 <= i < n for i, n in zip(index, shape, strict=True)):
                     share = math.prod(1 - abs(float(a) - i) for a, i in zip(at, index, strict=True))
-                    out[(0, slice(None), *cell.tolist())] += share * h[(0, slice(None), *index)]
+                    out[(0, slice(None), *voxel.tolist())] += share * h[(0, slice(None), *index)]
         return out
 
 
@@ -117,7 +117,7 @@ def control(starts, motions, positions):
 @pytest.mark.parametrize("with_gradients", [True, False])
 @pytest.mark.parametrize("flat", [True, False])
 def test_two_sequences_equal_the_literal_recurrence(flat, with_gradients, monkeypatch):
-    monkeypatch.setattr(linear_sampling, "_ROWS_AT_ONCE", 10)  # less than there are cells
+    monkeypatch.setattr(linear_sampling, "_ROWS_AT_ONCE", 10)  # less than there are voxels
     with torch.set_grad_enabled(with_gradients):
         _equals_the_literal_recurrence(module(flat), flat)
 

@@ -182,7 +182,7 @@ def test_pyramid_adds_coarser_volumes_to_finer_ones_from_the_coarsest_on():
         torch.testing.assert_close(got, smooth(merged))
 
 
-def test_the_head_of_bevdetocc_looks_at_every_cell_by_itself():
+def test_the_head_of_bevdetocc_looks_at_every_voxel_by_itself():
     net = drawn(MlpHeadConfig(classes=5, channels=3, hidden=4).build())
     volume = torch.randn(1, 3, 4, 5, 2, dtype=torch.float64)
     got = net(volume)

@@ -95,7 +95,7 @@ def test_a_start_reads_no_state_and_the_map_is_stored_unwarped():
     assert torch.equal(after.map_BYXC, state.map_BYXC)
 
 
-def test_single_cells_in_training_have_the_velocities_of_inference():
+def test_single_voxels_in_training_have_the_velocities_of_inference():
     net = head()
     volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
     state = net.initial_state(1, None, torch.float32)
@@ -104,8 +104,8 @@ def test_single_cells_in_training_have_the_velocities_of_inference():
         net.train()
         net.encode.eval()
         in_training, _ = net(volume, state, step(True), aug)
-        cells = in_training.features_BCYXZ.movedim(1, -1).flatten(0, 3)
-        velocity = expected_velocity(net.velocity_bins(cells))
+        voxels = in_training.features_BCYXZ.movedim(1, -1).flatten(0, 3)
+        velocity = expected_velocity(net.velocity_bins(voxels))
     expected = at_inference.velocity_BYXZ2.flatten(0, 3)
     torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-5)
     assert at_inference.features_BCYXZ is None and in_training.velocity_BYXZ2 is None
@@ -138,8 +138,8 @@ def published_true_scores(labels, before, motion, aug, aug_before):
     G[:3, :3], G_before[:3, :3] = aug.double(), aug_before.double()
     H = A.inverse() @ G_before @ motion @ G.inverse() @ A
     y, x = torch.meshgrid(torch.arange(Y), torch.arange(X), indexing="ij")
-    cells = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1).double() @ H.T
-    places = torch.stack([2 * cells[..., 0] / (X - 1) - 1, 2 * cells[..., 1] / (Y - 1) - 1], -1)
+    voxels = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1).double() @ H.T
+    places = torch.stack([2 * voxels[..., 0] / (X - 1) - 1, 2 * voxels[..., 1] / (Y - 1) - 1], -1)
     then = F.grid_sample(then, places[None], align_corners=True)
     small = [
         F.interpolate(m, size=(Y // 2, X // 2), mode="bilinear", align_corners=True)
@@ -194,7 +194,7 @@ def test_true_classes_of_the_frame_before_are_not_read_at_a_start():
 
 @torch.no_grad()
 def test_true_classes_show_where_a_car_came_from():
-    """It moved by two cells of half resolution, which is one step of the displacements."""
+    """It moved by two voxels of half resolution, which is one step of the displacements."""
     geometry = ViewGeometry(
         (64, 64),
         DepthBins(1.0, 4.0, 1.0),
@@ -211,5 +211,5 @@ def test_true_classes_show_where_a_car_came_from():
     hint = MotionHint(labels[1], labels[0])
     matching = matching_of(net, volume, state, step(False), aug, hint)
     inside = matching[0, :, 10, 11].view(11, 11)  # y, x of half resolution
-    assert inside[5, 4] > 0.9 * inside.max()  # four cells back along x
+    assert inside[5, 4] > 0.9 * inside.max()  # four voxels back along x
     assert inside[5, 5] < 0.5 * inside.max()

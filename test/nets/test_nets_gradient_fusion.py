@@ -202,7 +202,7 @@ def test_twenty_four_frames_equal_the_literal_steps(flat):
 @pytest.mark.parametrize("flat", [True, False])
 @torch.no_grad()
 def test_single_precision_stays_close_over_many_frames(flat):
-    """Slopes of the motion field jump at nodes, so isolated cells may differ."""
+    """Slopes of the motion field jump at nodes, so isolated voxels may differ."""
     net, single = module(flat), module(flat, torch.float32)
     single.load_state_dict(net.state_dict())
     exact, _ = run(net, flat, frames=24, restart=20)
@@ -273,11 +273,11 @@ def test_a_start_passes_features_on_and_stores_fused_ones():
     row = plan(0, 0)
     step = control([row], [0])
     rows = features(0, False).movedim(1, -1).contiguous()
-    cells = torch.stack(
+    voxels = torch.stack(
         torch.meshgrid(*(torch.arange(n, dtype=DTYPE) for n in (7, 8, 3)), indexing="ij"), dim=-1
     )[None]
     empty = net.history.initial_state(1, None, DTYPE)
-    passed, state = net.history(rows, cells, empty, step)
+    passed, state = net.history(rows, voxels, empty, step)
     assert torch.equal(passed, rows)
     assert not torch.equal(state.fused_BYXC, rows)
 

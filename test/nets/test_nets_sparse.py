@@ -17,7 +17,7 @@ from occ_perception.nets.sparse.mask_points import (
     Draws,
     EvenDrawsConfig,
     SeededDrawsConfig,
-    pick_cells,
+    pick_voxels,
 )
 from occ_perception.nets.sparse.pyramid import Pyramid
 from occ_perception.nets.sparse.sampling import FrameSampling, LookConfig
@@ -27,8 +27,8 @@ GEOMETRY = SparseGeometry((64, 96), GRID, num_cameras=6)
 DIMS = torch.tensor(GRID.dims)
 
 
-def published_picks(inside, cells, within, anywhere, dims):
-    """All (query, cell) pairs in one list, as the published code has them, one sample."""
+def published_picks(inside, voxels, within, anywhere, dims):
+    """All (query, voxel) pairs in one list, as the published code has them, one sample."""
     Q, P = within.shape
     pairs = np.argwhere(inside)
     if not len(pairs):
@@ -43,7 +43,7 @@ def published_picks(inside, cells, within, anywhere, dims):
                 int(np.floor(np.float32(within[q, p]) * np.float32(count))) + starts[q],
                 len(pairs) - 1,
             )
-            places[q, p] = cells[pairs[at][1]]
+            places[q, p] = voxels[pairs[at][1]]
         if count == 0:
             places[q] = anywhere[empty] * dims
             empty += 1
@@ -54,22 +54,22 @@ def drawn_masks(share: float, seed: int):
     rng = np.random.default_rng(seed)
     inside = rng.random((2, 7, 40)) < share
     inside[0, [2, 5]] = False
-    cells = rng.integers(0, 16, (2, 40, 3))
+    voxels = rng.integers(0, 16, (2, 40, 3))
     draws = Draws(
         torch.from_numpy(rng.random((2, 7, 4)).astype(np.float32)),
         torch.from_numpy(rng.random((2, 7, 4, 3)).astype(np.float32)),
     )
-    return inside, cells, draws
+    return inside, voxels, draws
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
 def test_picks_are_those_of_one_list_of_all_pairs(share: float) -> None:
-    inside, cells, draws = drawn_masks(share, seed=3)
-    got = pick_cells(torch.from_numpy(inside), torch.from_numpy(cells), draws, DIMS)
+    inside, voxels, draws = drawn_masks(share, seed=3)
+    got = pick_voxels(torch.from_numpy(inside), torch.from_numpy(voxels), draws, DIMS)
     for b in range(2):
         wanted = published_picks(
             inside[b],
-            cells[b],
+            voxels[b],
             draws.within_BQP[b].numpy(),
             draws.anywhere_BQP3[b].numpy(),
             np.array(GRID.dims),
@@ -77,10 +77,10 @@ def test_picks_are_those_of_one_list_of_all_pairs(share: float) -> None:
         np.testing.assert_allclose(got[b].numpy(), wanted, rtol=1e-6)
 
 
-def test_without_any_mask_all_places_lie_in_the_first_cell() -> None:
-    inside, cells, draws = drawn_masks(0.5, seed=4)
+def test_without_any_mask_all_places_lie_in_the_first_voxel() -> None:
+    inside, voxels, draws = drawn_masks(0.5, seed=4)
     inside[1] = False
-    got = pick_cells(torch.from_numpy(inside), torch.from_numpy(cells), draws, DIMS)
+    got = pick_voxels(torch.from_numpy(inside), torch.from_numpy(voxels), draws, DIMS)
     assert torch.equal(got[1], draws.anywhere_BQP3[1])
     assert got[0, 2].max() > 1  # an empty mask among others is spread over the grid
 

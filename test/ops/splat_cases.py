@@ -8,10 +8,10 @@ DTYPE = torch.float64
 
 
 def random_case(dims, seed=0, B=2, N=2, S=5, h=2, w=3, C=4):
-    """Points in cells (B, N, S, h, w, 3), their weights, and features (B, N, C, h, w)."""
+    """Points in voxels (B, N, S, h, w, 3), their weights, and features (B, N, C, h, w)."""
     generator = torch.Generator().manual_seed(seed)
     span = torch.tensor(dims, dtype=DTYPE) + 4
-    cells = torch.rand(B, N, S, h, w, 3, dtype=DTYPE, generator=generator) * span - 2
+    voxels = torch.rand(B, N, S, h, w, 3, dtype=DTYPE, generator=generator) * span - 2
     weights = torch.rand(B, N, S, h, w, dtype=DTYPE, generator=generator)
     features = torch.randn(B, N, C, h, w, dtype=DTYPE, generator=generator)
-    return cells, weights, features
+    return voxels, weights, features

@@ -28,7 +28,7 @@ def drawn(axes, spread):
 
 
 def stored_at(stored, place, sizes):
-    """The stored field at fractional cells, by grid_sample with border replication."""
+    """The stored field at fractional voxels, by grid_sample with border replication."""
     axes = len(sizes)
     field = stored.movedim(-1, 1).view(2, axes, *sizes)
     scale = torch.tensor([2.0 / (size - 1) for size in sizes], dtype=place.dtype)
@@ -41,18 +41,18 @@ def stored_at(stored, place, sizes):
 @pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("spread", [0.3, 2.0])
 def test_equals_autograd_inside_and_is_zero_outside(axes, spread):
-    sizes, displacement, stored, cells = drawn(axes, spread)
+    sizes, displacement, stored, voxels = drawn(axes, spread)
     leaf = displacement.clone().requires_grad_()
-    mismatch = stored_at(stored, cells + leaf, sizes) - leaf
+    mismatch = stored_at(stored, voxels + leaf, sizes) - leaf
     (expected,) = torch.autograd.grad(mismatch.square().mean(dim=-1).sum(), leaf)
 
-    place = cells + displacement
+    place = voxels + displacement
     last = torch.tensor(sizes) - 1
     inside = ((place >= 0) & (place <= last)).all(dim=-1)
     assert inside.any()
     assert not inside.all()
 
-    got = displacement_gradient(displacement, stored, cells, sizes)
+    got = displacement_gradient(displacement, stored, voxels, sizes)
     torch.testing.assert_close(got[inside], expected[inside], rtol=1e-10, atol=1e-12)
     assert torch.equal(got[~inside], torch.zeros_like(got[~inside]))
 
@@ -60,32 +60,32 @@ def test_equals_autograd_inside_and_is_zero_outside(axes, spread):
 @pytest.mark.parametrize("axes", [2, 3])
 def test_two_equal_fields_that_do_not_vary_agree(axes):
     sizes = SIZES[axes]
-    cells = lattice(sizes)[None]
-    field = torch.full_like(cells, 0.25)
-    assert torch.equal(displacement_gradient(field, field, cells, sizes), torch.zeros_like(cells))
+    voxels = lattice(sizes)[None]
+    field = torch.full_like(voxels, 0.25)
+    assert torch.equal(displacement_gradient(field, field, voxels, sizes), torch.zeros_like(voxels))
 
 
 def test_a_uniform_stored_field_pulls_by_its_difference():
     sizes = SIZES[2]
-    cells = lattice(sizes)[None]
-    mine, stored = torch.full_like(cells, 0.25), torch.full_like(cells, 1.0)
-    got = displacement_gradient(mine, stored, cells, sizes)
-    inside = (cells + mine <= torch.tensor(sizes) - 1).all(dim=-1)
+    voxels = lattice(sizes)[None]
+    mine, stored = torch.full_like(voxels, 0.25), torch.full_like(voxels, 1.0)
+    got = displacement_gradient(mine, stored, voxels, sizes)
+    inside = (voxels + mine <= torch.tensor(sizes) - 1).all(dim=-1)
     # d/du of mean_i (1 - u)^2 over two axes is -(1 - u)
     torch.testing.assert_close(got[inside], torch.full_like(got[inside], -0.75))
 
 
 def test_the_last_node_itself_is_inside():
     sizes = (3, 3)
-    cells = torch.tensor([[[2.0, 2.0]]], dtype=torch.float64)
+    voxels = torch.tensor([[[2.0, 2.0]]], dtype=torch.float64)
     stored = torch.arange(18.0, dtype=torch.float64).view(1, 9, 2)
-    got = displacement_gradient(torch.zeros_like(cells), stored, cells, sizes)
+    got = displacement_gradient(torch.zeros_like(voxels), stored, voxels, sizes)
     assert got.isfinite().all()
     assert got.abs().max() > 0
 
 
 def test_places_that_are_no_numbers_give_zero():
     sizes = (3, 3)
-    cells = torch.full((1, 9, 2), float("nan"))
-    got = displacement_gradient(torch.zeros(1, 9, 2), torch.ones(1, 9, 2), cells, sizes)
+    voxels = torch.full((1, 9, 2), float("nan"))
+    got = displacement_gradient(torch.zeros(1, 9, 2), torch.ones(1, 9, 2), voxels, sizes)
     assert torch.equal(got, torch.zeros(1, 9, 2))

@@ -36,7 +36,7 @@ def through(layer, rows, projection):
 
 
 def loss(layer, rows, key, value):
-    """Mean squared error over cells and channels, summed over the independent slots."""
+    """Mean squared error over voxels and channels, summed over the independent slots."""
     residual = through(layer, rows, key) - (rows @ value.T - rows @ key.T)
     return residual.square().mean(dim=(1, 2)).sum()
 
@@ -58,7 +58,7 @@ def test_applying_equals_the_definition(scene):
 def test_blocks_do_not_show(scene, monkeypatch):
     rows, layer, key, value, query = scene
     whole = (*scene_gradient(rows, layer, key, value), scene_apply(rows, layer, query))
-    monkeypatch.setattr(reference, "_CELLS_AT_ONCE", 10)
+    monkeypatch.setattr(reference, "_VOXELS_AT_ONCE", 10)
     parts = (*scene_gradient(rows, layer, key, value), scene_apply(rows, layer, query))
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

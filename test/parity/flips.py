@@ -1,9 +1,9 @@
-"""Cells of a motion field that rounding alone puts on one side of a node or the other.
+"""Voxels of a motion field that rounding alone puts on one side of a node or the other.
 
 The gradient step of motion fusion takes the slope of the box between nodes that a place lies in,
 and takes none outside the grid. A place within rounding of a node may be in either box, the step
-is then another one, and the encoder spreads what that cell holds over its surroundings: of the
-thousands of cells of a golden file a few are in this position in every frame. How much each stored
+is then another one, and the encoder spreads what that voxel holds over its surroundings: of the
+thousands of voxels of a golden file a few are in this position in every frame. How much each stored
 value depends on them is measured: the network is run a second time with all of them on the other
 side, and a value may deviate by what that changes.
 """
@@ -25,17 +25,17 @@ from occ_perception.ops.backend import displacement_gradient
 
 
 def gradient_on_the_other_side(
-    displacement_BnA: Tensor, stored_BnA: Tensor, cells_BnA: Tensor, sizes: tuple[int, ...]
+    displacement_BnA: Tensor, stored_BnA: Tensor, voxels_BnA: Tensor, sizes: tuple[int, ...]
 ) -> Tensor:
     """The displacement gradient with places next to a node mirrored at that node."""
-    place = cells_BnA + displacement_BnA
+    place = voxels_BnA + displacement_BnA
     to_node = place.round() - place
-    mirrored = torch.where(to_node.abs() < PLACE_TOLERANCE, cells_BnA + 2.0 * to_node, cells_BnA)
+    mirrored = torch.where(to_node.abs() < PLACE_TOLERANCE, voxels_BnA + 2.0 * to_node, voxels_BnA)
     return displacement_gradient(displacement_BnA, stored_BnA, mirrored, sizes)
 
 
 class OtherSide:
-    """A golden file's network with every doubtful cell on the other side, frame after frame.
+    """A golden file's network with every doubtful voxel on the other side, frame after frame.
 
     Args:
         golden: gives the inputs.

@@ -1,6 +1,6 @@
 """What rounding before motion fusion becomes behind it.
 
-Motion fusion multiplies small differences: places of cells come from sums over large features,
+Motion fusion multiplies small differences: places of voxels come from sums over large features,
 and where the field is steep a place a little off gives another step altogether. How much each
 stored value depends on that is measured: the network is run again and again with its lifted volume
 changed by one part in a million, which is how far two float32 computations of it differ.

@@ -1,12 +1,12 @@
-"""The golden file of a sparse network: other inputs, rows of cells instead of volumes.
+"""The golden file of a sparse network: other inputs, rows of voxels instead of volumes.
 
-Cells are kept and ordered by probability, so two that are equally probable may change places. Rows
-are therefore compared cell by cell, in the file's order; a cell that only one side has kept fails
-all its samples. Random picks count cells in that order, too: masks get the finest cells in the
-file's order, whatever ours was, so that both sides pick the same ones. A mask ends where its logit
-passes through zero, and rounding decides about some of three million: a cell that enters or leaves
-a mask moves the picks behind it, and that query looks elsewhere. Such cells are settled in favour
-of the file, nothing else is.
+Voxels are kept and ordered by probability, so two that are equally probable may change places. Rows
+are therefore compared voxel by voxel, in the file's order; a voxel that only one side has kept
+fails all its samples. Random picks count voxels in that order, too: masks get the finest voxels in
+the file's order, whatever ours was, so that both sides pick the same ones. A mask ends where its
+logit passes through zero, and rounding decides about some of three million: a voxel that enters or
+leaves a mask moves the picks behind it, and that query looks elsewhere. Such voxels are settled in
+favour of the file, nothing else is.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from occ_perception.models.network import Network
 from occ_perception.models.postprocess import labels_of
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
-from occ_perception.nets.sparse.mask_points import Draws, pick_cells
+from occ_perception.nets.sparse.mask_points import Draws, pick_voxels
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.runtime.preprocess import Preprocessor
 
-FLIPS = ("cells as probable as the last one kept", "edge of an image")
+FLIPS = ("voxels as probable as the last one kept", "edge of an image")
 CLOSE = 1e-3
 """How near to zero, in rms of a mask, a logit may change sign: ten times the tolerance, because a
-place at the edge of an image shows in the eight cells that one query was divided into."""
+place at the edge of an image shows in the eight voxels that one query was divided into."""
 _CAMERAS = 6
 _NEAREST = 16
 _CHANGES = [c for n in range(4) for c in itertools.combinations(range(4), n)]
@@ -143,8 +143,8 @@ class SparseGoldenFile(GoldenFile):
                 f"{got}, the file says {expected.tolist()}"
             )
 
-    def cells(self, frame: int, level: int) -> np.ndarray:
-        """(V,) flat index of the cells of a level in the file's order, in cells of that level."""
+    def voxels(self, frame: int, level: int) -> np.ndarray:
+        """(V,) flat index of the voxels of a level in the file's order, in voxels of that level."""
         name = "occ_loc" if level == 2 else f"occ_preds.{level}.loc"
         return _flat(self.arrays[f"f{frame}/{name}"])
 
@@ -189,12 +189,12 @@ def check_sparse_file(
                 with sparse_taps(net) as seen:
                     _, state = net.observe(inputs, state)
             with (
-                finest_cells_in_order(net, golden.cells(frame, 2)),
+                finest_voxels_in_order(net, golden.voxels(frame, 2)),
                 settled_masks(net, golden.class_logits(frame)) as settled,
                 sparse_taps(net) as caught,
             ):
                 outputs, _ = net(current, state)
-        yield frame, _count("mask cells through zero", len(settled), 100 * 32000)
+        yield frame, _count("mask voxels through zero", len(settled), 100 * 32000)
         if earlier:  # the published network looks at the current frame first
             caught.update({f"{name}#1": maps for name, maps in seen.items()})
         yield from ((frame, verdict) for verdict in frame_verdicts(golden, frame, caught, outputs))
@@ -208,9 +208,9 @@ def frame_verdicts(
     for level, predicted in enumerate(outputs.levels):
         size = (4, 2, 1)[level]
         ours = _flat(predicted.corner_BV3[0].cpu().numpy() // size)
-        wanted = golden.cells(frame, level)
+        wanted = golden.voxels(frame, level)
         rows.append(_rows_in_order(ours, wanted))
-        yield _count(f"cells of level {level}", int((rows[-1] < 0).sum()), len(wanted))
+        yield _count(f"voxels of level {level}", int((rows[-1] < 0).sum()), len(wanted))
         caught[f"occ_preds.{level}.seg"] = predicted.logits_BVK
         caught[f"occ_preds.{level}.feat"] = predicted.features_BVE
     for number, prediction in enumerate(outputs.predictions):
@@ -275,8 +275,8 @@ def sparse_taps(net: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 @contextmanager
-def finest_cells_in_order(net: nn.Module, wanted: np.ndarray) -> Iterator[None]:
-    """Cells of the finest level leave the voxel decoder in the file's order; those that the file
+def finest_voxels_in_order(net: nn.Module, wanted: np.ndarray) -> Iterator[None]:
+    """Voxels of the finest level leave the voxel decoder in the file's order; those that the file
     does not have fill the places of those that we do not have."""
 
     def reorder(_module: nn.Module, _args: Any, levels: tuple[VoxelLevel, ...]) -> Any:
@@ -307,8 +307,8 @@ def settled_masks(net: nn.Module, class_logits: list[Tensor]) -> Iterator[list[i
     trial = copy.deepcopy(layer)  # without taps
     predict, seen, settled = layer.predict, {}, []
 
-    def settle(query_BQE: Tensor, cells: VoxelLevel) -> MaskPrediction:
-        prediction = predict(query_BQE, cells)
+    def settle(query_BQE: Tensor, voxels: VoxelLevel) -> MaskPrediction:
+        prediction = predict(query_BQE, voxels)
         number = seen["predictions"] = seen.get("predictions", -1) + 1
         if number == masks.config.rounds:
             return prediction
@@ -325,7 +325,7 @@ def settled_masks(net: nn.Module, class_logits: list[Tensor]) -> Iterator[list[i
             at = nearest.indices
             changed = logits.scatter(-1, at, logits.gather(-1, at) * signs)
             draws = masks.draws(number, 1)
-            picks = pick_cells(changed > 0, cells.corner_BV3, draws, masks.dims_3)
+            picks = pick_voxels(changed > 0, voxels.corner_BV3, draws, masks.dims_3)
             got = trial.classify(trial(query_BQE, masks.place.weight, picks, seen["frames"]))[0]
             error = (got - wanted).abs().amax(dim=-1) / wanted.square().mean().sqrt()
             better = error < 0.1 * best_error  # a change must explain, not only help a little
@@ -352,13 +352,13 @@ def _count(what: str, different: int, total: int) -> Verdict:
 
 
 def _rows_in_order(ours: np.ndarray, wanted: np.ndarray) -> Tensor:
-    """Row of ours that holds each wanted cell, -1 where none does."""
-    place = {cell: row for row, cell in enumerate(ours.tolist())}
-    return torch.tensor([place.get(cell, -1) for cell in wanted.tolist()])
+    """Row of ours that holds each wanted voxel, -1 where none does."""
+    place = {voxel: row for row, voxel in enumerate(ours.tolist())}
+    return torch.tensor([place.get(voxel, -1) for voxel in wanted.tolist()])
 
 
 def _rows_of(name: str) -> tuple[int, int | None]:
-    """Along which axis an intermediate has rows of cells, and of which level."""
+    """Along which axis an intermediate has rows of voxels, and of which level."""
     if name.startswith("mask_preds"):
         return 2, 2
     if name.startswith("occ_preds"):
@@ -370,7 +370,7 @@ def _rows_of(name: str) -> tuple[int, int | None]:
 
 
 def _taken(tensor: Tensor, axis: int, rows: Tensor) -> Tensor:
-    """Rows in the file's order; not a number where we have no such cell."""
+    """Rows in the file's order; not a number where we have no such voxel."""
     taken = tensor.cpu().index_select(axis, rows.clamp(min=0))
     shape = [1] * tensor.dim()
     shape[axis] = len(rows)
@@ -400,8 +400,8 @@ def _decomposed(affine: np.ndarray, pixel_T_ego: np.ndarray) -> tuple[np.ndarray
     return K / K[2, 2], cam_T_ego
 
 
-def _flat(cells_V3: np.ndarray) -> np.ndarray:
-    x, y, z = cells_V3.astype(np.int64).T
+def _flat(voxels_V3: np.ndarray) -> np.ndarray:
+    x, y, z = voxels_V3.astype(np.int64).T
     return (x * 1000 + y) * 1000 + z
 
 

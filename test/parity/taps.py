@@ -21,7 +21,7 @@ Call = tuple[tuple[Any, ...], Any]
 """Arguments and output of one call of a module."""
 Read = Callable[[Call], Tensor]
 PLACE_TOLERANCE = 2e-5
-"""Cells: ten spacings of float32 at a displacement of twenty, and what 98 in 100 of the stored
+"""Voxels: ten spacings of float32 at a displacement of twenty, and what 98 in 100 of the stored
 positions agree to. It is needed because the published numbers are no nearer to exact arithmetic
 than ours: with the temporal part in float64, 14 of 20 000 published warped values and 13 of ours
 are beyond the tolerance of values, which makes more than one in a thousand between the two."""
@@ -63,32 +63,32 @@ def _volume(read: Read) -> Read:
     return lambda call: read(call).movedim(-1, 1)
 
 
-def _cells_flat(call: Call) -> Tensor:
-    """(B, Y, X[, Z], C) to (B, C, cells)."""
+def _voxels_flat(call: Call) -> Tensor:
+    """(B, Y, X[, Z], C) to (B, C, voxels)."""
     return call[1][0].flatten(1, -2).mT
 
 
 def _slope_of_places(call: Call) -> Tensor:
     """How far sampled values move when their places do by what rounding may move them."""
-    rows, cells = call[0]
+    rows, voxels = call[0]
     total = torch.zeros_like(call[1])
-    for axis in range(cells.shape[-1]):
-        step = torch.zeros_like(cells)
+    for axis in range(voxels.shape[-1]):
+        step = torch.zeros_like(voxels)
         step[..., axis] = PLACE_TOLERANCE
         ends = [
             sample_rows(rows.flatten(1, -2), linear_corners(place.flatten(1, -2), rows.shape[1:-1]))
-            for place in (cells - step, cells + step)
+            for place in (voxels - step, voxels + step)
         ]
         total += (ends[1] - ends[0]).abs().view(rows.shape) / 2
     return total
 
 
 def _sampling_grid(call: Call) -> Tensor:
-    """Positions in cells to the [-1, 1] range of the published sampling grid."""
-    cells = call[1][0]
-    last = torch.tensor([size - 1 for size in cells.shape[1:-1]], device=cells.device)
-    grid = (cells * (2.0 / last) - 1.0)[..., [1, 0, 2][: cells.shape[-1]]]
-    return grid[:, :, :, None] if cells.dim() == 4 else grid
+    """Positions in voxels to the [-1, 1] range of the published sampling grid."""
+    voxels = call[1][0]
+    last = torch.tensor([size - 1 for size in voxels.shape[1:-1]], device=voxels.device)
+    grid = (voxels * (2.0 / last) - 1.0)[..., [1, 0, 2][: voxels.shape[-1]]]
+    return grid[:, :, :, None] if voxels.dim() == 4 else grid
 
 
 def _previous_features(call: Call) -> Tensor:
@@ -162,7 +162,7 @@ TAPS = (
     Tap("history_keyframe_cat_conv", "temporal.history.fuse", _channels_first(_output)),
     Tap("fuse_history.fused_bev_feat", "temporal.history", _volume(_item(0))),
     Tap("fuse_history.fused_bev_feat", "temporal", _item(0)),
-    Tap("scene_his_func_after_vox_his", "temporal.scene", _cells_flat),
+    Tap("scene_his_func_after_vox_his", "temporal.scene", _voxels_flat),
     Tap("img_bev_encoder_backbone.0", "encoder.backbone", _item(0)),
     Tap("img_bev_encoder_backbone.1", "encoder.backbone", _item(1)),
     Tap("img_bev_encoder_backbone.2", "encoder.backbone", _item(2)),

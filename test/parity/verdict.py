@@ -86,7 +86,7 @@ def compare(
 
 
 def compare_labels(got: np.ndarray, expected: np.ndarray) -> Verdict:
-    """Judge a class map; errors are the share of cells that differ."""
+    """Judge a class map; errors are the share of voxels that differ."""
     if got.shape != expected.shape:
         note = f"class map has shape {got.shape}, expected {expected.shape}"
         return Verdict("labels", 1.0, 1.0, expected.size, expected.size, False, note)

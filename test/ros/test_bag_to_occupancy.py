@@ -132,8 +132,8 @@ def check_points(outcome: Outcome, offline: list[OccupancyPrediction]) -> None:
     raw = np.frombuffer(cloud.data, np.uint8).reshape(cloud.width, cloud.point_step)
     points = raw[:, :12].copy().view("<f4")
     labels = raw[:, fields["label"] :][:, :4].copy().view("<u4")[:, 0]
-    cells = prediction.grid.indices(points)
-    np.testing.assert_array_equal(prediction.labels[tuple(cells.T)], labels)
+    voxels = prediction.grid.indices(points)
+    np.testing.assert_array_equal(prediction.labels[tuple(voxels.T)], labels)
 
 
 def test_drawn_frames_through_a_small_network(

@@ -95,7 +95,7 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
     if HAS_RERUN:
         assert viewers[1].output().splitlines()[-1] == f"3 moments in {out}"
         rows, times, positions = read_recording(out)
-        for entity in ("prediction/cells", "motion", *(f"cameras/{name}" for name in CAMERAS)):
+        for entity in ("prediction/voxels", "motion", *(f"cameras/{name}" for name in CAMERAS)):
             assert rows[f"/world/ego/{entity}"] >= 3, entity
         assert times == stamps
         np.testing.assert_allclose(np.diff(positions, axis=0), [[2.5, 0, 0]] * 2, atol=1e-3)
@@ -111,7 +111,7 @@ def read_recording(path: Path) -> tuple[dict[str, int], list[int], np.ndarray]:
     for chunk in RrdReader(path).stream().to_chunks():
         rows[chunk.entity_path] = rows.get(chunk.entity_path, 0) + chunk.num_rows
         table = chunk.to_record_batch()
-        if chunk.entity_path == "/world/ego/prediction/cells":
+        if chunk.entity_path == "/world/ego/prediction/voxels":
             times += [stamp.value for stamp in table["stamp"]]
         if chunk.entity_path == "/world/ego":
             positions += [row[0] for row in table["Transform3D:translation"].to_pylist()]

@@ -82,16 +82,16 @@ def test_a_prediction_survives_the_wire(seed: int, encoding: int) -> None:
         assert getattr(got, name) == getattr(sent, name), name
 
 
-def test_a_turned_and_shifted_grid_keeps_its_cells_in_place() -> None:
+def test_a_turned_and_shifted_grid_keeps_its_voxels_in_place() -> None:
     ego_T_grid = np.eye(4)
     ego_T_grid[:3, :3] = Rotation.from_euler("zyx", [90, 3, -2], degrees=True).as_matrix()
     ego_T_grid[:3, 3] = [0.94, 0.1, 1.84]
     sent = prediction(ego_T_grid=ego_T_grid)
     got = prediction_from_message(through_ros(occupancy_message(sent, RLE), SemanticOccupancy))
-    cells = np.argwhere(np.ones(sent.grid.dims, dtype=bool))
+    voxels = np.argwhere(np.ones(sent.grid.dims, dtype=bool))
 
     def places(p: OccupancyPrediction) -> np.ndarray:
-        centers = np.c_[p.grid.centers(cells), np.ones(len(cells))]
+        centers = np.c_[p.grid.centers(voxels), np.ones(len(voxels))]
         return centers @ p.ego_T_grid.T
 
     np.testing.assert_allclose(places(got), places(sent), atol=1e-6)
@@ -121,7 +121,7 @@ def test_a_message_that_contradicts_itself_is_refused(
     ("change", "message"),
     [
         (lambda grid: setattr(grid, "dims", np.array([7, 0, 3], np.uint32)), "dims"),
-        (lambda grid: setattr(grid, "dims", np.array([2**31, 2**31, 3], np.uint32)), "cells"),
+        (lambda grid: setattr(grid, "dims", np.array([2**31, 2**31, 3], np.uint32)), "voxels"),
         (
             lambda grid: setattr(grid, "voxel_size", np.array([0.4, np.nan, 0.4], np.float32)),
             "size",
@@ -137,7 +137,7 @@ def test_a_grid_that_cannot_be_is_refused(change: object, message: str) -> None:
         prediction_from_message(through_ros(bad, SemanticOccupancy))
 
 
-def test_flow_lists_moving_cells_that_are_fast_enough() -> None:
+def test_flow_lists_moving_voxels_that_are_fast_enough() -> None:
     sent = prediction(with_flow=True)
     message = through_ros(flow_message(sent, 0.8), OccupancyFlow)
     flow, grid = flow_from_message(message)
@@ -151,7 +151,7 @@ def test_flow_lists_moving_cells_that_are_fast_enough() -> None:
         flow_message(prediction(), 0.0)
 
 
-def test_points_are_the_centres_of_occupied_cells_with_their_colours() -> None:
+def test_points_are_the_centres_of_occupied_voxels_with_their_colours() -> None:
     ego_T_grid = np.eye(4)
     ego_T_grid[:3, :3] = Rotation.from_euler("z", 30, degrees=True).as_matrix()
     sent = prediction(ego_T_grid=ego_T_grid)
@@ -161,8 +161,8 @@ def test_points_are_the_centres_of_occupied_cells_with_their_colours() -> None:
     labels = raw[:, 16:20].copy().view("<u4")[:, 0]
     occupied = (sent.labels != OCC3D.empty_class) & (sent.labels != UNKNOWN_CLASS)
     assert cloud.width == occupied.sum()
-    cells = sent.grid.indices(xyz @ ego_T_grid[:3, :3])
-    np.testing.assert_array_equal(sent.labels[tuple(cells.T)], labels)
+    voxels = sent.grid.indices(xyz @ ego_T_grid[:3, :3])
+    np.testing.assert_array_equal(sent.labels[tuple(voxels.T)], labels)
     # Bytes of rgb in memory are blue, green, red, 0: what RViz and PCL read.
     np.testing.assert_array_equal(raw[:, [14, 13, 12]], OCC3D.palette()[labels])
     assert not raw[:, 15].any()

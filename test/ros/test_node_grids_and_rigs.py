@@ -79,7 +79,7 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
 
     message = listener.wait_for_grid(stamp)
     assert message.header.frame_id == "base_link"
-    # The origin is the pose of the corner of the first cell: 24 m to the left and to the back of
+    # The origin is the pose of the corner of the first voxel: 24 m to the left and to the back of
     # the lidar, in the small model, and turned as the lidar is.
     ego_T_lidar = matrix_from_pose(*MOUNT)
     lowest = get_card("alocc_2d_mini_surroundocc").grid.lower[2]

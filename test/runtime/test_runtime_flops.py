@@ -39,14 +39,14 @@ def test_no_network_computes_more_than_the_published_code(name):
 
 
 def test_history_is_counted_as_its_layers():
-    """Gradient-descent fusion by hand: 1x1 layers over all cells, and the scene's matrices."""
+    """Gradient-descent fusion by hand: 1x1 layers over all voxels, and the scene's matrices."""
     net = small_network(get_card("alocc_3d_gf"))
     counted = multiply_accumulates(net)["temporal"]
     X, Y, Z = net.config.geometry.grid.dims
-    C, cells = 32, X * Y * Z
+    C, voxels = 32, X * Y * Z
     motion, project, fuse = 3 * C, 2 * C * C, 2 * C * C
     scene = 3 * C * C + 2 * C * C  # three products for the gradient, two with the query
-    assert counted == pytest.approx(cells * (motion + project + fuse + scene), rel=0.05)
+    assert counted == pytest.approx(voxels * (motion + project + fuse + scene), rel=0.05)
 
 
 def test_a_network_without_data_has_the_sizes_of_the_real_one():

@@ -54,7 +54,7 @@ def compare_with_plain(name: str) -> nn.Module:
     fold(rewritten, CPU)
     expected, got = (two_frames(net, len(card.cameras)) for net in (plain, rewritten))
     assert got.logits_BKXYZ.shape == expected.logits_BKXYZ.shape
-    # The plane sweep and the gates on exact zeros may flip single cells.
+    # The plane sweep and the gates on exact zeros may flip single voxels.
     error = (got.logits_BKXYZ - expected.logits_BKXYZ).abs()
     rms = expected.logits_BKXYZ.square().mean().sqrt()
     assert (error <= 1e-4 * rms).float().mean() >= 0.999

@@ -100,17 +100,17 @@ def test_labels_move_as_points_do(seed: int, augmentation: BevAugmentation) -> N
     rng = np.random.default_rng(100 + seed)
     bda = augmentation.draw(rng)
     moved = augment_labels(labels, bda, grid)
-    cells = np.stack([rng.integers(0, n, 500) for n in grid.dims], axis=-1)
-    source = grid.centers(cells) @ np.linalg.inv(bda).T
+    voxels = np.stack([rng.integers(0, n, 500) for n in grid.dims], axis=-1)
+    source = grid.centers(voxels) @ np.linalg.inv(bda).T
     came_from = grid.indices(source)
     inside = grid.contains(came_from)
-    here, there = tuple(cells[inside].T), tuple(came_from[inside].T)
+    here, there = tuple(voxels[inside].T), tuple(came_from[inside].T)
     assert np.array_equal(moved.semantics_XYZ[here], labels.semantics_XYZ[there])
     assert np.array_equal(moved.camera_mask_XYZ[here], labels.camera_mask_XYZ[there])
     # A velocity is the difference of two places a second apart.
     velocity = np.concatenate([labels.flow_XYZ2[there], np.zeros((inside.sum(), 1))], axis=1)
     assert moved.flow_XYZ2[here] == pytest.approx((velocity @ bda.T)[:, :2], abs=1e-5)
-    outside = tuple(cells[~inside].T)
+    outside = tuple(voxels[~inside].T)
     assert (moved.semantics_XYZ[outside] == 255).all()
     assert not moved.camera_mask_XYZ[outside].any()
 
@@ -145,7 +145,7 @@ def test_turning_is_the_published_rotation_of_the_map(angle: float) -> None:
     places = F.affine_grid(theta, (1, *image_ZYX.shape), align_corners=False)
     turned = F.grid_sample(image_ZYX[None], places, mode="nearest", align_corners=False)[0]
     expected = np.where(turned == 0, 255, turned - 1).transpose(2, 1, 0)
-    # Places within rounding of a border between two cells may fall on either side.
+    # Places within rounding of a border between two voxels may fall on either side.
     assert (moved != expected).mean() < 2e-3
     assert (moved == 255).mean() > 0.02
     wrong_way = augment_labels(labels, bda.T, OCC3D_GRID).semantics_XYZ
@@ -163,7 +163,7 @@ def test_bev_draws_come_in_the_published_order() -> None:
     assert bda == pytest.approx(mirror @ (scale * turn))
 
 
-def test_a_part_of_the_grid_and_coarser_cells() -> None:
+def test_a_part_of_the_grid_and_coarser_voxels() -> None:
     own = VoxelGrid((0.0, 0.0, 0.0), (0.4, 0.4, 0.4), (8, 8, 4))
     labels = labels_of(3, own)
     part = VoxelGrid((0.8, 0.4, 0.4), (0.4, 0.4, 0.4), (4, 6, 2))

@@ -345,15 +345,15 @@ def test_labels_follow_the_augmented_grid_of_the_sample() -> None:
     for visit in range(6):
         sample = data[Visit(1, visit)]
         bda = sample.bev_augmentation_33.double().numpy()
-        cells = np.argwhere(plain.labels_XYZ.numpy() != 17)[::97]
-        moved = grid.indices(grid.centers(cells) @ bda.T)
-        assert np.array_equal(sample.labels_XYZ[tuple(moved.T)], plain.labels_XYZ[tuple(cells.T)])
+        voxels = np.argwhere(plain.labels_XYZ.numpy() != 17)[::97]
+        moved = grid.indices(grid.centers(voxels) @ bda.T)
+        assert np.array_equal(sample.labels_XYZ[tuple(moved.T)], plain.labels_XYZ[tuple(voxels.T)])
         seen.add((bda[0, 0], bda[1, 1]))
     assert len(seen) > 1
 
 
 @pytest.mark.parametrize("model", ["alocc_3d_surroundocc", "alocc_2d_mini_surroundocc"])
-def test_surroundocc_cells_are_taken_as_they_are(model: str, tmp_path: Path) -> None:
+def test_surroundocc_voxels_are_taken_as_they_are(model: str, tmp_path: Path) -> None:
     """The mini model was published with the numbers of another grid; its labels were these."""
     rows = np.array([[0, 0, 0, 1], [199, 5, 15, 16], [100, 100, 8, 255]])
     np.save(tmp_path / "rows.npy", rows)
@@ -374,7 +374,7 @@ def test_models_with_smaller_grids_and_images_read_the_same_files() -> None:
     lifted = VoxelGrid((-20.0, -20.0, -1.0), (0.8, 0.8, 6.4), (50, 50, 1))
     geometry = replace(config.geometry, input_size=(128, 352), grid=lifted)
     small = config.with_geometry(geometry)
-    small = replace(small, height=replace(small.height, cells=8))
+    small = replace(small, height=replace(small.height, voxels=8))
     data = OccupancyDataset(folders.town_index(), CARD, SampleOptions(), small)
     sample, full = data[0], dataset()[0]
     assert sample.images_N3HW.shape == (6, 3, 128, 352)

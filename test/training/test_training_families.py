@@ -91,11 +91,11 @@ def test_a_step_reaches_every_parameter(name: str) -> None:
 
 
 @pytest.mark.slow(ci=True)
-def test_sparseocc_learns_cells_and_masks() -> None:
+def test_sparseocc_learns_voxels_and_masks() -> None:
     card = small_sparse_card()
     net = small_sparse().requires_grad_(True)
     training, losses = step_of(net, card, "sparseocc", card.grid.dims)
-    assert set(losses) == {"cells_0", "cells_1", "cells_2", "mask", "dice", "classes"}
+    assert set(losses) == {"voxels_0", "voxels_1", "voxels_2", "mask", "dice", "classes"}
     assert all(value.isfinite() for value in losses.values()), losses
     sum(losses.values()).backward()
     assert sum(p.grad is not None for p in training.net.parameters()) > 100

@@ -22,7 +22,7 @@ from occ_perception.synthetic.devkit_tables import GENERAL_ID
 
 
 def occupied_rows(dims: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Distinct cells with ids 0 to 16 and a few 255, columns x, y, z, id."""
+    """Distinct voxels with ids 0 to 16 and a few 255, columns x, y, z, id."""
     rng = np.random.default_rng(seed)
     flat = rng.choice(np.prod(dims), size=400, replace=False)
     ids = rng.integers(0, 17, size=400)
@@ -31,7 +31,7 @@ def occupied_rows(dims: tuple[int, int, int], seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "columns"), [("surroundocc", "xyz"), ("openoccupancy", "zyx")])
-def test_rows_land_in_their_cells(tmp_path: Path, name: str, columns: str) -> None:
+def test_rows_land_in_their_voxels(tmp_path: Path, name: str, columns: str) -> None:
     label_format = LABEL_FORMATS[name]
     rows = occupied_rows(label_format.grid.dims, seed=1)
     order = ["xyz".index(axis) for axis in columns]
@@ -74,17 +74,17 @@ def test_real_occ3d_file_means_what_the_class_table_says(shared_dir: Path) -> No
     assert (occupied & labels.camera_mask_XYZ).sum() == 23_153
     assert labels.camera_mask_XYZ.mean() == pytest.approx(0.157, abs=5e-4)
 
-    def cells(*names: str) -> np.ndarray:
+    def voxels(*names: str) -> np.ndarray:
         return np.argwhere(np.isin(volume, [ids[name] for name in names]))
 
     def heights(*names: str) -> np.ndarray:
-        return cells(*names)[:, 2]
+        return voxels(*names)[:, 2]
 
-    # Ground lies about z = 0 (cell 2); trees and houses rise above, cars stand on the road.
+    # Ground lies about z = 0 (voxel 2); trees and houses rise above, cars stand on the road.
     assert np.bincount(heights("driveable_surface")).argmax() == 2
     assert (abs(heights("driveable_surface", "sidewalk") - 2) <= 2).mean() > 0.95
     assert heights("vegetation").mean() > 5 and heights("manmade").mean() > 5
-    road, car = cells("driveable_surface"), cells("car")
+    road, car = voxels("driveable_surface"), voxels("car")
     below = road[cKDTree(road[:, :2]).query(car[:, :2])[1]]
     assert 1 <= np.median(car[:, 2] - below[:, 2]) <= 4
 

@@ -29,7 +29,7 @@ CAR, ROAD, WALL = (OCC3D.class_names.index(n) for n in ("car", "driveable_surfac
 FREE = OCC3D.empty_class
 
 SENSOR = np.array([0.0, 0.0, 1.8])
-GROUND_Z = -0.1  # not on a border of cells
+GROUND_Z = -0.1  # not on a border of voxels
 WALL_LOW, WALL_HIGH = np.array([10.1, -5.0, -1.0]), np.array([10.5, 5.0, 2.5])
 CAR_SIZE = np.array([1.6, 1.6, 1.2])
 SPEED = 4.0
@@ -113,7 +113,7 @@ def tracks() -> BoxTracks:
 
 
 def touched(low, high, t=FRAME_T) -> np.ndarray:
-    """Cells whose volume meets a world box, in the grid at ``t``."""
+    """Voxels whose volume meets a world box, in the grid at ``t``."""
     centres = GRID.centers(np.stack(np.indices(GRID.dims), axis=-1)) + ego_at(t)[:3, 3]
     half = np.array(GRID.voxel_size) / 2 + 1e-3
     return ((centres + half >= low) & (centres - half <= high)).all(axis=-1)
@@ -130,8 +130,8 @@ def truth(t=FRAME_T) -> dict[str, np.ndarray]:
     }
 
 
-def cell(x, y, z) -> tuple[int, ...]:
-    """Cell of a world place at the frame."""
+def voxel(x, y, z) -> tuple[int, ...]:
+    """Voxel of a world place at the frame."""
     return tuple(GRID.indices(np.array([x, y, z]) - ego_at(FRAME_T)[:3, 3]))
 
 
@@ -154,18 +154,18 @@ def test_nothing_is_occupied_that_is_not_there(sweeps, known) -> None:
 
 def test_what_stands_is_found_with_its_class(sweeps, known) -> None:
     labels = labels_of(sweeps)
-    x = cell(WALL_LOW[0] + 0.01, 0, 1)[0]
+    x = voxel(WALL_LOW[0] + 0.01, 0, 1)[0]
     face = known["wall"].copy()
     face[:x] = face[x + 1 :] = False  # the side towards the sensor
     face &= ~known["ground"]
     inner = np.zeros_like(face)
-    low, high = cell(0, -4.5, GROUND_Z + 0.4), cell(0, 4.6, 2.2)
+    low, high = voxel(0, -4.5, GROUND_Z + 0.4), voxel(0, 4.6, 2.2)
     inner[:, low[1] : high[1], low[2] : high[2]] = True
     assert face[inner].sum() > 100
     assert (labels.semantics[face & inner] == WALL).all()
     ground = known["ground"] & ~known["wall"] & ~known["car"]
     near = np.zeros_like(ground)
-    near[cell(3, 0, 0)[0] : cell(9, 0, 0)[0], cell(0, -5, 0)[1] : cell(0, 5, 0)[1]] = True
+    near[voxel(3, 0, 0)[0] : voxel(9, 0, 0)[0], voxel(0, -5, 0)[1] : voxel(0, 5, 0)[1]] = True
     assert (labels.semantics[ground & near] == ROAD).mean() > 0.97
 
 
@@ -177,7 +177,7 @@ def test_gaps_between_frame_sets_on_the_ground_are_closed_and_shadows_are_not(
     assert closed[known["ground"]].sum() > without[known["ground"]].sum() * 1.1
     assert not (without & ~closed).any()
     behind = np.zeros_like(closed)
-    behind[cell(14.5, 0, 0)[0] :, cell(0, -1, 0)[1] : cell(0, 1, 0)[1]] = True
+    behind[voxel(14.5, 0, 0)[0] :, voxel(0, -1, 0)[1] : voxel(0, 1, 0)[1]] = True
     assert not closed[behind].any()
 
 
@@ -223,15 +223,15 @@ def _parked(t: float) -> Sweep:
 def test_free_space_is_observed_up_to_the_first_surface(sweeps) -> None:
     still = [s for s in sweeps if abs(s.stamp_ns - FRAME_T * 1e9) < 1e8]
     labels = labels_of(still)
-    assert labels.mask_lidar[cell(3.0, 0.0, 1.0)]
-    assert labels.semantics[cell(3.0, 0.0, 1.0)] == FREE
-    assert not labels.mask_lidar[cell(8.0, 0.0, 0.5)], "shadow of the car"
-    assert not labels.mask_lidar[cell(12.5, 0.0, 1.0)], "behind the wall"
+    assert labels.mask_lidar[voxel(3.0, 0.0, 1.0)]
+    assert labels.semantics[voxel(3.0, 0.0, 1.0)] == FREE
+    assert not labels.mask_lidar[voxel(8.0, 0.0, 0.5)], "shadow of the car"
+    assert not labels.mask_lidar[voxel(12.5, 0.0, 1.0)], "behind the wall"
     occupied = labels.semantics != FREE
     assert labels.mask_lidar[occupied].all()
     assert not (labels.mask_camera & ~labels.mask_lidar).any()
-    assert labels.mask_camera[cell(3.0, 0.0, 1.0)]
-    assert not labels.mask_camera[cell(-3.0, 0.0, 1.0)], "the camera looks ahead"
+    assert labels.mask_camera[voxel(3.0, 0.0, 1.0)]
+    assert not labels.mask_camera[voxel(-3.0, 0.0, 1.0)], "the camera looks ahead"
 
 
 def test_points_without_classes_give_geometry(sweeps) -> None:
@@ -266,7 +266,7 @@ def test_long_drives_are_worked_off_in_sections_and_memory_does_not_grow() -> No
     assert all(read <= t + 4.4 + 1.0 + 0.5 for t, read in read_when)
 
 
-def test_camera_rays_stop_at_the_first_occupied_cell_and_follow_the_lens() -> None:
+def test_camera_rays_stop_at_the_first_occupied_voxel_and_follow_the_lens() -> None:
     rig = front_camera()
     occupied = np.zeros(GRID.dims, bool)
     occupied[GRID.indices((6.1, 0, 0))[0], :, :] = True

@@ -97,9 +97,9 @@ def test_mask_and_dice_against_loops_over_the_drawn_points() -> None:
         assert chosen.shape == (len(present), 40)
         for row, k in enumerate(present):
             entropy = overlap = total = 0.0
-            for cell in chosen[row].tolist():
-                x = float(logits[sample, k, cell].detach())
-                t = float(targets[sample, cell] == k)
+            for voxel in chosen[row].tolist():
+                x = float(logits[sample, k, voxel].detach())
+                t = float(targets[sample, voxel] == k)
                 p = sigmoid(x)
                 entropy -= math.log(p) if t else math.log(1 - p)
                 overlap += p * t
@@ -119,12 +119,12 @@ def test_points_are_distinct_within_each_draw_and_prefer_what_is_uncertain() -> 
     for row in range(2):
         assert len(set(important[row].tolist())) == 75
         assert len(set(anywhere[row].tolist())) == 25
-        assert bool((targets[1][drawn[row]] < 255).all())  # enough supervised cells
+        assert bool((targets[1][drawn[row]] < 255).all())  # enough supervised voxels
     certain = logits[1, [1, 4]].detach().abs()
     assert float(certain.gather(1, important).mean()) < 0.7 * float(certain.mean())
 
 
-def test_unsupervised_cells_fill_up_where_there_are_too_few() -> None:
+def test_unsupervised_voxels_fill_up_where_there_are_too_few() -> None:
     logits, targets = mask_example()
     targets[1, 20:] = 255
     drawn = MaskLoss("occ3d", MaskLossConfig(points=30)).draw_points(
@@ -171,9 +171,9 @@ def measured_bins(depth: torch.Tensor) -> dict[tuple[int, int, int, int], int]:
     """Bin of the nearest measurement per feature pixel, by loops."""
     bins = {}
     for b, n, y, x in np.ndindex(2, 2, 2, 3):
-        cell = depth[b, n, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].numpy()
-        if (cell > 0).any():
-            number = math.floor((cell[cell > 0].min() - 1.0) / 0.5)
+        voxel = depth[b, n, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].numpy()
+        if (voxel > 0).any():
+            number = math.floor((voxel[voxel > 0].min() - 1.0) / 0.5)
             if 0 <= number < 16:
                 bins[b, n, y, x] = number
     return bins
@@ -214,8 +214,8 @@ def test_pixels_take_the_label_of_their_nearest_point() -> None:
     got = nearest_point_labels(depth, labels)
     for b, n, y, x in np.ndindex(2, 2, 2, 3):
         window = (b, n, slice(16 * y, 16 * y + 16), slice(16 * x, 16 * x + 16))
-        cell, names = depth[window].numpy(), labels[window].numpy()
-        expected = names[cell == cell[cell > 0].min()][0] if (cell > 0).any() else 255
+        voxel, names = depth[window].numpy(), labels[window].numpy()
+        expected = names[voxel == voxel[voxel > 0].min()][0] if (voxel > 0).any() else 255
         assert int(got[b, n, y, x]) == expected
 
 
@@ -302,7 +302,7 @@ def test_causal_loss_against_a_known_influence() -> None:
 def test_causal_loss_has_the_gradient_of_its_influence() -> None:
     """The loss is a gradient, so its own is a second one: numerically, through a splat."""
     generator = random(12)
-    cells = torch.randint(0, 6, (4, 5), generator=generator)  # of each pixel's samples
+    voxels = torch.randint(0, 6, (4, 5), generator=generator)  # of each pixel's samples
     context = torch.randn(1, 1, 3, 1, 4, generator=generator, dtype=torch.float64)
     context.requires_grad_()
     weights = 0.2 * torch.rand(4, 5, generator=generator, dtype=torch.float64)
@@ -312,7 +312,7 @@ def test_causal_loss_has_the_gradient_of_its_influence() -> None:
     def loss_of(weights: torch.Tensor) -> torch.Tensor:
         lifted = torch.einsum("cp,ps->cps", context[0, 0, :, 0], weights).flatten(1)
         empty = torch.zeros(3, 6, dtype=torch.float64)
-        volume = empty.index_add(1, cells.flatten(), lifted).view(1, 3, 6, 1, 1)
+        volume = empty.index_add(1, voxels.flatten(), lifted).view(1, 3, 6, 1, 1)
         return causal_loss(volume, context, targets, pixels, [random(1)])
 
     assert torch.autograd.gradcheck(loss_of, (weights.requires_grad_(),))

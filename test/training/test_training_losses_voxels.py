@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from occ_training.losses.matching import covered_labels, listed_cell_loss, matched_losses
+from occ_training.losses.matching import covered_labels, listed_voxel_loss, matched_losses
 from occ_training.losses.voxels import (
     away_from_ends,
     cross_entropy,
@@ -146,10 +146,11 @@ def test_nothing_supervised_is_no_loss() -> None:
         assert float(loss(logits, nothing)) == 0.0
 
 
-# --- listed cells and matched masks ---------------------------------------------------------------
+# --- listed voxels and matched masks
+# ---------------------------------------------------------------
 
 
-def test_listed_cells_are_compared_with_all_they_cover() -> None:
+def test_listed_voxels_are_compared_with_all_they_cover() -> None:
     labels = torch.randint(0, 5, (8, 8, 4), generator=random(13))
     labels[0, 0, 0] = 255
     corners = torch.tensor([[0, 0, 0], [4, 2, 2]])
@@ -160,7 +161,7 @@ def test_listed_cells_are_compared_with_all_they_cover() -> None:
 
     logits = torch.randn(2, 5, generator=random(14), dtype=torch.float64)
     weights = torch.linspace(0.5, 1.5, 5)
-    got = listed_cell_loss(logits, covered, weights)
+    got = listed_voxel_loss(logits, covered, weights)
     dense, targets = [], []
     for row in range(2):
         for label in covered[row].tolist():

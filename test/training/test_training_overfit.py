@@ -12,7 +12,7 @@ from occ_training.overfitting import OverfitResult, overfit_two_frames
 def test_the_loss_falls_tenfold_and_the_answers_near_the_oracle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = overfit_two_frames(tmp_path, steps=360, cells=50, accelerator="cpu")
+    result = overfit_two_frames(tmp_path, steps=360, voxels=50, accelerator="cpu")
     with capsys.disabled():
         print(f"\n{result.summary()}")
     assert result.last_loss < result.first_loss / 10

@@ -36,7 +36,7 @@ INTERFACE = {
     "pack": "RUN --frames --device --jobs --install",
     "eval": "MODEL --data --weights --random-weights --labels --sequence --part --save --json --csv"
     " --device --jobs --ray",
-    "overfit": "--out --steps --cells --precision --accelerator",
+    "overfit": "--out --steps --voxels --precision --accelerator",
     "recipes": "NAME",
 }
 

@@ -76,7 +76,7 @@ def test_a_clip_is_a_sequence_of_an_ordinary_data_set(rendered) -> None:
     assert not second.camera_mask_XYZ.all()
 
 
-def test_surfaces_lie_in_cells_of_their_class(rendered) -> None:
+def test_surfaces_lie_in_voxels_of_their_class(rendered) -> None:
     """Points, poses, calibration and labels of a frame are about the same world."""
     frame = rendered.frames[0]
     lidar, grid = frame.lidar, rendered.header.label_sets["occ3d"].grid
@@ -90,8 +90,8 @@ def test_surfaces_lie_in_cells_of_their_class(rendered) -> None:
     index = grid.indices(in_ego)
     inside = near & grid.contains(index)
     agree = 0
-    for cell, kind in zip(index[inside], classes[inside], strict=True):
-        low, high = np.maximum(cell - 1, 0), cell + 2
+    for voxel, kind in zip(index[inside], classes[inside], strict=True):
+        low, high = np.maximum(voxel - 1, 0), voxel + 2
         agree += kind in labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     assert inside.sum() > 300
     assert agree > 0.95 * inside.sum()

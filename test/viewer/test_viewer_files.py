@@ -18,8 +18,8 @@ from small_streams import drive, surround_rig
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import VoxelGrid, matrix_from_pose, transform_points
 from occ_perception.labels import PALETTE
-from occ_perception.viewer.point_files import cell_columns, lidar_columns, write_ply
-from occ_perception.viewer.voxel_boxes import boxes_of_cells, triangles_of_boxes
+from occ_perception.viewer.point_files import lidar_columns, voxel_columns, write_ply
+from occ_perception.viewer.voxel_boxes import boxes_of_voxels, triangles_of_boxes
 
 
 def read_ply(path) -> dict[str, np.ndarray]:
@@ -35,22 +35,22 @@ def read_ply(path) -> dict[str, np.ndarray]:
     return {name: rows[name] for name, _ in dtype}
 
 
-def test_cells_come_back_as_coloured_points_in_ego(tmp_path):
+def test_voxels_come_back_as_coloured_points_in_ego(tmp_path):
     pose = matrix_from_pose((0.9, 0, 1.8), (0, 0, -0.70711, 0.70711))
     prediction = guess_at(10**9)
     turned = OccupancyPrediction(**{**vars(prediction), "ego_T_grid": pose})
-    write_ply(tmp_path / "a" / "cells.ply", cell_columns(turned), "labels from 0: others barrier")
-    points = read_ply(tmp_path / "a" / "cells.ply")
-    cells = np.argwhere(prediction.labels != prediction.empty_class)
-    ids = prediction.labels[tuple(cells.T)]
-    places = transform_points(pose, GRID.centers(cells))
+    write_ply(tmp_path / "a" / "voxels.ply", voxel_columns(turned), "labels from 0: others barrier")
+    points = read_ply(tmp_path / "a" / "voxels.ply")
+    voxels = np.argwhere(prediction.labels != prediction.empty_class)
+    ids = prediction.labels[tuple(voxels.T)]
+    places = transform_points(pose, GRID.centers(voxels))
     np.testing.assert_allclose(
         np.column_stack([points[n] for n in "xyz"]), places, rtol=0, atol=1e-5
     )
     np.testing.assert_array_equal(points["label"], ids)
     on_road = np.column_stack([points[n] for n in ("red", "green", "blue")])[ids == ROAD]
     assert (on_road == PALETTE["driveable_surface"]).all()
-    np.testing.assert_array_equal(points["vx"], prediction.flow[..., 0][tuple(cells.T)])
+    np.testing.assert_array_equal(points["vx"], prediction.flow[..., 0][tuple(voxels.T)])
 
 
 def test_lidar_points_come_back_and_nonsense_is_refused(tmp_path):
@@ -71,8 +71,8 @@ def test_lidar_points_come_back_and_nonsense_is_refused(tmp_path):
 def test_open3d_reads_our_points(tmp_path):
     open3d = pytest.importorskip("open3d")
     prediction = guess_at(10**9)
-    write_ply(tmp_path / "cells.ply", cell_columns(prediction))
-    cloud = open3d.t.io.read_point_cloud(str(tmp_path / "cells.ply"))
+    write_ply(tmp_path / "voxels.ply", voxel_columns(prediction))
+    cloud = open3d.t.io.read_point_cloud(str(tmp_path / "voxels.ply"))
     ids = prediction.labels[prediction.labels != prediction.empty_class]
     np.testing.assert_array_equal(cloud.point["label"].numpy().ravel(), ids)
     assert cloud.point["colors"].numpy().dtype == np.uint8
@@ -84,7 +84,7 @@ SMALL = VoxelGrid((-1.0, 2.0, 0.0), (0.5, 0.4, 0.3), (5, 4, 4))
 @given(hnp.arrays(np.uint8, SMALL.dims, elements=st.sampled_from([0, 1, 2, 2, 255])))
 def test_boxes_cover_what_is_seen_once_and_nothing_else(labels):
     p = OccupancyPrediction(0, "base_link", SMALL, np.eye(4), labels, ("car", "truck", "free"), 2)
-    boxes = boxes_of_cells(p)
+    boxes = boxes_of_voxels(p)
     covered = np.zeros(SMALL.dims, int)
     centres = SMALL.centers(np.stack(np.indices(SMALL.dims), axis=-1))
     for centre, half, label in zip(boxes.centres, boxes.half_sizes, boxes.labels, strict=True):
@@ -105,13 +105,13 @@ def test_boxes_cover_what_is_seen_once_and_nothing_else(labels):
 
 def test_a_road_is_few_boxes():
     p = truth_at(10**9)
-    assert len(boxes_of_cells(p).labels) < 12
+    assert len(boxes_of_voxels(p).labels) < 12
     assert (p.labels != p.empty_class).sum() > 1000
 
 
 def test_triangles_enclose_the_boxes_volume():
     """The divergence theorem: signed volumes under outward triangles sum to the volume."""
-    boxes = boxes_of_cells(truth_at(10**9))
+    boxes = boxes_of_voxels(truth_at(10**9))
     vertices, triangles, box = triangles_of_boxes(boxes)
     a, b, c = (vertices[triangles[:, i]] for i in range(3))
     signed = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
@@ -135,15 +135,15 @@ def test_a_rerun_recording_holds_every_moment(tmp_path):
     stamps, ids = [], []
     for chunk in RrdReader(path).stream().to_chunks():
         rows[chunk.entity_path] = rows.get(chunk.entity_path, 0) + chunk.num_rows
-        if chunk.entity_path == "/world/ego/prediction/cells":
+        if chunk.entity_path == "/world/ego/prediction/voxels":
             table = chunk.to_record_batch()
             stamps += [stamp.value for stamp in table["stamp"]]
             ids += table["Boxes3D:class_ids"].to_pylist()
     assert stamps == [frame.stamp_ns for frame in frames]
     for frame, got in zip(frames, ids, strict=True):
-        expected = boxes_of_cells(guess_at(frame.stamp_ns)).labels
+        expected = boxes_of_voxels(guess_at(frame.stamp_ns)).labels
         np.testing.assert_array_equal(got, expected)
-    for entity in ("prediction/cells", "truth/cells", "motion", "cameras/CAM_BACK"):
+    for entity in ("prediction/voxels", "truth/voxels", "motion", "cameras/CAM_BACK"):
         assert rows[f"/world/ego/{entity}"] >= 3, entity
     assert rows["/world/path/1"] == 3
 

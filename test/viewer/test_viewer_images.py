@@ -176,7 +176,7 @@ def test_the_side_view_shows_what_is_nearest_to_the_right():
     np.testing.assert_array_equal(sky, FREE_COLOUR)
     far = side_view(with_block((10.0, 20.0, 0.6), (4.4, 2.0, 1.6)))
     assert (far.rgb == FREE_COLOUR).all()
-    with pytest.raises(ViewerError, match=r"side view of \|y\| <= 6.0 m, but the grid's cells"):
+    with pytest.raises(ViewerError, match=r"side view of \|y\| <= 6.0 m, but the grid's voxels"):
         shifted = matrix_from_pose((0, 60, 0), (0, 0, 0, 1))
         side_view(prediction(ego_T_grid=shifted))
 
@@ -255,7 +255,7 @@ def test_an_arrow_points_where_the_car_goes():
 
 
 def prediction_offset() -> tuple[int, int]:
-    """Row and column of the map's upper left corner on the page: where unobserved cells start."""
+    """Row and column of the map's upper left corner on the page: where unobserved voxels start."""
     unknown = prediction(labels=np.full(GRID.dims, 255, np.uint8))
     page = prediction_image(unknown)
     rows, columns = np.nonzero((page[:800] == UNKNOWN_COLOUR).all(-1))

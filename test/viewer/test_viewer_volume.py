@@ -92,7 +92,7 @@ angles = st.floats(-0.4, 0.4)
     st.tuples(st.floats(-6, 6), st.floats(-6, 6), st.floats(-2, 6)),
 )
 def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
-    """The first drawn cell along samples 2 cm apart; the grid lies askew in the ego frame."""
+    """The first drawn voxel along samples 2 cm apart; the grid lies askew in the ego frame."""
     roll, pitch, yaw, x, y = tilt
     quaternion = np.array([roll, pitch, yaw, 1.0])
     ego_T_grid = matrix_from_pose((x, y, 0.3), quaternion / np.linalg.norm(quaternion))
@@ -106,21 +106,21 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
     distances = np.arange(0.0, 14.0, 0.02)
     samples = origin + distances[:, None] * rays[:, :, None]
     in_grid = (samples - ego_T_grid[:3, 3]) @ ego_T_grid[:3, :3]
-    cells = SMALL.indices(in_grid)
-    inside = SMALL.contains(cells)
-    flat = np.where(inside, np.ravel_multi_index(cells.T, SMALL.dims, mode="clip").T, -1)
+    voxels = SMALL.indices(in_grid)
+    inside = SMALL.contains(voxels)
+    flat = np.where(inside, np.ravel_multi_index(voxels.T, SMALL.dims, mode="clip").T, -1)
     solid = inside & ~np.isin(labels.ravel()[flat], (17, 255))
     hit, step = solid.any(axis=-1), solid.argmax(axis=-1)
     expected = np.take_along_axis(flat, step[..., None], axis=-1)[..., 0]
 
     # The vehicle's marker may stand in between; samples may step over a corner.
-    clear = ~np.isin(image.cell, (-3,))
-    same = (image.cell == expected) & hit & clear
+    clear = ~np.isin(image.voxel, (-3,))
+    same = (image.voxel == expected) & hit & clear
     assert np.abs(image.distance[same] - distances[step[same]]).max(initial=0) < 0.021
-    disagree = clear & np.where(hit, image.cell != expected, image.cell >= 0)
+    disagree = clear & np.where(hit, image.voxel != expected, image.voxel >= 0)
     for row, column in zip(*np.nonzero(disagree), strict=True):
-        # What was seen is a drawn cell, and the ray touches it no longer than between two samples.
-        seen = image.cell[row, column]
+        # What was seen is a drawn voxel, and the ray touches it no longer than between two samples.
+        seen = image.voxel[row, column]
         assert seen >= 0, (row, column)
         assert labels.ravel()[seen] == 1
         assert (flat[row, column] == seen).sum() <= 1
@@ -132,7 +132,7 @@ def test_level_open_ground_is_told_by_the_legend(name):
     labels = np.full(GRID.dims, FREE_CLASS, np.uint8)
     labels[:, :, 2] = NAMES.index(name)
     image = rendered(prediction(labels=labels))
-    colours = image.rgb[image.cell >= 0].astype(int)
+    colours = image.rgb[image.voxel >= 0].astype(int)
     legend = OCC3D.palette()[:-1].astype(int)
     nearest = np.abs(colours[:, None] - legend).sum(-1).argmin(-1)
     assert len(colours) > 5000
@@ -145,9 +145,9 @@ def test_a_tower_throws_a_shadow_away_from_the_sun():
     bare = rendered(prediction(), view_point).rgb.astype(float)
     tower = rendered(with_box((4, 0, 0.2), (5.2, 1.2, 5.0), WALL), view_point)
     darker = bare.sum(-1) - tower.rgb.sum(-1, dtype=float)
-    shaded = (darker > 60) & (tower.cell >= 0)
-    shaded[shaded] = prediction().labels.ravel()[tower.cell[shaded]] == ROAD
-    i, j, _ = np.unravel_index(tower.cell[shaded], GRID.dims)
+    shaded = (darker > 60) & (tower.voxel >= 0)
+    shaded[shaded] = prediction().labels.ravel()[tower.voxel[shaded]] == ROAD
+    i, j, _ = np.unravel_index(tower.voxel[shaded], GRID.dims)
     where = GRID.centers(np.stack([i, j, np.full_like(i, 2)], axis=-1))
     assert shaded.sum() > 30
     assert where[:, 0].mean() > 5.0
@@ -157,8 +157,8 @@ def test_a_tower_throws_a_shadow_away_from_the_sun():
 def test_corners_between_wall_and_ground_are_darker_than_the_open_ground():
     view_point = ViewPoint((-16.0, 0.0, 14.0), (4.0, 0.0, 0.0))
     wall = rendered(with_box((8, -8, 0.2), (8.4, 8, 1.0), WALL), view_point, (300, 200))
-    road = wall.cell >= 0
-    i, j, k = np.unravel_index(wall.cell[road], GRID.dims)
+    road = wall.voxel >= 0
+    i, j, k = np.unravel_index(wall.voxel[road], GRID.dims)
     light = wall.rgb[road].sum(-1)
     x, y = GRID.centers(np.stack([i, j, k], -1))[:, :2].T
     level = (k == 2) & (np.abs(y) < 6)
@@ -182,12 +182,12 @@ def test_threads_do_not_change_the_image():
     p = with_box((4, -2, 0.2), (8, 0.4, 1.8), CAR)
     one, three = rendered(p, threads=1), rendered(p, threads=3)
     np.testing.assert_array_equal(one.rgb, three.rgb)
-    np.testing.assert_array_equal(one.cell, three.cell)
+    np.testing.assert_array_equal(one.voxel, three.voxel)
 
 
 def test_the_vehicle_stands_in_the_image_at_the_origin():
     view_point = view_point_behind(GRID, np.eye(4))
-    met = rendered(prediction(), view_point).cell
+    met = rendered(prediction(), view_point).voxel
     rows, columns = np.nonzero(met == -3)
     (place,), _ = view_point.pixels(np.array([(1.4, 0.0, 0.7)]), SIZE)
     assert columns.mean() == pytest.approx(place[0], abs=2)
@@ -223,8 +223,8 @@ def test_a_mover_carries_an_arrow_that_points_where_it_goes():
     hnp.arrays(np.uint8, (3, 4, 2), elements=st.sampled_from([0, 1, 2, 255])),
     hnp.arrays(np.bool_, (3, 4, 2)),
 )
-def test_verdicts_follow_from_the_two_cells(predicted, true, counted):
-    """Spelt out cell by cell; the two sets number their classes differently."""
+def test_verdicts_follow_from_the_two_voxels(predicted, true, counted):
+    """Spelt out voxel by voxel; the two sets number their classes differently."""
     grid = VoxelGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (3, 4, 2))
     names, others = ("car", "truck", "free"), ("truck", "free", "car")
     p = prediction(labels=predicted, grid=grid, class_names=names, empty_class=2)
@@ -297,8 +297,8 @@ def test_a_real_label_is_drawn_in_full(shared_dir):
     with np.load(path) as file:
         labels = file["semantics"]
     image = rendered(prediction(labels=labels, grid=grid), size=(300, 200))
-    seen = np.unique(labels.ravel()[image.cell[image.cell >= 0]])
+    seen = np.unique(labels.ravel()[image.voxel[image.voxel >= 0]])
     ahead = np.unique(labels[100:])
     assert set(ahead) - {FREE_CLASS} <= set(seen)
-    below = image.cell[150:180, 140:160]
+    below = image.voxel[150:180, 140:160]
     assert (labels.ravel()[below[below >= 0]] == ROAD).mean() > 0.8

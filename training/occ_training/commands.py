@@ -170,7 +170,7 @@ def evaluate(
 def overfit(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 360,
-    cells: Annotated[int, typer.Option(help="Cells along x and y: 50, 100 or 200.")] = 50,
+    voxels: Annotated[int, typer.Option(help="Voxels along x and y: 50, 100 or 200.")] = 50,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
@@ -181,7 +181,7 @@ def overfit(
     """
     from occ_training.overfitting import overfit_two_frames
 
-    result = overfit_two_frames(out, steps, cells, precision, accelerator)
+    result = overfit_two_frames(out, steps, voxels, precision, accelerator)
     typer.echo(result.summary())
 
 

@@ -68,20 +68,20 @@ class OverfitResult:
         return "\n".join([*rows, f"weights: {self.weights}"])
 
 
-def small_town_card(cells: int) -> ModelCard:
-    """``alocc_town`` on 64x176 images over the same 80 m, with cubic cells and one past frame.
+def small_town_card(voxels: int) -> ModelCard:
+    """``alocc_town`` on 64x176 images over the same 80 m, with cubic voxels and one past frame.
 
     Args:
-        cells: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
+        voxels: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
 
     Raises:
-        OptionError: another number of cells, which the labels cannot be put on.
+        OptionError: another number of voxels, which the labels cannot be put on.
     """
-    if cells not in (50, 100, 200):
-        raise OptionError(f"cells must be 50, 100 or 200, got {cells}")
-    layers = cells * 16 // 200
+    if voxels not in (50, 100, 200):
+        raise OptionError(f"voxels must be 50, 100 or 200, got {voxels}")
+    layers = voxels * 16 // 200
     card = get_card("alocc_town")
-    grid = card.config.geometry.grid.with_columns((cells, cells), 80.0 / cells)
+    grid = card.config.geometry.grid.with_columns((voxels, voxels), 80.0 / voxels)
     card = card.resized(_INPUT_SIZE, grid)
     full = card.config
     assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
@@ -89,8 +89,8 @@ def small_town_card(cells: int) -> ModelCard:
     config = replace(
         full,
         temporal=replace(full.temporal, frames=1),
-        height=replace(full.height, cells=layers),
-        flow=replace(full.flow, first_cell=layers // 5, last_cell=layers // 2),
+        height=replace(full.height, voxels=layers),
+        flow=replace(full.flow, first_voxel=layers // 5, last_voxel=layers // 2),
     )
     return replace(card, config=config)
 
@@ -125,14 +125,14 @@ def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
 
 
 def overfit_two_frames(
-    out: Path, steps: int, cells: int, precision: str = "fp32", accelerator: str = "auto"
+    out: Path, steps: int, voxels: int, precision: str = "fp32", accelerator: str = "auto"
 ) -> OverfitResult:
     """Train on two frames that follow each other, and score the answers on them.
 
     Args:
         out: folder of the run; it must not hold one already.
         steps: of the optimiser.
-        cells: see :func:`small_town_card`.
+        voxels: see :func:`small_town_card`.
         precision: of the convolutional parts.
         accelerator: as Lightning names it.
 
@@ -142,7 +142,7 @@ def overfit_two_frames(
     if (out / "checkpoints").exists():
         raise OutputError(f"{out} holds a run already; choose another folder")
     index = town_dataset(out / "frames", "both", [_CLIP], _DATA)
-    card, recipe = small_town_card(cells), overfit_recipe(steps, precision)
+    card, recipe = small_town_card(voxels), overfit_recipe(steps, precision)
     dataset = OccupancyDataset(index, card, recipe.sample_options(card))
     weights = fit(recipe, dataset, out, card=card, accelerator=accelerator, devices=1, log_every=1)
     first, last = _ends_of_loss(out / "logs/csv/metrics.csv")
@@ -162,13 +162,13 @@ def overfit_two_frames(
 def oracle_answer(
     sensors: DriveSensors, t: float, frame: FrameRecord, card: ModelCard
 ) -> NDArray[np.uint8]:
-    """Every pixel at its true depth with its true class; cells nobody saw a surface in are free.
+    """Every pixel at its true depth with its true class; voxels nobody saw a surface in are free.
 
     Args:
         sensors: that the frame comes from.
         t: its time.
         frame: gives the poses.
-        card: gives the cells.
+        card: gives the voxels.
     """
     grid, free = card.grid, card.labels.empty_class
     votes = np.zeros((*grid.dims, card.labels.num_classes), dtype=np.int64)

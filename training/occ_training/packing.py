@@ -123,7 +123,7 @@ def _standing(task: EvaluationTask, card: ModelCard) -> Report:
 def _as_text(lead: str, reports: dict[str, Report]) -> str:
     """Markdown: means, then classes."""
 
-    def cell(report: Report, part: str, name: str) -> str:
+    def voxel(report: Report, part: str, name: str) -> str:
         value = report.scores.get(part, {}).get(name)
         if value is None:
             return ""
@@ -134,9 +134,9 @@ def _as_text(lead: str, reports: dict[str, Report]) -> str:
     lines = [lead, "", f"| | {' | '.join(reports)} |", "| --- |" + " ---: |" * len(reports)]
     for part, name in _MEANS:
         standing = reports["nothing moves"] if "AVE" in name else Report("", "", 0, {})
-        row = [cell(report, part, name) for report in (*ours, standing)]
+        row = [voxel(report, part, name) for report in (*ours, standing)]
         lines.append(f"| {part} {name} | {' | '.join(row)} |")
     for name in classes:
-        row = [cell(report, "camera_mask", name) for report in ours]
+        row = [voxel(report, "camera_mask", name) for report in ours]
         lines.append(f"| {name[4:-1]} | {' | '.join(row)} | |")
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from occ_training.losses.terms import (
     DepthBinaryCrossEntropy,
     DepthCrossEntropy,
     ImageMasks,
-    ListedCells,
+    ListedVoxels,
     Term,
     Velocities,
     VoxelCrossEntropy,
@@ -145,7 +145,7 @@ def _sparseocc(name: str, model: str) -> TrainingRecipe:
     return TrainingRecipe(
         name=name,
         model=model,
-        terms=(ListedCells(),),
+        terms=(ListedVoxels(),),
         steps=24 * _SURROUNDOCC_EPOCH,
         ignore_unseen=None,
         splits=1,

@@ -1,6 +1,6 @@
 """What the slots of a batch remember from one training step to the next.
 
-Legend: B slots of this process, X, Y, Z cells of the labels.
+Legend: B slots of this process, X, Y, Z voxels of the labels.
 """
 
 from __future__ import annotations

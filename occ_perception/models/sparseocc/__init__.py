@@ -1,1 +1,1 @@
-"""SparseOcc (arXiv 2312.17118): occupied cells from coarse to fine, and masks over them."""
+"""SparseOcc (arXiv 2312.17118): occupied voxels from coarse to fine, and masks over them."""

@@ -28,8 +28,8 @@ class SparseOccConfig:
         geometry: image size, grid of the output, cameras.
         image: images to feature pyramids.
         temporal: which frames are looked at.
-        voxels: frames to occupied cells.
-        masks: cells and frames to masks with a class.
+        voxels: frames to occupied voxels.
+        masks: voxels and frames to masks with a class.
     """
 
     geometry: SparseGeometry
@@ -40,7 +40,7 @@ class SparseOccConfig:
 
     @property
     def output_grid(self) -> VoxelGrid:
-        """The grid of the cells."""
+        """The grid of the voxels."""
         return self.geometry.grid
 
     @property
@@ -83,7 +83,7 @@ class SparseOccConfig:
 
 
 class SparseOcc(Network):
-    """Images of one step, and features of the steps before, to occupied cells and masks.
+    """Images of one step, and features of the steps before, to occupied voxels and masks.
 
     The images of a frame are encoded once, when they come; later steps look at the remembered
     features through the cameras of that time.
@@ -130,7 +130,7 @@ class SparseOcc(Network):
         return frames, TemporalState(history=history)
 
     def decode(self, frames: Frames) -> SparseOutputs:
-        """Cells and masks of the current frame."""
+        """Voxels and masks of the current frame."""
         levels = self.voxels(frames)
         return SparseOutputs(
             levels=levels,

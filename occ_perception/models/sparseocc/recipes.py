@@ -33,7 +33,7 @@ _GRID = VoxelGrid(lower=(-40.0, -40.0, -1.0), voxel_size=(0.4, 0.4, 0.4), dims=(
 
 
 def sparseocc() -> SparseOccConfig:
-    """Eight frames, cells of masks picked by seeded random numbers."""
+    """Eight frames, voxels of masks picked by seeded random numbers."""
     return SparseOccConfig(
         geometry=SparseGeometry((256, 704), _GRID, num_cameras=len(CAMERAS)),
         image=ImagePyramidConfig(backbone=ResNetConfig(depth=50, out_strides=STRIDES)),
@@ -59,7 +59,7 @@ def sparseocc() -> SparseOccConfig:
 
 
 def sparseocc_even() -> SparseOccConfig:
-    """The same network, cells of masks picked at equal steps: nothing is random."""
+    """The same network, voxels of masks picked at equal steps: nothing is random."""
     config = sparseocc()
     return replace(config, masks=replace(config.masks, draws=EvenDrawsConfig()))
 
@@ -128,7 +128,7 @@ CARDS = (
             "memory_MB": 5967.0,
         },
         note=(
-            "Looks from random cells of its masks; the numbers are drawn once from a "
+            "Looks from random voxels of its masks; the numbers are drawn once from a "
             "fixed seed. The published data files may have held the current frame in "
             "all eight places: resetting the stream before every frame gives that "
             "reading."
@@ -149,7 +149,7 @@ CARDS = (
         licence=OCCSTUDIO_LICENCE,
         published=None,
         note=(
-            "The checkpoint of sparseocc, looking from evenly spread cells of its "
+            "The checkpoint of sparseocc, looking from evenly spread voxels of its "
             "masks instead of random ones; no figures are published for that."
         ),
         cameras=CAMERAS,

@@ -1,1 +1,1 @@
-"""Parts of networks that look up features for cells, instead of lifting pixels to a volume."""
+"""Parts of networks that look up features for voxels, instead of lifting pixels to a volume."""

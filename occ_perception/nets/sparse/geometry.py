@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 from occ_perception.geometry import VoxelGrid
 
-COARSEST_CELL = 8
-"""Cells of the output grid along each side of the cells that decoding starts with."""
+COARSEST_VOXEL = 8
+"""Voxels of the output grid along each side of the voxels that decoding starts with."""
 
 
 @dataclass(frozen=True)
 class SparseGeometry:
-    """Images and cells.
+    """Images and voxels.
 
     Attributes:
         input_size: height and width of the input images, pixels.
-        grid: cells of the output.
+        grid: voxels of the output.
         num_cameras: cameras of the rig the network is for.
 
     Raises:
-        ValueError: the grid cannot be divided into cells of 8 x 8 x 8.
+        ValueError: the grid cannot be divided into voxels of 8 x 8 x 8.
     """
 
     input_size: tuple[int, int]
@@ -28,14 +28,14 @@ class SparseGeometry:
     num_cameras: int
 
     def __post_init__(self) -> None:
-        if any(count % COARSEST_CELL for count in self.grid.dims):
+        if any(count % COARSEST_VOXEL for count in self.grid.dims):
             raise ValueError(
-                f"decoding starts with blocks of {COARSEST_CELL} cells along each axis, which do "
-                f"not fill a grid of {self.grid.dims}; choose multiples of {COARSEST_CELL}"
+                f"decoding starts with blocks of {COARSEST_VOXEL} voxels along each axis, which do "
+                f"not fill a grid of {self.grid.dims}; choose multiples of {COARSEST_VOXEL}"
             )
 
     @property
     def coarsest_dims(self) -> tuple[int, int, int]:
         """Blocks along x, y, z that decoding starts with."""
         X, Y, Z = self.grid.dims
-        return X // COARSEST_CELL, Y // COARSEST_CELL, Z // COARSEST_CELL
+        return X // COARSEST_VOXEL, Y // COARSEST_VOXEL, Z // COARSEST_VOXEL

@@ -1,6 +1,6 @@
-"""From fine cells to masks with a class each.
+"""From fine voxels to masks with a class each.
 
-Legend: B batch, Q queries (one per mask), V cells, E width of a query, K classes without free
+Legend: B batch, Q queries (one per mask), V voxels, E width of a query, K classes without free
 space, G channel groups, P places per group.
 """
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from occ_perception.nets.sparse.frame_history import Frames
 from occ_perception.nets.sparse.geometry import SparseGeometry
-from occ_perception.nets.sparse.mask_points import DrawsConfig, SeededDrawsConfig, pick_cells
+from occ_perception.nets.sparse.mask_points import DrawsConfig, SeededDrawsConfig, pick_voxels
 from occ_perception.nets.sparse.sampling import FeedForward, FrameSampling, LookConfig, Mixing
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 
 
 class MaskPrediction(NamedTuple):
-    """Masks over the cells of the finest level.
+    """Masks over the voxels of the finest level.
 
     Attributes:
         class_logits_BQK: class of each mask; none means none of them.
-        mask_logits_BQV: cell by cell.
+        mask_logits_BQV: voxel by voxel.
     """
 
     class_logits_BQK: Tensor
@@ -37,7 +37,7 @@ class MaskDecoderConfig:
 
     Attributes:
         look: what a query takes from the images.
-        draws: how the cells that it looks from are chosen.
+        draws: how the voxels that it looks from are chosen.
         queries: number of masks.
         rounds: how often the one layer is applied.
         classes: without free space.
@@ -61,7 +61,7 @@ class MaskDecoderConfig:
 
 
 class MaskDecoder(nn.Module):
-    """Cells and frames to masks, guided by the masks before (SparseOcc, arXiv 2312.17118,
+    """Voxels and frames to masks, guided by the masks before (SparseOcc, arXiv 2312.17118,
     section 3.3). One layer is applied in every round; the first prediction comes before it."""
 
     dims_3: Tensor
@@ -76,22 +76,22 @@ class MaskDecoder(nn.Module):
         self.draws = config.draws.build(config.rounds, config.queries, picks)
         self.register_buffer("dims_3", torch.tensor(geometry.grid.dims), persistent=False)
 
-    def forward(self, cells: VoxelLevel, frames: Frames) -> tuple[MaskPrediction, ...]:
+    def forward(self, voxels: VoxelLevel, frames: Frames) -> tuple[MaskPrediction, ...]:
         """One prediction before the first round and one after each."""
-        B = cells.corner_BV3.shape[0]
+        B = voxels.corner_BV3.shape[0]
         query_BQE = self.query.weight.expand(B, -1, -1)
-        predictions = [self.layer.predict(query_BQE, cells)]
+        predictions = [self.layer.predict(query_BQE, voxels)]
         for round_number in range(self.config.rounds):
             inside_BQV = predictions[-1].mask_logits_BQV.detach() > 0
             draws = self.draws(round_number, B)
-            picks = pick_cells(inside_BQV, cells.corner_BV3, draws, self.dims_3)
+            picks = pick_voxels(inside_BQV, voxels.corner_BV3, draws, self.dims_3)
             query_BQE = self.layer(query_BQE, self.place.weight, picks, frames)
-            predictions.append(self.layer.predict(query_BQE, cells))
+            predictions.append(self.layer.predict(query_BQE, voxels))
         return tuple(predictions)
 
 
 class MaskLayer(nn.Module):
-    """Queries look at each other, then into the images from the cells of their masks."""
+    """Queries look at each other, then into the images from the voxels of their masks."""
 
     lower_3: Tensor
     voxel_3: Tensor
@@ -113,15 +113,15 @@ class MaskLayer(nn.Module):
         self.register_buffer("lower_3", torch.tensor(grid.lower), persistent=False)
         self.register_buffer("voxel_3", torch.tensor(grid.voxel_size), persistent=False)
 
-    def predict(self, query_BQE: Tensor, cells: VoxelLevel) -> MaskPrediction:
+    def predict(self, query_BQE: Tensor, voxels: VoxelLevel) -> MaskPrediction:
         """Class and mask of every query."""
-        mask_BQV = self.mask(query_BQE) @ cells.features_BVE.mT
+        mask_BQV = self.mask(query_BQE) @ voxels.features_BVE.mT
         return MaskPrediction(self.classify(query_BQE), mask_BQV)
 
     def forward(
         self, query_BQE: Tensor, place_QE: Tensor, picks_BQP3: Tensor, frames: Frames
     ) -> Tensor:
-        """Queries after one round; ``picks_BQP3`` in cells, group by group."""
+        """Queries after one round; ``picks_BQP3`` in voxels, group by group."""
         placed = query_BQE + place_QE
         heard = self.attend(placed, placed, query_BQE, need_weights=False)[0]
         query_BQE = self.norm1(query_BQE + heard)

@@ -1,6 +1,6 @@
-"""Which occupied cells a mask looks from.
+"""Which occupied voxels a mask looks from.
 
-Legend: B batch, Q queries (one per mask), V cells, P picks per query.
+Legend: B batch, Q queries (one per mask), V voxels, P picks per query.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Draws(NamedTuple):
     """Numbers in [0, 1) that decide about picks.
 
     Attributes:
-        within_BQP: which of a mask's cells.
-        anywhere_BQP3: which place of the grid, for masks without a cell.
+        within_BQP: which of a mask's voxels.
+        anywhere_BQP3: which place of the grid, for masks without a voxel.
     """
 
     within_BQP: Tensor
@@ -80,8 +80,8 @@ class SeededDrawsConfig:
 class EvenDrawsConfig:
     """Nothing is random, neither at inference nor in training.
 
-    Each mask picks at equal steps through its cells, from the most to the least probably occupied;
-    masks without a cell look from the points of a Sobol sequence.
+    Each mask picks at equal steps through its voxels, from the most to the least probably occupied;
+    masks without a voxel look from the points of a Sobol sequence.
     """
 
     def build(self, rounds: int, queries: int, picks: int) -> FixedDraws:
@@ -96,16 +96,16 @@ class EvenDrawsConfig:
 DrawsConfig = SeededDrawsConfig | EvenDrawsConfig
 
 
-def pick_cells(inside_BQV: Tensor, corner_BV3: Tensor, draws: Draws, dims_3: Tensor) -> Tensor:
-    """Places each mask looks from, (B, Q, P, 3) in cells of the output grid.
+def pick_voxels(inside_BQV: Tensor, corner_BV3: Tensor, draws: Draws, dims_3: Tensor) -> Tensor:
+    """Places each mask looks from, (B, Q, P, 3) in voxels of the output grid.
 
-    Of the n cells of a mask the ``floor(draw * n)``-th is picked, by its lower corner. A mask
-    without cells gets places anywhere in the grid; where no mask of a slot has any, the published
-    code forgets to scale them and all lie in the first cell, which is kept.
+    Of the n voxels of a mask the ``floor(draw * n)``-th is picked, by its lower corner. A mask
+    without voxels gets places anywhere in the grid; where no mask of a slot has any, the published
+    code forgets to scale them and all lie in the first voxel, which is kept.
 
     Args:
-        inside_BQV: bool, the cells of each mask.
-        corner_BV3: index (x, y, z) of each cell.
+        inside_BQV: bool, the voxels of each mask.
+        corner_BV3: index (x, y, z) of each voxel.
         draws: what decides; the i-th empty mask takes the i-th row of ``anywhere_BQP3``.
         dims_3: of the output grid.
     """

@@ -1,6 +1,6 @@
-"""From coarse blocks to the fine cells that are probably occupied, level by level.
+"""From coarse blocks to the fine voxels that are probably occupied, level by level.
 
-Legend: B batch, Q queries (one per cell of a level), V children that are kept, E width of a query,
+Legend: B batch, Q queries (one per voxel of a level), V children that are kept, E width of a query,
 K classes with free space last, G channel groups, P places per group.
 """
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.nets.sparse.frame_history import Frames
-from occ_perception.nets.sparse.geometry import COARSEST_CELL, SparseGeometry
+from occ_perception.nets.sparse.geometry import COARSEST_VOXEL, SparseGeometry
 from occ_perception.nets.sparse.sampling import FeedForward, FrameSampling, LookConfig, Mixing
 
-# Corners of the eight halves of a cell, in the order that files have their channels in.
+# Corners of the eight halves of a voxel, in the order that files have their channels in.
 _CHILDREN = (
     (0, 0, 0),
     (1, 0, 0),
@@ -30,12 +30,12 @@ _CHILDREN = (
 
 
 class VoxelLevel(NamedTuple):
-    """Cells of one size that are probably occupied, the most probable first.
+    """Voxels of one size that are probably occupied, the most probable first.
 
     Attributes:
-        corner_BV3: int64, index (x, y, z) of the cell's lower corner in the output grid.
+        corner_BV3: int64, index (x, y, z) of the voxel's lower corner in the output grid.
         logits_BVK: class logits, free space last.
-        features_BVE: of the cells.
+        features_BVE: of the voxels.
     """
 
     corner_BV3: Tensor
@@ -51,7 +51,7 @@ class VoxelLayerConfig:
         look: what it takes from the images.
         keep: children that survive.
         keep_in_training: the same while training.
-        heads: attention heads among the cells; None for a level without attention.
+        heads: attention heads among the voxels; None for a level without attention.
     """
 
     look: LookConfig
@@ -62,10 +62,10 @@ class VoxelLayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelDecoderConfig:
-    """The levels, coarsest first; each halves the cells.
+    """The levels, coarsest first; each halves the voxels.
 
     Attributes:
-        layers: three, for cells of 8, 4 and 2 cells of the output grid.
+        layers: three, for voxels of 8, 4 and 2 voxels of the output grid.
         classes: number of classes, free space included.
         width: of a query.
         hidden: width inside the feed-forward part.
@@ -82,9 +82,9 @@ class VoxelDecoderConfig:
 
 
 class VoxelDecoder(nn.Module):
-    """Frames to levels of cells, coarse to fine (SparseOcc, arXiv 2312.17118, section 3.2).
+    """Frames to levels of voxels, coarse to fine (SparseOcc, arXiv 2312.17118, section 3.2).
 
-    Free space is pruned: of the eight children of every cell only the most probably occupied
+    Free space is pruned: of the eight children of every voxel only the most probably occupied
     ones over the whole grid go on. No gradient passes from a level to the one before.
     """
 
@@ -100,7 +100,7 @@ class VoxelDecoder(nn.Module):
         self.classify = nn.ModuleList(nn.Linear(E, config.classes) for _ in config.layers)
         X, Y, Z = geometry.coarsest_dims
         start = torch.cartesian_prod(torch.arange(X), torch.arange(Y), torch.arange(Z))
-        self.register_buffer("start_Q3", start * COARSEST_CELL, persistent=False)
+        self.register_buffer("start_Q3", start * COARSEST_VOXEL, persistent=False)
         self.register_buffer("children_83", torch.tensor(_CHILDREN), persistent=False)
 
     def forward(self, frames: Frames) -> tuple[VoxelLevel, ...]:
@@ -108,7 +108,7 @@ class VoxelDecoder(nn.Module):
         corner_BQ3 = self.start_Q3.expand(B, -1, -1)
         query_BQE = frames.pixel_T_grid_BTN44.new_zeros(B, corner_BQ3.shape[1], E)
         levels = []
-        size = COARSEST_CELL
+        size = COARSEST_VOXEL
         for number, layer in enumerate(self.layers):
             query_BQE = layer(query_BQE, corner_BQ3, size, frames)
             size //= 2
@@ -138,7 +138,7 @@ class VoxelDecoder(nn.Module):
 
 
 class VoxelLayer(nn.Module):
-    """Cells of one size look at each other and into the images."""
+    """Voxels of one size look at each other and into the images."""
 
     lower_3: Tensor
     voxel_3: Tensor

@@ -1,6 +1,6 @@
 """Long history by concatenation.
 
-Legend: B batch, T remembered frames, C channels, X, Y, Z cells (maps have no Z axis).
+Legend: B batch, T remembered frames, C channels, X, Y, Z voxels (maps have no Z axis).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import (
+from occ_perception.nets.temporal.feature_rows import (
     features_of,
     norm_as_affine,
     normalise_rows,
@@ -27,7 +27,7 @@ from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import (
     Corners,
     linear_corners,
-    moved_cells,
+    moved_voxels,
     row_parts,
     sample_rows,
 )
@@ -96,8 +96,8 @@ class ConcatHistory(nn.Module):
     ) -> ConcatHistoryState:
         """Empty slots; their content is not read before a start fills them."""
         X, Y, Z = self.geometry.grid.dims
-        cells = (Y, X) if self.geometry.flat else (Y, X, Z)
-        shape = (batch_size, self.config.frames, *cells, self.config.channels)
+        voxels = (Y, X) if self.geometry.flat else (Y, X, Z)
+        shape = (batch_size, self.config.frames, *voxels, self.config.channels)
         return ConcatHistoryState(
             slots_BTYXC=torch.zeros(shape, device=device, dtype=dtype),
             augmentation_B33=torch.eye(3, device=device).expand(batch_size, 3, 3).contiguous(),
@@ -113,8 +113,8 @@ class ConcatHistory(nn.Module):
         current = rows_of(features_BCYX)
         motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
         precise = torch.promote_types(current.dtype, torch.float32)
-        cells = moved_cells(motion, self.geometry.grid.dims, self.geometry.flat, precise)
-        corners = linear_corners(cells.flatten(1, -2), tuple(current.shape[1:-1]))
+        voxels = moved_voxels(motion, self.geometry.grid.dims, self.geometry.flat, precise)
+        corners = linear_corners(voxels.flatten(1, -2), tuple(current.shape[1:-1]))
 
         seconds_BT = self.config.seconds_per_frame * self._ages(step).to(current.dtype)
         following = torch.empty_like(state.slots_BTYXC)
@@ -169,7 +169,7 @@ class ConcatHistory(nn.Module):
 
 
 class WarpSlot(nn.Module):
-    """Samples one slot (B, Y, X, C) at the places where the current cells were."""
+    """Samples one slot (B, Y, X, C) at the places where the current voxels were."""
 
     def forward(self, slot: Tensor, corners: Corners, out: Tensor | None = None) -> Tensor:
         if out is None:
@@ -222,13 +222,13 @@ class FuseSlots(nn.Module):
 
         Without gradients the sum is made in place.
         """
-        B, k, *cells, C = slots.shape
+        B, k, *voxels, C = slots.shape
         weight = self.conv.weight.flatten(1)[:, first * C : (first + k) * C]
         rows = slots.movedim(1, -2).reshape(-1, k * C)
         if total is None:
-            return F.linear(rows, weight, self.conv.bias).view(B, *cells, C)
+            return F.linear(rows, weight, self.conv.bias).view(B, *voxels, C)
         if torch.is_grad_enabled():
-            return torch.addmm(total.view(-1, C), rows, weight.T).view(B, *cells, C)
+            return torch.addmm(total.view(-1, C), rows, weight.T).view(B, *voxels, C)
         total.view(-1, C).addmm_(rows, weight.T)
         return total
 

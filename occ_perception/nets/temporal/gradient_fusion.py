@@ -1,6 +1,6 @@
 """Gradient-descent fusion: motion, recurrent history and scene, one after the other.
 
-Legend: B batch, C channels, X, Y, Z cells (maps have no Z axis).
+Legend: B batch, C channels, X, Y, Z voxels (maps have no Z axis).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import features_of, rows_of
+from occ_perception.nets.temporal.feature_rows import features_of, rows_of
 from occ_perception.nets.temporal.motion_fusion import MotionFusionConfig, MotionFusionState
 from occ_perception.nets.temporal.recurrent_history import (
     RecurrentHistoryConfig,
@@ -20,7 +20,7 @@ from occ_perception.nets.temporal.recurrent_history import (
 from occ_perception.nets.temporal.scene_fusion import SceneFusionConfig, SceneFusionState
 from occ_perception.nets.temporal.step import StepControl, grid_motion
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import moved_cells
+from occ_perception.ops.backend import moved_voxels
 
 
 class GradientFusionState(NamedTuple):
@@ -42,9 +42,9 @@ class GradientFusionConfig:
     """The three stages that work on the grid.
 
     Attributes:
-        motion: where every cell was.
+        motion: where every voxel was.
         history: what it was like there.
-        scene: what all cells of the scene have in common.
+        scene: what all voxels of the scene have in common.
     """
 
     motion: MotionFusionConfig
@@ -104,10 +104,10 @@ class GradientFusion(nn.Module):
         rows = rows_of(features_BCYX)
         ego_motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
         precise = torch.promote_types(rows.dtype, torch.float32)
-        cells = moved_cells(ego_motion, self.geometry.grid.dims, self.geometry.flat, precise)
+        voxels = moved_voxels(ego_motion, self.geometry.grid.dims, self.geometry.flat, precise)
 
-        cells, motion = self.motion(rows, cells, state.motion, step)
-        rows, history = self.history(rows, cells, state.history, step)
+        voxels, motion = self.motion(rows, voxels, state.motion, step)
+        rows, history = self.history(rows, voxels, state.history, step)
         rows, scene = self.scene(rows, state.scene, step)
         following = GradientFusionState(motion, history, scene, bev_augmentation_B33.clone())
         return features_of(rows), following

@@ -1,6 +1,6 @@
-"""Motion fusion: a displacement of every cell on top of the ego motion.
+"""Motion fusion: a displacement of every voxel on top of the ego motion.
 
-Legend: B batch, C channels, X, Y, Z cells (maps have no Z axis), A grid axes in the order
+Legend: B batch, C channels, X, Y, Z voxels (maps have no Z axis), A grid axes in the order
 (y, x) or (y, x, z).
 """
 
@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import empty_rows, project_rows
+from occ_perception.nets.temporal.feature_rows import empty_rows, project_rows
 from occ_perception.nets.temporal.step import StepControl, choose
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import displacement_gradient
 
-# Checkpoints predict (x, y) or (x, y, z); positions of cells run in the order of the grid's axes.
+# Checkpoints predict (x, y) or (x, y, z); positions of voxels run in the order of the grid's axes.
 _PREDICTED_TO_GRID_AXES = {2: [1, 0], 3: [1, 0, 2]}
 
 
@@ -25,7 +25,7 @@ class MotionFusionState(NamedTuple):
     """What the next frame needs of the motion field.
 
     Attributes:
-        displacement_BYXA: refined displacement of every cell in cells, on the grid of the frame
+        displacement_BYXA: refined displacement of every voxel in voxels, on the grid of the frame
             that the state was committed at; (B, Y, X, Z, A) for volumes.
     """
 
@@ -34,12 +34,12 @@ class MotionFusionState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionFusionConfig:
-    """How far cells may move, and how much the past has a say.
+    """How far voxels may move, and how much the past has a say.
 
     Attributes:
         channels: width of the features.
         step_size: of the gradient step towards the stored field.
-        limit: bound of the predicted displacement, in cells, and of its gradient.
+        limit: bound of the predicted displacement, in voxels, and of its gradient.
     """
 
     channels: int
@@ -52,15 +52,15 @@ class MotionFusionConfig:
 
 
 class MotionFusion(nn.Module):
-    """Corrects where every cell was for things that move by themselves, and for pose errors.
+    """Corrects where every voxel was for things that move by themselves, and for pose errors.
 
     GDFusion (arXiv 2504.12959), motion fusion. A displacement u is predicted from the current
     features and takes one gradient step towards the field of the previous frame, read where the
-    cell comes from::
+    voxel comes from::
 
-        u' = clamp(predict(x), +-20)                      q: cell by the ego motion alone
+        u' = clamp(predict(x), +-20)                      q: voxel by the ego motion alone
         u  = u' - 0.1 clamp(dloss/du(u'), +-20)           see ops/gradient_steps.py
-        cell was at q + u
+        voxel was at q + u
 
     The step is left out at a start, and where ``q + u'`` lies outside the grid. It passes no
     gradient: training reaches the prediction through u' alone. The field is stored on its own
@@ -83,27 +83,27 @@ class MotionFusion(nn.Module):
         return MotionFusionState(empty_rows(batch_size, dims, self.axes, device, precise, flat))
 
     def forward(
-        self, rows_BYXC: Tensor, cells_BYXA: Tensor, state: MotionFusionState, step: StepControl
+        self, rows_BYXC: Tensor, voxels_BYXA: Tensor, state: MotionFusionState, step: StepControl
     ) -> tuple[Tensor, MotionFusionState]:
-        """Corrected positions of all cells, and the state after this frame.
+        """Corrected positions of all voxels, and the state after this frame.
 
         Args:
             rows_BYXC: current features.
-            cells_BYXA: where each cell was one frame ago if nothing but the vehicle moved.
+            voxels_BYXA: where each voxel was one frame ago if nothing but the vehicle moved.
             state: of the frame before.
             step: tells the slots that start.
         """
         order = _PREDICTED_TO_GRID_AXES[self.axes]
         predicted = project_rows(self.predict.weight, self.predict.bias, rows_BYXC)
-        predicted = predicted[..., order].to(cells_BYXA.dtype)
+        predicted = predicted[..., order].to(voxels_BYXA.dtype)
         predicted = predicted.clamp(-self.config.limit, self.config.limit)
         with torch.no_grad():
             gradient = displacement_gradient(
                 predicted.flatten(1, -2),
                 state.displacement_BYXA.flatten(1, -2),
-                cells_BYXA.flatten(1, -2),
-                tuple(cells_BYXA.shape[1:-1]),
+                voxels_BYXA.flatten(1, -2),
+                tuple(voxels_BYXA.shape[1:-1]),
             ).clamp(-self.config.limit, self.config.limit)
             pull = choose(step.start_B, gradient.new_zeros(()), self.config.step_size * gradient)
         displacement = predicted - pull.view_as(predicted)
-        return cells_BYXA + displacement, MotionFusionState(displacement.detach())
+        return voxels_BYXA + displacement, MotionFusionState(displacement.detach())

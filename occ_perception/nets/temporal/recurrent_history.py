@@ -1,6 +1,6 @@
-"""Recurrent history: one fused feature per cell instead of sixteen remembered ones.
+"""Recurrent history: one fused feature per voxel instead of sixteen remembered ones.
 
-Legend: B batch, C channels, X, Y, Z cells (maps have no Z axis), A grid axes.
+Legend: B batch, C channels, X, Y, Z voxels (maps have no Z axis), A grid axes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.temporal.cell_rows import (
+from occ_perception.nets.temporal.feature_rows import (
     empty_rows,
     normalise_rows,
     pointwise,
@@ -39,7 +39,7 @@ class RecurrentHistoryState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentHistoryConfig:
-    """The recurrence over cells.
+    """The recurrence over voxels.
 
     Attributes:
         channels: width of the features.
@@ -65,7 +65,7 @@ class RecurrentHistory(nn.Module):
         u_x = relu(bn(project(x + e(n))))      u_h = relu(bn(project(H + e(max(n - 1, 0)))))
         f   = relu(bn(fuse([u_x, u_h])))
 
-    The code counts frames within the sequence, not age; it is added after warping, to cells that
+    The code counts frames within the sequence, not age; it is added after warping, to voxels that
     came from outside the grid as well. At a start H is x itself, warped all the same; f is
     stored, but x is what goes on. Codes enter as a bias per slot, the concatenation as a sum.
     """
@@ -91,7 +91,7 @@ class RecurrentHistory(nn.Module):
     def forward(
         self,
         rows_BYXC: Tensor,
-        cells_BYXA: Tensor,
+        voxels_BYXA: Tensor,
         state: RecurrentHistoryState,
         step: StepControl,
     ) -> tuple[Tensor, RecurrentHistoryState]:
@@ -99,12 +99,12 @@ class RecurrentHistory(nn.Module):
 
         Args:
             rows_BYXC: current features.
-            cells_BYXA: where each cell was one frame ago, in cells.
+            voxels_BYXA: where each voxel was one frame ago, in voxels.
             state: of the frame before.
             step: start flags and frame numbers.
         """
         past = choose(step.start_B, rows_BYXC.detach(), state.fused_BYXC.detach())
-        warped = self.warp(past, cells_BYXA)
+        warped = self.warp(past, voxels_BYXA)
         code_now, code_past = self.time_code(self._waves(step)).to(rows_BYXC.dtype).chunk(2)
         fused = self.fuse(*self.project(rows_BYXC, warped, code_now, code_past))
         return choose(step.start_B, rows_BYXC, fused), RecurrentHistoryState(fused.detach())
@@ -122,10 +122,10 @@ class RecurrentHistory(nn.Module):
 
 
 class WarpRows(nn.Module):
-    """Samples features (B, Y, X, C) at the places (B, Y, X, A) where the current cells were."""
+    """Samples features (B, Y, X, C) at the places (B, Y, X, A) where the current voxels were."""
 
-    def forward(self, rows: Tensor, cells: Tensor) -> Tensor:
-        corners = linear_corners(cells.flatten(1, -2), tuple(rows.shape[1:-1]))
+    def forward(self, rows: Tensor, voxels: Tensor) -> Tensor:
+        corners = linear_corners(voxels.flatten(1, -2), tuple(rows.shape[1:-1]))
         return sample_rows(rows.flatten(1, -2), corners).view(rows.shape)
 
 

@@ -1,6 +1,6 @@
 """Scene fusion: a small layer that adapts itself to the scene while it drives through.
 
-Legend: B batch, C channels, X, Y, Z cells (maps have no Z axis).
+Legend: B batch, C channels, X, Y, Z voxels (maps have no Z axis).
 """
 
 from __future__ import annotations

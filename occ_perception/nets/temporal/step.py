@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import cell_motion
+from occ_perception.ops.backend import voxel_motion
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def grid_motion(
     previous_augmentation_B33: Tensor,
     geometry: ViewGeometry,
 ) -> Tensor:
-    """Motion between the grids of two frames in cells, (B, 4, 4) float64.
+    """Motion between the grids of two frames in voxels, (B, 4, 4) float64.
 
     ``M = F^-1 A' E A^-1 F``: undo this frame's grid augmentation A, move by the ego motion E,
-    apply the augmentation A' the state was made with; F maps cell indices to metres.
+    apply the augmentation A' the state was made with; F maps voxel indices to metres.
     """
     previous_B33 = choose(step.start_B, bev_augmentation_B33, previous_augmentation_B33).double()
     undo_B33 = torch.linalg.inv_ex(bev_augmentation_B33.double()).inverse
@@ -60,4 +60,4 @@ def grid_motion(
     motion[:, :3, :3] = previous_B33 @ E[:, :3, :3] @ undo_B33
     motion[:, :3, 3:] = previous_B33 @ E[:, :3, 3:]
     motion[:, 3, 3] = 1.0
-    return cell_motion(motion, geometry.grid.lower, geometry.grid.voxel_size, geometry.flat)
+    return voxel_motion(motion, geometry.grid.lower, geometry.grid.voxel_size, geometry.flat)

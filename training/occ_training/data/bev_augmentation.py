@@ -1,7 +1,7 @@
 """Turning and mirroring of the grid while training, and what it does to labels.
 
 The networks lift features to ``bda @ p`` for a point p of the grid's frame (BEVDet, arXiv
-2112.11790); labels and velocities are moved the same way. Legend: X, Y, Z cells.
+2112.11790); labels and velocities are moved the same way. Legend: X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class BevAugmentation:
 def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> FrameLabels:
     """Labels as they stand in the augmented grid.
 
-    A cell takes what was at its centre, nearest cell; 255 (unseen, no flow) where that lies
-    outside. A mirrored grid is an exact permutation of its cells.
+    A voxel takes what was at its centre, nearest voxel; 255 (unseen, no flow) where that lies
+    outside. A mirrored grid is an exact permutation of its voxels.
 
     Args:
         labels: of the plain grid.
         bda_33: (3, 3) turn and mirror about z; x and y may mix, z is kept.
-        grid: cells; its middle need not be the origin.
+        grid: voxels; its middle need not be the origin.
     """
     if np.array_equal(bda_33, np.eye(3)):
         return labels
-    i_XY, j_XY, inside_XY = _source_cells(bda_33, grid)
+    i_XY, j_XY, inside_XY = _source_voxels(bda_33, grid)
 
     def move(volume: Any, outside: float) -> Any:
         if volume is None:
@@ -77,7 +77,7 @@ def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> Fra
     )
 
 
-def _source_cells(
+def _source_voxels(
     bda_33: Float64, grid: VoxelGrid
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Column (i, j) of the plain grid at the centre of each augmented column, and whether any."""
@@ -85,9 +85,9 @@ def _source_cells(
     columns = np.stack(np.meshgrid(np.arange(X), np.arange(Y), indexing="ij"), axis=-1)
     centers_XY2 = np.asarray(grid.lower[:2]) + (columns + 0.5) * np.asarray(grid.voxel_size[:2])
     source_XY2 = centers_XY2 @ np.linalg.inv(bda_33[:2, :2]).T
-    cells_XY2 = (source_XY2 - np.asarray(grid.lower[:2])) / np.asarray(grid.voxel_size[:2])
-    # Centres of mirrored cells are centres up to rounding; a floor alone would be as good.
-    index_XY2 = np.floor(cells_XY2).astype(np.int64)
+    voxels_XY2 = (source_XY2 - np.asarray(grid.lower[:2])) / np.asarray(grid.voxel_size[:2])
+    # Centres of mirrored voxels are centres up to rounding; a floor alone would be as good.
+    index_XY2 = np.floor(voxels_XY2).astype(np.int64)
     inside_XY = np.all((index_XY2 >= 0) & (index_XY2 < (X, Y)), axis=-1)
     index_XY2[~inside_XY] = 0
     return index_XY2[..., 0], index_XY2[..., 1], inside_XY

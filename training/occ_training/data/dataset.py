@@ -338,7 +338,7 @@ class OccupancyDataset(Dataset[Sample]):
         else:
             seen = labels.camera_mask_XYZ if rule == "camera" else labels.lidar_mask_XYZ
         if seen is None and self._layout is not None and self._layout.frame == "lidar":
-            return labels  # SurroundOcc and OpenOccupancy have no masks; every cell counts
+            return labels  # SurroundOcc and OpenOccupancy have no masks; every voxel counts
         if seen is None:
             raise DataFileError(
                 f"{self.index.path(frame.labels[self._label_key or ''])}: has no {rule} mask; "
@@ -381,7 +381,7 @@ def _check_format(label_format: LabelFormat, card: ModelCard) -> None:
 
 
 def _same_shape_by_intent(label_format: LabelFormat, grid: VoxelGrid) -> bool:
-    """A published SurroundOcc model has the numbers of another grid; cell counts alone agree."""
+    """A published SurroundOcc model has the numbers of another grid; voxel counts alone agree."""
     return label_format.reader == "surroundocc" and label_format.grid.dims == grid.dims
 
 

@@ -113,7 +113,7 @@ class LabelFormat:
     Attributes:
         reader: name of the file format, see :mod:`occ_training.data.label_files`.
         classes: label set whose ids they hold after reading.
-        grid: their cells.
+        grid: their voxels.
         frame: ``ego`` or ``lidar``, the frame the grid lies in.
         time: whose stamp that frame is taken at: ``lidar`` or ``reference_camera``.
     """

@@ -1,6 +1,6 @@
-"""Labels on the cells of a network whose grid is a part of the annotated one, or coarser.
+"""Labels on the voxels of a network whose grid is a part of the annotated one, or coarser.
 
-Legend: X, Y, Z cells.
+Legend: X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 def labels_on_grid(
     labels: FrameLabels, own: VoxelGrid, wanted: VoxelGrid, empty_class: int
 ) -> FrameLabels:
-    """Labels of one grid on the cells of another.
+    """Labels of one grid on the voxels of another.
 
-    The wanted grid lies in the annotated one, its cells are whole numbers of annotated cells. A
-    coarser cell takes the most frequent class that is neither free nor unlabelled, else free, else
-    255; it is seen if one of its cells is; its flow is the mean over cells of its class.
+    The wanted grid lies in the annotated one, its voxels are whole numbers of annotated voxels. A
+    coarser voxel takes the most frequent class that is neither free nor unlabelled, else free, else
+    255; it is seen if one of its voxels is; its flow is the mean over voxels of its class.
 
     Args:
         labels: as read.
-        own: cells they have.
-        wanted: cells of the network's output.
+        own: voxels they have.
+        wanted: voxels of the network's output.
         empty_class: id of free space.
 
     Raises:
-        DatasetError: the cells do not fit into each other.
+        DatasetError: the voxels do not fit into each other.
     """
     if own == wanted:
         return labels
@@ -58,7 +58,7 @@ def _part(volume: NDArray[_Kind] | None, box: tuple[slice, ...]) -> NDArray[_Kin
 
 
 def _fit(own: VoxelGrid, wanted: VoxelGrid) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Annotated cells per wanted cell, and the first annotated cell, per axis."""
+    """Annotated voxels per wanted voxel, and the first annotated voxel, per axis."""
     size, wanted_size = np.asarray(own.voxel_size), np.asarray(wanted.voxel_size)
     factor = wanted_size / size
     first = (np.asarray(wanted.lower) - np.asarray(own.lower)) / size
@@ -69,8 +69,8 @@ def _fit(own: VoxelGrid, wanted: VoxelGrid) -> tuple[tuple[int, ...], tuple[int,
     )
     if not whole or (steps < 1).any() or (starts < 0).any() or (ends > own.dims).any():
         raise DatasetError(
-            f"labels on {_text(own)} cannot be put on {_text(wanted)}: its cells must be whole "
-            "numbers of annotated cells inside the annotated volume"
+            f"labels on {_text(own)} cannot be put on {_text(wanted)}: its voxels must be whole "
+            "numbers of annotated voxels inside the annotated volume"
         )
     return tuple(int(s) for s in steps), tuple(int(s) for s in starts)
 
@@ -105,7 +105,7 @@ def _any(mask: NDArray[np.bool_] | None, factor: tuple[int, ...]) -> NDArray[np.
 
 
 def _blocks(volume: NDArray[Any], factor: tuple[int, ...]) -> NDArray[Any]:
-    """(X, Y, Z) fine to (X', Y', Z', fine cells per coarse cell)."""
+    """(X, Y, Z) fine to (X', Y', Z', fine voxels per coarse voxel)."""
     fx, fy, fz = factor
     X, Y, Z = (n // f for n, f in zip(volume.shape, factor, strict=True))
     split = volume.reshape(X, fx, Y, fy, Z, fz)
@@ -114,4 +114,4 @@ def _blocks(volume: NDArray[Any], factor: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _text(grid: VoxelGrid) -> str:
-    return f"{grid.dims} cells of {grid.voxel_size} m from {grid.lower} m"
+    return f"{grid.dims} voxels of {grid.voxel_size} m from {grid.lower} m"

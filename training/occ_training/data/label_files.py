@@ -1,11 +1,11 @@
 """Files of the public annotation sets as label volumes with the ids of predictions.
 
-What each format says about free space, and in which order it lists cells, is in
+What each format says about free space, and in which order it lists voxels, is in
 docs/conventions.md. Sources: Occ3D (arXiv 2304.14365), SurroundOcc (arXiv 2303.09551),
 OpenOccupancy (arXiv 2303.03991), OpenOcc v2.1 (occupancy and flow challenge of CVPR 2024), nuScenes
 lidarseg.
 
-Legend: X, Y, Z cells, P points.
+Legend: X, Y, Z voxels, P points.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FrameLabels:
 
     Attributes:
         semantics_XYZ: uint8 class ids of the label set, 255 = unlabelled.
-        camera_mask_XYZ, lidar_mask_XYZ: bool, cells that cameras or the lidar see; None where the
+        camera_mask_XYZ, lidar_mask_XYZ: bool, voxels that cameras or the lidar see; None where the
             set does not say.
         flow_XYZ2: float32 (vx, vy) in m/s along the grid's axes, None where the set has none.
     """
@@ -70,7 +70,7 @@ def read_labels(path: Path, label_format: LabelFormat) -> FrameLabels:
 
     Args:
         path: the file.
-        label_format: its format, cells and class ids.
+        label_format: its format, voxels and class ids.
 
     Raises:
         DataFileError: missing or damaged, of another shape, or with ids that are no classes.
@@ -88,7 +88,7 @@ def read_labels(path: Path, label_format: LabelFormat) -> FrameLabels:
 
 
 def read_ray_mask(path: Path, label_format: LabelFormat) -> NDArray[np.bool_]:
-    """Cells that rays of the OpenOcc benchmark cross, (X, Y, Z) bool; errors as read_labels."""
+    """Voxels that rays of the OpenOcc benchmark cross, (X, Y, Z) bool; errors as read_labels."""
     try:
         with np.load(path) as arrays:
             return _mask(path, arrays["ray_mask2"], label_format)
@@ -243,20 +243,20 @@ def _openoccupancy(path: Path, label_format: LabelFormat) -> FrameLabels:
 
 
 def _scattered(path: Path, label_format: LabelFormat, columns: tuple[int, int, int]) -> FrameLabels:
-    """Rows of cell and class; what is not listed, or listed as 0, is free."""
+    """Rows of voxel and class; what is not listed, or listed as 0, is free."""
     rows = np.load(path)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise DataFileError(f"{path}: rows of shape {rows.shape}, expected (n, 4)")
-    cells = rows[:, columns].astype(np.int64)
+    voxels = rows[:, columns].astype(np.int64)
     dims = label_format.grid.dims
-    outside = ((cells < 0) | (cells >= dims)).any(axis=1)
+    outside = ((voxels < 0) | (voxels >= dims)).any(axis=1)
     if outside.any():
         raise DataFileError(
-            f"{path}: {int(outside.sum())} of {len(cells)} cells lie outside of {dims}, "
-            f"e.g. {cells[outside][0].tolist()}; is it a {label_format.reader} file?"
+            f"{path}: {int(outside.sum())} of {len(voxels)} voxels lie outside of {dims}, "
+            f"e.g. {voxels[outside][0].tolist()}; is it a {label_format.reader} file?"
         )
     volume = np.zeros(dims, dtype=np.int64)
-    volume[tuple(cells.T)] = rows[:, 3]
+    volume[tuple(voxels.T)] = rows[:, 3]
     volume[volume == 0] = LABEL_SETS[label_format.classes].empty_class
     return FrameLabels(_semantics(path, volume, label_format))
 

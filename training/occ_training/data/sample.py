@@ -1,7 +1,7 @@
 """What training and evaluation get of one frame, and of a batch of frames.
 
-Legend: B batch, N cameras in the order of the model card, H, W network input size, X, Y, Z cells of
-the labels, T ray origins.
+Legend: B batch, N cameras in the order of the model card, H, W network input size, X, Y, Z voxels
+of the labels, T ray origins.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Lidar rays through cells, compiled; importing this module loads numba.
+"""Lidar rays through voxels, compiled; importing this module loads numba.
 
 All loops live in this one file: numba notices a change of the file a kernel is in, and of no
 other, when it decides whether machine code kept on disk is still good.
 
-Cells of the world lie in bricks of BRICK x BRICK x BRICK, of which only those near the wanted
-frames exist: ``table`` (I, J, K) gives the brick's row in the pools, -1 where there is none. A cell
-keeps one bit per time slot in ``hits`` (a point fell into it) and ``crossings`` (a ray went
-through it). Walks from cell to cell follow Amanatides & Woo, "A Fast Voxel Traversal Algorithm for
-Ray Tracing", 1987.
+Voxels of the world lie in bricks of BRICK x BRICK x BRICK, of which only those near the wanted
+frames exist: ``table`` (I, J, K) gives the brick's row in the pools, -1 where there is none. A
+voxel keeps one bit per time slot in ``hits`` (a point fell into it) and ``crossings`` (a ray went
+through it). Walks from voxel to voxel follow Amanatides & Woo, "A Fast Voxel Traversal Algorithm
+for Ray Tracing", 1987.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _cell_of(table: Any, i: int, j: int, k: int) -> int:
-    """Position of a cell in the flat pools; -1 where no brick is."""
+def _voxel_of(table: Any, i: int, j: int, k: int) -> int:
+    """Position of a voxel in the flat pools; -1 where no brick is."""
     bi, bj, bk = i >> _SHIFT, j >> _SHIFT, k >> _SHIFT
     if (
         bi < 0
@@ -61,26 +61,26 @@ def observe_rays(
     bit: Any,
     origin: Any,
     points: Any,
-    cell: float,
+    voxel: float,
     farthest: float,
 ) -> None:
     """Enter rays that share an origin.
 
     ``origin`` (3,) and ``points`` (n, 3) are metres from the table's lower corner; ``bit`` is the
-    sweep's time slot as uint64. A ray marks what it crosses before the cell of its point.
+    sweep's time slot as uint64. A ray marks what it crosses before the voxel of its point.
     """
-    ox, oy, oz = origin[0] / cell, origin[1] / cell, origin[2] / cell
+    ox, oy, oz = origin[0] / voxel, origin[1] / voxel, origin[2] / voxel
     for n in range(points.shape[0]):
-        px, py, pz = points[n, 0] / cell, points[n, 1] / cell, points[n, 2] / cell
+        px, py, pz = points[n, 0] / voxel, points[n, 1] / voxel, points[n, 2] / voxel
         last_i, last_j, last_k = math.floor(px), math.floor(py), math.floor(pz)
-        at = _cell_of(table, last_i, last_j, last_k)
+        at = _voxel_of(table, last_i, last_j, last_k)
         if at >= 0:
             hits[at] |= bit
         dx, dy, dz = px - ox, py - oy, pz - oz
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
         if length == 0.0:
             continue
-        end = min(1.0, farthest / (cell * length))
+        end = min(1.0, farthest / (voxel * length))
         i, j, k = math.floor(ox), math.floor(oy), math.floor(oz)
         step_i, step_j, step_k = (
             (1 if dx > 0.0 else -1),
@@ -94,7 +94,7 @@ def observe_rays(
         next_j = ((j + 1 - oy) if dy > 0.0 else (oy - j)) * delta_j if dy != 0.0 else _NEVER
         next_k = ((k + 1 - oz) if dz > 0.0 else (oz - k)) * delta_k if dz != 0.0 else _NEVER
         while not (i == last_i and j == last_j and k == last_k):
-            at = _cell_of(table, i, j, k)
+            at = _voxel_of(table, i, j, k)
             if at >= 0:
                 crossings[at] |= bit
             if next_i < next_j and next_i < next_k:
@@ -115,9 +115,9 @@ def observe_rays(
 
 @_kernel
 def cast_into_grid(occupied: Any, seen: Any, origin: Any, directions: Any, reach: float) -> None:
-    """Mark in ``seen`` (X, Y, Z) what rays cross up to and with the first occupied cell.
+    """Mark in ``seen`` (X, Y, Z) what rays cross up to and with the first occupied voxel.
 
-    ``origin`` (3,) and ``directions`` (n, 3) are in cells of the grid; ``reach`` is the largest
+    ``origin`` (3,) and ``directions`` (n, 3) are in voxels of the grid; ``reach`` is the largest
     ray parameter.
     """
     ox, oy, oz = origin[0], origin[1], origin[2]
@@ -193,7 +193,7 @@ def fill_grid(
     table: Any,
     hits: Any,
     crossings: Any,
-    cell: float,
+    voxel: float,
     points: Any,
     slots: Any,
     trusted: Any,
@@ -205,7 +205,7 @@ def fill_grid(
     counts: Any,
     votes: Any,
 ) -> None:
-    """Count points in the cells of one frame's grid.
+    """Count points in the voxels of one frame's grid.
 
     A point that is not ``trusted`` is carried from its own time slot to the frame's only if no
     slot from one to the other saw its place free: crossed and not hit. Next to the frame's slot,
@@ -213,8 +213,8 @@ def fill_grid(
     must not see it free either.
 
     ``points`` (n, 3) are metres from the table's lower corner, ``grid_T_world`` (3, 4) maps them to
-    cells of the grid; ``counts`` (X, Y, Z) and ``votes`` (X, Y, Z, classes) are added to, the votes
-    only for ``labels`` that are classes.
+    voxels of the grid; ``counts`` (X, Y, Z) and ``votes`` (X, Y, Z, classes) are added to, the
+    votes only for ``labels`` that are classes.
     """
     X, Y, Z = counts.shape
     m = grid_T_world
@@ -226,7 +226,9 @@ def fill_grid(
         if i < 0 or j < 0 or k < 0 or i >= X or j >= Y or k >= Z:
             continue
         if not trusted[n]:
-            at = _cell_of(table, math.floor(x / cell), math.floor(y / cell), math.floor(z / cell))
+            at = _voxel_of(
+                table, math.floor(x / voxel), math.floor(y / voxel), math.floor(z / voxel)
+            )
             if at >= 0:
                 between = _bits_between(slots[n], frame_slot)
                 if crossings[at] & ~hits[at] & between:
@@ -241,21 +243,21 @@ def fill_grid(
 
 
 @_kernel
-def look_up(table: Any, pool: Any, bits: Any, cell: float, world_T_grid: Any, found: Any) -> None:
-    """Mark in ``found`` (X, Y, Z) the cells whose centre has one of ``bits`` in the pool.
+def look_up(table: Any, pool: Any, bits: Any, voxel: float, world_T_grid: Any, found: Any) -> None:
+    """Mark in ``found`` (X, Y, Z) the voxels whose centre has one of ``bits`` in the pool.
 
-    ``world_T_grid`` (3, 4) maps cells of the grid to metres from the table's lower corner.
+    ``world_T_grid`` (3, 4) maps voxels of the grid to metres from the table's lower corner.
     """
     m = world_T_grid
     for i in range(found.shape[0]):
         for j in range(found.shape[1]):
             for k in range(found.shape[2]):
                 x, y, z = i + 0.5, j + 0.5, k + 0.5
-                at = _cell_of(
+                at = _voxel_of(
                     table,
-                    math.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / cell),
-                    math.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / cell),
-                    math.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]) / cell),
+                    math.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / voxel),
+                    math.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / voxel),
+                    math.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]) / voxel),
                 )
                 if at >= 0 and pool[at] & bits:
                     found[i, j, k] = True

@@ -20,7 +20,7 @@ from occ_training.lidar_labels.window import LabelRule, SweepWindow
 Mask = NDArray[np.bool_]
 
 NAMELESS_CLASS = 0
-"""Class of occupied cells whose points have none: ``others`` of Occ3D."""
+"""Class of occupied voxels whose points have none: ``others`` of Occ3D."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class LidarLabels:
 
     Attributes:
         semantics: (X, Y, Z) uint8 class ids.
-        mask_lidar: (X, Y, Z) cells that are occupied, or that a ray went through.
+        mask_lidar: (X, Y, Z) voxels that are occupied, or that a ray went through.
         mask_camera: (X, Y, Z) those of them that a camera sees.
         flow: (X, Y, Z, 2) float32 over ground along the ego axes, m/s; None without boxes.
     """
@@ -63,7 +63,7 @@ class LidarLabeller:
     """Makes labels of sweeps.
 
     Args:
-        grid: cells of the labels, cubes, in ego axes.
+        grid: voxels of the labels, cubes, in ego axes.
         classes: vocabulary of the labels.
         boxes: what moves; its points go where the box is. Without boxes points are carried only
             to frames until which nobody saw their place free.

@@ -1,4 +1,4 @@
-"""Which cells of a frame's grid the cameras see."""
+"""Which voxels of a frame's grid the cameras see."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from occ_perception.geometry import Float64, VoxelGrid
 Mask = NDArray[np.bool_]
 
 _RAY_SPACING = np.radians(0.2)
-"""A cell of 0.4 m in the grid's far corner, 56 m away, is 0.4 degrees wide."""
+"""A voxel of 0.4 m in the grid's far corner, 56 m away, is 0.4 degrees wide."""
 
 
 def camera_mask(
     occupied: Mask, rig: CameraRig, ego_T_cam: Mapping[str, Float64], grid: VoxelGrid
 ) -> Mask:
-    """(X, Y, Z) the cells that camera rays cross, up to and with the first occupied one.
+    """(X, Y, Z) the voxels that camera rays cross, up to and with the first occupied one.
 
     That is how Occ3D defines it (arXiv 2304.14365, section 3.3). Lens distortion is considered.
 
@@ -28,7 +28,7 @@ def camera_mask(
         occupied: (X, Y, Z) bool.
         rig: cameras with the distortion their images have.
         ego_T_cam: camera -> (4, 4) pose at its exposure in the frame's ego axes.
-        grid: cell layout in those axes.
+        grid: voxel layout in those axes.
     """
     from occ_training.lidar_labels.kernels import cast_into_grid
 

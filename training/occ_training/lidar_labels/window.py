@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 Pool = NDArray[np.unsignedinteger[Any]]
 
 SLOTS = 64
-"""Time slots of a section: what a cell remembers of each is one bit."""
+"""Time slots of a section: what a voxel remembers of each is one bit."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LabelRule:
         window_s: sweeps up to this long before and after a frame count for it.
         slot_s: length of the time slots in which free space is remembered.
         farthest_m: rays show free space up to this far.
-        least_points: points that make a cell occupied.
+        least_points: points that make a voxel occupied.
         ground_gap_m: gaps of the ground up to this wide are closed.
         free_span_s: free space seen up to this long before and after a frame is observed.
         box_margin_m: points this far outside of a moving box belong to it.
@@ -57,7 +57,7 @@ class LidarOccupancy:
     """What the lidar shows at one frame, in the frame's grid.
 
     Attributes:
-        occupied: (X, Y, Z) some point or inferred ground lies in the cell.
+        occupied: (X, Y, Z) some point or inferred ground lies in the voxel.
         classes: (X, Y, Z) uint8 the points' most frequent class, NO_CLASS where they have none.
         observed: (X, Y, Z) occupied, or some ray went through.
         flow: (X, Y, Z, 2) float32 over ground along the ego axes, m/s; of moving boxes.
@@ -77,7 +77,7 @@ class SweepWindow:
         stamps: their stamps, ns; at most ``SLOTS * slot_s`` seconds with the sweeps.
         sweeps: in the order of time.
         boxes: what moves; its points are kept apart and go where the box is.
-        grid: cells of the labels, in ego axes.
+        grid: voxels of the labels, in ego axes.
         class_names: id -> name, to which the boxes' names are matched.
     """
 
@@ -108,8 +108,8 @@ class SweepWindow:
         """Bricks where some frame's grid is."""
         from occ_training.lidar_labels.kernels import BRICK
 
-        self._cell = float(self._grid.voxel_size[0])
-        edge = BRICK * self._cell
+        self._voxel = float(self._grid.voxel_size[0])
+        edge = BRICK * self._voxel
         steps = [
             np.arange(low, high + edge, edge / 2)
             for low, high in zip(self._grid.lower, self._grid.upper, strict=True)
@@ -163,13 +163,13 @@ class SweepWindow:
         self._gap_classes = np.empty(0, np.uint8)
         if not len(self._points):
             return
-        upper = (np.array(self._table.shape) + 1) * self._cell * 16
+        upper = (np.array(self._table.shape) + 1) * self._voxel * 16
         near = ((self._points > 0) & (self._points < upper)).all(axis=1)
         if not near.any():
             return
         vehicle = np.stack([sweep.world_T_ego for sweep in self._sweeps])
         vehicle[:, :3, 3] -= self._corner
-        ground = find_ground(self._points[near], self._cell, self._rule.ground_gap_m, vehicle)
+        ground = find_ground(self._points[near], self._voxel, self._rule.ground_gap_m, vehicle)
         self._trusted[near] = ground.holds(self._points[near])
         known = ground.classes(self._points[near], self._classes[near])
         self._gap_points, self._gap_classes = ground.gap_points(known)
@@ -190,7 +190,7 @@ class SweepWindow:
         for n, origin in enumerate(sweep.origins - self._corner):
             some = points[sweep.starts[n] : sweep.starts[n + 1]]
             observe_rays(
-                self._table, hits, crossings, bit, origin, some, self._cell, self._rule.farthest_m
+                self._table, hits, crossings, bit, origin, some, self._voxel, self._rule.farthest_m
             )
 
     # -- one frame -------------------------------------------------------------------------------
@@ -209,13 +209,13 @@ class SweepWindow:
         best = votes.argmax(axis=-1).astype(np.uint8)
         classes = np.where(votes.max(axis=-1) > 0, best, np.uint8(NO_CLASS))
         observed = occupied.copy()
-        world_T_cell = np.eye(4)
-        world_T_cell[:3, :3] = np.diag(self._grid.voxel_size)
-        world_T_cell[:3, 3] = self._grid.lower
-        world_T_cell = (world_T_ego @ world_T_cell)[:3]
-        world_T_cell[:, 3] -= self._corner
+        world_T_voxel = np.eye(4)
+        world_T_voxel[:3, :3] = np.diag(self._grid.voxel_size)
+        world_T_voxel[:3, 3] = self._grid.lower
+        world_T_voxel = (world_T_ego @ world_T_voxel)[:3]
+        world_T_voxel[:, 3] -= self._corner
         bits = self._slots_around(stamp_ns, self._rule.free_span_s)
-        look_up(self._table, self._crossings, bits, self._cell, world_T_cell, observed)
+        look_up(self._table, self._crossings, bits, self._voxel, world_T_voxel, observed)
         return LidarOccupancy(occupied, classes, observed, flow)
 
     def _slots_around(self, stamp_ns: int, span_s: float) -> np.uint64:
@@ -225,7 +225,7 @@ class SweepWindow:
         return bits
 
     def _grid_T_world(self, world_T_ego: Float64) -> Float64:
-        """(3, 4) from metres from the corner to cells of the grid."""
+        """(3, 4) from metres from the corner to voxels of the grid."""
         ego_T_corner = invert_transform(world_T_ego)
         ego_T_corner[:3, 3] += ego_T_corner[:3, :3] @ self._corner
         scale = 1.0 / np.array(self._grid.voxel_size)
@@ -304,7 +304,7 @@ class SweepWindow:
             self._table,
             self._hits,
             self._crossings,
-            self._cell,
+            self._voxel,
             points,
             slots,
             trusted,

@@ -1,7 +1,7 @@
 """The causal loss of CausalOcc (arXiv 2509.08388).
 
 The features of one class in the volume should depend on the pixels of that class, and on no
-others. Legend: B batch, N cameras, C channels, X, Y, Z cells, h, w feature pixels.
+others. Legend: B batch, N cameras, C channels, X, Y, Z voxels, h, w feature pixels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Velocity losses of ALOcc-Flow (arXiv 2411.07725), section on flow.
 
-Legend: B batch, K velocity bins, X, Y, Z cells, V voxels whose velocity is known; components
+Legend: B batch, K velocity bins, X, Y, Z voxels, V voxels whose velocity is known; components
 (vx, vy) along the grid's axes, m/s.
 """
 

@@ -2,7 +2,7 @@
 
 Source: ALOcc (arXiv 2411.07725), semantic prototypes; point sampling and the pair of losses are
 those of MaskFormer and PointRend (arXiv 2107.06278, 1912.08193). Legend: B batch, K classes with
-the leading dummy class, P cells, M masks (classes that occur in a sample), S points.
+the leading dummy class, P voxels, M masks (classes that occur in a sample), S points.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MaskLossConfig:
     """How many points, and how they count.
 
     Attributes:
-        points: compared per mask; never more than there are cells.
+        points: compared per mask; never more than there are voxels.
         oversample: candidates per point.
         important: share of the points taken where the prediction is least certain.
         weight: of either loss.
@@ -68,8 +68,8 @@ class MaskLoss:
         """Losses over the global batch.
 
         Args:
-            logits_BKP: over any cells (voxels or pixels).
-            targets_BP: head class of each cell, 255 = not supervised.
+            logits_BKP: over any voxels (voxels or pixels).
+            targets_BP: head class of each voxel, 255 = not supervised.
             generators: one per sample, on the logits' device. Points that depend on the sample
                 alone make a step independent of how the batch is spread over processes.
         """
@@ -108,21 +108,21 @@ class MaskLoss:
     def draw_points(
         self, logits_MP: Tensor, targets_P: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """(M, S) cells at which each mask is compared.
+        """(M, S) voxels at which each mask is compared.
 
         Candidates are drawn without replacement by class weight; those whose own logit is nearest
-        to zero are kept, and the rest comes uniformly from all supervised cells. Where there are
-        fewer supervised cells than draws the others fill up, and count as outside every mask; the
+        to zero are kept, and the rest comes uniformly from all supervised voxels. Where there are
+        fewer supervised voxels than draws the others fill up, and count as outside every mask; the
         published training does the same, regularly so for images.
         """
-        config, (masks, cells) = self.config, logits_MP.shape
-        points = min(config.points, cells)
+        config, (masks, voxels) = self.config, logits_MP.shape
+        points = min(config.points, voxels)
         important = int(config.important * points)
         supervised_P = targets_P < UNKNOWN_CLASS
         by_class_P = torch.zeros_like(targets_P, dtype=torch.float32)
         weights_K = self._sampling_weights_K.to(targets_P.device)
         by_class_P[supervised_P] = weights_K[targets_P[supervised_P]]
-        candidates = min(int(config.oversample * points), cells)
+        candidates = min(int(config.oversample * points), voxels)
         drawn_MS = race(by_class_P.expand(masks, -1), candidates, generator)
         uncertain = logits_MP.gather(1, drawn_MS).abs().neg().topk(important, dim=1).indices
         anywhere = race(supervised_P.float().expand(masks, -1), points - important, generator)
@@ -130,9 +130,9 @@ class MaskLoss:
 
 
 def race(weights_MP: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` cells per row without replacement, with chances proportional to the weights.
+    """``count`` voxels per row without replacement, with chances proportional to the weights.
 
-    An exponential race; cells of weight zero come last, where there are not enough others.
+    An exponential race; voxels of weight zero come last, where there are not enough others.
     """
     times = torch.empty(weights_MP.shape, device=weights_MP.device)
     times.exponential_(generator=generator)

@@ -1,6 +1,6 @@
-"""Losses of networks that list cells and predict masks over them (SparseOcc, arXiv 2312.17118).
+"""Losses of networks that list voxels and predict masks over them (SparseOcc, arXiv 2312.17118).
 
-Legend: V cells of a list, s cells of the output along a listed cell, C = s^3 of them, K classes
+Legend: V voxels of a list, s voxels of the output along a listed voxel, C = s^3 of them, K classes
 with free space last, Q masks, M classes that occur.
 """
 
@@ -26,7 +26,7 @@ class MatchedLosses(NamedTuple):
     """Sums over a sample's matched masks, to be divided by the number of matches.
 
     Attributes:
-        mask: binary cross entropy, mean over cells, of each matched mask.
+        mask: binary cross entropy, mean over voxels, of each matched mask.
         dice: one minus the soft Dice coefficient of each.
         classes: focal loss of every mask's class; masks without a match have none.
         matches: how many there are.
@@ -39,11 +39,11 @@ class MatchedLosses(NamedTuple):
 
 
 def covered_labels(corner_V3: Tensor, side: int, labels_XYZ: Tensor) -> Tensor:
-    """(V, C) class ids of the output cells inside each listed cell.
+    """(V, C) class ids of the output voxels inside each listed voxel.
 
     Args:
-        corner_V3: int64 index of the cell's lower corner in the output grid.
-        side: cells of the output grid along one of the list.
+        corner_V3: int64 index of the voxel's lower corner in the output grid.
+        side: voxels of the output grid along one of the list.
         labels_XYZ: class ids.
     """
     steps = torch.arange(side, device=corner_V3.device)
@@ -52,10 +52,10 @@ def covered_labels(corner_V3: Tensor, side: int, labels_XYZ: Tensor) -> Tensor:
     return labels_XYZ[x, y, z].long()
 
 
-def listed_cell_loss(logits_VK: Tensor, labels_VC: Tensor, class_weights_K: Tensor) -> Tensor:
+def listed_voxel_loss(logits_VK: Tensor, labels_VC: Tensor, class_weights_K: Tensor) -> Tensor:
     """Lovász, both scale losses and weighted cross entropy of one level, of weight 1 each.
 
-    Every output cell inside a listed one is compared with that one's logits.
+    Every output voxel inside a listed one is compared with that one's logits.
 
     Args:
         logits_VK: free space last.
@@ -82,8 +82,8 @@ def matched_losses(
 
     Args:
         class_logits_QK: of the classes without free space.
-        mask_logits_QV: over the listed cells.
-        labels_V: class ids of these cells; free space and 255 belong to no mask.
+        mask_logits_QV: over the listed voxels.
+        labels_V: class ids of these voxels; free space and 255 belong to no mask.
     """
     classes_M = labels_V.unique()
     classes_M = classes_M[classes_M < class_logits_QK.shape[1]]
@@ -114,9 +114,9 @@ def matching_costs(
     class_logits_QK: Tensor, mask_logits_QV: Tensor, classes_M: Tensor, truth_MV: Tensor
 ) -> Tensor:
     """(Q, M) what it costs to give a class to a mask: the losses themselves, by pairs."""
-    cells = mask_logits_QV.shape[1]
+    voxels = mask_logits_QV.shape[1]
     outside, inside = F.softplus(mask_logits_QV), F.softplus(-mask_logits_QV)
-    entropy_QM = (inside @ truth_MV.T + outside @ (1 - truth_MV).T) / cells
+    entropy_QM = (inside @ truth_MV.T + outside @ (1 - truth_MV).T) / voxels
     chance_QV = mask_logits_QV.sigmoid()
     overlap_QM = chance_QV @ truth_MV.T
     dice_QM = 1 - (2 * overlap_QM + 1) / (chance_QV.sum(1)[:, None] + truth_MV.sum(1) + 1)

@@ -29,7 +29,7 @@ from occ_training.losses.masks import MaskLoss, MaskLossConfig
 from occ_training.losses.matching import (
     average_matches,
     covered_labels,
-    listed_cell_loss,
+    listed_voxel_loss,
     matched_losses,
 )
 from occ_training.sampler import seed_of
@@ -258,13 +258,13 @@ class CausalLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListedCells:
-    """Cells from coarse to fine, and masks matched with the classes that occur (SparseOcc)."""
+class ListedVoxels:
+    """Voxels from coarse to fine, and masks matched with the classes that occur (SparseOcc)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
 
     def __call__(self, step: SupervisedStep) -> Losses:
-        """``cells_N`` per level, and ``mask``, ``dice`` and ``classes`` over all predictions."""
+        """``voxels_N`` per level, and ``mask``, ``dice`` and ``classes`` over all predictions."""
         outputs = step.outputs
         assert isinstance(outputs, SparseOutputs)
         weights_K = log_weights(step.card.label_set)[1:].to(step.labels_BXYZ.device)
@@ -272,12 +272,12 @@ class ListedCells:
         for number, level in enumerate(outputs.levels):
             side = 2 ** (len(outputs.levels) - 1 - number)
             per_sample = [
-                listed_cell_loss(logits, covered_labels(corner, side, labels), weights_K)
+                listed_voxel_loss(logits, covered_labels(corner, side, labels), weights_K)
                 for logits, corner, labels in zip(
                     level.logits_BVK, level.corner_BV3, step.labels_BXYZ, strict=True
                 )
             ]
-            losses[f"cells_{number}"] = torch.stack(per_sample).mean()
+            losses[f"voxels_{number}"] = torch.stack(per_sample).mean()
         finest = outputs.levels[-1]
         labels_BV = [
             covered_labels(corner, 1, labels)[:, 0]

@@ -1,6 +1,6 @@
 """Losses over every supervised voxel.
 
-Legend: B batch, K classes with the leading dummy class, X, Y, Z cells, V supervised voxels.
+Legend: B batch, K classes with the leading dummy class, X, Y, Z voxels, V supervised voxels.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def cross_entropy(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
     return mean_of(total, torch.tensor(float(len(targets_V)), device=total.device))
 
 
-def radial_weights(cells: tuple[int, int]) -> Tensor:
-    """(X, Y) weights ``1 + r / r_max`` by distance r from the grid's middle, in cells."""
-    x, y = (torch.arange(count, dtype=torch.float32) - count // 2 for count in cells)
+def radial_weights(voxels: tuple[int, int]) -> Tensor:
+    """(X, Y) weights ``1 + r / r_max`` by distance r from the grid's middle, in voxels."""
+    x, y = (torch.arange(count, dtype=torch.float32) - count // 2 for count in voxels)
     distance = torch.hypot(x[:, None], y[None, :])
     return 1.0 + distance / distance.max()
 

@@ -1,9 +1,9 @@
-"""Maps and volumes as tables of cells: one row of channels per cell.
+"""Maps and volumes as tables of voxels: one row of channels per voxel.
 
-Temporal fusion works cell by cell (1x1 layers, sampling at moved cells), which wants the channels
-next to each other in memory; encoders want them apart.
+Temporal fusion works voxel by voxel (1x1 layers, sampling at moved voxels), which wants the
+channels next to each other in memory; encoders want them apart.
 
-Legend: B batch, C channels, X, Y, Z cells; maps are (B, C, Y, X), volumes (B, C, Y, X, Z).
+Legend: B batch, C channels, X, Y, Z voxels; maps are (B, C, Y, X), volumes (B, C, Y, X, Z).
 """
 
 from __future__ import annotations
@@ -61,5 +61,5 @@ def empty_rows(
 ) -> Tensor:
     """Zero rows (B, Y, X[, Z], C) for a state."""
     X, Y, Z = dims
-    cells = (Y, X) if flat else (Y, X, Z)
-    return torch.zeros(batch_size, *cells, channels, device=device, dtype=dtype)
+    voxels = (Y, X) if flat else (Y, X, Z)
+    return torch.zeros(batch_size, *voxels, channels, device=device, dtype=dtype)
