@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from occ_perception.sensing.formats import POINTS_TYPE, TopicLayout
-
 from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS
+from occ_perception.sensing.layouts import POINTS_TYPE, TopicLayout
 from occ_training.convert_frames import Draft
 from occ_training.convert_labels import (
     CollectedFormats,

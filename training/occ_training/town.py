@@ -29,7 +29,7 @@ from occ_perception.errors import OccError
 from occ_perception.geometry import Float64, invert_transform, transform_points
 from occ_perception.synthetic import OCC3D_GRID, SPLITS, Drive, DriveSensors, SensorOptions, Town
 from occ_perception.synthetic.drive import KEYFRAME_PERIOD_S, drive_name
-from occ_perception.synthetic.provenance import recipe_of
+from occ_perception.synthetic.provenance import provenance_of
 from occ_perception.synthetic.recording import encode_jpeg
 from occ_perception.synthetic.render import View
 from occ_perception.synthetic.rig import CAMERAS, REFERENCE_CAMERA
@@ -136,7 +136,7 @@ class TownData:
 
     def source(self, clip: Clip) -> dict[str, Any]:
         """Everything that decides about a clip's files."""
-        return recipe_of(
+        return provenance_of(
             self.sensors(),
             clip.frames,
             town=clip.town,
