@@ -191,7 +191,7 @@ def _stereo_parts(context: int, num_cameras: int) -> dict[str, Any]:
 
 
 LIDAR_GRID: dict[str, Any] = {"grid_frame": "lidar", "excluded_class": 0}
-"""The grid of these models lies in the lidar frame, and "others" is never answered."""
+"""The grid of these models lies in the lidar frame, and "others" is never predicted."""
 
 WAYMO: dict[str, Any] = {
     "cameras": WAYMO_CAMERAS,

@@ -51,7 +51,7 @@ class Preprocessing:
         input_size: height and width of the network input.
         native_size: height and width of the images the intrinsics of training belong to.
         mean, std: subtracted and divided by, in input channel order.
-        channel_order: of the network input. Most published models read ``bgr`` and normalise it
+        channel_order: of the network input. Most released models read ``bgr`` and normalise it
             with the constants of RGB by position; SparseOcc reads ``rgb``.
         interpolation: resampling filter (with antialiasing).
     """
@@ -66,18 +66,18 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """One published model.
+    """One released model.
 
     Sizes are those of its network, so that the two cannot disagree.
 
     Attributes:
         name: what users call it.
-        title: the published name.
+        title: its name in the paper or the reference code's tables.
         config: the network as a choice of parts.
-        config_stem: file stem of the published configuration, None where there is none.
+        config_stem: file stem of the released configuration, None where there is none.
         native_size, channel_order: see :class:`Preprocessing`.
         cameras: names in the order of the camera axis.
-        absent_cameras: cameras of the published model that this one does without, see
+        absent_cameras: cameras of the released model that this one does without, see
             :meth:`with_cameras`.
         reference_camera: the camera whose stamp the grid is expressed at.
         grid_frame: ``ego`` or ``lidar``.
@@ -224,8 +224,8 @@ class ModelCard:
     ) -> ModelCard:
         """The card of the same network for other images and voxels, for tests and studies.
 
-        Weights fit as they are; that they mean anything there is not said. Native images and
-        intrinsics stay: they are scaled to the input's width as at the published size.
+        Weights fit as they are, though nothing says that they are of use at that size. Native
+        images and intrinsics stay: they are scaled to the input's width as at the released size.
 
         Args:
             input_size: height and width of the network input, multiples of 32; None keeps it.

@@ -1,4 +1,4 @@
-"""Loading published checkpoints, accounting for every key.
+"""Strict loading of released checkpoints: a missing or unexpected key is an error.
 
 A file either fits completely or is refused with everything that is wrong with it; nothing is
 loaded half. Pickles are read with ``weights_only=True``: a file that would run code is refused.
@@ -36,13 +36,13 @@ class KeyReport:
 
     Attributes:
         loaded: our names of the tensors that got a value.
-        renamed: published name -> our name, where they differ.
-        ignored: published name -> why the network does not need it.
-        missing: published names the network needs and the file lacks.
-        unexpected: keys of the file that nothing in the network answers to.
-        wrong_shape: published name -> (shape in the file, shape in the network).
-        wrong_grid: published name -> (value in the file, value of the network's grid).
-        untied: published name -> name of the same tensor that has other values in the file.
+        renamed: checkpoint key -> our name, where they differ.
+        ignored: checkpoint key -> why the network does not need it.
+        missing: checkpoint keys the network needs and the file lacks.
+        unexpected: keys of the file that no tensor of the network has.
+        wrong_shape: checkpoint key -> (shape in the file, shape in the network).
+        wrong_grid: checkpoint key -> (value in the file, value of the network's grid).
+        untied: checkpoint key -> name of the same tensor that has other values in the file.
     """
 
     loaded: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyRepor
     """Fill the network from a ``.pth`` or ``.safetensors`` file.
 
     Args:
-        net: built from ``card`` at its published size.
+        net: built from ``card`` at its released size.
         card: names the tensors of the file.
         path: the file; dictionaries wrapped in ``state_dict`` or ``ema_state_dict`` and prefixes
             of parallel wrappers are unwrapped, names from before a renaming are made current.
@@ -104,7 +104,7 @@ def load_checkpoint(net: Network, card: ModelCard, path: str | Path) -> KeyRepor
 
 
 def convert_checkpoint(card: ModelCard, source: str | Path, target: str | Path) -> KeyReport:
-    """Write a checkpoint of ``card`` as safetensors: published names, no wrappers.
+    """Write a checkpoint of ``card`` as safetensors: checkpoint keys, no wrappers.
 
     Args:
         card: the model the file belongs to.
@@ -141,7 +141,7 @@ def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
 def _fitting_tensors(
     net: Network, card: ModelCard, path: Path
 ) -> tuple[dict[str, Tensor], KeyReport]:
-    """The file's tensors under published names, all of them accounted for."""
+    """The file's tensors under checkpoint keys, all of them accounted for."""
     tensors = _named_tensors(path)
     report = match_keys(net, card, tensors)
     if report.problems:
@@ -155,7 +155,7 @@ def _fitting_tensors(
 
 
 def _named_tensors(path: Path) -> dict[str, Tensor]:
-    """The file's tensors under current published names."""
+    """The file's tensors under current checkpoint keys."""
     tensors = read_tensors(path)
     spellings: dict[str, list[str]] = {}
     for key in tensors:
@@ -165,7 +165,7 @@ def _named_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} has two tensors for one name, {len(twice)} times: {'; '.join(twice[:3])}"
             + ("; ..." if len(twice) > 3 else "")
-            + ". Which set of weights is meant cannot be told; save the wanted one alone"
+            + ". It is unclear which set of weights is meant; save the wanted one alone"
         )
     return {name: tensors[key] for name, (key,) in spellings.items()}
 
@@ -176,7 +176,7 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
     Args:
         net: the network.
         card: names the tensors.
-        tensors: the file's content under unwrapped published names (meta tensors suffice for
+        tensors: the file's content under unwrapped checkpoint keys (meta tensors suffice for
             everything but the grid check and that of tensors with two names).
     """
     wanted = {checkpoint_key(key, card.names): key for key in net.state_dict()}

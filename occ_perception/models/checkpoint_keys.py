@@ -1,4 +1,4 @@
-"""What our parameters are called in the published checkpoints.
+"""What our parameters are called in the released checkpoints.
 
 Our names say what a module does; files keep the names of the code they were trained with. A rule
 replaces the start of a name; the first rule that fits is used.
@@ -74,11 +74,11 @@ _OLD_PARTS = (
     ("ttt_layer_func_after_his", "scene_his_func_after_vox_his"),
     ("scene_his_func_after_vox_his.ttt_", _SCENE),
 )
-"""What parts were called in files from before the published code renamed them."""
+"""What parts were called in files from before the reference code renamed them."""
 
 
 def checkpoint_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
-    """The name of one of our parameters or buffers in a published file.
+    """The name of one of our parameters or buffers in a released file.
 
     Raises:
         KeyError: no rule covers the name, which means that a module was added without one.
@@ -86,7 +86,7 @@ def checkpoint_key(our_key: str, rules: NameRules = OCCSTUDIO_NAMES) -> str:
     for ours, theirs in rules:
         if our_key.startswith(ours):
             return theirs + our_key[len(ours) :]
-    raise KeyError(f"no published name for {our_key}; add a rule for it")
+    raise KeyError(f"no checkpoint key for {our_key}; add a rule for it")
 
 
 def unwrapped_key(key: str) -> str:
@@ -97,7 +97,7 @@ def unwrapped_key(key: str) -> str:
 
 
 def current_key(key: str) -> str:
-    """A file's key as the published code has it now, without the prefixes of wrappers."""
+    """A file's key as the reference code has it now, without the prefixes of wrappers."""
     key = unwrapped_key(key)
     for old, new in _OLD_PARTS:
         key = key.replace(old, new)

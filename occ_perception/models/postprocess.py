@@ -41,8 +41,8 @@ def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
     """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous.
 
     The dummy class is dropped first. Where the card's scores are ``sigmoid``, the arg-max is taken
-    after a float32 sigmoid, as published: logits above about 17 saturate to exactly 1 and the
-    lowest id wins such ties. A ``softmax`` keeps the order of the logits and is left out.
+    after a float32 sigmoid, as in the reference code: logits above about 17 saturate to exactly 1
+    and the lowest id wins such ties. A ``softmax`` keeps the order of the logits and is left out.
     """
     logits_BKXYZ = logits_BKXYZ[:, 1:].detach()
     score = _SCORES[card.class_scores]

@@ -1,6 +1,6 @@
 """Deterministic weights for trying and testing a network without its checkpoint.
 
-Each tensor is drawn from a generator seeded with its published name, so that any implementation
+Each tensor is drawn from a generator seeded with its checkpoint key, so that any implementation
 with the same names gets the same network; reference numbers are made with such weights.
 """
 
@@ -29,9 +29,9 @@ def fill_random_weights(
 
     Args:
         net: built from ``card``.
-        card: gives the published names.
+        card: gives the checkpoint keys.
         suffix: appended to each name before seeding; another suffix is another network.
-        scale: published name -> factor on that tensor; names the net lacks are ignored.
+        scale: checkpoint key -> factor on that tensor; names the net lacks are ignored.
     """
     factors = scale or {}
     parameters = dict(net.named_parameters(remove_duplicate=False))

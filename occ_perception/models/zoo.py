@@ -1,4 +1,4 @@
-"""The published models by name. Their cards stand beside the recipes of their families."""
+"""The released models by name. Their cards stand beside the recipes of their families."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class BackwardProjection(Part):
         return columns.mT.unflatten(2, voxels)
 
     def _position_code(self) -> Tensor:
-        """(Q, C): half of it tells x, half of it y."""
+        """(Q, C): half of it encodes x, half of it y."""
         Y, X = len(self.row_code.weight), len(self.column_code.weight)
         along_x = self.column_code.weight.expand(Y, -1, -1)
         along_y = self.row_code.weight[:, None].expand(-1, X, -1)
@@ -127,7 +127,7 @@ class SeenColumns(NamedTuple):
 class ColumnPoints(nn.Module):
     """Points on the axis of every column, at the centres of equal parts of the grid's height.
 
-    Single precision and the order of operations are those of the published networks: a depth on
+    Single precision and the order of operations are those of the released networks: a depth on
     the border of two bins falls to one or the other by the last bit.
     """
 

@@ -22,7 +22,7 @@ CAMERA_CODE_SIZE = 27
 
 
 class DepthPrediction(NamedTuple):
-    """What the depth net says about every pixel.
+    """What the depth net predicts for every pixel.
 
     With several distributions per pixel, the camera axis of ``surface_BNDhw`` and of
     ``occluded_BNLhw`` holds N * groups, groups innermost.
@@ -48,7 +48,7 @@ class MatchingEncoderConfig:
     """Brings the matching distribution from stride 4 to stride 16."""
 
     def build(self, bins: int) -> nn.Module:
-        """Two stride-2 convolutions with norms and, as published, no activation."""
+        """Two stride-2 convolutions with norms and, as in the reference code, no activation."""
         return nn.Sequential(
             nn.Conv2d(bins, bins, 3, stride=2, padding=1),
             nn.BatchNorm2d(bins),

@@ -22,7 +22,7 @@ from occ_perception.ops.backend import linear_corners, moved_voxels, sample_rows
 SLOWEST_BIN, BIN_WIDTH, BINS = -22.0, 0.5, 88
 # Rows of the volume whose bins exist at once: 176 numbers per voxel are a lot of memory.
 _ROWS_AT_ONCE = 8
-# What true classes are told apart as: 18 at most, and unknown.
+# How many true classes are distinguished: 18 at most, and unknown.
 _CLASSES = 19
 
 
@@ -45,7 +45,7 @@ class MotionHint:
     Attributes:
         labels_BXYZ: uint8 class ids of this frame in its augmented grid, 255 where unknown.
         previous_labels_BXYZ: those of the frame the state was committed at, in the grid of that
-            frame; not read at a start.
+            frame; not read at the first frame of a sequence.
         rate: how much of the matching of these classes replaces that of the features, 1 = all.
     """
 
@@ -122,7 +122,7 @@ class FlowHead(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> FlowState:
-        """An empty map; it is not read before a start fills it."""
+        """An empty map; it is not read before the first frame of a sequence fills it."""
         dims, channels = self.geometry.grid.dims, self.config.channels
         return FlowState(
             empty_rows(batch_size, dims, channels, device, dtype, flat=True),

@@ -38,7 +38,7 @@ class InterObjectConfig:
     """Extra samples per pixel.
 
     Attributes:
-        last_bin: deepest bin an extra sample can lie in. Published code takes the number of
+        last_bin: deepest bin an extra sample can lie in. Reference code takes the number of
             cameras minus one here, and weights were trained so: it belongs to the model, not to
             how many cameras happen to be fed.
         in_channels: width of the depth-gated features.

@@ -20,7 +20,7 @@ class MlpHeadConfig:
     """Classes and widths.
 
     Attributes:
-        classes: number of logits; the published label convention puts a dummy class first.
+        classes: number of logits; the reference label convention puts a dummy class first.
         channels: width of the volume.
         hidden: width of the hidden layer.
         class_scores: what classes are compared by.

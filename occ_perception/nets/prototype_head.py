@@ -19,7 +19,7 @@ class PrototypeHeadConfig:
     """Classes and widths.
 
     Attributes:
-        classes: number of prototypes; the published label convention puts a dummy class first.
+        classes: number of prototypes; the reference label convention puts a dummy class first.
         channels: width of the volume.
         image_channels: width of the lifted context where the same prototypes also supervise the
             images while training, None where they do not.

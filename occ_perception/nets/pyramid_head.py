@@ -23,7 +23,7 @@ class PyramidHeadConfig:
     """Classes and widths.
 
     Attributes:
-        classes: number of logits; the published label convention puts a dummy class first.
+        classes: number of logits; the reference label convention puts a dummy class first.
         channels: width of the pyramid.
         scales: volumes in the pyramid.
         width: of each scale's features here.
@@ -58,7 +58,7 @@ class PyramidHead(Part):
         a      = softmax_S(weigh(o_0))
         logits = classify(relu(norm(sum_s a_s upsample(reduce(o_s)))))
 
-    The published order reduces after the sum. A convolution of one voxel without bias commutes with
+    The reference order reduces after the sum. A convolution of one voxel without bias commutes with
     interpolation and with weights per voxel, so it runs at each scale's own resolution.
     """
 

@@ -1,6 +1,6 @@
 """From pixels to places and back.
 
-Everything here is single precision in the order of operations of the published code: the plane
+Everything here is single precision in the order of operations of the reference code: the plane
 sweep tells samples that hit a zero exactly from those that miss it by the last bit.
 
 Legend: B batch, N cameras, n = B * N, S samples along a ray, h, w feature pixels. Coordinates are

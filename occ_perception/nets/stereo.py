@@ -53,8 +53,9 @@ class PlaneSweep(Part):
     """Distribution over depth bins from how well each explains the previous image.
 
     Temporal stereo (BEVStereo, arXiv 2209.10248): every pixel is placed at each depth, moved into
-    the same camera one frame ago, and compared there; ``softmax_d(-cost)``. At a start an image
-    is matched with itself. No gradient passes: the distribution is an input of the depth net.
+    the same camera one frame ago, and compared there; ``softmax_d(-cost)``. At the first frame of a
+    sequence an image is matched with itself. No gradient passes: the distribution is an input of
+    the depth net.
     """
 
     keeps_weights = (
@@ -72,7 +73,7 @@ class PlaneSweep(Part):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> StereoState:
-        """Empty features; they are not read before a start fills them."""
+        """Empty features; they are not read before the first frame of a sequence fills them."""
         shape = (batch_size, self.geometry.num_cameras, self.config.channels, *self.size)
         return StereoState(torch.zeros(shape, device=device, dtype=dtype))
 

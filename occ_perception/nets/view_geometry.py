@@ -17,7 +17,7 @@ class DepthBins:
     """Planes of the viewing frustum, metres along the optical axis.
 
     Bin k covers ``[lower + k * step, lower + (k + 1) * step)`` and is represented by its lower
-    edge, as in the published models.
+    edge, as in the released models.
     """
 
     lower: float

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Maps without height are treated as lying this high above the grid's origin, in metres: the
-# published models were trained so, and pitch and roll of the vehicle move such a plane.
+# released models were trained so, and pitch and roll of the vehicle move such a plane.
 _BEV_PLANE_HEIGHT = 1.0
 
 

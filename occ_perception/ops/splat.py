@@ -122,9 +122,9 @@ def hard_splat(
     """Give every sample of a ray to one voxel (voxel pooling of Lift-Splat, arXiv 2008.05711).
 
     A sample at voxel coordinates q adds ``weight * feature`` to voxel trunc(q). Truncation goes
-    *toward zero*, as published: what lies up to one voxel below the grid, on any axis, counts to
-    the grid's first voxels, which therefore collect from twice their volume. Samples elsewhere
-    outside are dropped. Positions get no gradient.
+    *toward zero*, as in the reference code: what lies up to one voxel below the grid, on any axis,
+    counts to the grid's first voxels, which therefore collect from twice their volume. Samples
+    elsewhere outside are dropped. Positions get no gradient.
 
     Args:
         voxels_BNShw3: sample positions (x, y, z) in voxels.

@@ -1,6 +1,6 @@
 """Images as the checkpoints expect them, from decoded RGB.
 
-The published pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
+The reference pipeline is: Pillow resize by one factor so that the width fits, crop that keeps the
 bottom, channel order swapped to BGR, normalisation with constants that keep their RGB order. That
 order mix is a slip of the training code which the released checkpoints of ALOcc (arXiv 2411.07725)
 and of its BEVDet ancestors have learnt. SparseOcc reads RGB; a card says which. Tests hold crop,
@@ -84,7 +84,7 @@ def crop_image(
 def normalisation_table(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """(C, 256) float32: the network input of every byte value, channels by **position**.
 
-    The published normaliser's arithmetic: float32 constants, a float32 subtraction, then a
+    The reference normaliser's arithmetic: float32 constants, a float32 subtraction, then a
     product with the float64 reciprocal. A table gives every device the same bits.
     """
     values = np.arange(256, dtype=np.float32)

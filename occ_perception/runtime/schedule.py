@@ -45,9 +45,9 @@ class HistoryLimits:
     Attributes:
         max_gap_s: longest time since the last frame that entered the history; None is three
             spacings but at least 1.5 s, so that one lost keyframe is survived and two are not.
-        max_speed_mps: fastest believable ego motion, m/s.
-        max_turn_rate_dps: fastest believable turn, degrees per second.
-        jump_slack_m, jump_slack_deg: corrections of a localisation that are always believed.
+        max_speed_mps: fastest plausible ego motion, m/s.
+        max_turn_rate_dps: fastest plausible turn, degrees per second.
+        jump_slack_m, jump_slack_deg: corrections of a localisation that are always accepted.
     """
 
     max_gap_s: float | None = None

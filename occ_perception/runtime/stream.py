@@ -200,7 +200,7 @@ class OccupancyStream:
         return lidar_depth(frame.lidar, world_T_cam_N44, tables, geometry, self._device)
 
     def _control(self, decision: Decision, now: FrameInfo, world_T_cam_N44: Float64) -> StepControl:
-        """What the network must know about the past; motion is identity at a start."""
+        """The past of this step; motion is the identity at the first frame of a sequence."""
         history, then_N44 = self._memory.history, self._memory.committed_world_T_cam_N44
         if decision.start or history is None or then_N44 is None:
             motion, position = np.eye(4), 0

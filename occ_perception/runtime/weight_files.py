@@ -1,6 +1,6 @@
-"""Where published checkpoints are kept on this machine, and how they get there.
+"""Where released checkpoints are kept on this machine, and how they get there.
 
-One folder of plain files under their published names, so that a file may as well be copied there
+One folder of plain files under their original names, so that a file may as well be copied there
 by hand. Beside each file lies ``FILE.sha256`` in the format of ``sha256sum``, written when the
 file is first fetched or used; a file that no longer matches it is refused.
 """
@@ -32,7 +32,7 @@ def weights_folder() -> Path:
 
 
 def weights_path(card: ModelCard) -> Path:
-    """Where the published checkpoint of a model is kept, whether it is there or not.
+    """Where the released checkpoint of a model is kept, whether it is there or not.
 
     Raises:
         WeightsError: none is published.
@@ -74,7 +74,7 @@ def verify_kept(card: ModelCard, path: Path, checksum: str | None = None) -> str
     """Compare a kept file with what is known of it; record its checksum if nothing is.
 
     Args:
-        card: whose published checkpoint the file is.
+        card: whose released checkpoint the file is.
         path: the file.
         checksum: its sha256 where the caller knows it already.
 

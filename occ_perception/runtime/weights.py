@@ -61,7 +61,7 @@ def load_model(
 
     Args:
         name: of the model card.
-        weights: checkpoint (.pth or .safetensors) with the published tensor names; the published
+        weights: checkpoint (.pth or .safetensors) with the checkpoint keys; the published
             file kept on this machine if neither this nor a seed is given.
         random_seed: weights from a seed instead; predictions then mean nothing.
         device: where to run, e.g. ``cuda:0``; ``auto`` is a GPU where there is one.

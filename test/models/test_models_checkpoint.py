@@ -28,7 +28,7 @@ GRID = {
 
 @pytest.fixture(scope="module")
 def published():
-    """What a published file holds, with weights of the recipe."""
+    """What a released file holds, with weights of the recipe."""
     net = CARD.build()
     fill_random_weights(net, CARD, ":published")
     own = {checkpoint_key(key, CARD.names): value for key, value in net.state_dict().items()}
@@ -246,5 +246,5 @@ def test_prefixes_are_stripped_wherever_wrappers_put_them():
 
 
 def test_a_module_without_a_rule_is_noticed():
-    with pytest.raises(KeyError, match=r"no published name for refine\.conv\.weight"):
+    with pytest.raises(KeyError, match=r"no checkpoint key for refine\.conv\.weight"):
         checkpoint_key("refine.conv.weight")

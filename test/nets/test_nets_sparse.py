@@ -28,7 +28,7 @@ DIMS = torch.tensor(GRID.dims)
 
 
 def published_picks(inside, voxels, within, anywhere, dims):
-    """All (query, voxel) pairs in one list, as the published code has them, one sample."""
+    """All (query, voxel) pairs in one list, as the reference code has them, one sample."""
     Q, P = within.shape
     pairs = np.argwhere(inside)
     if not len(pairs):

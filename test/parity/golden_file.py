@@ -217,7 +217,7 @@ class GoldenFile:
 
 
 def card_of(config_stem: str) -> ModelCard:
-    """The card whose published configuration has this file stem."""
+    """The card whose released configuration has this file stem."""
     for card in MODELS.values():
         if card.config_stem == config_stem:
             return card

@@ -195,7 +195,7 @@ def check_sparse_file(
             ):
                 outputs, _ = net(current, state)
         yield frame, _count("mask voxels through zero", len(settled), 100 * 32000)
-        if earlier:  # the published network looks at the current frame first
+        if earlier:  # the released network looks at the current frame first
             caught.update({f"{name}#1": maps for name, maps in seen.items()})
         yield from ((frame, verdict) for verdict in frame_verdicts(golden, frame, caught, outputs))
 
@@ -232,7 +232,7 @@ def frame_verdicts(
 
 @contextmanager
 def sparse_taps(net: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects what the network computes on the way under published names; later calls of a
+    """Collects what the network computes on the way under checkpoint keys; later calls of a
     module get ``#1``, ``#2``, ..."""
     caught: dict[str, Tensor] = {}
     handles = []

@@ -1,4 +1,4 @@
-"""Which of our modules holds what a golden file calls by its published name.
+"""Which of our modules holds what a golden file calls by its checkpoint key.
 
 One row per intermediate; a later model adds its rows here and nothing else. Where several rows
 have one name, the first whose module the network has counts.
@@ -185,7 +185,7 @@ FLOWS = frozenset(tap.name for tap in TAPS if tap.module.partition(".")[0] == "f
 
 @contextmanager
 def tapped(net: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects copies of all intermediates of the next forward under their published names."""
+    """Collects copies of all intermediates of the next forward under their checkpoint keys."""
     modules = dict(net.named_modules())
     caught: dict[str, Tensor] = {}
     handles = []

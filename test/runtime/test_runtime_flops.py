@@ -1,4 +1,4 @@
-"""Arithmetic counted on shapes: against the published code's, by hand, and without numbers."""
+"""Arithmetic counted on shapes: against the reference code's, by hand, and without numbers."""
 
 from __future__ import annotations
 

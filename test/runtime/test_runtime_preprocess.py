@@ -49,7 +49,7 @@ def test_crop_geometry_of_real_images_is_the_reference_one(golden, case, shared_
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_reference_images_are_reproduced(golden, case, shared_dir) -> None:
     """Bit for bit, bytes and floats. The reference file was made with nearest-neighbour resizing,
-    unlike the published pipeline; so this proves crop, channel order and arithmetic, and the two
+    unlike the reference pipeline; so this proves crop, channel order and arithmetic, and the two
     tests of the filter below prove what cards ask for."""
     meta, image = _case(golden, case, shared_dir)
     plan = CropPlan.fit((image.shape[1], image.shape[0]), tuple(meta["input_size"]))
@@ -103,7 +103,7 @@ def test_resizing_is_antialiased_bicubic() -> None:
 
 @pytest.mark.parametrize("card", MODELS.values(), ids=lambda card: card.name)
 def test_every_card_asks_for_the_filter_that_pillow_takes_unasked(card) -> None:
-    """Published code names none."""
+    """Reference code names none."""
     image = np.random.default_rng(0).integers(0, 256, (225, 400, 3), dtype=np.uint8)
     plan = CropPlan.fit((400, 225), (64, 176))
     unasked = np.asarray(Image.fromarray(image).resize(plan.resized).crop(plan.box))
@@ -133,7 +133,7 @@ def test_a_card_may_ask_for_red_first() -> None:
 def test_the_table_is_what_opencv_computes() -> None:
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     every_byte = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 3, axis=2)
-    # The published code holds its constants in float32, but divides 1 by them in float64.
+    # The reference code holds its constants in float32, but divides 1 by them in float64.
     as_held = np.array([mean, std], np.float32).astype(np.float64)
     centred = cv2.subtract(every_byte, as_held[:1])
     wanted = cv2.multiply(centred, 1.0 / as_held[1:])[0].T

@@ -1,4 +1,4 @@
-"""SparseOcc (arXiv 2312.17118): recipes, names in the published file, and the cards of its
+"""SparseOcc (arXiv 2312.17118): recipes, checkpoint keys, and the cards of its
 models."""
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Image backbones: our ResNet for the published checkpoints, timm for everything else."""
+"""Image backbones: our ResNet for the released checkpoints, timm for everything else."""

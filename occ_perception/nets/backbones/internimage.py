@@ -1,6 +1,6 @@
 """InternImage (arXiv 2211.05778) with the deformable convolution of DCNv4 (arXiv 2401.06197).
 
-The submodules bear the names of the published files. Tokens are (n, h, w, C) throughout, except
+The submodules bear the names of the released files. Tokens are (n, h, w, C) throughout, except
 inside convolutions.
 """
 
@@ -137,7 +137,7 @@ class DeformableConv(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.groups = channels // _CHANNELS_PER_GROUP
-        # The published layer is as wide as its kernel likes it; what exceeds is never read.
+        # The reference layer is as wide as its kernel likes it; what exceeds is never read.
         wanted = self.groups * _POINTS * 3
         self.offset_mask = nn.Linear(channels, -(-wanted // 8) * 8)
         self.value_proj = nn.Linear(channels, channels)

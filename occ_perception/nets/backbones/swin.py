@@ -1,8 +1,8 @@
-"""Swin Transformer (arXiv 2103.14030) as the published GeoMIM (arXiv 2303.11325) weights have it.
+"""Swin Transformer (arXiv 2103.14030) as the released GeoMIM (arXiv 2303.11325) weights have it.
 
 Against the original: windows are never shifted, all levels have the same window of 16x16, positions
 are added once at the entrance, and merging of patches keeps the four pixels of a channel together.
-The submodules bear the names of the published files. Tokens are (n, h, w, C).
+The submodules bear the names of the released files. Tokens are (n, h, w, C).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class TimmBackboneConfig:
     Attributes:
         name: as timm knows it, e.g. ``mobilenetv3_small_100``.
         out_strides: strides of the returned maps, ascending.
-        pretrained: whether timm fetches its published weights (needs a network).
+        pretrained: whether timm fetches its released weights (needs a network).
     """
 
     name: str

@@ -69,9 +69,9 @@ class FrameHistoryConfig:
 class FrameHistory(nn.Module):
     """The last eight frames, seen from now.
 
-    Features are remembered as they were computed: nothing is warped, but places of the current
-    grid are projected into the earlier images. At a start all earlier frames are the current
-    one, with its own cameras (SparseOcc, arXiv 2312.17118).
+    Features are remembered as they were computed: nothing is warped, but places of the current grid
+    are projected into the earlier images. At the first frame of a sequence all earlier frames are
+    the current one, with its own cameras (SparseOcc, arXiv 2312.17118).
     """
 
     def __init__(self, config: FrameHistoryConfig, geometry: SparseGeometry) -> None:
@@ -82,7 +82,7 @@ class FrameHistory(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> FrameHistoryState:
-        """Empty memory; its content is not read before a start fills it."""
+        """Empty memory; its content is not read before the first frame of a sequence fills it."""
         T, cameras = self.config.frames, self.geometry.num_cameras
         rows, columns = self.geometry.input_size
 
@@ -113,7 +113,8 @@ class FrameHistory(nn.Module):
         earlier = choose(step.start_B, seen_from_now, state.pixel_T_ego_BFN44 @ motion)
         projections = torch.cat([seen_from_now, earlier], dim=1)
 
-        # The memory moves back by one place; at a start every frame is read from the first.
+        # The memory moves back by one place; at the first frame of a sequence every frame is read
+        # from the first.
         number = choose(step.start_B, torch.zeros_like(state.frame_BF), state.frame_BF + 1)
         number = torch.cat([torch.zeros_like(number[:, :1]), number], dim=1)
         joined = Pyramid(

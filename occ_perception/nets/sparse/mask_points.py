@@ -47,7 +47,7 @@ class FixedDraws(nn.Module):
 class SeededDraws(FixedDraws):
     """Uniform random numbers; drawn once for inference, anew in every step while training.
 
-    The published code draws anew in every frame from the process's generator, so that the same
+    The reference code draws anew in every frame from the process's generator, so that the same
     frame twice gives two results. Here every frame meets the same numbers.
     """
 

@@ -37,7 +37,7 @@ class LookConfig:
 class FrameSampling(nn.Module):
     """Features at places around an anchor, in all frames (SparseBEV, arXiv 2308.09244).
 
-    The published code orders features by (frame, group) and the levels' weights by (group,
+    The reference code orders features by (frame, group) and the levels' weights by (group,
     frame), and takes one for the other: what frame t shows to group g is weighed with the weights
     of group ``(t G + g) // T``. With 8 frames and 4 groups that is ``t // 2``, whatever g is.
     """

@@ -74,8 +74,9 @@ class ConcatHistory(nn.Module):
         U_k = relu(bn(time_conv([F_k, 0.5 * age_k])))         k = 0..T, shared weights
         y   = relu(bn(cat_conv([U_0 .. U_T])))
 
-    The *warped* features are what is stored: one of age n has been resampled n times. At a start
-    every slot holds the current feature, so that ``age_k = min(k, frames since the start)``.
+    The *warped* features are what is stored: one of age n has been resampled n times. At the first
+    frame of a sequence every slot holds the current feature, so that ``age_k = min(k, frames since
+    the start)``.
 
     At inference one slot after the other is warped, projected and added up; the concatenation
     never exists. In training all slots are projected at once, because the batch statistics of
@@ -94,7 +95,7 @@ class ConcatHistory(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> ConcatHistoryState:
-        """Empty slots; their content is not read before a start fills them."""
+        """Empty slots; they are not read before the first frame of a sequence fills them."""
         X, Y, Z = self.geometry.grid.dims
         voxels = (Y, X) if self.geometry.flat else (Y, X, Z)
         shape = (batch_size, self.config.frames, *voxels, self.config.channels)

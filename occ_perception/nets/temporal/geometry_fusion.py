@@ -85,7 +85,7 @@ class GeometryFusion(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> GeometryFusionState:
-        """Empty logits; they are not read before a start fills them."""
+        """Empty logits; they are not read before the first frame of a sequence fills them."""
         cameras = (batch_size, self.geometry.num_cameras)
         shape = (*cameras, self.geometry.depth.count, *self.geometry.feature_size)
         return GeometryFusionState(
@@ -172,7 +172,7 @@ class GeometryFusion(nn.Module):
 
 
 class BlendPast(nn.Module):
-    """``a past + (1 - a) now`` where the past has something, ``now`` elsewhere and at a start."""
+    """``a past + (1 - a) now`` where the past has a source; ``now`` elsewhere and at a first frame."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()

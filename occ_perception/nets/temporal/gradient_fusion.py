@@ -53,7 +53,7 @@ class GradientFusionConfig:
 
     @classmethod
     def of_width(cls, channels: int) -> GradientFusionConfig:
-        """As published, for features of a width."""
+        """As in the reference code, for features of a width."""
         return cls(
             motion=MotionFusionConfig(channels=channels),
             history=RecurrentHistoryConfig(channels=channels),

@@ -34,7 +34,7 @@ class MotionFusionState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionFusionConfig:
-    """How far voxels may move, and how much the past has a say.
+    """How far voxels may move, and how much the past counts.
 
     Attributes:
         channels: width of the features.
@@ -62,9 +62,9 @@ class MotionFusion(nn.Module):
         u  = u' - 0.1 clamp(dloss/du(u'), +-20)           see ops/gradient_steps.py
         voxel was at q + u
 
-    The step is left out at a start, and where ``q + u'`` lies outside the grid. It passes no
-    gradient: training reaches the prediction through u' alone. The field is stored on its own
-    frame's grid and not warped.
+    The step is left out at the first frame of a sequence, and where ``q + u'`` lies outside the
+    grid. It passes no gradient: training reaches the prediction through u' alone. The field is
+    stored on its own frame's grid and not warped.
     """
 
     def __init__(self, config: MotionFusionConfig, geometry: ViewGeometry) -> None:
@@ -77,7 +77,7 @@ class MotionFusion(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> MotionFusionState:
-        """An empty field; it is not read before a start fills it."""
+        """An empty field; it is not read before the first frame of a sequence fills it."""
         precise = torch.promote_types(dtype, torch.float32)
         dims, flat = self.geometry.grid.dims, self.geometry.flat
         return MotionFusionState(empty_rows(batch_size, dims, self.axes, device, precise, flat))
@@ -91,7 +91,7 @@ class MotionFusion(nn.Module):
             rows_BYXC: current features.
             voxels_BYXA: where each voxel was one frame ago if nothing but the vehicle moved.
             state: of the frame before.
-            step: tells the slots that start.
+            step: start flag of every slot.
         """
         order = _PREDICTED_TO_GRID_AXES[self.axes]
         predicted = project_rows(self.predict.weight, self.predict.bias, rows_BYXC)

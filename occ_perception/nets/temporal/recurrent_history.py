@@ -66,8 +66,9 @@ class RecurrentHistory(nn.Module):
         f   = relu(bn(fuse([u_x, u_h])))
 
     The code counts frames within the sequence, not age; it is added after warping, to voxels that
-    came from outside the grid as well. At a start H is x itself, warped all the same; f is
-    stored, but x is what goes on. Codes enter as a bias per slot, the concatenation as a sum.
+    came from outside the grid as well. At the first frame of a sequence H is x itself, warped all
+    the same; f is stored, but x is what goes on. Codes enter as a bias per slot, the concatenation
+    as a sum.
     """
 
     def __init__(self, config: RecurrentHistoryConfig, geometry: ViewGeometry) -> None:
@@ -83,7 +84,7 @@ class RecurrentHistory(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
     ) -> RecurrentHistoryState:
-        """Empty features; they are not read before a start fills them."""
+        """Empty features; they are not read before the first frame of a sequence fills them."""
         dims, flat = self.geometry.grid.dims, self.geometry.flat
         rows = empty_rows(batch_size, dims, self.config.channels, device, dtype, flat)
         return RecurrentHistoryState(rows)

@@ -18,8 +18,8 @@ class StepControl:
     Attributes:
         start_B: bool, this frame begins a sequence: the slot's state is not read.
         previous_T_current_B44: **float64**, points of the current ego frame to the ego frame of
-            the frame that the state was committed at (identity at a start).
-        position_B: int64, number of frames committed since the start (0 at a start).
+            the frame that the state was committed at (identity at the first frame of a sequence).
+        position_B: int64, number of frames committed since the start (0 at the first frame).
         previous_cam_T_cam_BN44: **float64**, each camera now to the same camera then; only models
             that match images across time read it, others may leave it None.
     """

@@ -13,7 +13,7 @@ from occ_perception.ops.sampling import linear_corners, sample_rows
 # number of launches counts, and memory is the limit.
 _PLACES_AT_ONCE_ON_CPU = 2048
 _PLACES_AT_ONCE = 1 << 18
-# Published models add the channels up four by four, and look for samples without a source in the
+# Released models add the channels up four by four, and look for samples without a source in the
 # first channel of the last four only. After a ReLU it is also exactly zero inside the image.
 _GROUP = 4
 
