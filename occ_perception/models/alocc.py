@@ -24,7 +24,7 @@ from occ_perception.nets.flow_head import FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
 from occ_perception.nets.lift import SoftLiftConfig
-from occ_perception.nets.prototype_head import PrototypeHeadConfig
+from occ_perception.nets.occupancy_heads import PrototypeHeadConfig
 from occ_perception.nets.stereo import PlaneSweepConfig
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry

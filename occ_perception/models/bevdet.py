@@ -18,7 +18,7 @@ from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.depth_net import DepthNetConfig, MatchingEncoderConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.lift import HardLiftConfig
-from occ_perception.nets.mlp_head import MlpHeadConfig
+from occ_perception.nets.occupancy_heads import MlpHeadConfig
 from occ_perception.nets.stereo import PlaneSweepConfig
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry

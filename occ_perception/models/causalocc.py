@@ -12,8 +12,7 @@ from occ_perception.models import alocc, bevdet
 from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint_keys import OCCSTUDIO_NAMES, NameRules
 from occ_perception.models.occupancy_net import OccupancyNetConfig
-from occ_perception.nets.grouped_lift import GroupedLiftConfig
-from occ_perception.nets.lift import NormalisedTransferConfig
+from occ_perception.nets.lift import GroupedLiftConfig, NormalisedTransferConfig
 from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
 from occ_perception.nets.pose_correction import PoseCorrectionConfig
 

@@ -20,8 +20,8 @@ from occ_perception.nets.backward_projection import BackwardProjectionConfig
 from occ_perception.nets.depth_net import DepthNetConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.lift import HardLiftConfig
+from occ_perception.nets.occupancy_heads import PyramidHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
-from occ_perception.nets.pyramid_head import PyramidHeadConfig
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 

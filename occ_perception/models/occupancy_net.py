@@ -23,26 +23,28 @@ from occ_perception.nets.bev_encoder import (
     HeightLift,
     HeightLiftConfig,
 )
-from occ_perception.nets.cameras import camera_code
+from occ_perception.nets.cameras import PixelRays, camera_code
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
-from occ_perception.nets.grouped_lift import GroupedLiftConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.inter_object import InterObjectConfig
 from occ_perception.nets.lift import (
+    GroupedLiftConfig,
     HardLiftConfig,
     NormalisedTransferConfig,
     OcclusionTransferConfig,
     SoftLiftConfig,
 )
 from occ_perception.nets.measured_depth import measured_depth
-from occ_perception.nets.mlp_head import MlpHeadConfig
 from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
+from occ_perception.nets.occupancy_heads import (
+    MlpHeadConfig,
+    PrototypeHead,
+    PrototypeHeadConfig,
+    PyramidHeadConfig,
+)
 from occ_perception.nets.pose_correction import PoseCorrectionConfig
-from occ_perception.nets.prototype_head import PrototypeHead, PrototypeHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
-from occ_perception.nets.pyramid_head import PyramidHeadConfig
-from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.stereo import PlaneSweep, PlaneSweepConfig, StereoState
 from occ_perception.nets.temporal.concat_history import ConcatHistory, ConcatHistoryConfig
 from occ_perception.nets.temporal.geometry_fusion import (

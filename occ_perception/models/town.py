@@ -13,7 +13,7 @@ from occ_perception.nets.depth_net import DepthNetConfig
 from occ_perception.nets.flow_head import FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
 from occ_perception.nets.lift import SoftLiftConfig
-from occ_perception.nets.prototype_head import PrototypeHeadConfig
+from occ_perception.nets.occupancy_heads import PrototypeHeadConfig
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 

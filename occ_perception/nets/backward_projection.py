@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.cameras import CameraTensors, invert_intrinsics
 from occ_perception.nets.part import Part
-from occ_perception.nets.rays import invert_intrinsics
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 from occ_perception.ops.backend import deformable_attention, sample_bins
 

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.cameras import CameraTensors, project, unproject
 from occ_perception.nets.part import Part
-from occ_perception.nets.rays import project, unproject
 from occ_perception.nets.temporal.step import StepControl, choose
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import stereo_cost

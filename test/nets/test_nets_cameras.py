@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from occ_perception.geometry import VoxelGrid, matrix_from_pose
-from occ_perception.nets.cameras import CameraTensors, camera_code, feature_pixels
-from occ_perception.nets.rays import PixelRays, invert_intrinsics, project, unproject
+from occ_perception.nets.cameras import (
+    CameraTensors,
+    PixelRays,
+    camera_code,
+    feature_pixels,
+    invert_intrinsics,
+    project,
+    unproject,
+)
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 GEOMETRY = ViewGeometry(

@@ -11,12 +11,10 @@ from small_networks import inputs, small_network
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.zoo import MODELS
-from occ_perception.nets.cameras import CameraTensors
-from occ_perception.nets.grouped_lift import GroupedLiftConfig
-from occ_perception.nets.lift import NormalisedTransfer, OcclusionTransfer
+from occ_perception.nets.cameras import CameraTensors, PixelRays
+from occ_perception.nets.lift import GroupedLiftConfig, NormalisedTransfer, OcclusionTransfer
 from occ_perception.nets.normalised_convolution import NormalisedConvolutionConfig
 from occ_perception.nets.pose_correction import PoseCorrectionConfig
-from occ_perception.nets.rays import PixelRays
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 from occ_perception.ops.backend import soft_splat
 

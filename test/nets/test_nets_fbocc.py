@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.backward_projection import BackwardProjectionConfig
 from occ_perception.nets.cameras import CameraTensors
-from occ_perception.nets.mlp_head import MlpHeadConfig
+from occ_perception.nets.occupancy_heads import MlpHeadConfig, PyramidHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
-from occ_perception.nets.pyramid_head import PyramidHeadConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 GRID = VoxelGrid((-3.0, -2.0, -1.0), (1.0, 1.0, 0.5), (6, 4, 8))

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.cameras import CameraTensors, feature_pixels
+from occ_perception.nets.cameras import CameraTensors, feature_pixels, project, unproject
 from occ_perception.nets.measured_depth import MeasuredDepth
-from occ_perception.nets.rays import project, unproject
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import FEATURE_STRIDE, ViewGeometry
 
@@ -172,7 +171,7 @@ class GeometryFusion(nn.Module):
 
 
 class BlendPast(nn.Module):
-    """``a past + (1 - a) now`` where the past has a source; ``now`` elsewhere and at a first frame."""
+    """``a past + (1 - a) now`` where the past has a source; else, and at a first frame, ``now``."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
