@@ -116,6 +116,16 @@ def test_rviz_shows_the_nodes_points_as_boxes_of_one_voxel() -> None:
     assert tuple(voxel_size) == pytest.approx([display["Size (m)"]] * 3)
 
 
+def test_the_ground_grid_has_the_property_names_of_rviz() -> None:
+    """RViz silently ignores a name that it does not know."""
+    (ground,) = (
+        display
+        for display in rviz_displays().values()
+        if display["Class"] == "rviz_default_plugins/Grid"
+    )
+    assert {"Cell Size", "Normal Cell Count", "Plane Cell Count"} <= set(ground)
+
+
 def test_rviz_shows_the_images_of_our_own_layout() -> None:
     layouts = ROOT / "occ_perception/sensing/layouts"
     cameras = yaml.safe_load((layouts / "occ_perception.yaml").read_text())["cameras"]
