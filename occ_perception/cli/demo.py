@@ -14,34 +14,34 @@ from occ_perception.errors import needed_for
 def demo(
     bag: Annotated[
         Path | None,
-        typer.Argument(help="rosbag2 to play; a drive through the town if left out."),
+        typer.Argument(help="rosbag2 to play; by default a drive through the synthetic town."),
     ] = None,
     model: Annotated[str, typer.Option(help="See `occ models list`.")] = "",
     weights: Annotated[str, typer.Option(help="Checkpoint of that model.")] = "",
     random_weights: Annotated[
         int | None,
-        typer.Option(metavar="SEED", help="Random weights, even where there are others."),
+        typer.Option(metavar="SEED", help="Use random weights, even if a checkpoint is found."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     realtime: Annotated[
         bool | None,
         typer.Option(
             "--realtime/--lockstep",
-            help="Play by time, or wait for every answer. By time where there is a GPU.",
+            help="Play by time, or wait for every output. By time if there is a GPU.",
         ),
     ] = None,
-    answer_timeout: Annotated[
-        float, typer.Option(help="Seconds a frame set may stay unanswered in lockstep.")
+    output_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the output of a frame set in lockstep.")
     ] = 300.0,
-    layout: Annotated[str, typer.Option(help="Topic layout; recognised if left out.")] = "",
+    layout: Annotated[str, typer.Option(help="Topic layout; recognised by default.")] = "",
     frames: Annotated[int, typer.Option(help="Frame sets of the town drive.", min=1)] = 40,
-    size: Annotated[str, typer.Option(help="Its image size.")] = "800x450",
-    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo_out"),
+    size: Annotated[str, typer.Option(help="Image size of the town drive.")] = "800x450",
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo_out"),
 ) -> None:
-    """Play a drive into the node over DDS; score, film and report its occupancy.
+    """Play a drive into the node over DDS, score the occupancy, write a film and a report.
 
-    Ends with exit code 1 where a frame set of the bag was not answered. On a machine without a GPU
-    the bag is played in lockstep: as fast as the network answers.
+    The exit code is 1 if a frame set of the bag has no output. On a machine without a GPU the bag
+    is played in lockstep: as fast as the network runs.
     """
     with needed_for("occ demo"):
         from occ_perception.demo.demonstration import choose_network, demonstrate, make_drive
@@ -63,7 +63,7 @@ def demo(
         seed=random_weights or 0,
         device=device,
         lockstep=not has_gpu if realtime is None else not realtime,
-        answer_timeout_s=answer_timeout,
+        output_timeout_s=output_timeout,
         layout=layout,
         out=out,
     )

@@ -13,7 +13,7 @@ from occ_perception.errors import OptionError, needed_for
 def play(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder, .mcap or .db3 file.")],
     rate: Annotated[float, typer.Option(help="Playing speed, 1 = as recorded.")] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Start again at the end.")] = False,
     start: Annotated[float, typer.Option(help="Skip this many seconds of the beginning.")] = 0.0,
     delay: Annotated[float, typer.Option(help="Seconds to wait before the first message.")] = 0.0,
     topics: Annotated[
@@ -22,27 +22,27 @@ def play(
     remap: Annotated[
         list[str] | None, typer.Option(help="Publish FROM as TO: FROM:=TO (repeatable).")
     ] = None,
-    clock: Annotated[float, typer.Option(help="Publish /clock at this rate, Hz; 0 = not.")] = 0.0,
+    clock: Annotated[float, typer.Option(help="Publish /clock at this rate, Hz; 0 = off.")] = 0.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for subscribers.")] = 10.0,
     wait_for: Annotated[
         str,
         typer.Option(
             metavar="TOPIC",
-            help="Begin when whoever publishes TOPIC listens to the bag's images.",
+            help="Start when the node that publishes TOPIC subscribes to the bag's images.",
         ),
     ] = "",
     lockstep: Annotated[
         str,
         typer.Option(
             metavar="TOPIC",
-            help="Send the next frame set only after the last one was answered on TOPIC.",
+            help="Send the next frame set only after the output for the last one came on TOPIC.",
         ),
     ] = "",
-    answer_timeout: Annotated[
-        float, typer.Option(help="Seconds a frame set may stay unanswered in lockstep.")
+    output_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the output of a frame set in lockstep.")
     ] = 60.0,
     layout: Annotated[
-        str, typer.Option(help="Topic layout of the bag for the two above; recognised if left out.")
+        str, typer.Option(help="Topic layout for --wait-for and --lockstep; recognised by default.")
     ] = "",
 ) -> None:
     """Replay a bag over DDS, without the ros2 command line tools."""
@@ -60,7 +60,7 @@ def play(
         wait_s=wait,
         wait_for=wait_for,
         lockstep=lockstep,
-        answer_timeout_s=answer_timeout,
+        output_timeout_s=output_timeout,
         layout=layout,
     )
     report = play_bag(bag, options)
@@ -75,9 +75,9 @@ def play(
     for damage in report.damage:
         typer.echo(f"bag: {damage}")
     if lockstep:
-        answered = report.frame_sets - len(report.unanswered)
-        typer.echo(f"{answered} of {report.frame_sets} frame sets answered on {lockstep}")
-    if report.unanswered or report.refused or report.damage:
+        with_output = report.frame_sets - len(report.without_output)
+        typer.echo(f"{with_output} of {report.frame_sets} frame sets have an output on {lockstep}")
+    if report.without_output or report.refused or report.damage:
         raise typer.Exit(1)
 
 

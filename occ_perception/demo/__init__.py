@@ -1,1 +1,1 @@
-"""The demonstration: a drive through the node over DDS, scored, filmed and reported."""
+"""The demonstration: plays a drive into the node over DDS, scores it, writes film and report."""

@@ -1,4 +1,4 @@
-"""The demonstration from end to end: drive, node, film, scores, report."""
+"""The demonstration from end to end: town drive, node, film, scores, report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ ANY_MODEL = "alocc_2d_mini"
 
 
 def choose_network(model: str, on_town: bool) -> ModelCard:
-    """The network to show: the one named, or the best one available.
+    """The card of the network to show.
 
-    That is the town's own where its weights are here, since it was trained on nothing else.
+    Args:
+        model: name of the network. "" = the town model if the drive is a town drive and its
+            weights are on this machine, a small network otherwise.
+        on_town: whether the drive is a town drive.
 
     Raises:
         ModelError: there is no such model.
@@ -34,7 +37,7 @@ def choose_network(model: str, on_town: bool) -> ModelCard:
 
 
 def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
-    """The demonstration drive as a bag below ``out``; made unless an earlier run has left it there.
+    """The demonstration drive as a bag below ``out``; reused if an earlier run has written it.
 
     Args:
         out: folder.
@@ -42,16 +45,16 @@ def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
         size: (width, height) of the images.
 
     Raises:
-        OptionError: a drive does not last that long.
-        OutputError: the bag is there, but of another version; or it cannot be written.
+        OptionError: a drive is shorter than that.
+        OutputError: the bag exists but is of another version, or it cannot be written.
     """
     width, height = size
     bag = out / f"town_{frames}x{width}x{height}"
     production = Production(frames=frames, sensors=SensorOptions(size=size), bag="mcap")
     if bag.is_dir():  # write_drive checks that it is the one asked for
-        print(f"the drive is that of an earlier run: {bag}")
+        print(f"reusing the drive of an earlier run: {bag}")
     else:
-        print("making the drive; kernels are compiled on first use")
+        print("generating the drive; kernels are compiled on first use")
     with Progress(transient=True) as progress:
         task = progress.add_task("drive", total=None)
         write_drive(
@@ -64,7 +67,7 @@ def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
 
 
 def demonstrate(setting: Setting) -> bool:
-    """Play, score, film and report; returns whether every frame set was answered.
+    """Play, score, film and report; returns whether every frame set has an output.
 
     Raises:
         DemoError, BagError, YamlError: the bag cannot be used, or a process did not start.
@@ -80,7 +83,7 @@ def demonstrate(setting: Setting) -> bool:
     if filmed is not None:
         print(f"film         {filmed.film}")
     print(f"report       {page.resolve()}")
-    return bool(played.frame_sets) and not played.unanswered
+    return bool(played.frame_sets) and not played.without_output
 
 
 def _rate_hz(played: Played) -> float:

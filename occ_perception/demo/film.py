@@ -1,4 +1,4 @@
-"""The film of the demonstration, and what its moments score."""
+"""The film of the demonstration and the scores of its frames."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
 
 @dataclass(frozen=True, eq=False)
 class Filmed:
-    """What came of the recorded answers.
+    """Film and scores of the recorded outputs.
 
     Attributes:
-        film: the file.
-        codec: it is written in.
-        still: (H, W, 3) uint8 RGB, the image in the middle of the film.
-        scores: None where the bag has no truth that fits.
-        note: why there are no scores, "" where there are.
-        model: name and weights as the node gave them.
+        film: path of the film.
+        codec: codec of the film.
+        still: (H, W, 3) uint8 RGB, the middle image of the film.
+        scores: None if the bag has no matching ground truth.
+        note: why there are no scores; "" if there are.
+        model: name and weights as the node reports them.
     """
 
     film: Path
@@ -42,15 +42,15 @@ class Filmed:
 
 
 def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
-    """Film the recorded answers beside images and truth of the bag, and score them.
+    """Film the recorded outputs beside the images and ground truth of the bag, and score them.
 
-    The film's images lie beside it as PNGs, for those who have no player for it.
+    The film's images are also written as PNG files, for machines without a video player.
 
     Args:
-        setting: of the demonstration.
-        recorded: bag with the node's answers.
-        grids: how many it holds.
-        rate_hz: images per second of the film; 0 where the bag's rate is not known.
+        setting: settings of the demonstration.
+        recorded: bag with the node's outputs.
+        grids: number of grids in it.
+        rate_hz: images per second of the film; 0 if the bag's rate is unknown.
     """
     scoring, note = Scoring(), ""
     path = setting.out / "film.mp4"
@@ -63,7 +63,7 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
         for number, moment in enumerate(track(playback, "film", grids, transient=True)):
             comparison = None
             if moment.truth is None:
-                note = note or "the bag holds no ground truth for the answers' stamps"
+                note = note or "the bag has no ground truth at the stamps of the outputs"
             else:
                 try:
                     comparison = _scored(moment, scoring)

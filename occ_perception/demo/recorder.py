@@ -1,4 +1,4 @@
-"""A subscriber that keeps what the node says, and when it said it."""
+"""A subscriber that keeps the node's outputs and their arrival times."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _QUEUED = 100
 
 
 class Recorder:
-    """Grids, flow, diagnostics, and the arrival of every image that a bag sends.
+    """Records grids, flow, diagnostics, and the arrival time of every image of the bag.
 
     Args:
         node: subscribes.
-        recording: what is played; its images are subscribed to, to measure latency.
-        layout: of the recording.
+        recording: the bag that is played; its images are subscribed to, to measure latency.
+        layout: layout of the bag.
         occupancy_node: name of the node whose output is recorded.
     """
 
@@ -70,10 +70,9 @@ class Recorder:
             yield prediction
 
     def latencies_ms(self) -> list[float]:
-        """From the arrival of a frame set's last image to the arrival of its grid.
+        """Time from the arrival of a frame set's last image to the arrival of its grid.
 
-        Both as this process saw them. Grids whose images carry no stamps of their own are left
-        out.
+        Both are measured in this process. Grids whose images carry no stamps are left out.
         """
         latencies = []
         for stamp, message in self.grids.items():
@@ -87,7 +86,7 @@ class Recorder:
         return latencies
 
     def figure(self, task: str, key: str) -> str:
-        """A value of the last diagnostics, "?" where it was never reported."""
+        """A value of the last diagnostics; "?" if it was never reported."""
         return self._diagnostics.get(f"{self._name}: {task}", {}).get(key, "?")
 
     def _on_grid(self, message: SemanticOccupancy) -> None:

@@ -1,4 +1,4 @@
-"""What reports in the demonstration: lines on the terminal, and a page beside the film."""
+"""The report of the demonstration: lines on the terminal and an HTML page beside the film."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from occ_perception.demo.session import Played, Setting
 from occ_perception.labels import PALETTE
 
 UNTRAINED = (
-    "The network is untrained: its weights are random. Classes in its output mean nothing; what is "
-    "shown is the way of the data from images to occupancy."
+    "The network is untrained: its weights are random. The classes in its output mean nothing. The "
+    "demonstration shows only how data flows from images to occupancy."
 )
 
 _WIDTH = 13
@@ -48,14 +48,14 @@ i { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
 
 
 def print_report(played: Played, filmed: Filmed | None) -> None:
-    """The figures on the terminal, the mIoU on a line of its own."""
+    """Print the figures on the terminal, the mIoU on its own line."""
     for name, value in _run_rows(played):
         print(f"{name:<{_WIDTH}}{value}")
     if played.latencies_ms:
         hint = "last image of a frame set received -> its grid received, both over DDS"
         print(" " * _WIDTH + hint)
-    for line in _unanswered(played):
-        print(f"{'no answer':<{_WIDTH}}{line}")
+    for line in _sets_without_output(played):
+        print(f"{'no output':<{_WIDTH}}{line}")
     if filmed is None:
         return
     if filmed.scores is None:
@@ -66,7 +66,7 @@ def print_report(played: Played, filmed: Filmed | None) -> None:
 
 
 def write_page(setting: Setting, played: Played, filmed: Filmed | None) -> Path:
-    """One page with film, scores, latency, drops and versions; everything but the film is in it."""
+    """Write one page with film, scores, latency, drops and versions; the film stays a file."""
     page = setting.out / "report.html"
     text = "\n".join(_page(setting, played, filmed))
     write_whole(page, text)
@@ -87,11 +87,11 @@ def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[s
     yield from _table([], _run_rows(played))
     if played.latencies_ms:
         yield (
-            '<p class="note">Latency: from the last image of a frame set to its grid, both as a '
-            "listener received them over DDS.</p>"
+            '<p class="note">Latency: from the last image of a frame set to its grid, both as '
+            "received by a subscriber over DDS.</p>"
         )
-    for line in _unanswered(played):
-        yield f'<p class="note">No answer: {html.escape(line)}</p>'
+    for line in _sets_without_output(played):
+        yield f'<p class="note">No output: {html.escape(line)}</p>'
     if filmed is not None and filmed.scores is not None:
         yield from _class_table(filmed.scores)
     yield "<h2>Made with</h2>"
@@ -112,7 +112,7 @@ def _film(filmed: Filmed) -> Iterable[str]:
     )
     still = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
     name = html.escape(filmed.film.name)
-    # Browsers play VP9; where the film is in another codec, the still must do.
+    # Browsers play VP9. For other codecs the page shows the still image.
     if filmed.codec == "vp09":
         yield f'<video controls loop muted autoplay src="{name}" poster="{still}"></video>'
     else:
@@ -121,7 +121,7 @@ def _film(filmed: Filmed) -> Iterable[str]:
 
 def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
     """Name, value and meaning."""
-    where = "voxels that a camera sees" if scores.in_view else "all voxels whose truth is known"
+    where = "voxels that a camera sees" if scores.in_view else "all voxels with known ground truth"
     rows = [
         ("mIoU", _percent(scores.mean_iou), f"{where}, {scores.frames} frames"),
         ("geometry IoU", _percent(scores.geometry_iou), "occupied or free, class ignored"),
@@ -152,7 +152,7 @@ def _class_table(scores: Scores) -> Iterable[str]:
             row.append("" if math.isnan(error) else f"{error:.2f}")
         note += (
             " Flow error: mean length of the difference of true and predicted velocity where rays "
-            "from the vehicle's roof meet something that can move."
+            "from the vehicle's roof hit a class that can move."
         )
     yield "<h2>Classes</h2>"
     yield from _table(head, rows, escape=False)
@@ -169,7 +169,7 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
     rows = [
         ("frame sets in", str(len(played.frame_sets))),
         ("frames out", str(played.grids)),
-        ("drops", f"{len(played.unanswered)}  ({reasons})"),
+        ("drops", f"{len(played.without_output)}  ({reasons})"),
     ]
     if played.latencies_ms:
         p50, p90, p99 = np.percentile(played.latencies_ms, (50, 90, 99))
@@ -181,14 +181,14 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
     return rows
 
 
-def _unanswered(played: Played) -> Iterable[str]:
-    for frame_set in played.unanswered[:_SHOWN_FRAME_SETS]:
+def _sets_without_output(played: Played) -> Iterable[str]:
+    for frame_set in played.without_output[:_SHOWN_FRAME_SETS]:
         missing = f" (no {', '.join(frame_set.missing)} in the bag)" if frame_set.missing else ""
         yield f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s{missing}"
 
 
 def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[tuple[str, str]]:
-    how = "in lockstep: the next frame set after the answer" if played.lockstep else "by time"
+    how = "in lockstep: the next frame set after the output" if played.lockstep else "by time"
     distribution = os.environ.get("ROS_DISTRO", "wheels")
     return [
         ("occ_perception", occ_perception.__version__),
@@ -208,10 +208,10 @@ def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[t
 def _table(head: list[str], rows: Iterable[Sequence[str]], escape: bool = True) -> Iterable[str]:
     yield "<table>"
     if head:
-        yield "<tr>" + "".join(f"<th>{html.escape(voxel)}</th>" for voxel in head) + "</tr>"
+        yield "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"
     for row in rows:
-        voxels = (html.escape(voxel) if escape else voxel for voxel in row)
-        yield "<tr>" + "".join(f"<td>{voxel}</td>" for voxel in voxels) + "</tr>"
+        cells = (html.escape(cell) if escape else cell for cell in row)
+        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     yield "</table>"
 
 

@@ -1,4 +1,4 @@
-"""What scores in the demonstration: recorded occupancy against the truth that the bag carries."""
+"""Scores of the demonstration: recorded occupancy against the ground truth in the bag."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_perception.metrics import FlowScore, MetricsError, VoxelIoU
 
-# Flow is compared where a lidar on the roof would see something that can move.
+# Flow is compared where a lidar on the roof would see a class that can move.
 _LIDAR_EGO = (0.95, 0.0, 1.84)
 
 
@@ -22,10 +22,10 @@ class ClassScore:
     """Scores of one class.
 
     Attributes:
-        name: of the class.
-        iou: intersection over union, NaN where the class is in neither volume.
+        name: name of the class.
+        iou: intersection over union; NaN if the class is in neither volume.
         true_voxels, predicted_voxels: counted voxels, summed over all frames.
-        velocity_error: mean length of the flow's error, m/s; NaN where there is none to compare.
+        velocity_error: mean length of the flow's error, m/s; NaN if there is no flow to compare.
     """
 
     name: str
@@ -37,13 +37,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a recording of answers scores.
+    """Scores of a recording.
 
     Attributes:
-        frames: how many were compared.
-        in_view: whether only voxels that a camera sees were counted, or all whose truth is known.
+        frames: number of frames compared.
+        in_view: True if only voxels that a camera sees were counted, False if all voxels with
+            known ground truth were.
         mean_iou: mIoU over all classes but free space, a fraction of 1.
-        geometry_iou: the ratio of "occupied" against "free".
+        geometry_iou: IoU of occupied against free, class ignored.
         velocity_error: mean of the moving classes' errors, m/s; NaN without flow.
         classes: every class but free space.
     """
@@ -57,11 +58,11 @@ class Scores:
 
 
 class Scoring:
-    """Adds up what moments score.
+    """Accumulates scores over frames.
 
-    Classes are compared by name. Voxel scores follow :class:`~occ_perception.metrics.VoxelIoU`,
-    velocity errors ``AVE_GT_RAY`` of :class:`~occ_perception.metrics.FlowScore` with rays from
-    where the vehicle's lidar stands at that moment.
+    Classes are compared by name. Voxel scores follow :class:`~occ_perception.metrics.VoxelIoU`.
+    Velocity errors are ``AVE_GT_RAY`` of :class:`~occ_perception.metrics.FlowScore`, with rays
+    from the position of the vehicle's lidar in that frame.
     """
 
     def __init__(self) -> None:
@@ -75,15 +76,16 @@ class Scoring:
         truth: OccupancyPrediction,
         in_view_XYZ: NDArray[np.bool_] | None,
     ) -> None:
-        """Count one moment; both are on one grid.
+        """Add one frame; both volumes have the same grid.
 
         Args:
-            prediction: what the node answered.
-            truth: what it should have answered.
-            in_view_XYZ: voxels to count; None counts all whose truth is known.
+            prediction: output of the node.
+            truth: ground truth.
+            in_view_XYZ: voxels to count; None counts all with known ground truth.
 
         Raises:
-            MetricsError: a vocabulary that the other does not know.
+            MetricsError: the classes are those of no label set, or the prediction has a class
+                that the ground truth's label set lacks.
         """
         label_set = _label_set_of(truth)
         if self._voxels is None:
@@ -106,7 +108,7 @@ class Scoring:
             )
 
     def result(self) -> Scores | None:
-        """The sums so far; None where nothing was counted."""
+        """The scores so far; None if no frame was added."""
         if self._voxels is None:
             return None
         voxels = {name: float(value) for name, value in self._voxels.compute().items()}
@@ -140,20 +142,20 @@ def _label_set_of(truth: OccupancyPrediction) -> LabelSet:
         if label_set.class_names == truth.class_names:
             return label_set
     raise MetricsError(
-        f"the ground truth's classes {', '.join(truth.class_names)} are those of none of "
-        f"{', '.join(LABEL_SETS)}"
+        f"the ground truth's classes {', '.join(truth.class_names)} match no label set; known "
+        f"label sets are {', '.join(LABEL_SETS)}"
     )
 
 
 def _renamed(prediction: OccupancyPrediction, label_set: LabelSet) -> NDArray[np.uint8]:
-    """The prediction's labels with the ids of another vocabulary."""
+    """The prediction's labels with the class ids of another label set."""
     ids = {name: class_id for class_id, name in enumerate(label_set.class_names)}
     ids[prediction.class_names[prediction.empty_class]] = label_set.empty_class
     strange = [name for name in prediction.class_names if name not in ids]
     if strange:
         raise MetricsError(
             f"the ground truth ({label_set.name}) has no class {', '.join(strange)}, which "
-            f"{prediction.model or 'the prediction'} knows"
+            f"{prediction.model or 'the prediction'} has"
         )
     table = np.full(256, UNKNOWN_CLASS, np.uint8)
     table[: len(prediction.class_names)] = [ids[name] for name in prediction.class_names]

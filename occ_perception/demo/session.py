@@ -1,4 +1,4 @@
-"""What runs in the demonstration: node and player as processes, a recorder that listens."""
+"""The run of the demonstration: node and player as child processes, and a recorder."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ NODE = "occupancy_node"
 NODE_COMMAND = (sys.executable, "-m", "occ_perception.ros.node")
 OCC_COMMAND = (sys.executable, "-c", "from occ_perception.cli import main; main()")
 
-_ANSWERS = f"/{NODE}/occupancy"
+_OUTPUT_TOPIC = f"/{NODE}/occupancy"
 _START_S = 180.0
 _END_S = 60.0
-# Without a new grid for this long, what is missing will not come any more.
+# Without a new grid for this long, the missing grids are given up.
 _LINGER_S = 60.0
 _LAST_REPORT_S = 1.5
-# What the player ends with. Its exit code 1 says that something was missing, and is Python's, too.
+# Last line of the player. Exit code 1 alone does not tell missing outputs from a Python error.
 _REPORT = re.compile(r"^played \d+ messages", re.MULTILINE)
 _CLOCK_HZ = 100
 
@@ -51,19 +51,19 @@ class DemoError(OccError):
 
 @dataclass
 class Setting:
-    """What is demonstrated, and with what.
+    """Settings of a demonstration.
 
     Attributes:
         bag: rosbag2 to play.
         model: name of the network.
-        weights: its checkpoint, "" = random weights.
-        seed: of random weights.
+        weights: its checkpoint; "" = random weights.
+        seed: seed of random weights.
         device: see the node's parameter.
-        lockstep: wait for every answer instead of playing by time; not done with bags whose
-            images carry no stamps, which need a /clock that goes on.
-        answer_timeout_s: how long, in lockstep.
-        layout: name or path, "" = recognise.
-        out: folder for everything that is written.
+        lockstep: wait for every output instead of playing by time. Ignored for bags whose images
+            have no stamps; they need a running /clock.
+        output_timeout_s: how long to wait for an output in lockstep.
+        layout: name or path; "" = recognise it.
+        out: output folder.
     """
 
     bag: Path
@@ -72,29 +72,30 @@ class Setting:
     seed: int
     device: str
     lockstep: bool
-    answer_timeout_s: float
+    output_timeout_s: float
     layout: str
     out: Path
 
 
 @dataclass(frozen=True)
 class Played:
-    """What a listener saw.
+    """Result of a run, as the recorder received it.
 
     Attributes:
-        recorded: bag with the node's answers; None where there was none.
-        grids: how many.
-        frame_sets: of the bag that was played.
-        unanswered: those of them without an answer.
+        recorded: bag with the node's outputs; None if there were none.
+        grids: number of grids.
+        frame_sets: frame sets of the bag.
+        without_output: frame sets without an output.
         latencies_ms: per grid, see :meth:`Recorder.latencies_ms`.
-        drops: reason -> how many frame sets the node says it dropped for it, "?" = it did not say.
-        lockstep: whether every answer was waited for.
+        drops: reason -> number of frame sets dropped for it, as the node reports; "?" = not
+            reported.
+        lockstep: whether the bag was played in lockstep.
     """
 
     recorded: Path | None
     grids: int
     frame_sets: list[BagFrameSet]
-    unanswered: list[BagFrameSet]
+    without_output: list[BagFrameSet]
     latencies_ms: list[float]
     drops: dict[str, str]
     lockstep: bool
@@ -102,7 +103,7 @@ class Played:
 
 @dataclass
 class Children:
-    """The processes under demonstration; all are ended with SIGINT, or killed if that does not."""
+    """The child processes; :meth:`stop` sends SIGINT and kills those that do not end."""
 
     out: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -115,15 +116,15 @@ class Children:
         return process
 
     def output(self, name: str) -> str:
-        """What a process wrote."""
+        """Everything that a process has written."""
         return (self.out / f"{name}.log").read_text(errors="replace")
 
     def log(self, name: str) -> str:
-        """The last lines of that."""
+        """The last lines that a process has written."""
         return "\n".join(self.output(name).splitlines()[-15:])
 
     def stop(self) -> None:
-        """End what still runs."""
+        """End the processes that still run."""
         for process in self.running:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -140,7 +141,7 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
 
 
 def play_through_node(setting: Setting) -> Played:
-    """Run node and player on a bag, and write down what the node answers.
+    """Run node and player on a bag, and record the node's outputs.
 
     Raises:
         DemoError, BagError, YamlError: the bag cannot be used, or a process did not start.
@@ -150,7 +151,7 @@ def play_through_node(setting: Setting) -> Played:
         layout = choose_layout(recording, setting.layout or None)
         frame_sets = frame_sets_of_bag(recording, layout)
         if setting.lockstep and not _has_stamps(layout):
-            print(f"{setting.bag} is played by time: its images carry no stamps to answer with")
+            print(f"{setting.bag} is played by time: its images carry no stamps for lockstep")
             setting = replace(setting, lockstep=False)
         parameters = _node_parameters(setting, recording, layout)
         rclpy.init()
@@ -165,16 +166,16 @@ def play_through_node(setting: Setting) -> Played:
             node.destroy_node()
             rclpy.try_shutdown()
     if _has_stamps(layout):
-        unanswered = [
+        without_output = [
             frame_set for frame_set in frame_sets if frame_set.stamp_ns not in recorder.grids
         ]
     else:
-        unanswered = frame_sets[len(recorder.grids) :]
+        without_output = frame_sets[len(recorder.grids) :]
     return Played(
-        recorded=_write_down(recorder, setting.out / "recorded"),
+        recorded=_write_recording(recorder, setting.out / "recorded"),
         grids=len(recorder.grids),
         frame_sets=frame_sets,
-        unanswered=unanswered,
+        without_output=without_output,
         latencies_ms=recorder.latencies_ms(),
         drops={
             "overwritten while busy": recorder.figure("inference", "frame_sets_overwritten"),
@@ -197,13 +198,13 @@ def _run(
     parameters: Path,
     recorder: Recorder,
 ) -> None:
-    # The player waits for the node. When that comes, the recorder has long been connected.
+    # The player waits for the node, so the recorder is connected before the first message.
     player = children.start("player", *OCC_COMMAND, *_play_arguments(setting, layout))
     _await_publishers(node, children, "player", [camera.image for camera in layout.cameras])
     occupancy_node = children.start(
         "node", *NODE_COMMAND, "--ros-args", "--params-file", str(parameters)
     )
-    _await_publishers(node, children, "node", [_ANSWERS])
+    _await_publishers(node, children, "node", [_OUTPUT_TOPIC])
     print("node is up; playing", flush=True)
     heard = 0
     while player.poll() is None:
@@ -220,16 +221,17 @@ def _run(
 
 def _play_arguments(setting: Setting, layout: TopicLayout) -> list[str]:
     arguments = ["play", str(setting.bag), "--layout", setting.layout]
-    arguments += ["--wait-for", _ANSWERS, "--wait", str(2 * _START_S)]
+    arguments += ["--wait-for", _OUTPUT_TOPIC, "--wait", str(2 * _START_S)]
     if not _has_stamps(layout):
         arguments += ["--clock", str(_CLOCK_HZ)]
     if setting.lockstep:
-        arguments += ["--lockstep", _ANSWERS, "--answer-timeout", str(setting.answer_timeout_s)]
+        arguments += ["--lockstep", _OUTPUT_TOPIC]
+        arguments += ["--output-timeout", str(setting.output_timeout_s)]
     return arguments
 
 
 def _await_publishers(node: Node, children: Children, name: str, topics: Sequence[str]) -> None:
-    """Until the process that was started last publishes all topics."""
+    """Wait until the process that was started last publishes all topics."""
     give_up = time.monotonic() + _START_S
     while not all(node.count_publishers(topic) for topic in topics):
         if children.running[-1].poll() is not None or time.monotonic() > give_up:
@@ -238,7 +240,7 @@ def _await_publishers(node: Node, children: Children, name: str, topics: Sequenc
 
 
 def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, frame_sets: int) -> None:
-    """Played by time, the network may still be busy when the bag has ended."""
+    """Wait for the last grids: played by time, the network may be busy when the bag has ended."""
     heard, since = len(recorder.grids), time.monotonic()
     while not setting.lockstep and heard < frame_sets and time.monotonic() - since < _LINGER_S:
         _spin(node, 0.2)
@@ -254,7 +256,7 @@ def _spin(node: Node, seconds: float) -> None:
 
 
 def _prepare_environment() -> None:
-    """A ROS domain of our own, on this machine only, with room for large messages."""
+    """Set up a separate ROS domain, on this machine only, with buffers for large messages."""
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     profile = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
@@ -270,7 +272,7 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
         "layout": setting.layout or layout.name,
         "image_topics": [f"{camera.name}={camera.image}" for camera in layout.cameras],
         "pose.topic": layout.pose.topic,
-        # Images without stamps are dated when they arrive: in the time of the bag's poses.
+        # Images without stamps get their arrival time, which must be in the bag's time.
         "use_sim_time": not _has_stamps(layout),
     }
     if setting.weights:
@@ -280,8 +282,8 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
     if message_class_of("tf2_msgs/msg/TFMessage") is None:
         if layout.pose.kind == "tf":
             raise DemoError(
-                "the ego pose of this bag is in /tf, and tf2_msgs is not installed (there is no "
-                "wheel of it); use a machine with a ROS 2 installation, or `occ run`"
+                "the ego pose of this bag is in /tf, and tf2_msgs is not installed (it has no "
+                "wheel); use a machine with a ROS 2 installation, or `occ run`"
             )
         rig = setting.out / "rig.yaml"
         _, calibrated = discover_vehicle(recording, plan_inputs(layout))
@@ -293,8 +295,8 @@ def _node_parameters(setting: Setting, recording: Recording, layout: TopicLayout
     return path
 
 
-def _write_down(recorder: Recorder, path: Path) -> Path | None:
-    """The answers as a bag, instead of those of an earlier run."""
+def _write_recording(recorder: Recorder, path: Path) -> Path | None:
+    """Write the outputs as a bag; a bag of an earlier run is replaced."""
     if path.exists():
         shutil.rmtree(path)
     if not recorder.grids:

@@ -1,7 +1,7 @@
-"""Playing frame set by frame set: what belongs to a frame set, and whether it was answered.
+"""Lockstep playback: the frame sets of a bag, and waiting for the node's output for each.
 
-The frame sets of the bag are found beforehand with the same rule the node uses. Everything recorded
-before the first image of the next frame set is sent; then the player waits for an answer whose
+The frame sets are computed before playing, with the rule that the node uses. Everything recorded
+before the first image of the next frame set is sent. Then the player waits for an output whose
 header carries the stamp of the frame set's reference image.
 """
 
@@ -27,11 +27,11 @@ from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.time_jumps import TimeJump
 
-_ANSWERS_QUEUED = 100
+_OUTPUTS_QUEUED = 100
 
 
 class LockstepError(OccError):
-    """The bag or the answer topic does not allow lockstep; the text says why."""
+    """The bag or the output topic does not allow lockstep; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BagFrameSet:
     """One frame set of a bag.
 
     Attributes:
-        stamp_ns: stamp of the reference image; 0 in bags whose images carry none.
+        stamp_ns: stamp of the reference image; 0 in bags whose images have no stamps.
         first_log_ns: when the first of its images was recorded.
         missing: cameras without an image.
     """
@@ -90,36 +90,36 @@ def image_topics(layout: TopicLayout, remap: Mapping[str, str]) -> list[str]:
     return [remap.get(camera.image, camera.image) for camera in layout.cameras]
 
 
-def obstacle_to_answers(node: Node, topic: str, images: Sequence[str]) -> str:
-    """Why nobody who publishes ``topic`` could have the images yet, "" if somebody could."""
-    answering = {
+def obstacle_to_output(node: Node, topic: str, images: Sequence[str]) -> str:
+    """Why no publisher of ``topic`` can have received the images yet; "" if one can."""
+    publishing = {
         (info.node_namespace, info.node_name) for info in node.get_publishers_info_by_topic(topic)
     }
-    if not answering:
-        return f"nobody publishes {topic}"
+    if not publishing:
+        return f"no node publishes {topic}"
     for image in images:
-        listening = {
+        subscribed = {
             (info.node_namespace, info.node_name)
             for info in node.get_subscriptions_info_by_topic(image)
         }
-        if not answering & listening:
-            return f"whoever publishes {topic} does not listen to {image}"
+        if not publishing & subscribed:
+            return f"the node that publishes {topic} does not subscribe to {image}"
     return ""
 
 
 class Lockstep:
-    """Hands out the frame sets that have been sent completely and waits for their answers.
+    """Returns the frame sets that have been sent completely and waits for their outputs.
 
     Args:
-        node: subscribes to the answers; spun while waiting.
+        node: subscribes to the outputs; spun while waiting.
         recording: the bag.
-        topic: of the answers.
-        layout: name or path of the bag's layout, "" = recognise.
+        topic: topic of the outputs.
+        layout: name or path of the bag's layout; "" = recognise it.
         remap: recorded topic -> topic it is published on.
 
     Raises:
         BagError: no layout fits the bag.
-        LockstepError: it holds no frame set.
+        LockstepError: the bag holds no frame set.
     """
 
     def __init__(
@@ -139,19 +139,19 @@ class Lockstep:
             raise LockstepError("the bag holds no image of the reference camera")
         self._subscription: Subscription[Any] | None = None
         self._has_header = False
-        self._answered: set[int] = set()
-        self._answers = 0
+        self._output_stamps: set[int] = set()
+        self._output_count = 0
 
     def begin(self, first_log_ns: int) -> None:
-        """Leave out the frame sets that were recorded before ``first_log_ns``."""
+        """Skip the frame sets that were recorded before ``first_log_ns``."""
         while self._frame_sets and self._frame_sets[0].first_log_ns < first_log_ns:
             self._frame_sets.popleft()
 
     def has_publisher(self) -> bool:
-        """Whether somebody offers answers; subscribes when it is so for the first time.
+        """Whether the output topic has a publisher; subscribes once it has one.
 
         Raises:
-            LockstepError: the Python class of the answers is not installed.
+            LockstepError: the Python class of the output message is not installed.
         """
         if self._subscription is None:
             publishers = self._node.get_publishers_info_by_topic(self._topic)
@@ -160,12 +160,15 @@ class Lockstep:
         return self._subscription is not None
 
     def obstacle(self) -> str:
-        """What must happen before answers can be expected, "" if nothing."""
+        """Why outputs cannot be expected yet; "" if they can."""
         self.has_publisher()
-        return obstacle_to_answers(self._node, self._topic, self._images)
+        return obstacle_to_output(self._node, self._topic, self._images)
 
     def sent_before(self, log_ns: int | None) -> list[BagFrameSet]:
-        """Frame sets that are complete once all before ``log_ns`` (None = the end) was sent."""
+        """Frame sets that are sent completely when everything before ``log_ns`` is sent.
+
+        None stands for the end of the bag. Each frame set is returned once.
+        """
         sent = []
         while self._frame_sets:
             following = self._frame_sets[1].first_log_ns if len(self._frame_sets) > 1 else None
@@ -175,50 +178,50 @@ class Lockstep:
         return sent
 
     def wait(self, frame_set: BagFrameSet, timeout_s: float) -> str:
-        """Wait for a frame set's answer; returns what went wrong, "" if nothing did."""
+        """Wait for a frame set's output; returns an error message, "" if the output came."""
         give_up = time.monotonic() + timeout_s
-        before = self._answers
-        while not self._is_answered(frame_set, before):
+        before = self._output_count
+        while not self._has_output(frame_set, before):
             left = give_up - time.monotonic()
             if left <= 0:
                 cause = f"; the bag has no image of {', '.join(frame_set.missing)} for it"
                 return (
                     f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s "
-                    f"was not answered on {self._topic} within {timeout_s:g} s"
+                    f"has no output on {self._topic} after {timeout_s:g} s"
                     f"{cause if frame_set.missing else ''}"
                 )
             rclpy.spin_once(self._node, timeout_sec=min(left, 0.1))
         return ""
 
-    def _is_answered(self, frame_set: BagFrameSet, before: int) -> bool:
+    def _has_output(self, frame_set: BagFrameSet, before: int) -> bool:
         self.has_publisher()
         if frame_set.stamp_ns and self._has_header:
-            return frame_set.stamp_ns in self._answered
-        # Without stamps every new answer is taken for the one that is awaited.
-        return self._answers > before
+            return frame_set.stamp_ns in self._output_stamps
+        # Without stamps the next output counts as the output of this frame set.
+        return self._output_count > before
 
     def _subscribe(self, type_name: str) -> None:
         message_class = message_class_of(type_name)
         if message_class is None:
             raise LockstepError(
-                f"{self._topic} is a {type_name}, of which no Python class is installed"
+                f"{self._topic} is of type {type_name}, whose Python class is not installed"
             )
         fields = message_class.get_fields_and_field_types()
         self._has_header = next(iter(fields.values()), "") == "std_msgs/Header"
         self._subscription = self._node.create_subscription(
-            message_class, self._topic, self._on_answer, QoSProfile(depth=_ANSWERS_QUEUED), raw=True
+            message_class, self._topic, self._on_output, QoSProfile(depth=_OUTPUTS_QUEUED), raw=True
         )
 
-    def _on_answer(self, raw: Any) -> None:
-        self._answers += 1
+    def _on_output(self, raw: Any) -> None:
+        self._output_count += 1
         if self._has_header:
-            self._answered.add(header_stamp_of_bytes(raw))
+            self._output_stamps.add(header_stamp_of_bytes(raw))
 
 
 def header_stamp_of_bytes(raw: bytes) -> int:
     """The stamp of a serialized message that begins with a std_msgs/Header.
 
-    CDR: four bytes of encapsulation (the second tells the byte order), then int32 seconds and
+    CDR: four bytes of encapsulation (the second holds the byte order), then int32 seconds and
     uint32 nanoseconds.
     """
     seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)

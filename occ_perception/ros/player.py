@@ -1,9 +1,9 @@
 """Plays a rosbag2 over DDS without the ros2 command line tools.
 
-Messages go out as the bytes they were recorded as, so the only thing needed to know about them is
-their Python class (for the type support). With an answer topic the player works in lockstep: it
-sends the next frame set of images only after the last one was answered, for machines that are
-slower than the recording.
+Messages are published as the recorded bytes, so the player needs only their Python class (for the
+type support). With an output topic the player works in lockstep: it sends the next frame set of
+images only after the node has published its output for the last one. This is for machines that
+are slower than the recording.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rosgraph_msgs.msg import Clock
 from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import RecordedMessage, Recording
 from occ_perception.errors import OccError
-from occ_perception.ros.lockstep import Lockstep, image_topics, obstacle_to_answers
+from occ_perception.ros.lockstep import Lockstep, image_topics, obstacle_to_output
 from occ_perception.ros.message_classes import message_class_of, time_message
 
-# Subscribers are taken as complete when their number has not changed for this long: a node that
+# The subscribers count as complete when their number has not changed for this long. A node that
 # looks at the publishers before it subscribes needs a few hundred milliseconds for each kind of
-# input, on a busy machine more than a second: poses that nobody heard cost the first frame set.
+# input, on a busy machine more than a second. Poses sent too early cost the first frame set.
 _SETTLED_S = 2.0
 _SHORTEST_QUEUE, _LONGEST_QUEUE = 10, 1000
 
@@ -49,18 +49,18 @@ class PlayOptions:
 
     Attributes:
         rate: playing speed, 1 = as recorded.
-        loop: begin again at the end, until interrupted.
-        start_s: skip this much of the beginning (latched topics are sent all the same).
+        loop: start again at the end, until interrupted.
+        start_s: skip this much of the beginning; latched topics are still sent.
         delay_s: wait before the first message.
         topics: play only these; empty = all.
         remap: recorded topic -> topic to publish on.
-        clock_hz: publish /clock this often; 0 = not at all.
-        wait_s: how long to wait for subscribers before playing without (all of) them.
-        wait_for: begin when whoever publishes this topic listens to the bag's images; "" = when
-            the number of subscribers has settled.
-        lockstep: topic of the answers, which is waited for too; "" = play by time alone.
-        answer_timeout_s: how long a frame set may stay unanswered in lockstep.
-        layout: topic layout of the bag for the two above, "" = recognise it.
+        clock_hz: publish /clock at this rate; 0 = not at all.
+        wait_s: how long to wait for subscribers; then playing starts in any case.
+        wait_for: start when the node that publishes this topic subscribes to the bag's images;
+            "" = start when the number of subscribers has settled.
+        lockstep: topic of the outputs; playing starts as with ``wait_for``. "" = play by time.
+        output_timeout_s: how long to wait for the output of a frame set in lockstep.
+        layout: topic layout of the bag for ``wait_for`` and ``lockstep``; "" = recognise it.
     """
 
     rate: float = 1.0
@@ -73,7 +73,7 @@ class PlayOptions:
     wait_s: float = 10.0
     wait_for: str = ""
     lockstep: str = ""
-    answer_timeout_s: float = 60.0
+    output_timeout_s: float = 60.0
     layout: str = ""
 
     def __post_init__(self) -> None:
@@ -84,14 +84,14 @@ class PlayOptions:
             ("delay", self.delay_s),
             ("clock", self.clock_hz),
             ("wait", self.wait_s),
-            ("answer-timeout", self.answer_timeout_s),
+            ("output-timeout", self.output_timeout_s),
         ):
             if not (math.isfinite(value) and value >= 0):
                 raise PlayError(f"--{option} must be a number from 0 up, got {value:g}")
         if self.lockstep and self.clock_hz:
             raise PlayError(
-                "--lockstep and --clock exclude each other: a bag clock would stand still while "
-                "an answer is awaited, and with it every deadline that counts ROS time"
+                "--lockstep and --clock exclude each other: the bag's clock would stand still "
+                "while the player waits for an output, and so would every deadline in ROS time"
             )
         if self.lockstep and self.loop:
             raise PlayError("--lockstep plays the bag once; it cannot be combined with --loop")
@@ -104,12 +104,12 @@ class PlayReport:
     Attributes:
         published: topic -> messages sent.
         skipped: topic -> why it was not played.
-        refused: topic -> messages that DDS would not take (writer queue full).
-        worst_lateness_s: how far behind its time a message went out at worst.
+        refused: topic -> messages that DDS did not accept (writer queue full).
+        worst_lateness_s: largest delay of a message behind its time.
         frame_sets: frame sets sent in lockstep.
-        unanswered: what happened to frame sets without an answer.
-        damage: what of the bag could not be read.
-        interrupted: whether playing was stopped from outside.
+        without_output: for each frame set without an output, a sentence about it.
+        damage: parts of the bag that could not be read.
+        interrupted: whether playing was stopped by KeyboardInterrupt.
     """
 
     published: Counter[str] = field(default_factory=Counter)
@@ -117,7 +117,7 @@ class PlayReport:
     refused: Counter[str] = field(default_factory=Counter)
     worst_lateness_s: float = 0.0
     frame_sets: int = 0
-    unanswered: list[str] = field(default_factory=list)
+    without_output: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -126,12 +126,12 @@ class BagPlayer:
     """Publishes the messages of one bag from a node.
 
     Args:
-        node: publishes; the player spins it itself while it waits.
+        node: publishes; the player spins it while it waits.
         recording: a rosbag2; the caller closes it.
-        options: how.
+        options: how to play.
 
     Raises:
-        PlayError: the bag is of ROS 1, or has nothing that can be played.
+        PlayError: the bag is a ROS 1 bag, or none of its topics can be played.
     """
 
     def __init__(self, node: Node, recording: Recording, options: PlayOptions) -> None:
@@ -166,7 +166,7 @@ class BagPlayer:
         )
 
     def play(self) -> PlayReport:
-        """Play to the end (or for ever, with ``loop``); returns early on KeyboardInterrupt."""
+        """Play to the end, or forever with ``loop``; returns early on KeyboardInterrupt."""
         try:
             self._wait_for_subscribers()
             time.sleep(self.options.delay_s)
@@ -208,12 +208,12 @@ class BagPlayer:
             )
 
     def _wait_for_subscribers(self) -> None:
-        """Until the number of subscribers has settled, or ``wait_s`` is over."""
+        """Wait until the number of subscribers has settled, at most ``wait_s``."""
         give_up = time.monotonic() + self.options.wait_s
         count, since = 0, time.monotonic()
         while (now := time.monotonic()) < give_up:
             rclpy.spin_once(self._node, timeout_sec=0.05)
-            # Who dates images by this clock must know the time before the first one comes.
+            # A node that stamps images by this clock needs the time before the first image.
             self._send_clock(self._first_ns)
             current = sum(p.get_subscription_count() for p in self._publishers.values())
             if current != count:
@@ -223,21 +223,21 @@ class BagPlayer:
         if self.options.wait_s > 0:
             problem = self._obstacle() or f"{count} subscribers"
             self._node.get_logger().warning(
-                f"{problem} after {self.options.wait_s:g} s; playing all the same"
+                f"{problem} after {self.options.wait_s:g} s; playing anyway"
             )
 
     def _obstacle(self) -> str:
         if self._lockstep is not None and (obstacle := self._lockstep.obstacle()):
             return obstacle
         if self.options.wait_for:
-            return obstacle_to_answers(self._node, self.options.wait_for, self._images)
+            return obstacle_to_output(self._node, self.options.wait_for, self._images)
         return ""
 
     # -- playing ---------------------------------------------------------------------------------
 
     @property
     def _first_ns(self) -> int:
-        """The bag's time that playing begins at."""
+        """The bag time at which playing starts."""
         return self._recording.span_ns[0] + round(self.options.start_s * 1e9)
 
     def _send_clock(self, bag_ns: int) -> None:
@@ -249,7 +249,7 @@ class BagPlayer:
         first_ns = self._first_ns
         if first_ns > bag_end:
             raise PlayError(
-                f"start {self.options.start_s:g} s lies behind the end of the bag, which is "
+                f"start {self.options.start_s:g} s lies after the end of the bag, which is "
                 f"{(bag_end - bag_start) * 1e-9:.3f} s long"
             )
         if self._lockstep is not None:
@@ -262,15 +262,15 @@ class BagPlayer:
                 began = time.monotonic()
                 continue
             if self._lockstep is not None:
-                began += self._await_answers(message.received_ns)
+                began += self._await_outputs(message.received_ns)
             due = began + (message.received_ns - first_ns) * 1e-9 / self.options.rate
             self._wait_until(due, message.received_ns)
             self._publish(message)
         if self._lockstep is not None:
-            self._await_answers(None)
+            self._await_outputs(None)
 
     def _wait_until(self, due: float, log_ns: int) -> None:
-        """Sleep up to ``due``, ticking /clock with the bag's time meanwhile."""
+        """Sleep until ``due`` and publish the bag's time on /clock meanwhile."""
         while True:
             now = time.monotonic()
             if self._clock is not None and now >= self._next_tick:
@@ -294,16 +294,16 @@ class BagPlayer:
             return
         self.report.published[topic] += 1
 
-    def _await_answers(self, before_ns: int | None) -> float:
-        """Wait for the frame sets that end before a log time; returns the seconds it took."""
+    def _await_outputs(self, before_ns: int | None) -> float:
+        """Wait for the outputs of the frame sets sent before a log time; returns seconds spent."""
         assert self._lockstep is not None
         began = time.monotonic()
         for frame_set in self._lockstep.sent_before(before_ns):
             self.report.frame_sets += 1
-            problem = self._lockstep.wait(frame_set, self.options.answer_timeout_s)
+            problem = self._lockstep.wait(frame_set, self.options.output_timeout_s)
             if problem:
                 self._node.get_logger().error(problem)
-                self.report.unanswered.append(problem)
+                self.report.without_output.append(problem)
         return time.monotonic() - began
 
     def _drain(self) -> None:
@@ -331,10 +331,10 @@ def play_bag(path: Path, options: PlayOptions) -> PlayReport:
 
 
 def playing_qos(recording: Recording, topic: str) -> QoSProfile:
-    """The QoS a topic was recorded with; reliable and volatile where the bag does not say.
+    """The QoS a topic was recorded with; reliable and volatile where the bag does not state it.
 
-    The queue holds a second of the topic, so that a burst after a stall reaches the readers, and
-    all of a latched topic.
+    The queue holds one second of the topic, so that a burst after a stall reaches the readers. Of
+    a latched topic it holds all messages.
     """
     offered = recording.offered_qos(topic)
     best_effort = any(qos.reliability == QosReliability.BEST_EFFORT for qos in offered)

@@ -61,7 +61,7 @@ INTERFACE = {
         "--wait",
         "--wait-for",
         "--lockstep",
-        "--answer-timeout",
+        "--output-timeout",
         "--layout",
     ],
     "run": [

@@ -78,7 +78,7 @@ def test_a_vocabulary_that_the_truth_does_not_know_is_refused() -> None:
     strange = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
     with pytest.raises(MetricsError, match="has no class dragon"):
         Scoring().add(strange, occupancy(), None)
-    with pytest.raises(MetricsError, match="are those of none of"):
+    with pytest.raises(MetricsError, match="match no label set"):
         Scoring().add(occupancy(), strange, None)
     assert Scoring().result() is None
 

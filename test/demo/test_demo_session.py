@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_all_frame_sets_answered_ends_well_and_leaves_images(
+def test_outputs_for_all_frame_sets_give_exit_code_0_and_a_film(
     tmp_path: Path, folder: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
     """Played by time: the second frame set waits in the mailbox while the first is computed."""
@@ -101,18 +101,17 @@ def test_images_without_stamps_are_dated_by_the_bags_clock(
     )  # fmt: skip
     assert run.wait(300) in (0, 1), run.output()
     assert "is played by time: its images carry no stamps" in run.output()
-    # A busy machine may skip frame sets; none that is answered may carry another time than the
-    # bag's.
-    stamps = [answer.stamp_ns for answer in BagPredictions(tmp_path / "out" / "recorded")]
+    # A busy machine may skip frame sets, but every output must carry the bag's time.
+    stamps = [output.stamp_ns for output in BagPredictions(tmp_path / "out" / "recorded")]
     assert stamps
     assert images[0].stamp_ns - SECOND < stamps[0] <= stamps[-1] < images[-1].stamp_ns + SECOND
     assert "<td>by time</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_frame_set_without_answer_ends_with_an_error(
+def test_a_frame_set_without_output_gives_exit_code_1(
     tmp_path: Path, launch: Launch, child_environment: dict[str, str]
 ) -> None:
-    """The bag's only frame set has no CAM_BACK; a lonely image of it comes two seconds later."""
+    """The bag's only frame set has no CAM_BACK; an image of that camera comes 2 s later."""
     rig = small_rig()
     with BagWriter(tmp_path / "bag") as writer:
         mounts = [("base_link", camera.frame_id, camera.ego_T_cam) for camera in rig.cameras]
@@ -123,14 +122,14 @@ def test_a_frame_set_without_answer_ends_with_an_error(
             writer.write_camera_info(camera, stamp)
             writer.write_camera(camera.name, stamp, jpeg(image(camera.name, 0.0)))
     run = demo(
-        launch, child_environment, tmp_path / "bag", "--lockstep", "--answer-timeout", "4",
+        launch, child_environment, tmp_path / "bag", "--lockstep", "--output-timeout", "4",
         "--device", "cpu", "--random-weights", "7", "--out", tmp_path / "out",
     )  # fmt: skip
     assert run.wait(300) == 1, run.output()
     assert "drops        1" in run.output()
     assert "(no CAM_BACK in the bag)" in run.output()
     assert (
-        "was not answered on /occupancy_node/occupancy"
+        "has no output on /occupancy_node/occupancy"
         in (tmp_path / "out" / "player.log").read_text()
     )
 
@@ -228,7 +227,7 @@ def test_the_recorder_hears_the_player_before_there_is_a_node_to_wait_for(
     assert min(asked.values()) == 4
 
 
-def test_a_player_that_breaks_is_not_taken_for_unanswered_frame_sets(
+def test_a_crash_of_the_player_is_not_reported_as_missing_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DemoError, match=r"the player failed:(.|\n)*RuntimeError: broken"):
@@ -251,8 +250,8 @@ def test_a_process_that_does_not_end_is_killed(
 
 def mean_iou_of(recorded: Path, drive: Path) -> float:
     """Straight from the definition, over what both bags hold."""
-    with contextlib.closing(BagPredictions(recorded)) as answers:
-        predicted = np.stack([answer.labels for answer in answers])
+    with contextlib.closing(BagPredictions(recorded)) as outputs:
+        predicted = np.stack([output.labels for output in outputs])
     with contextlib.closing(BagPredictions(drive, "/ground_truth_in_view/occupancy")) as truths:
         true = np.stack([truth.labels for truth in truths])
     seen = true != 255

@@ -53,5 +53,5 @@ def test_a_bag_becomes_a_checkpoint_that_the_node_runs(
     assert re.search(r"^frames out   2$", report, re.M)
     assert re.search(r"^mIoU \d+\.\d %$", report, re.M)
     assert "untrained" not in (shown / "report.html").read_text()
-    answers = list(BagPredictions(shown / "recorded"))
-    assert {answer.model for answer in answers} == {f"alocc_town@{file_checksum(weights)[:12]}"}
+    outputs = list(BagPredictions(shown / "recorded"))
+    assert {output.model for output in outputs} == {f"alocc_town@{file_checksum(weights)[:12]}"}

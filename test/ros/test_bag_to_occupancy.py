@@ -75,7 +75,7 @@ def play_into_node(
         node, lambda: node.count_publishers("/occupancy_node/occupancy"), 120, "the node starts"
     )
     player = launch(
-        [*OCC, "play", bag, "--lockstep", "/occupancy_node/occupancy", "--answer-timeout", "180"]
+        [*OCC, "play", bag, "--lockstep", "/occupancy_node/occupancy", "--output-timeout", "180"]
     )
     spin_until(node, lambda: not player.is_running, 900, "the player ends")
     assert player.wait(1) == 0, player.output() + occupancy_node.output()
@@ -102,7 +102,7 @@ def check(outcome: Outcome, offline: list[OccupancyPrediction], images: list[Ima
         for index in range(len(fronts))
     ]
     assert sorted(outcome.listener.grids) == fronts
-    assert f"{len(fronts)} of {len(fronts)} frame sets answered" in outcome.player_output
+    assert f"{len(fronts)} of {len(fronts)} frame sets have an output" in outcome.player_output
     assert len(offline) == len(fronts)
     for expected, frame_set in zip(offline, stamps_of_frame_set, strict=True):
         message = outcome.listener.grids[expected.stamp_ns]

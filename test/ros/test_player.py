@@ -138,57 +138,57 @@ def test_loop_begins_again_until_interrupted_and_keeps_mounts_for_late_listeners
     assert player.stop() == 0
 
 
-class Answerer:
-    """Answers a reference image after a while, with its stamp, as the node would."""
+class SlowNode:
+    """Publishes an output for a reference image after a while, with its stamp, like the node."""
 
     def __init__(self, node: Node, ignore: set[int] | None = None) -> None:
-        self.answered_at: dict[int, float] = {}
+        self.published_at: dict[int, float] = {}
         self.images = Audience(node, CompressedImage, FRONT)
         self.others = {
             name: Audience(node, CompressedImage, camera_topic(name))
             for name in CAMERAS
             if name != "CAM_FRONT"
         }
-        self._publisher = node.create_publisher(Odometry, "/answers", 10)
+        self._publisher = node.create_publisher(Odometry, "/outputs", 10)
         self._ignore = ignore or set()
-        node.create_timer(0.05, self._answer)
+        node.create_timer(0.05, self._publish)
 
-    def _answer(self) -> None:
+    def _publish(self) -> None:
         for arrived, message in self.images.heard:
             stamp = stamp_of(message)
-            is_due = time.monotonic() - arrived > 0.15 and stamp not in self.answered_at
+            is_due = time.monotonic() - arrived > 0.15 and stamp not in self.published_at
             if is_due and stamp not in self._ignore:
-                self.answered_at[stamp] = time.monotonic()
-                answer = Odometry()
-                answer.header.stamp = ros_time(stamp)
-                self._publisher.publish(answer)
+                self.published_at[stamp] = time.monotonic()
+                output = Odometry()
+                output.header.stamp = ros_time(stamp)
+                self._publisher.publish(output)
 
 
-def test_lockstep_waits_for_every_answer(bag: Path, node: Node, launch: Launch) -> None:
-    answerer = Answerer(node)
-    player = launch([*OCC, "play", bag, "--lockstep", "/answers"])
+def test_lockstep_waits_for_every_output(bag: Path, node: Node, launch: Launch) -> None:
+    slow = SlowNode(node)
+    player = launch([*OCC, "play", bag, "--lockstep", "/outputs"])
     assert spin_while_running(node, player) == 0, player.output()
-    stamps = answerer.images.stamps
+    stamps = slow.images.stamps
     assert len(stamps) == FRAME_SETS
-    for (arrived, _), before in zip(answerer.images.heard[1:], stamps[:-1], strict=True):
-        assert arrived > answerer.answered_at[before]
-    # What belongs to a frame set is sent with it: all of its images, before the answer.
-    for (arrived, _), stamp in zip(answerer.others["CAM_BACK_LEFT"].heard, stamps, strict=True):
-        assert arrived < answerer.answered_at[stamp]
-    assert f"{FRAME_SETS} of {FRAME_SETS} frame sets answered" in player.output()
+    for (arrived, _), before in zip(slow.images.heard[1:], stamps[:-1], strict=True):
+        assert arrived > slow.published_at[before]
+    # All images of a frame set are sent before its output.
+    for (arrived, _), stamp in zip(slow.others["CAM_BACK_LEFT"].heard, stamps, strict=True):
+        assert arrived < slow.published_at[stamp]
+    assert f"{FRAME_SETS} of {FRAME_SETS} frame sets have an output" in player.output()
 
 
-def test_lockstep_reports_frame_sets_without_answer(bag: Path, node: Node, launch: Launch) -> None:
+def test_lockstep_reports_frame_sets_without_output(bag: Path, node: Node, launch: Launch) -> None:
     silent = START + round(0.008 * 1e9) + (FRAME_SETS - 2) * PERIOD
-    answerer = Answerer(node, ignore={silent})
+    slow = SlowNode(node, ignore={silent})
     player = launch(
-        [*OCC, "play", bag, "--lockstep", "/answers", "--answer-timeout", "3", "--start", "0.6"]
+        [*OCC, "play", bag, "--lockstep", "/outputs", "--output-timeout", "3", "--start", "0.6"]
     )
     assert spin_while_running(node, player) == 1, player.output()
-    assert len(answerer.answered_at) == len(answerer.images.heard) - 1
-    assert "was not answered on /answers within 3 s" in player.output()
+    assert len(slow.published_at) == len(slow.images.heard) - 1
+    assert "has no output on /outputs after 3 s" in player.output()
     assert "the bag has no image of CAM_BACK for it" in player.output()
-    assert "3 of 4 frame sets answered" in player.output()
+    assert "3 of 4 frame sets have an output on /outputs" in player.output()
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_lockstep_reports_frame_sets_without_answer(bag: Path, node: Node, launc
         (["BAG", "--delay", "-1"], "--delay must be a number from 0 up, got -1"),
         (["BAG", "--start", "-0.5"], "--start must be a number from 0 up, got -0.5"),
         (["BAG", "--clock", "nan"], "--clock must be a number from 0 up, got nan"),
-        (["BAG", "--lockstep", "/answers", "--clock", "10"], "exclude each other"),
-        (["BAG", "--lockstep", "/answers", "--loop"], "cannot be combined with --loop"),
+        (["BAG", "--lockstep", "/outputs", "--clock", "10"], "exclude each other"),
+        (["BAG", "--lockstep", "/outputs", "--loop"], "cannot be combined with --loop"),
         (["BAG", "--remap", "a=b"], "FROM:=TO"),
     ],
 )
