@@ -21,9 +21,9 @@ def nearest_point_labels(depth_BNHW: Tensor, labels_BNHW: Tensor) -> Tensor:
         depth_BNHW: metres, 0 = no point.
         labels_BNHW: class id at the points, 255 elsewhere.
     """
-    distance = _voxels(torch.where(depth_BNHW > 0, depth_BNHW, _FAR))
+    distance = _patches(torch.where(depth_BNHW > 0, depth_BNHW, _FAR))
     nearest = distance.argmin(dim=-1, keepdim=True)
-    return _voxels(labels_BNHW.long()).gather(-1, nearest)[..., 0]
+    return _patches(labels_BNHW.long()).gather(-1, nearest)[..., 0]
 
 
 def image_logits(context_BNChw: Tensor, prototypes_KC: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def image_logits(context_BNChw: Tensor, prototypes_KC: Tensor) -> Tensor:
     return torch.einsum("kc,bnchw->bknhw", prototypes_KC.float(), context_BNChw.float())
 
 
-def _voxels(maps_BNHW: Tensor) -> Tensor:
-    """(B, N, h, w, 256): the pixels of each voxel, row by row."""
+def _patches(maps_BNHW: Tensor) -> Tensor:
+    """(B, N, h, w, 256): the input pixels of each feature pixel, row by row."""
     s = FEATURE_STRIDE
     blocks: Tensor = maps_BNHW.unflatten(3, (-1, s)).unflatten(2, (-1, s))
     return blocks.transpose(3, 4).flatten(-2)
