@@ -101,5 +101,5 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> li
         f"\n## {title}\n",
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * (len(head) - 1),
-        *("| " + " | ".join(str(voxel) for voxel in row) + " |" for row in rows),
+        *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows),
     ]
