@@ -47,9 +47,9 @@ from gpu_page import KINDS, page, summary  # noqa: E402
 from verdict import conclusion  # noqa: E402
 
 from occ_perception.errors import OptionError  # noqa: E402
+from occ_perception.models.card import ModelCard  # noqa: E402
 from occ_perception.models.network import Network  # noqa: E402
 from occ_perception.models.postprocess import labels_of  # noqa: E402
-from occ_perception.models.zoo import ModelCard  # noqa: E402
 from occ_perception.runtime.benchmark import (  # noqa: E402
     StreamBenchmark,
     device_facts,

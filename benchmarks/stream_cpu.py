@@ -33,7 +33,8 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import nn  # noqa: E402
 
-from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
+from occ_perception.models.card import ModelCard  # noqa: E402
+from occ_perception.models.zoo import MODELS  # noqa: E402
 from occ_perception.runtime.benchmark import (  # noqa: E402
     conditions,
     distinct_networks,

@@ -46,7 +46,8 @@ from occ_perception.frames import (  # noqa: E402
     OccupancyPrediction,
 )
 from occ_perception.geometry import transform_points  # noqa: E402
-from occ_perception.models.zoo import MODELS, ModelCard  # noqa: E402
+from occ_perception.models.card import ModelCard  # noqa: E402
+from occ_perception.models.zoo import MODELS  # noqa: E402
 from occ_perception.runtime.benchmark import (  # noqa: E402
     conditions,
     device_facts,

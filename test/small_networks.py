@@ -6,9 +6,9 @@ import math
 
 import torch
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import ModelCard
 
 INPUT_SIZE = (64, 96)
 _OPTICAL = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # ego axes from camera axes

@@ -9,9 +9,10 @@ import torch
 from small_networks import INPUT_SIZE
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import ModelCard
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.sparseocc.net import SparseOcc, SparseOccConfig
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.nets.sparse.mask_points import DrawsConfig
 
 GRID = VoxelGrid((-6.4, -6.4, -1.0), (0.4, 0.4, 0.4), (32, 32, 16))

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig, LidarPoints
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.card import ModelCard
+from occ_perception.models.zoo import get_card
 
 SMALL_MODEL = "alocc_2d_mini_small"
 INPUT_SIZE = (64, 176)

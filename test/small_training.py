@@ -14,8 +14,9 @@ from occ_training.recipe import Optimiser, TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import Clip, TownData, town_dataset
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.occupancy_net import OccupancyNetConfig
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 
 IMAGE = (176, 99)

@@ -20,7 +20,7 @@ from occ_perception.sensing.input_plan import plan_inputs
 from occ_perception.sensing.layouts import TopicLayout
 
 if TYPE_CHECKING:  # bags are read without torch, which the models need
-    from occ_perception.models.zoo import ModelCard
+    from occ_perception.models.card import ModelCard
 
 
 def open_recording(

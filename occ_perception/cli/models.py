@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from occ_perception.models.zoo import ModelCard
+    from occ_perception.models.card import ModelCard
 
 _TABLE_WIDTH = 110
 

@@ -9,7 +9,8 @@ from rich.progress import Progress
 from occ_perception.demo.film import film_and_score
 from occ_perception.demo.report import UNTRAINED, print_report, write_page
 from occ_perception.demo.session import Played, Setting, play_through_node
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.card import ModelCard
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weight_files import find_weights
 from occ_perception.synthetic.production import Production, write_drive
 from occ_perception.synthetic.seeds import DEMO_DRIVE, DEMO_TOWN

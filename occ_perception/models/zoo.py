@@ -9,8 +9,6 @@ from occ_perception.models import alocc, bevdet, causalocc, fbocc, gdfusion, tow
 from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.sparseocc import recipes as sparseocc
 
-__all__ = ["MODELS", "ModelCard", "ModelError", "get_card"]
-
 
 class Family(Protocol):
     """A module of recipes."""

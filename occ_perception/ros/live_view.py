@@ -26,7 +26,8 @@ from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
 from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
-from occ_perception.models.zoo import ModelError, get_card
+from occ_perception.models.card import ModelError
+from occ_perception.models.zoo import get_card
 from occ_perception.ros.camera_inputs import ReceivedImage
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.node_plan import plan_node

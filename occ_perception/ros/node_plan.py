@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from occ_perception.errors import OccError
-from occ_perception.models.zoo import ModelCard
+from occ_perception.models.card import ModelCard
 from occ_perception.ros.parameters import NodeParameters, ParameterError, parse_assignments
 from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.input_plan import InputPlan, plan_inputs

@@ -21,8 +21,9 @@ from torch import nn
 
 from occ_perception import __version__
 from occ_perception.errors import OptionError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.state import state_bytes
-from occ_perception.models.zoo import MODELS, ModelCard
+from occ_perception.models.zoo import MODELS
 from occ_perception.runtime.execution import Execution
 from occ_perception.runtime.flops import multiply_accumulates
 from occ_perception.runtime.random_frames import random_frames

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from occ_perception.errors import OptionError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint import CheckpointError, KeyReport, load_checkpoint
 from occ_perception.models.network import Network
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.folding import fold
 from occ_perception.runtime.weight_files import (
     WeightsError,

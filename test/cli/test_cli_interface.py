@@ -11,7 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
-from occ_perception.models.zoo import MODELS, ModelError
+from occ_perception.models.card import ModelError
+from occ_perception.models.zoo import MODELS
 
 # Every command with its arguments and options. A change here is a change for users and belongs in
 # the change log.

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from occ_perception.models.card import ModelError
 from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.sparseocc.net import SparseOccConfig
-from occ_perception.models.zoo import MODELS, ModelError, get_card
+from occ_perception.models.zoo import MODELS, get_card
 
 GRID_CONSTANTS = {"view_transformer.dx", "view_transformer.bx", "view_transformer.nx"}
 

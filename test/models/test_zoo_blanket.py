@@ -18,9 +18,10 @@ from small_networks import small_card
 from small_streams import drive, surround_rig
 
 from occ_perception.frames import OccupancyPrediction
+from occ_perception.models.card import ModelCard
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
-from occ_perception.models.zoo import MODELS, ModelCard
+from occ_perception.models.zoo import MODELS
 from occ_perception.runtime.stream import OccupancyStream, StreamSnapshot
 from occ_perception.runtime.weights import LoadedModel
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import MODELS, ModelCard
+from occ_perception.models.zoo import MODELS
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 # Grid spacing (rows, columns) and amplitude of each octave of the synthetic images.

@@ -9,10 +9,11 @@ import torch
 from small_networks import INPUT_SIZE, inputs, small_network
 from small_streams import drive, small_card, surround_rig
 
+from occ_perception.models.card import ModelError
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import state_tensors
-from occ_perception.models.zoo import ModelError, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 

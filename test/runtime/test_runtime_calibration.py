@@ -15,7 +15,8 @@ from small_streams import frame_at, pose, surround_rig
 
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import invert_transform, project_points, transform_points
-from occ_perception.models.zoo import ModelError, get_card
+from occ_perception.models.card import ModelError
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.calibration import Calibrator
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import torch
 from small_streams import drive, pose, small_card, surround_rig
 
 from occ_perception.frames import LidarPoints
+from occ_perception.models.card import ModelError
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import ModelError
 from occ_perception.runtime.calibration import Calibrator
 from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.stream import OccupancyStream

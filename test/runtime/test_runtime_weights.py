@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from occ_perception.errors import OptionError
+from occ_perception.models.card import ModelError
 from occ_perception.models.checkpoint import CheckpointError
 from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import ModelError, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weight_files import WeightsError
 from occ_perception.runtime.weights import checked_device, load_model
 

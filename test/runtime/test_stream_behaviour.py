@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 from small_streams import drive, frame_at, small_card, surround_rig
 
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
+from occ_perception.models.card import ModelError
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.state import state_tensors
-from occ_perception.models.zoo import ModelError
 from occ_perception.runtime.schedule import HistoryLimits
 from occ_perception.runtime.stream import OccupancyStream, StreamSnapshot
 from occ_perception.runtime.weights import LoadedModel

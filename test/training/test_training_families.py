@@ -12,7 +12,8 @@ from occ_training.recipes import RECIPES
 from small_networks import INPUT_SIZE, batched, inputs, small_card, small_network
 from small_sparse import small_sparse, small_sparse_card
 
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.card import ModelCard
+from occ_perception.models.zoo import get_card
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from occ_perception.errors import OccError, OptionError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint import CheckpointError
 from occ_perception.models.checkpoint_keys import checkpoint_key
-from occ_perception.models.zoo import ModelCard
 from occ_training.ema import WeightAverage, float_entries
 from occ_training.module import OccupancyModule
 

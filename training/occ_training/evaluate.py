@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 
 from occ_perception.atomic import atomic_path
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
+from occ_perception.models.card import ModelCard
 from occ_perception.models.network import Network
 from occ_perception.models.postprocess import labels_of
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.records import DatasetIndex

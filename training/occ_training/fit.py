@@ -22,8 +22,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader
 
 from occ_perception.errors import OptionError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.network import Network
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_training.checkpoints import (
     TRAINER_FILE,
     WEIGHTS_FILE,

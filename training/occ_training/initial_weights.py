@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint import CheckpointError, match_keys, read_tensors
 from occ_perception.models.checkpoint_keys import checkpoint_key, unwrapped_key
 from occ_perception.models.network import Network
-from occ_perception.models.zoo import MODELS, ModelCard, get_card
+from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.weight_files import WeightsError, find_weights, verify_kept
 
 

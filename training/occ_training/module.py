@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from occ_perception.errors import OptionError
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
-from occ_perception.models.zoo import ModelCard
 from occ_perception.runtime.execution import HALF, run_in_half
 from occ_training.data.sample import Batch
 from occ_training.losses.terms import ImageMasks, SupervisedStep, full_precision

@@ -18,9 +18,10 @@ from occ_perception.atomic import OutputError
 from occ_perception.errors import OptionError
 from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.metrics import Evaluation
+from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.occupancy_net import OccupancyNetConfig
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import Drive, DriveSensors, Town
 from occ_training.data.dataset import OccupancyDataset

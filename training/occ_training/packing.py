@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from occ_perception.atomic import atomic_path, write_whole
 from occ_perception.errors import OccError
 from occ_perception.metrics import Evaluation, Report
+from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint_keys import checkpoint_key
-from occ_perception.models.zoo import ModelCard, get_card
+from occ_perception.models.zoo import get_card
 from occ_training.checkpoints import WEIGHTS_FILE, finished_checkpoints, step_of
 from occ_training.data.sample import collate
 from occ_training.evaluate import EvaluationTask, evaluate, frame_truth

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from occ_perception.errors import OccError
-from occ_perception.models.zoo import ModelCard
+from occ_perception.models.card import ModelCard
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import Content, SampleOptions
 from occ_training.data.images import ImageAugmentation

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from occ_perception.labels import UNKNOWN_CLASS
+from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
 from occ_perception.models.network import Network
-from occ_perception.models.zoo import ModelCard
 from occ_training.data.dataset import Content
 from occ_training.data.frame_records import DatasetError
 from occ_training.data.sample import Batch
