@@ -1,4 +1,4 @@
-"""What answers without a network score on held-out towns: the frame for every trained one.
+"""What predictions without a network score on held-out towns: the frame for every trained one.
 
     python benchmarks/town_baselines.py [--train-towns 20] [--test-towns 10] [--frames 2]
 
@@ -34,11 +34,11 @@ ORACLE_SIZES = ((704, 256), (352, 128))
 FIRST_TRAIN_TOWN, FIRST_TEST_TOWN = 0, 20_000
 
 Labels = NDArray[np.uint8]
-Moment = tuple[Drive, Scene, Labels, NDArray[np.bool_]]
+Sample = tuple[Drive, Scene, Labels, NDArray[np.bool_]]
 
 
-def moments(first_town: int, towns: int, frames: int) -> Iterator[Moment]:
-    """Drive, scene, labels and camera mask of some moments of one drive per town."""
+def samples(first_town: int, towns: int, frames: int) -> Iterator[Sample]:
+    """Drive, scene, labels and camera mask of some samples of one drive per town."""
     for seed in range(first_town, first_town + towns):
         drive = Drive(Town(seed), 0)
         for t in np.linspace(2.0, 18.0, frames):
@@ -46,7 +46,7 @@ def moments(first_town: int, towns: int, frames: int) -> Iterator[Moment]:
             yield drive, scene, voxelise(scene)[0], camera_mask(scene, synthetic_rig(), threads=1)
 
 
-def prior(training: Iterator[Moment]) -> Labels:
+def prior(training: Iterator[Sample]) -> Labels:
     """Every voxel's most frequent class where cameras see it; free where none ever does."""
     counts = np.zeros((CLASSES.num_classes, *OCC3D_GRID.dims), np.int32)
     for _, _, labels, seen in training:
@@ -83,14 +83,14 @@ def oracle(drive: Drive, scene: Scene, size: tuple[int, int]) -> Labels:
 
 def baselines(train_towns: int, test_towns: int, frames: int) -> dict[str, dict[str, float]]:
     """mIoU and geometry IoU in per cent by baseline."""
-    fixed = {"prior": prior(moments(FIRST_TRAIN_TOWN, train_towns, frames)), "plane": plane()}
+    fixed = {"prior": prior(samples(FIRST_TRAIN_TOWN, train_towns, frames)), "plane": plane()}
     oracles = {f"oracle {width}x{height}": (width, height) for width, height in ORACLE_SIZES}
     scores = {name: VoxelIoU(CLASSES) for name in (*fixed, *oracles)}
-    for drive, scene, labels, seen in moments(FIRST_TEST_TOWN, test_towns, frames):
-        answers = dict(fixed)
-        answers |= {name: oracle(drive, scene, size) for name, size in oracles.items()}
-        for name, answer in answers.items():
-            scores[name].update(answer[None], labels[None], seen[None])
+    for drive, scene, labels, seen in samples(FIRST_TEST_TOWN, test_towns, frames):
+        predictions = dict(fixed)
+        predictions |= {name: oracle(drive, scene, size) for name, size in oracles.items()}
+        for name, predicted in predictions.items():
+            scores[name].update(predicted[None], labels[None], seen[None])
     results = {name: score.compute() for name, score in scores.items()}
     return {
         name: {"mIoU": 100 * float(result["mIoU"]), "geometry IoU": 100 * float(result["IoU"])}

@@ -1,4 +1,4 @@
-"""What a recording shows, moment by moment: occupancy, what is true, and the images."""
+"""Playback of a recording, frame by frame: occupancy, ground truth and images."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 @dataclass(frozen=True, eq=False)
 class PlaybackFrame:
-    """One instant of a playback.
+    """One frame of a playback.
 
     Attributes:
         prediction: occupancy to show.
-        frame: the cameras at its stamp.
-        truth: what the occupancy really was at its stamp.
-        is_truth: the occupancy to show is itself what is true, not what a model thinks.
-        in_view_XYZ: (X, Y, Z) bool, the voxels of the truth that a camera saw; None where nothing
-            says so.
+        camera_frame: the camera images at its stamp; None if there are none.
+        truth: ground truth at its stamp; None if there is none.
+        is_truth: whether ``prediction`` is itself ground truth and not the output of a model.
+        in_view_XYZ: (X, Y, Z) bool, the voxels of the ground truth that a camera sees; None if
+            the source does not contain them.
     """
 
     prediction: OccupancyPrediction
-    frame: CameraFrame | None = None
+    camera_frame: CameraFrame | None = None
     truth: OccupancyPrediction | None = None
     in_view_XYZ: NDArray[np.bool_] | None = None
     is_truth: bool = False
@@ -54,9 +54,9 @@ class Playback:
     Args:
         source: a bag with occupancy, a results folder of ``occ run``, or a folder of .npz files.
         cameras: bag with the images; by default the bag that ``occ run`` read, or the source.
-        ground_truth: bag or folder of .npz files; by default whichever of the above has topics
-            below ``/ground_truth``.
-        topic: the occupancy topic, where the source has several.
+        ground_truth: bag or folder of .npz files; by default the first of ``source`` and
+            ``cameras`` that has topics below ``/ground_truth``.
+        topic: the occupancy topic, if the source has several.
         layout: name or path of the topic layout of the bag with the images; recognised by
             default.
 
@@ -64,7 +64,7 @@ class Playback:
         notes: what could not be joined and why.
 
     Raises:
-        BagError: something cannot be read, or holds no occupancy.
+        BagError: a source cannot be read or holds no occupancy.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Playback:
             self._shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
                 self._occupancy.topic
             )
-            self._frames = self._open_cameras(camera_bag, wanted=cameras is not None)
+            self._camera_frames = self._open_cameras(camera_bag, wanted=cameras is not None)
             self._truth: BagPredictions | ArrayFolder | None = None
             self._in_view: BagPredictions | None = None
             if ground_truth is not None:
@@ -109,7 +109,7 @@ class Playback:
 
     @property
     def expected(self) -> int:
-        """How many moments there are at most."""
+        """Upper limit of the number of frames."""
         return self._occupancy.expected
 
     @property
@@ -118,7 +118,7 @@ class Playback:
         return [problem for part in self._parts for problem in part.problems]
 
     def __iter__(self) -> Iterator[PlaybackFrame]:
-        frames = StampJoin(self._frames or ())
+        frames = StampJoin(self._camera_frames or ())
         truths = StampJoin(self._truth or ())
         seen = StampJoin(self._in_view or ())
         for prediction in self._occupancy:
@@ -161,7 +161,7 @@ class Playback:
             self._truth = self._open(path)
             return
         topics = _truth_topics(path)
-        # A recording of nothing but the truth may call its topic as it likes.
+        # In a recording with ground truth alone the topic may have any name.
         self._truth = self._open(path, topics[0] if topics else None)
         if len(topics) > 1:
             self._in_view = BagPredictions(path, topics[1])
@@ -169,7 +169,7 @@ class Playback:
 
 
 def open_occupancy(source: str | Path, topic: str | None = None) -> BagPredictions | ArrayFolder:
-    """What :class:`Playback` shows, alone; arguments and errors as there."""
+    """The occupancy of a :class:`Playback` alone; same arguments and errors."""
     path, _ = _results_of_run(Path(source))
     return ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
 
@@ -195,7 +195,7 @@ def _has_images(path: Path) -> bool:
 
 
 def _truth_topics(path: Path) -> list[str]:
-    """The topic with the truth, and that with the part of it that cameras see, where they exist."""
+    """The ground truth topic, and the one limited to what cameras see, if they exist."""
     with Recording(path) as recording:
         whole = occupancy_topics(recording, GROUND_TRUTH)[:1]
         return whole + occupancy_topics(recording, GROUND_TRUTH_IN_VIEW)[:1]

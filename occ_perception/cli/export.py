@@ -24,17 +24,17 @@ def export(
         Path | None, typer.Option(metavar="BAG", help="Bag with lidar points to write too.")
     ] = None,
     lidar_topic: Annotated[
-        str | None, typer.Option(help="Lidar topic, where that bag has several.")
+        str | None, typer.Option(help="Lidar topic, if that bag has several.")
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Occupancy topic, where the bag has several.")
+        str | None, typer.Option(help="Occupancy topic, if the bag has several.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Write every n-th moment.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Write every n-th frame.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
 ) -> None:
-    """Write the occupied voxels of every moment as a coloured PLY point cloud in the ego frame.
+    """Write the occupied voxels of every frame as a coloured PLY point cloud in the ego frame.
 
-    Points have red, green, blue and label, and vx, vy in m/s where there is flow.
+    Points have red, green, blue and label, and vx, vy in m/s if the model predicts flow.
     """
     from occ_perception.bags.playback import open_occupancy
     from occ_perception.bags.recording import BagError
@@ -67,7 +67,7 @@ def export(
 
 
 def _open_lidar(bag: Path, topic: str | None) -> FrameSetSweeps | LidarSweeps:
-    """Sweeps at the stamps of the frame sets, or as they are where the bag has no frame sets."""
+    """Sweeps moved to the stamps of the frame sets; unmoved if the bag has no frame sets."""
     from occ_perception.bags.lidar import FrameSetSweeps, LidarSweeps
     from occ_perception.bags.recording import BagError
 
@@ -75,6 +75,6 @@ def _open_lidar(bag: Path, topic: str | None) -> FrameSetSweeps | LidarSweeps:
         return FrameSetSweeps(bag, topic)
     except BagError as error:
         sweeps = LidarSweeps(bag, topic=topic)
-        note = f"the vehicle's motion between sweeps and occupancy is not undone: {error}"
+        note = f"sweeps are not compensated for the motion since the occupancy's stamp: {error}"
         typer.secho(note, fg=typer.colors.YELLOW, err=True)
         return sweeps

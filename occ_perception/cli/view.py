@@ -1,4 +1,4 @@
-"""``occ view``: occupancy to look at, as a film, images, or in a viewer."""
+"""``occ view``: shows occupancy as a film, as images, or in a viewer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def view(
         Path | None,
         typer.Argument(
             help="Bag with occupancy, results of `occ run`, or folder of .npz files; with --live "
-            "the node, /occupancy_node if left out."
+            "the node's name, by default /occupancy_node."
         ),
     ] = None,
     out: Annotated[
@@ -43,23 +43,23 @@ def view(
     ] = False,
     open3d: Annotated[bool, typer.Option("--open3d", help="Open an Open3D window.")] = False,
     cameras: Annotated[
-        Path | None, typer.Option(metavar="BAG", help="Bag with the images, if not SOURCE.")
+        Path | None, typer.Option(metavar="BAG", help="Bag with the images; SOURCE by default.")
     ] = None,
     ground_truth: Annotated[
         Path | None,
-        typer.Option(metavar="BAG|DIR", help="What is true, if not SOURCE's /ground_truth topics."),
+        typer.Option(metavar="BAG|DIR", help="Ground truth; by default SOURCE's /ground_truth."),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Occupancy topic, where the bag has several.")
+        str | None, typer.Option(help="Occupancy topic, if the bag has several.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Show every n-th moment.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Show every n-th frame.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="HZ", help="Images per second, else as recorded."),
+        typer.Option(metavar="HZ", help="Images per second; as recorded by default."),
     ] = None,
 ) -> None:
-    """Show what a bag holds: volumes in perspective, cameras, and errors where truth is known."""
+    """Show the occupancy of a bag in perspective, its images, and errors against ground truth."""
     from occ_perception.bags.playback import Playback
     from occ_perception.bags.recording import BagError
 
@@ -69,8 +69,8 @@ def view(
         _follow(str(source or _NODE), out, every, limit)
         return
     if source is None:
-        raise OptionError("say what to show: a bag, a folder, or --live")
-    write = _way_out(out, rerun, open3d, rate)
+        raise OptionError("nothing to show: give a bag, a folder, or --live")
+    write = _chosen_output(out, rerun, open3d, rate)
     with Playback(source, cameras, ground_truth, topic) as playback:
         for note in playback.notes:
             typer.secho(note, fg=typer.colors.YELLOW, err=True)
@@ -78,7 +78,7 @@ def view(
         _print_problems(playback)
     if not count:
         raise BagError(f"{source} holds no readable occupancy")
-    typer.echo(f"{count} moments" + (f" in {out}" if out is not None else ""))
+    typer.echo(f"{count} frames" + (f" in {out}" if out is not None else ""))
 
 
 def _follow(node: str, out: Path | None, every: int, limit: int | None) -> None:
@@ -99,20 +99,20 @@ def _follow(node: str, out: Path | None, every: int, limit: int | None) -> None:
         nonlocal shown
         log.add(prediction, frame)
         shown += 1
-        typer.echo(f"\r{shown} moments", nl=False, err=True)
+        typer.echo(f"\r{shown} frames", nl=False, err=True)
 
     with RerunLog(out) as log:
         typer.echo(f"following {node}; Ctrl-C ends", err=True)
         watch(node, show, note, limit, every)
-    typer.echo(f"\n{shown} moments" + (f" in {out}" if out is not None else ""))
+    typer.echo(f"\n{shown} frames" + (f" in {out}" if out is not None else ""))
 
 
-def _way_out(
+def _chosen_output(
     out: Path | None, rerun: bool, open3d: bool, rate: float | None
 ) -> Callable[[Iterator[PlaybackFrame]], int]:
-    """What is done with the moments; decided before anything is read."""
+    """The function that consumes the frames; chosen before the source is read."""
     if (out is not None) + rerun + open3d != 1:
-        raise OptionError("say where to: one of --out, --rerun and --open3d")
+        raise OptionError("give exactly one of --out, --rerun and --open3d")
     if open3d:
         return _open_window
     if out is None or out.suffix == ".rrd":
@@ -124,69 +124,69 @@ def _way_out(
     return partial(_write_images, out, rate)
 
 
-def _log_to_rerun(out: Path | None, moments: Iterator[PlaybackFrame]) -> int:
+def _log_to_rerun(out: Path | None, frames: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.rerun_log import RerunLog
 
     count = 0
     with RerunLog(out) as log:
-        for moment in moments:
-            log.add(moment.prediction, moment.frame, moment.truth)
+        for frame in frames:
+            log.add(frame.prediction, frame.camera_frame, frame.truth)
             count += 1
     return count
 
 
-def _open_window(moments: Iterator[PlaybackFrame]) -> int:
+def _open_window(frames: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.open3d_window import Open3DWindow
 
-    predictions = [moment.prediction for moment in moments]
+    predictions = [frame.prediction for frame in frames]
     if predictions:
         typer.echo("N next, P previous, Q close")
         Open3DWindow(predictions).run()
     return len(predictions)
 
 
-def _write_sheet(out: Path, moments: Iterator[PlaybackFrame]) -> int:
+def _write_sheet(out: Path, frames: Iterator[PlaybackFrame]) -> int:
     from occ_perception.viewer.images import sheet_image, write_png
 
-    predictions = [moment.prediction for moment in moments]
+    predictions = [frame.prediction for frame in frames]
     if predictions:
         columns = max(3, math.ceil(math.sqrt(len(predictions))))
         write_png(out, sheet_image(predictions, columns))
     return len(predictions)
 
 
-def _write_images(out: Path, rate: float | None, moments: Iterator[PlaybackFrame]) -> int:
+def _write_images(out: Path, rate: float | None, frames: Iterator[PlaybackFrame]) -> int:
     """A film, or a folder of its images."""
     from occ_perception.viewer.films import Film, ImageFolder, ImageSink
     from occ_perception.viewer.images import film_image
 
     sink: ImageSink
     if out.suffix == ".mp4":
-        # The rate is known only when the second moment is.
-        first = list(islice(moments, 2))
-        moments = chain(first, moments)
+        # The rate is the distance of the first two frames.
+        first = list(islice(frames, 2))
+        frames = chain(first, frames)
         sink = Film(out, rate or _recorded_rate(first))
     else:
         sink = ImageFolder(out)
     count = 0
     with sink:
-        for moment in moments:
-            caption = "ground truth" if moment.is_truth else "prediction"
-            sink.write(film_image(moment.prediction, moment.frame, _compared(moment), caption))
+        for frame in frames:
+            caption = "ground truth" if frame.is_truth else "prediction"
+            sink.write(film_image(frame.prediction, frame.camera_frame, _compared(frame), caption))
             count += 1
     return count
 
 
-def _compared(moment: PlaybackFrame) -> Comparison | None:
+def _compared(frame: PlaybackFrame) -> Comparison | None:
     from occ_perception.viewer.comparison import compare
 
-    if moment.truth is None:
+    if frame.truth is None:
         return None
-    return compare(moment.prediction, moment.truth, moment.in_view_XYZ)
+    return compare(frame.prediction, frame.truth, frame.in_view_XYZ)
 
 
 def _recorded_rate(first: list[PlaybackFrame]) -> float:
-    stamps = [moment.prediction.stamp_ns for moment in first]
+    stamps = [frame.prediction.stamp_ns for frame in first]
     if len(stamps) < 2 or stamps[1] <= stamps[0]:
         return _USUAL_RATE
     return min(1e9 / (stamps[1] - stamps[0]), _HIGHEST_RATE)
@@ -207,7 +207,7 @@ def _with_progress(playback: Playback, every: int, limit: int | None) -> Iterato
     total = expected if limit is None else min(limit, expected)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task("moments", total=total)
-        for moment in islice(islice(playback, 0, None, every), limit):
-            yield moment
+        task = progress.add_task("frames", total=total)
+        for frame in islice(islice(playback, 0, None, every), limit):
+            yield frame
             progress.advance(task)

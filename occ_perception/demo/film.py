@@ -60,27 +60,27 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
     layout = setting.layout or None
     images = ImageFolder(setting.out / "images")
     with Playback(recorded, cameras=setting.bag, layout=layout) as playback, film, images:
-        for number, moment in enumerate(track(playback, "film", grids, transient=True)):
+        for number, frame in enumerate(track(playback, "film", grids, transient=True)):
             comparison = None
-            if moment.truth is None:
+            if frame.truth is None:
                 note = note or "the bag has no ground truth at the stamps of the outputs"
             else:
                 try:
-                    comparison = _scored(moment, scoring)
+                    comparison = _scored(frame, scoring)
                 except OccError as error:
                     note = str(error)
-            image = film_image(moment.prediction, moment.frame, comparison)
+            image = film_image(frame.prediction, frame.camera_frame, comparison)
             film.write(image)
             images.write(image)
-            model = moment.prediction.model
+            model = frame.prediction.model
             if number == grids // 2:
                 still = image
     scores = scoring.result()
     return Filmed(path, film.codec, still, scores, "" if scores else note, model)
 
 
-def _scored(moment: PlaybackFrame, scoring: Scoring) -> Comparison:
-    assert moment.truth is not None
-    comparison = compare(moment.prediction, moment.truth, moment.in_view_XYZ)
-    scoring.add(moment.prediction, moment.truth, moment.in_view_XYZ)
+def _scored(frame: PlaybackFrame, scoring: Scoring) -> Comparison:
+    assert frame.truth is not None
+    comparison = compare(frame.prediction, frame.truth, frame.in_view_XYZ)
+    scoring.add(frame.prediction, frame.truth, frame.in_view_XYZ)
     return comparison

@@ -1,7 +1,7 @@
-"""What a running node sees and says, moment by moment, for a viewer.
+"""Inputs and outputs of a running node, frame by frame, for a viewer.
 
-The node is asked for its parameters, and its inputs are subscribed to as it does itself: cameras,
-calibration and ego pose need not be described a second time.
+The parameters are read from the node, and its inputs are subscribed to in the same way as the node
+does. Cameras, calibration and ego pose need no second configuration.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from occ_perception.sensing.input_plan import InputPlan
 
 Show = Callable[[OccupancyPrediction, "CameraFrame | None"], None]
 
-_ANSWER_S = 10.0
+_SERVICE_TIMEOUT_S = 10.0
 _POLL_S = 0.2
 # Flow is sent right after the occupancy it belongs to, poses at 50 Hz or more.
-_PATIENCE_S = 0.5
-_MOMENTS_KEPT = 5
+_JOIN_TIMEOUT_S = 0.5
+_GRIDS_KEPT = 5
 # Enough for a network that is a few seconds behind its cameras.
 _IMAGES_KEPT = 30
 _SAME_IMAGE_NS = 20_000_000
@@ -61,18 +61,18 @@ def watch(
     limit: int | None = None,
     every: int = 1,
 ) -> None:
-    """Show what a node says until Ctrl-C, or ``limit`` moments were shown.
+    """Show the output of a node until Ctrl-C, or until ``limit`` frames are shown.
 
     Args:
         target: full name of the node, ``/occupancy_node``.
-        show: called with a prediction (with flow where the node sends it) and the images it was
-            made from, None where they did not arrive.
-        note: told once about everything that cannot be shown.
-        limit: moments to show.
-        every: show every n-th.
+        show: called with a prediction (with flow if the node publishes it) and the images it was
+            made from; None if they did not arrive.
+        note: called once with each reason why something cannot be shown.
+        limit: number of frames to show.
+        every: show every n-th frame.
 
     Raises:
-        LiveViewError: no such node answers, or it runs what this installation does not know.
+        LiveViewError: no such node responds, or its model is unknown to this installation.
     """
     rclpy.init()
     try:
@@ -81,8 +81,8 @@ def watch(
             view = LiveView(node, target, _parameters_of(node, target))
             with _spinning(node):
                 last = None if limit is None else (limit - 1) * every + 1
-                for moment in islice(view.moments(note), 0, last, every):
-                    show(*moment)
+                for shown in islice(view.frames(note), 0, last, every):
+                    show(*shown)
         finally:
             node.destroy_node()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -94,12 +94,12 @@ def watch(
 class LiveView:
     """The inputs and outputs of a running node, joined by stamps.
 
-    Callbacks run in the thread that spins ``node``; :meth:`moments` in another one.
+    Callbacks run in the thread that spins ``node``; :meth:`frames` in another one.
 
     Args:
         node: subscribes.
-        target: full name of the node that is looked at.
-        values: its parameters.
+        target: full name of the node to show.
+        values: parameters of that node.
     """
 
     def __init__(self, node: Node, target: str, values: NodeParameters) -> None:
@@ -107,7 +107,7 @@ class LiveView:
         self._target = target
         plan = _plan(target, values)
         self._changed = threading.Condition()
-        self._messages: deque[tuple[float, SemanticOccupancy]] = deque(maxlen=_MOMENTS_KEPT)
+        self._messages: deque[tuple[float, SemanticOccupancy]] = deque(maxlen=_GRIDS_KEPT)
         self._flows: dict[int, OccupancyFlow] = {}
         self._images: dict[str, dict[int, ReceivedImage]] = {c.name: {} for c in plan.cameras}
         self._assembler: tuple[CameraRig, FrameAssembler] | None = None
@@ -121,10 +121,10 @@ class LiveView:
         node.create_subscription(OccupancyFlow, f"{target}/flow", self._on_flow, 10)
         node.create_timer(_POLL_S, self._vehicle.poll)
 
-    def moments(
+    def frames(
         self, note: Callable[[str], None]
     ) -> Iterator[tuple[OccupancyPrediction, CameraFrame | None]]:
-        """Predictions as they come, each with its images; for ever."""
+        """Predictions as they arrive, each with its images; ends when rclpy shuts down."""
         noted: set[str] = set()
 
         def once(text: str) -> None:
@@ -143,7 +143,7 @@ class LiveView:
             except (MessageError, ValueError) as error:
                 once(f"{self._target}/occupancy: {error}")
                 continue
-            give_up = arrived + _PATIENCE_S
+            give_up = arrived + _JOIN_TIMEOUT_S
             yield self._with_flow(prediction, give_up, once), self._frame(prediction, give_up, once)
 
     # -- joining ---------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class LiveView:
             return None
         absent = [name for name in self._images if name not in found]
         if absent:
-            note(f"some moments are shown without images: none came from {', '.join(absent)}")
+            note(f"some frames are shown without images: none came from {', '.join(absent)}")
             return None
         frame_set = FrameSet(
             reference_stamp_ns=prediction.stamp_ns,
@@ -197,7 +197,7 @@ class LiveView:
         try:
             return self._assembler_for(rig).assemble(frame_set, poses, sequence)
         except FrameError as error:
-            note(f"some moments are shown without images: {error}")
+            note(f"some frames are shown without images: {error}")
             return None
 
     def _assembler_for(self, rig: CameraRig) -> FrameAssembler:
@@ -219,7 +219,7 @@ class LiveView:
     def _on_flow(self, message: OccupancyFlow) -> None:
         with self._changed:
             self._flows[stamp_ns(message.header.stamp)] = message
-            _keep_newest(self._flows, _MOMENTS_KEPT)
+            _keep_newest(self._flows, _GRIDS_KEPT)
             self._changed.notify_all()
 
     def _on_image(self, camera: str, stamp: int, image: ReceivedImage) -> None:
@@ -234,29 +234,29 @@ class LiveView:
 
 
 def _parameters_of(node: Node, target: str) -> NodeParameters:
-    """What a running occupancy node was started with."""
+    """The parameters of a running occupancy node."""
     client: Client[Any, Any] = node.create_client(GetParameters, f"{target}/get_parameters")
     try:
-        if not client.wait_for_service(_ANSWER_S):
+        if not client.wait_for_service(_SERVICE_TIMEOUT_S):
             others = sorted(
                 f"{namespace.rstrip('/')}/{name}"
                 for name, namespace in node.get_node_names_and_namespaces()
                 if name != node.get_name()
             )
             raise LiveViewError(
-                f"no node {target} answers; running are {', '.join(others) or 'none'}. Start the "
-                "occupancy node, or say its name: occ view --live NAME"
+                f"no node {target} responds; running nodes: {', '.join(others) or 'none'}. Start "
+                "the occupancy node, or give its name: occ view --live NAME"
             )
         table = {item.metadata["declaration"].name: item.name for item in fields(NodeParameters)}
         future = client.call_async(GetParameters.Request(names=list(table)))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=_ANSWER_S)
-        answer = future.result()
+        rclpy.spin_until_future_complete(node, future, timeout_sec=_SERVICE_TIMEOUT_S)
+        response = future.result()
     finally:
         node.destroy_client(client)
-    if answer is None or len(answer.values) != len(table):
+    if response is None or len(response.values) != len(table):
         raise LiveViewError(f"{target} does not have the parameters of an occupancy node")
     known: dict[str, Any] = {}
-    for attribute, value in zip(table.values(), answer.values, strict=True):
+    for attribute, value in zip(table.values(), response.values, strict=True):
         known[attribute] = parameter_value_to_python(value)
         if isinstance(known[attribute], list):
             known[attribute] = tuple(known[attribute])
@@ -264,11 +264,11 @@ def _parameters_of(node: Node, target: str) -> NodeParameters:
 
 
 def _plan(target: str, values: NodeParameters) -> InputPlan:
-    """The node's inputs, its private topics by their full names."""
+    """The node's inputs, with its private topics under their full names."""
     try:
         plan = plan_node(values, get_card(values.model))
     except ModelError as error:
-        raise LiveViewError(f"{target} runs what is not installed here: {error}") from error
+        raise LiveViewError(f"{target} runs a model that is not installed: {error}") from error
 
     def full(topic: str) -> str:
         return target + topic.removeprefix("~") if topic.startswith("~") else topic
@@ -302,7 +302,7 @@ def _spinning(node: Node) -> Iterator[None]:
 
 
 def _nearest(images: dict[int, ReceivedImage], stamp: int) -> tuple[int, ReceivedImage] | None:
-    """The image taken at a stamp; received ones may differ by what DDS takes."""
+    """The image nearest to a stamp; stamps by reception time differ by the DDS latency."""
     nearest = min(images, key=lambda other: abs(other - stamp), default=None)
     if nearest is None or abs(nearest - stamp) > _SAME_IMAGE_NS:
         return None

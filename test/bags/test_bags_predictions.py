@@ -159,40 +159,40 @@ def test_a_folder_of_arrays_reads_as_the_run_wrote_it(tmp_path):
         ArrayFolder(tmp_path / "nothing")
 
 
-def test_moments_join_images_and_truth_by_stamp(footage):
+def test_playback_joins_images_and_truth_by_stamp(footage):
     with Playback(footage.predictions, cameras=footage.cameras) as joined:
-        moments = list(joined)
+        frames = list(joined)
         assert not joined.problems
-    assert [moment.prediction.stamp_ns for moment in moments] == footage.stamps
-    for moment, frame in zip(moments, footage.frames, strict=True):
-        assert_same(moment.prediction, guess_at(frame.stamp_ns))
-        assert_same(moment.truth, truth_at(frame.stamp_ns))
-        np.testing.assert_array_equal(moment.in_view_XYZ, SEEN)
-        assert moment.frame.stamps_ns == dict(frame.stamps_ns)
-        assert not moment.is_truth
+    assert [shown.prediction.stamp_ns for shown in frames] == footage.stamps
+    for shown, frame in zip(frames, footage.frames, strict=True):
+        assert_same(shown.prediction, guess_at(frame.stamp_ns))
+        assert_same(shown.truth, truth_at(frame.stamp_ns))
+        np.testing.assert_array_equal(shown.in_view_XYZ, SEEN)
+        assert shown.camera_frame.stamps_ns == dict(frame.stamps_ns)
+        assert not shown.is_truth
 
 
 def test_a_bag_of_truth_alone_is_shown_as_truth(footage):
     with Playback(footage.cameras) as joined:
-        moments = list(joined)
-    assert all(moment.is_truth and moment.truth is None for moment in moments)
-    assert all(moment.frame is not None for moment in moments)
+        frames = list(joined)
+    assert all(shown.is_truth and shown.truth is None for shown in frames)
+    assert all(shown.camera_frame is not None for shown in frames)
 
 
 def test_a_results_folder_leads_to_the_bag_it_was_made_from(tmp_path, footage):
     (tmp_path / "predictions").symlink_to(footage.predictions)
     (tmp_path / "summary.json").write_text(json.dumps({"bag": str(footage.cameras)}))
     with Playback(tmp_path) as joined:
-        moments = list(joined)
-    assert all(m.frame is not None and m.truth is not None for m in moments)
+        frames = list(joined)
+    assert all(shown.camera_frame is not None and shown.truth is not None for shown in frames)
     (tmp_path / "summary.json").write_text(json.dumps({"bag": str(tmp_path / "moved away")}))
     with Playback(tmp_path) as joined:
-        assert all(m.frame is None and m.truth is None for m in joined)
+        assert all(shown.camera_frame is None and shown.truth is None for shown in joined)
 
 
 def test_predictions_alone_have_neither_images_nor_truth(footage):
     with Playback(footage.predictions) as joined:
-        assert [(m.frame, m.truth) for m in joined] == [(None, None)] * 4
+        assert [(shown.camera_frame, shown.truth) for shown in joined] == [(None, None)] * 4
     with pytest.raises(BagError):
         Playback(footage.predictions, cameras=footage.predictions)
 

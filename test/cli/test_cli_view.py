@@ -31,7 +31,7 @@ def test_a_film_compares_with_the_truth_and_plays_as_recorded(tmp_path, footage)
     film = tmp_path / "film.mp4"
     result = occ("view", footage.predictions, "--out", film, "--cameras", footage.cameras)
     assert result.exit_code == 0, result.output
-    assert "3 moments" in result.output
+    assert "3 frames" in result.output
     reader = cv2.VideoCapture(str(film))
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert reader.get(cv2.CAP_PROP_FPS) == pytest.approx(2.0)
@@ -40,14 +40,14 @@ def test_a_film_compares_with_the_truth_and_plays_as_recorded(tmp_path, footage)
     assert missed.sum() > 200  # the strip of road that the guess forgot, and its legend
 
 
-def test_images_of_some_moments_go_to_a_folder(tmp_path, footage):
+def test_images_of_some_frames_go_to_a_folder(tmp_path, footage):
     out = tmp_path / "frames"
     result = occ("view", footage.cameras, "--out", out, "--every", 2)
     assert result.exit_code == 0, result.output
     assert sorted(file.name for file in out.iterdir()) == ["000000.png", "000001.png"]
 
 
-def test_a_sheet_shows_all_moments(tmp_path, footage):
+def test_a_sheet_shows_all_frames(tmp_path, footage):
     result = occ("view", footage.predictions, "-o", tmp_path / "sheet.png", "--limit", 2)
     assert result.exit_code == 0, result.output
     assert cv2.imread(str(tmp_path / "sheet.png")).shape[1] > 700

@@ -52,7 +52,7 @@ def start_node(launch: Launch, folder: Path) -> RunningProcess:
 
 
 def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) -> None:
-    """Images, path and occupancy of every moment, each at the stamp of its grid."""
+    """Images, path and occupancy of every frame, each at the stamp of its grid."""
     occupancy_node = start_node(launch, tmp_path)
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
@@ -75,25 +75,25 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
         stamps.append(car.frame_set(START + number * SECOND // 2))
         listener.wait_for_grid(stamps[-1])
     for viewer in viewers:
-        wait_for(lambda viewer=viewer: "3 moments" in viewer.output(), 60.0, "three are shown")
+        wait_for(lambda viewer=viewer: "3 frames" in viewer.output(), 60.0, "three are shown")
         assert viewer.stop() == 0, viewer.output()
         assert "not shown" not in viewer.output()
     assert occupancy_node.is_running
 
-    moments = [json.loads(line) for line in viewers[0].output().splitlines() if line[0] == "{"]
-    assert [moment["stamp"] for moment in moments] == stamps
-    for moment, stamp in zip(moments, stamps, strict=True):
+    frames = [json.loads(line) for line in viewers[0].output().splitlines() if line[0] == "{"]
+    assert [frame["stamp"] for frame in frames] == stamps
+    for frame, stamp in zip(frames, stamps, strict=True):
         grid = prediction_from_message(listener.grids[stamp])
-        assert moment["occupied"] == int((grid.labels != grid.empty_class).sum())
-        assert moment["cameras"] == list(grid.camera_stamps_ns)
-        assert list(moment["images"].values()) == [
+        assert frame["occupied"] == int((grid.labels != grid.empty_class).sum())
+        assert frame["cameras"] == list(grid.camera_stamps_ns)
+        assert list(frame["images"].values()) == [
             pytest.approx(image(name, taken * 1e-9).mean(), abs=1.0)
             for name, taken in grid.camera_stamps_ns.items()
         ]
-    travelled = np.diff([moment["position"] for moment in moments], axis=0)
+    travelled = np.diff([frame["position"] for frame in frames], axis=0)
     np.testing.assert_allclose(travelled, [[2.5, 0, 0]] * 2, atol=1e-3)
     if HAS_RERUN:
-        assert viewers[1].output().splitlines()[-1] == f"3 moments in {out}"
+        assert viewers[1].output().splitlines()[-1] == f"3 frames in {out}"
         rows, times, positions = read_recording(out)
         for entity in ("prediction/voxels", "motion", *(f"cameras/{name}" for name in CAMERAS)):
             assert rows[f"/world/ego/{entity}"] >= 3, entity
@@ -123,7 +123,7 @@ def test_without_a_node_it_says_who_is_there(tmp_path: Path, launch: Launch) -> 
     (tmp_path / "a.rrd").write_text("precious")
     run = launch([*OCC, "view", "/nobody", "--live", "--out", tmp_path / "a.rrd"])
     assert run.wait(60) == 2, run.output()
-    assert "no node /nobody answers" in run.output()
+    assert "no node /nobody responds" in run.output()
     assert (tmp_path / "a.rrd").read_text() == "precious"
     assert not list(tmp_path.glob(".*"))
 

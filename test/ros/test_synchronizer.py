@@ -120,7 +120,7 @@ def test_a_closed_mailbox_ends_the_wait() -> None:
     assert taken == [None]
 
 
-def test_leftovers_of_the_old_time_line_are_refused_for_a_moment() -> None:
+def test_leftovers_of_the_old_time_line_are_refused_for_a_while() -> None:
     line = TimeLine()
     assert not line.is_leftover(100_000 * MS)
     line.jumped(100_000 * MS, "bag started over")

@@ -1,4 +1,4 @@
-"""Prints what :func:`occ_perception.ros.live_view.watch` shows of a node, a line per moment."""
+"""Prints what :func:`occ_perception.ros.live_view.watch` shows of a node, one line per frame."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ shown = 0
 def show(prediction, frame) -> None:
     global shown
     shown += 1
-    moment = {
+    line = {
         "stamp": prediction.stamp_ns,
         "occupied": int((prediction.labels != prediction.empty_class).sum()),
         "cameras": list(prediction.camera_stamps_ns),
     }
     if frame is not None:
-        moment["images"] = {
+        line["images"] = {
             name: float(frame.images[name].mean()) for name in prediction.camera_stamps_ns
         }
-        moment["position"] = frame.world_T_reference_ego[:3, 3].tolist()
-    print(json.dumps(moment), flush=True)
-    print(f"{shown} moments", flush=True)
+        line["position"] = frame.world_T_reference_ego[:3, 3].tolist()
+    print(json.dumps(line), flush=True)
+    print(f"{shown} frames", flush=True)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_triangles_enclose_the_boxes_volume():
     np.testing.assert_allclose(volume, 8 * boxes.half_sizes.prod(axis=1), rtol=1e-9)
 
 
-def test_a_rerun_recording_holds_every_moment(tmp_path):
+def test_a_rerun_recording_holds_every_frame(tmp_path):
     """Read back by rerun's own tools."""
     pytest.importorskip("rerun")
     from rerun.chunk import RrdReader
