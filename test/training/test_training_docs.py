@@ -21,8 +21,10 @@ def test_the_steps_of_the_page_lead_from_a_bag_to_predictions(tmp_path: Path) ->
     page = (ROOT / "docs/training.md").read_text()
     steps = re.search(r"^### Step by step\n.*?^```bash\n(.*?)^```", page, re.S | re.M)
     assert steps is not None
-    said = []
-    for command in steps[1].replace("/tmp/own", str(tmp_path)).splitlines():
+    printed = []
+    commands = steps[1].replace("\\\n", "").replace("/tmp/own", str(tmp_path)).splitlines()
+    assert len(commands) == 7
+    for command in commands:
         done = subprocess.run(
             ["bash", "-ec", command],
             cwd=ROOT,
@@ -33,10 +35,10 @@ def test_the_steps_of_the_page_lead_from_a_bag_to_predictions(tmp_path: Path) ->
             timeout=600,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}"
-        said.append(done.stdout)
-    assert any("trained without ImageMasks" in text for text in said)
+        printed.append(done.stdout)
+    assert any("trained without ImageMasks" in text for text in printed)
     (weights,) = (tmp_path / "run").glob("checkpoints/step_*/weights.safetensors")
-    answers = list(BagPredictions(tmp_path / "predictions/predictions"))
-    assert [answer.model for answer in answers] == [
+    predictions = list(BagPredictions(tmp_path / "predictions/predictions"))
+    assert [prediction.model for prediction in predictions] == [
         f"alocc_2d_mini@{file_checksum(weights)[:12]}"
     ] * 4
