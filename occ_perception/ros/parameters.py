@@ -1,8 +1,7 @@
 """Every parameter of the node, declared once: type, default, meaning, limits.
 
-:class:`NodeParameters` is the table. The declaration to ROS, the validation,
-config/occupancy_node.yaml and the table in docs/node.md all follow it (tests hold the latter two
-to it).
+:class:`NodeParameters` is the table. The declaration to ROS and the validation are generated from
+it. Tests check config/occupancy_node.yaml and the list in docs/node.md against it.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ class ParameterError(OccError):
 
 @dataclass(frozen=True)
 class Declaration:
-    """What ROS is told about one parameter.
+    """The declaration of one parameter to ROS.
 
     Attributes:
         name: the ROS name, with dots.
         default: its default; the Python type is the parameter's type.
-        description: one sentence, units included.
+        description: one to three sentences, units included.
         choices: the values a text may have; empty = any.
         minimum, maximum: limits of a number, both included.
         live: whether it may be changed while the node runs.
@@ -93,132 +92,139 @@ class NodeParameters:
     """The values the node runs with. Times are in the unit their name ends with."""
 
     model: str = _parameter(
-        "model", "alocc_2d_mini", "Name of the network; `occ models list` prints them."
+        "model", "alocc_2d_mini", "Name of the network; `occ models list` prints the names."
     )
     weights: str = _parameter(
-        "weights", "", "Path of the checkpoint (.pth or .safetensors) of that network."
+        "weights", "", "Path of that network's checkpoint (.pth or .safetensors)."
     )
     random_weights_seed: int = _parameter(
         "random_weights_seed",
         -1,
-        "Run with random weights from this seed instead of a checkpoint, for tests of the data "
-        "path; the output then means nothing. -1 = off.",
+        "Seed of random weights, used instead of a checkpoint to test the data path; the output "
+        "is then meaningless. -1 = off.",
         minimum=-1,
         maximum=2**31 - 1,
     )
     device: str = _parameter(
-        "device", "auto", "Where the network runs: auto (CUDA if present), cpu, cuda or cuda:N."
+        "device",
+        "auto",
+        "Device of the network: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N.",
     )
 
     layout: str = _parameter(
         "layout",
         "",
-        "Topic layout, shipped name or YAML path: topics, frames and pose source of a family of "
-        'bags. "" = topics under ~/input (camera names in lower case), to be remapped.',
+        "Topic layout, as a shipped name or the path of a YAML file: topics, frames and pose "
+        'source. "" = topics under ~/input (camera names in lower case), to be remapped.',
     )
     rig: str = _parameter(
         "rig",
         "",
-        "Rig YAML with intrinsics and extrinsics of all cameras. "
-        '"" = intrinsics from camera_info and extrinsics from tf.',
+        "Rig file with the intrinsics and extrinsics of all cameras, as a shipped name or the path "
+        'of a YAML file. "" = intrinsics from camera_info, extrinsics from tf.',
     )
     image_topics: tuple[str, ...] = _parameter(
         "image_topics",
         [""],
-        "Image topics that differ from the layout, as CAMERA=topic; raw or compressed is found "
-        "out from the publisher.",
+        "Image topics that differ from the layout, each as CAMERA=topic. Raw or compressed is "
+        "detected from the publisher.",
     )
     camera_info_topics: tuple[str, ...] = _parameter(
-        "camera_info_topics", [""], "camera_info topics that differ, as CAMERA=topic."
+        "camera_info_topics",
+        [""],
+        "camera_info topics that differ from the layout, each as CAMERA=topic.",
     )
     image_encoding: str = _parameter(
         "image_encoding",
         "",
-        "Encoding to assume for raw images whatever their message says, e.g. bgr8 for drivers "
-        'that send 8UC3. "" = believe the message (or the layout).',
+        "Encoding to assume for raw images, whatever their messages state; e.g. bgr8 for drivers "
+        'that send 8UC3. "" = the encoding in the layout, otherwise the one in the message.',
     )
     stamp_source: str = _parameter(
         "stamp_source",
         "layout",
-        "Time of an image: its header's, or when it was received (for bags with empty headers). "
-        "layout = what the layout says, header without one.",
+        "Stamp of an image: the stamp in its header, or the time it was received (for bags with "
+        "empty headers). layout = as in the layout, header without a layout.",
         choices=("layout", "header", "receive"),
     )
     qos_reliability: str = _parameter(
         "qos_reliability",
         "auto",
-        "Reliability of the input subscriptions; auto follows the publishers: reliable if all of "
-        "a topic are, else best effort.",
+        "Reliability of the input subscriptions. auto follows the publishers: reliable if all "
+        "publishers of a topic are reliable, otherwise best effort.",
         choices=("auto", "reliable", "best_effort"),
     )
     reference_camera: str = _parameter(
         "reference_camera",
         "",
-        "Camera whose stamp the grid is expressed at. "
-        "\"\" = the layout's, the network's without one.",
+        "Camera whose stamp is the time of the grid. "
+        '"" = as in the layout; without a layout, as in the network.',
     )
 
     pose_source: str = _parameter(
         "pose.source",
         "layout",
-        "Ego pose from nav_msgs/Odometry or from tf. layout = what the layout says, odometry "
-        "without one.",
+        "Source of the ego pose: nav_msgs/Odometry or tf. layout = as in the layout, odometry "
+        "without a layout.",
         choices=("layout", "odometry", "tf"),
     )
     pose_topic: str = _parameter(
-        "pose.topic", "", 'Odometry topic. "" = the layout\'s, ~/input/odometry without one.'
+        "pose.topic",
+        "",
+        'Topic of the ego pose. "" = as in the layout; without a layout, or where pose.source '
+        "differs from it, ~/input/odometry or /tf.",
     )
     world_frame: str = _parameter(
         "pose.world_frame",
         "",
-        'Fixed frame of the ego pose in tf. "" = the layout\'s, map without one.',
+        'Fixed frame of the ego pose in tf. "" = as in the layout, map without a layout.',
     )
     ego_frame: str = _parameter(
         "ego_frame",
         "",
-        'Vehicle frame on the ground under the rear axle. "" = the layout\'s, base_link without '
-        "one.",
+        'Vehicle frame, on the ground under the rear axle. "" = as in the layout, base_link '
+        "without a layout.",
     )
     lidar_frame: str = _parameter(
         "lidar_frame",
         "",
-        "Frame of the lidar in tf; only read for models whose grid lies in it or that are given "
-        "depth, where no rig file has the lidar's pose. \"\" = the layout's, lidar_top without "
-        "one.",
+        "Frame of the lidar in tf. Read only for models whose grid lies in that frame or that take "
+        "lidar depth, and only if the rig file has no lidar pose. "
+        '"" = as in the layout, lidar_top without a layout.',
     )
     lidar_topic: str = _parameter(
         "lidar.topic",
         "",
-        "Topic of sensor_msgs/PointCloud2; only read for models that are given depth, which need "
-        "it.",
+        "Topic of sensor_msgs/PointCloud2. Read only for models that take lidar depth, which "
+        "require it.",
     )
     lidar_tolerance_ms: float = _parameter(
         "lidar.tolerance_ms",
         200.0,
-        "How far from a frame set's reference stamp its lidar sweep may lie; a lidar at 10 Hz that "
-        "stamps the beginning of a rotation delivers it 100 ms later.",
+        "Largest time difference between a lidar sweep and the reference stamp of its frame set. "
+        "A 10 Hz lidar that stamps the start of a rotation delivers the sweep 100 ms later.",
         minimum=0.0,
         maximum=1000.0,
     )
     pose_extrapolation_ms: float = _parameter(
         "pose.max_extrapolation_ms",
         50.0,
-        "How far beyond the known poses an image may lie.",
+        "Longest extrapolation of the ego pose beyond the known poses.",
         minimum=0.0,
         maximum=1000.0,
     )
     pose_gap_ms: float = _parameter(
         "pose.max_gap_ms",
         750.0,
-        "Longest gap between two poses that is interpolated over.",
+        "Longest gap between two poses that is interpolated across.",
         minimum=1.0,
         maximum=10000.0,
     )
     pose_wait_ms: float = _parameter(
         "pose.wait_ms",
         200.0,
-        "How long a frame set waits for a pose newer than its images before the pose is "
-        "extrapolated or the frame set is dropped.",
+        "How long, in ROS time, a frame set waits for a pose at or after its newest image. Then "
+        "the pose is extrapolated or the frame set is dropped.",
         minimum=0.0,
         maximum=5000.0,
         live=True,
@@ -227,51 +233,54 @@ class NodeParameters:
     sync_policy: str = _parameter(
         "sync.policy",
         "native",
-        "How images become frame sets: native, or the ApproximateTimeSynchronizer of the "
-        "message_filters package where that is installed.",
+        "How images are grouped into frame sets: native, or ApproximateTimeSynchronizer of the "
+        "message_filters package, where that is installed.",
         choices=("native", "message_filters"),
     )
     sync_tolerance_ms: float = _parameter(
         "sync.tolerance_ms",
         0.0,
-        "Largest spread of the stamps of one frame set. 0 = the layout's, 50 without one.",
+        "Largest spread of a frame set, newest minus oldest stamp. 0 = as in the layout, 50 "
+        "without a layout.",
         minimum=0.0,
         maximum=1000.0,
     )
     sync_deadline_ms: float = _parameter(
         "sync.deadline_ms",
         150.0,
-        "How long, in ROS time, an incomplete frame set waits for its missing cameras.",
+        "How long, in ROS time, a frame set waits for missing cameras after its reference image "
+        "arrived.",
         minimum=1.0,
         maximum=10000.0,
     )
     missing_camera: str = _parameter(
         "missing_camera",
         "drop",
-        "What becomes of a frame set with a missing camera: drop it, or reuse that camera's last "
-        "image.",
+        "What to do with a frame set that lacks a camera: drop it, or reuse the last image of that "
+        "camera.",
         choices=("drop", "reuse_last"),
     )
 
     history_spacing_s: float = _parameter(
         "history_spacing_s",
         -1.0,
-        "Time between the frames the network remembers; 0 = every frame. -1 = the spacing the "
-        "network was trained at.",
+        "Time between frames that enter the history of the network. 0 = every frame, -1 = the "
+        "spacing used in training.",
         minimum=-1.0,
         maximum=10.0,
     )
     occupancy_encoding: str = _parameter(
         "occupancy_encoding",
         "rle",
-        "Encoding of ~/occupancy: rle (about 50 kB), sparse (about 200 kB) or dense (640 kB).",
+        "Encoding of ~/occupancy: rle (about 50 kB), sparse (about 200 kB) or dense (640 kB); "
+        "sizes for 640 000 voxels.",
         choices=("rle", "sparse", "dense"),
         live=True,
     )
     flow_min_speed: float = _parameter(
         "flow_min_speed",
         0.2,
-        "Voxels slower than this are left out of ~/flow, m/s.",
+        "Lowest speed in ~/flow, m/s; slower voxels are left out.",
         minimum=0.0,
         maximum=100.0,
         live=True,
@@ -279,7 +288,7 @@ class NodeParameters:
     stale_after_s: float = _parameter(
         "stale_after_s",
         2.0,
-        "An input without a message for this long is reported as stale.",
+        "Time without a message after which the diagnostics report an input as silent.",
         minimum=0.1,
         maximum=60.0,
         live=True,

@@ -274,7 +274,7 @@ def test_every_value_of_the_diagnostics_is_documented(drive: Drive) -> None:
         for pair in status.values:
             key = re.sub(r"_(p50|p90|p99|max)$", "", pair.key)
             key = re.sub(r"^(frame_sets_failed|published)_.*", r"\1_(", key)
-            assert key in section, pair.key
+            assert f"`{key}" in section, pair.key
 
 
 def test_the_log_has_no_traceback(drive: Drive) -> None:

@@ -1,7 +1,8 @@
-"""The node's parameters: one table that declaration, params file and documentation follow."""
+"""The node's parameters: one table that the declaration, params file and documentation match."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -73,22 +74,26 @@ def test_ros_loads_the_params_file(contexts: list[Context]) -> None:
     assert server.values == NodeParameters()
 
 
-def documented_row(declaration: Declaration) -> str:
+def documented(declaration: Declaration) -> str:
+    """The entry of the page's list, without its line breaks."""
     default = declaration.default
     kind = {str: "string", float: "double", int: "integer", list: "string array"}[type(default)]
     if declaration.choices:
-        kind += "; one of " + ", ".join(declaration.choices)
+        kind += ", one of " + ", ".join(f"`{choice}`" for choice in declaration.choices) + ";"
     elif declaration.minimum is not None:
-        kind += f"; {declaration.minimum} to {declaration.maximum}"
-    kind += "; live" if declaration.live else ""
+        kind += f", {declaration.minimum} to {declaration.maximum},"
+    else:
+        kind += ","
     shown = '[""]' if default == [""] else '""' if default == "" else default
-    return f"| `{declaration.name}` | {kind} | `{shown}` | {declaration.description} |"
+    live = ", live" if declaration.live else ""
+    return f"`{declaration.name}` ({kind} default `{shown}`{live}): {declaration.description}"
 
 
-def test_the_documentation_has_every_parameter() -> None:
-    lines = (REPOSITORY / "docs" / "node.md").read_text().splitlines()
-    rows = [documented_row(declaration) for declaration in declarations()]
-    assert [line for line in lines if line in rows] == rows
+def test_the_documentation_lists_every_parameter_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "node.md").read_text()
+    section = page.split("\n## Parameters\n")[1].split("\n## ")[0]
+    entries = [" ".join(e.split()) for e in re.findall(r"^- ((?:.+\n)(?:  .+\n)*)", section, re.M)]
+    assert entries == [documented(declaration) for declaration in declarations()]
 
 
 def test_descriptors_reach_ros(contexts: list[Context]) -> None:
