@@ -58,8 +58,8 @@ class NetInputs:
         depth: measured depth, None where there is none.
         motion: true classes that help the flow head to match, while training only.
         history: False while training has not yet switched on the fusion of volumes and depth with
-            the past: to these every frame is the first of a sequence. Matching and flow keep their
-                state.
+            the past: every frame then counts as the first of a sequence. Matching and flow keep
+            their state.
     """
 
     images_BN3HW: Tensor
