@@ -1,4 +1,4 @@
-"""The cameras of the node: images and calibration as they arrive."""
+"""The camera inputs of the node: subscriptions to images and camera_info."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ ReceivedImage = SensorImage | EncodedImage
 
 
 class CameraInput:
-    """One camera: its image topic, its camera_info topic, and what is wrong with them.
+    """One camera: its image topic, its camera_info topic, and their state.
 
     Args:
         node: owner.
-        topics: where the camera is found.
+        topics: topics of the camera.
         stamp_source: ``header`` or ``receive``.
         reliability: see :class:`InputSubscription`.
-        on_topic: called with (camera name, topic) when that is where its images come from now.
-        on_image: called with (camera name, stamp in ns, image, frame of its header).
-        on_camera_info: called with (camera name, message) for every camera_info, of which drivers
-            send one with every image. Without a camera_info topic nothing is subscribed to.
+        on_topic: called with (camera name, topic) when the topic of the images changes.
+        on_image: called with (camera name, stamp in ns, image, frame in the header).
+        on_camera_info: called with (camera name, message) for every camera_info; drivers send
+            one with every image. Not called if the camera has no camera_info topic.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class CameraInput:
         self._problem, self._problem_at = problem, time.monotonic()
 
     def status(self, calibration_problem: str, stale_after_s: float) -> Status:
-        """The camera's line in the diagnostics."""
+        """The diagnostics status of the camera."""
         level, text = self._state(calibration_problem, stale_after_s)
         silent_s = self._images.silent_for_s
         choice = self._images.choice
@@ -120,7 +120,7 @@ class CameraInput:
                 "rejected": self._rejected,
                 "last_problem": self._problem,
                 "last_stamp_s": self._last_stamp_ns * 1e-9,
-                "silent_for_s": "never heard" if silent_s is None else silent_s,
+                "silent_for_s": "never received" if silent_s is None else silent_s,
             },
         )
 
@@ -149,7 +149,7 @@ class CameraInput:
                 "images carry stamp 0: their driver does not fill the header; use "
                 "stamp_source: receive"
                 if self._stamp_source == "header"
-                else "no ROS time yet: use_sim_time is set and nothing came on /clock"
+                else "no ROS time yet: use_sim_time is set and /clock has no message"
             )
             return
         self._last_stamp_ns = taken_ns

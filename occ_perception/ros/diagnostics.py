@@ -1,6 +1,6 @@
-"""What /diagnostics says about the node: one status per task, once per second.
+"""Diagnostics of the node: one status per task on /diagnostics, once per second.
 
-The timer runs on the steady clock, so that reports keep coming when inputs, or /clock, die.
+The timer runs on the steady clock, so that reports continue when inputs or /clock stop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rclpy.qos import QoSProfile
 
 _PERIOD_S = 1.0
 
-# The level field is of type bytes in Python; these constants are, plain integers are sent as
-# garbage.
+# The level field is of type bytes in Python, like these constants. A plain integer is serialized
+# as garbage.
 OK: bytes = DiagnosticStatus.OK
 WARN: bytes = DiagnosticStatus.WARN
 ERROR: bytes = DiagnosticStatus.ERROR
@@ -32,10 +32,10 @@ class Status:
     """State of one task.
 
     Attributes:
-        task: what is reported on, e.g. ``camera CAM_FRONT``.
+        task: name of the task, e.g. ``camera CAM_FRONT``.
         level: OK, WARN, ERROR or STALE.
-        message: one sentence; says what is wrong and what helps, where something is.
-        values: figures; numbers are written with three decimals.
+        message: one sentence; names a problem and the remedy if there is one.
+        values: key-value pairs; floats are written with three decimals.
     """
 
     task: str
@@ -49,8 +49,8 @@ class DiagnosticsPublisher:
 
     Args:
         node: owner; its name leads every status name.
-        hardware_id: what runs, e.g. model and device.
-        report: collects the statuses; called once per second.
+        hardware_id: e.g. model and device.
+        report: returns the statuses; called once per second.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class LatencyWindow:
         self._stages: dict[str, deque[float]] = {}
 
     def add(self, milliseconds: Mapping[str, float]) -> None:
-        """Take the stages of one frame."""
+        """Add the durations of one frame."""
         with self._lock:
             for stage, value in milliseconds.items():
                 self._stages.setdefault(stage, deque(maxlen=self._size)).append(value)
 
     def figures(self) -> dict[str, float]:
-        """``<stage>_ms_p50`` and so on for p50, p90, p99 and max of every stage."""
+        """p50, p90, p99 and max of every stage, under keys such as ``<stage>_ms_p50``."""
         with self._lock:
             stages = {stage: list(values) for stage, values in self._stages.items()}
         figures: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Lidar sweeps as they arrive, for models that are given depth."""
+"""The lidar input of the node, for models that take lidar depth."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from occ_perception.sensing.from_messages import positions_from_message, stamp_n
 from occ_perception.sensing.layouts import POINTS_TYPE
 from occ_perception.sensing.transform_tree import TransformError
 
-# Two seconds of a lidar at 10 Hz: a network on a slow machine asks for sweeps of a while ago.
+# Two seconds of a lidar at 10 Hz: on a slow machine the network is behind the newest sweep.
 _KEPT = 20
 
 
 class MissingSweepError(ValueError):
-    """A frame set that no sweep belongs to."""
+    """No sweep can be used for a frame set; the text says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """One message, in the frame it was published in."""
+    """One lidar message: points in the frame of its header."""
 
     stamp_ns: int
     frame_id: str
@@ -42,12 +42,12 @@ class Sweep:
 
 
 class LidarInput(PoseInput):
-    """A lidar's points, and which of them belong to a frame set.
+    """Keeps the last sweeps of a lidar and adds the nearest one to a frame.
 
     Args:
         node: owner.
-        topic: of sensor_msgs/PointCloud2.
-        tolerance_ns: how far from a frame set's reference stamp a sweep may lie.
+        topic: topic of sensor_msgs/PointCloud2.
+        tolerance_ns: largest distance of a sweep from a frame set's reference stamp.
         reliability: see :class:`InputSubscription`.
     """
 
@@ -70,11 +70,11 @@ class LidarInput(PoseInput):
         self._subscription.poll()
 
     def status(self, stale_after_s: float) -> Status:
-        """The lidar's line in the diagnostics."""
+        """The diagnostics status of the lidar."""
         return self.report("lidar", self._subscription, stale_after_s)
 
     def reset(self) -> None:
-        """Time went back."""
+        """Drop all sweeps, after a jump back in time."""
         with self._lock:
             self._sweeps.clear()
 
@@ -82,8 +82,8 @@ class LidarInput(PoseInput):
         """The frame with the sweep nearest to its reference stamp; any thread.
 
         Raises:
-            MissingSweepError: there is none within the tolerance, no pose for it, or nothing says
-                where its frame is mounted.
+            MissingSweepError: no sweep lies within the tolerance, it has no ego pose, or the
+                mount of its frame is unknown.
         """
         with self._lock:
             sweeps = list(self._sweeps)

@@ -1,7 +1,7 @@
-"""Our predictions as ROS messages: this module copies fields, ``codec`` does the coding.
+"""Predictions as ROS messages. This module copies fields; ``codec`` encodes them.
 
-The way back, :func:`prediction_from_message` and :func:`flow_from_message`, is the same for
-messages out of a bag and lives with the other message fields.
+The reverse functions :func:`prediction_from_message` and :func:`flow_from_message` also serve
+messages from a bag; they are defined in :mod:`occ_perception.sensing.from_messages`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _POINT = np.dtype(
 
 
 def flat(values: NDArray[Any], typecode: str) -> array.array[Any]:
-    """A numpy array as the ``array.array`` that message fields store without a per-element copy.
+    """A numpy array as an ``array.array``, which message fields store without a copy per element.
 
-    Assigning the numpy array itself converts element by element, about a thousand times slower.
+    Assigning the numpy array itself converts it element by element, about a thousand times slower.
     """
     dtype = np.dtype(typecode)
     result: array.array[Any] = array.array(typecode)
@@ -74,7 +74,7 @@ def occupancy_message(prediction: OccupancyPrediction, encoding: int) -> Semanti
 
 
 def flow_message(prediction: OccupancyPrediction, min_speed: float) -> OccupancyFlow:
-    """The velocity of voxels of moving classes that are at least ``min_speed`` m/s fast.
+    """The velocities of voxels of movable classes with a speed of at least ``min_speed`` m/s.
 
     Raises:
         ValueError: the prediction has no flow.

@@ -1,7 +1,7 @@
 """The executable ``occupancy_node``; also ``python -m occ_perception.ros.node``.
 
-The node itself is :class:`occ_perception.ros.occupancy_node.OccupancyNode`; this module starts it,
-says in one line what is missing where it cannot start, and ends it cleanly.
+The node is :class:`occ_perception.ros.occupancy_node.OccupancyNode`. This module starts it, prints
+a one-line error if it cannot start, and shuts it down cleanly.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # while the model was loading
         pass
     except Exception:
-        # A signal that ends rclpy while the node is being built lets the building fail.
+        # A signal that shuts rclpy down during construction makes the constructor fail.
         if rclpy.ok():
             raise
     finally:
@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _missing_package() -> str:
-    """What must be installed or built before the node can start, "" if nothing."""
+    """An error message if a package the node needs is missing; "" otherwise."""
     try:
         import rclpy  # noqa: F401
     except ImportError as error:
@@ -67,7 +67,7 @@ def _missing_package() -> str:
 
 
 def _create_node() -> Any:
-    """The node, or None after its problem was printed."""
+    """The node, or None after its error was logged."""
     from rclpy.logging import get_logger
 
     from occ_perception.ros.occupancy_node import OccupancyNode

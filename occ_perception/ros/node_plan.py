@@ -1,4 +1,4 @@
-"""Which topics the node listens to: its parameters put over a topic layout, for a model."""
+"""The inputs of the node: a topic layout with the overrides of the node's parameters."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def plan_node(parameters: NodeParameters, card: ModelCard) -> InputPlan:
 
 
 def lidar_topic_of(parameters: NodeParameters, card: ModelCard) -> str:
-    """The topic of a lidar's points for a model that is given depth; "" for others.
+    """The topic of lidar points for a model that takes lidar depth; "" for other models.
 
     Raises:
-        ParameterError: such a model without a topic.
+        ParameterError: the model takes lidar depth and no topic is set.
     """
     if not card.measures_depth:
         return ""
     if not parameters.lidar_topic:
         raise ParameterError(
-            f"model {card.name} is given lidar depth and cannot run on cameras alone: set "
+            f"model {card.name} takes lidar depth and cannot run on cameras alone: set "
             "lidar.topic to a topic of sensor_msgs/PointCloud2, or choose another model"
         )
     return parameters.lidar_topic
@@ -68,7 +68,7 @@ def _layout(parameters: NodeParameters, card: ModelCard) -> TopicLayout:
 
 
 def _private_layout(card: ModelCard) -> TopicLayout:
-    """Topics under ~/input, for deployments that remap."""
+    """A layout with topics under ~/input, for deployments that remap topics."""
     return TopicLayout(
         name="",
         cameras=tuple(

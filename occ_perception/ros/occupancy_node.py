@@ -1,8 +1,8 @@
-"""The node: inputs, frame set intake, worker, outputs and diagnostics wired together.
+"""The occupancy node: connects inputs, frame set intake, worker, outputs and diagnostics.
 
-All callbacks run in one executor thread and only sort what arrives; decoding and the network run
-in the worker. When time goes back (a bag that starts over, a simulation that restarts) everything
-that holds stamped data is emptied.
+All callbacks run in one executor thread and only store messages; decoding and the network run in
+the worker thread. When time goes back (a bag starts over, a simulation restarts) all stamped data
+is cleared.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _STOP_S = 30.0
 
 
 class OccupancyNode(Node):
-    """Cameras and ego pose in, semantic occupancy out; docs/node.md describes it.
+    """Subscribes to cameras and ego pose, publishes semantic occupancy; see docs/node.md.
 
     Raises:
-        ParameterError: parameters that the node cannot run with.
-        SyncPolicyError, TransformMessagesError: a package that they ask for is not installed.
+        ParameterError: the node cannot run with its parameters.
+        SyncPolicyError, TransformMessagesError: a package that they require is not installed.
         ModelError, WeightsError, CheckpointError, OptionError: model or weights cannot be loaded.
     """
 
@@ -86,7 +86,7 @@ class OccupancyNode(Node):
         self.get_logger().info(f"{model.label} runs on {model.device}; waiting for cameras")
 
     def stop(self) -> None:
-        """Finish the frame at hand; afterwards the node can be destroyed."""
+        """Finish the current frame; afterwards the node can be destroyed."""
         if not self._worker.stop(_STOP_S):
             self.get_logger().warning(f"the network did not finish within {_STOP_S:g} s")
 
@@ -97,7 +97,7 @@ class OccupancyNode(Node):
     def _create_timers(self) -> None:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._poll_timer = self.create_timer(_POLL_S, self._poll, clock=steady)
-        # Deadlines count ROS time: in a paused simulation nothing is late.
+        # Deadlines count ROS time, so a paused simulation causes no timeouts.
         self._tick_timer = self.create_timer(_TICK_S, self._intake.tick)
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -119,7 +119,7 @@ class OccupancyNode(Node):
         self._vehicle.start_over(reason, before_ns)
 
     def _on_time_jump(self, reason: str) -> None:
-        self.get_logger().warning(f"{reason}; frame sets, poses and history are emptied")
+        self.get_logger().warning(f"{reason}; frame sets, poses and history are cleared")
         self._intake.reset()
         if self._lidar is not None:
             self._lidar.reset()
@@ -142,7 +142,7 @@ class OccupancyNode(Node):
 
     def _rig_status(self) -> Status:
         card, absent = self._model.card, self._plan.absent
-        level, text = (WARN, _without(absent)) if absent else (OK, "has all cameras of the model")
+        level, text = (WARN, _without(absent)) if absent else (OK, "all cameras of the model exist")
         values = {
             "cameras": ", ".join(card.cameras),
             "absent": ", ".join(absent),
@@ -161,8 +161,8 @@ class OccupancyNode(Node):
 
 def _without(absent: tuple[str, ...]) -> str:
     return (
-        f"runs without {', '.join(absent)}: layout or rig do not have it; what only it would see "
-        "stays empty or is guessed"
+        f"runs without {', '.join(absent)}, absent from layout or rig; voxels that only such a "
+        "camera sees stay empty or are guessed"
     )
 
 
@@ -173,9 +173,9 @@ def _load_model(values: NodeParameters, cameras: list[str]) -> LoadedModel:
     seed = values.random_weights_seed
     if bool(values.weights) == (seed >= 0):
         raise ParameterError(
-            "give weights (a checkpoint's path), or random_weights_seed to try the data path "
-            "without: exactly one of the two; `occ models show "
-            f"{values.model}` prints where the checkpoint is"
+            "set exactly one of weights (path of a checkpoint) and random_weights_seed (to test "
+            f"the data path without a checkpoint); `occ models show {values.model}` prints the "
+            "checkpoint's URL"
         )
     weights_seed = None if seed < 0 else seed
     return load_model(values.model, values.weights or None, weights_seed, device, cameras)

@@ -1,4 +1,4 @@
-"""What the node publishes for every prediction."""
+"""The publishers of the node: occupancy, flow and points of every prediction."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from occ_perception.codec import encoding_from_name
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.ros.messages import flow_message, occupancy_message, points_message
 
-# A subscriber that stalls for a moment gets the last few grids.
+# A subscriber that stalls briefly still receives the last few grids.
 _OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Outputs:
     """The publishers of occupancy, flow and points; used by the worker thread.
 
-    ~/flow exists from the first prediction that has flow.
+    ~/flow is advertised with the first prediction that has flow.
     """
 
     def __init__(self, node: Node) -> None:
@@ -39,13 +39,13 @@ class Outputs:
 
     @property
     def are_open(self) -> bool:
-        """False once rclpy shuts down, which a signal does at any moment."""
+        """False once rclpy shuts down; a signal can cause that at any time."""
         return bool(self._node.context.ok())
 
     def publish(
         self, prediction: OccupancyPrediction, encoding: str, flow_min_speed: float
     ) -> None:
-        """Publish one prediction; points only where somebody listens."""
+        """Publish one prediction; points only if they have a subscriber."""
         message = occupancy_message(prediction, encoding_from_name(encoding))
         self._send("occupancy", self._occupancy, message)
         if prediction.flow is not None:
@@ -56,7 +56,7 @@ class Outputs:
             self._send("occupancy_points", self._points, points_message(prediction))
 
     def figures(self) -> dict[str, int | str]:
-        """How many messages went out and how many DDS refused, for diagnostics."""
+        """Number of messages published and refused by DDS, for diagnostics."""
         with self._lock:
             return {
                 **{f"published_{name}": count for name, count in self._published.items()},
@@ -65,7 +65,7 @@ class Outputs:
             }
 
     def _send(self, name: str, publisher: Publisher[Any], message: Any) -> None:
-        # A reliable writer whose queue is full refuses; one lost grid must not end the node.
+        # A reliable writer with a full queue refuses a message. That must not end the node.
         try:
             publisher.publish(message)
         except rclpy_implementation.RCLError as error:

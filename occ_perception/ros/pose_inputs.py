@@ -1,4 +1,4 @@
-"""Odometry and tf as they arrive."""
+"""The pose inputs of the node: subscriptions to odometry and tf."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
 
 Refusals = tuple[str, ...]
-"""Why parts of a message were not taken; empty where all of it was."""
+"""Why parts of a message were refused; empty if all of it was used."""
 
-# Poses come at 50 to 150 Hz and in bursts; a stall of the executor must not lose any.
+# Poses arrive at 50 to 150 Hz and in bursts; a stall of the executor must not lose any.
 _QUEUED = 500
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 
@@ -29,7 +29,7 @@ class TransformMessagesError(OccError):
 
 
 class PoseInput:
-    """What odometry and tf inputs share: their topic's state, and messages that were refused."""
+    """Base of the pose inputs: the state of a topic, and counts of refused messages."""
 
     def __init__(self) -> None:
         self._problem, self._problem_at = "", 0.0
@@ -38,13 +38,13 @@ class PoseInput:
         self._rate = RateMeter()
 
     def reject(self, refusals: Refusals) -> None:
-        """Note what could not be used of a message."""
+        """Count the refused parts of a message."""
         if refusals:
             self._rejected += len(refusals)
             self._problem, self._problem_at = refusals[-1], time.monotonic()
 
     def report(self, task: str, subscription: InputSubscription, stale_after_s: float) -> Status:
-        """One line of the diagnostics about one topic."""
+        """The diagnostics status of one topic."""
         silent_s = subscription.silent_for_s
         if silent_s is None:
             level, text = WARN, subscription.problem or f"nothing yet on {subscription.topic}"
@@ -72,9 +72,9 @@ class OdometryInput(PoseInput):
 
     Args:
         node: owner.
-        topic: of the odometry.
+        topic: topic of the odometry.
         reliability: see :class:`InputSubscription`.
-        take: called with (stamp in ns, message).
+        take: called with (stamp in ns, message); returns refusals.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class OdometryInput(PoseInput):
         self._subscription.poll()
 
     def statuses(self, stale_after_s: float) -> list[Status]:
-        """The ego pose's line in the diagnostics."""
+        """The diagnostics status of the ego pose."""
         return [self.report("ego pose", self._subscription, stale_after_s)]
 
     def _take(self, message: Any) -> None:
@@ -108,13 +108,13 @@ class OdometryInput(PoseInput):
 
 
 class TransformInput(PoseInput):
-    """/tf and /tf_static: camera mounts, and the ego pose where it comes from tf.
+    """/tf and /tf_static: camera mounts, and the ego pose if its source is tf.
 
     Args:
         node: owner.
-        topic: of the moving transforms.
+        topic: topic of the moving transforms.
         reliability: see :class:`InputSubscription`.
-        take: called with (newest stamp in ns, message, whether it is static).
+        take: called with (newest stamp in ns, message, whether it is static); returns refusals.
 
     Raises:
         TransformMessagesError: tf2_msgs is not installed.
@@ -137,7 +137,7 @@ class TransformInput(PoseInput):
         self._static.poll()
 
     def statuses(self, stale_after_s: float, are_the_pose: bool) -> list[Status]:
-        """The lines of the moving transforms, where they are the ego pose, and of the static."""
+        """Statuses of the moving transforms, if they are the ego pose, and of the static ones."""
         moving = [self.report("ego pose", self._moving, stale_after_s)] if are_the_pose else []
         return [*moving, self.report("static transforms", self._static, float("inf"))]
 
@@ -151,7 +151,7 @@ class TransformInput(PoseInput):
 
 
 def _tf_message_class() -> type[Any]:
-    """tf2_msgs/TFMessage, the only thing of tf that is used here."""
+    """The class of tf2_msgs/TFMessage."""
     message_class = message_class_of(TF_TYPE)
     if message_class is None:
         raise TransformMessagesError(

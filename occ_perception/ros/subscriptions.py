@@ -1,9 +1,9 @@
-"""Subscriptions that look at the publishers first.
+"""Subscriptions that adapt their QoS and message type to the publishers.
 
 A reliable reader never matches a best-effort writer, a best-effort reader loses camera-sized
-messages, and "best available" is decided before the publisher exists. So an input subscribes once
-a publisher is there, with the strictest QoS that all publishers of the topic offer, and again when
-they change. The same look tells raw from compressed images.
+messages, and "best available" is decided before the publisher exists. An input therefore
+subscribes when a publisher appears, with the strictest QoS that all publishers of the topic offer,
+and subscribes again when they change. The publisher's type also tells raw from compressed images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 @dataclass(frozen=True)
 class Choice:
-    """What a subscription was created with."""
+    """Topic, type and QoS of a subscription."""
 
     topic: str
     type_name: str
@@ -35,9 +35,9 @@ class InputSubscription:
 
     Args:
         node: owner.
-        topics: candidates, first with a publisher wins; relative and private names are resolved
-            and remapped as usual.
-        types: ROS type name -> message class, the types that are understood.
+        topics: candidates; the first with a publisher is used. Relative and private names are
+            resolved and remapped as usual.
+        types: ROS type name -> message class, for the supported types.
         callback: called with every message.
         depth: queue length.
         reliability: ``auto``, ``reliable`` or ``best_effort``.
@@ -78,7 +78,7 @@ class InputSubscription:
         return None if self._last_arrival is None else time.monotonic() - self._last_arrival
 
     def poll(self) -> None:
-        """Look at the publishers and subscribe, or subscribe again if they ask for other QoS."""
+        """Look at the publishers; subscribe, or subscribe again if type or QoS has changed."""
         for topic in self._topics:
             publishers = self._node.get_publishers_info_by_topic(topic)
             if publishers:
@@ -91,7 +91,7 @@ class InputSubscription:
             self.problem = f"the publisher of {self.topic} is gone"
 
     def describe(self) -> str:
-        """QoS in words, for diagnostics."""
+        """QoS as text, for diagnostics."""
         if self.choice is None:
             return "not subscribed"
         words = [self.choice.reliability.name.lower()]
@@ -146,7 +146,7 @@ class InputSubscription:
             QoSProfile(
                 depth=self._depth, reliability=wanted.reliability, durability=wanted.durability
             ),
-            # Another look at once; the default callback would only log.
+            # Look at the publishers again at once; the default callback would only log.
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=lambda _info: self.poll(), use_default_callbacks=False
             ),
@@ -154,7 +154,7 @@ class InputSubscription:
         self.choice = wanted
 
     def close(self) -> None:
-        """Stop listening; the next :meth:`poll` may start again."""
+        """Unsubscribe; the next :meth:`poll` may subscribe again."""
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
@@ -167,7 +167,7 @@ class InputSubscription:
 
 
 def _durability(publishers: list[TopicEndpointInfo]) -> DurabilityPolicy:
-    """Transient local where all publishers keep their last messages for late joiners."""
+    """Transient local if all publishers keep their last messages for late joiners."""
     latched = all(
         info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers
     )

@@ -1,7 +1,8 @@
-"""From single images to the worker's mailbox: grouping, waiting for calibration, newest wins.
+"""Synchronization: groups images into frame sets and puts them into the worker's mailbox.
 
-Grouping policies look alike (:class:`FrameSetPolicy`). None of them calls back while it holds its
-lock, and none waits for the consumer.
+A frame set waits for the calibration; in the mailbox a newer one replaces an older one. Grouping
+policies implement :class:`FrameSetPolicy`. None of them calls back while it holds its lock, and
+none waits for the consumer.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ Item = TypeVar("Item")
 
 
 class FrameSetPolicy(Protocol):
-    """How images become frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
+    """Groups images into frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
 
     @property
     def counters(self) -> FrameSetCounters:
-        """What became of images and frame sets."""
+        """Counts of images and frame sets."""
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
-        """Take an image; raises TimeJump where stamps went back by more than a second."""
+        """Take an image; raises TimeJump if stamps went back by more than a second."""
 
     def tick(self, now_ns: int) -> None:
-        """Close what has waited long enough."""
+        """Close the frame sets whose deadline has passed."""
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
 
 
 class NativeSynchronizer:
-    """The frame set rule of the bag reader, fed live.
+    """The frame set rule of the bag reader for live images.
 
     Args:
-        grouper: the rule, with its tolerance and deadline.
+        grouper: the rule, with tolerance and deadline.
         deliver: called with every frame set, complete or not, in the order of reference stamps.
     """
 
@@ -65,7 +66,7 @@ class NativeSynchronizer:
 
     @property
     def counters(self) -> FrameSetCounters:
-        """What became of images and frame sets."""
+        """See :class:`FrameSetPolicy`."""
         return self._grouper.counters
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
@@ -89,14 +90,14 @@ class NativeSynchronizer:
 
 
 class SyncPolicyError(OccError):
-    """The chosen policy needs a package that is not installed."""
+    """The chosen policy requires a package that is not installed."""
 
 
 class MessageFiltersSynchronizer:
-    """ApproximateTimeSynchronizer of the message_filters package, for comparison with it.
+    """Groups with ApproximateTimeSynchronizer of the message_filters package, for comparison.
 
-    It counts complete frame sets only, never delivers an incomplete one, and ``tolerance_ns`` is an
-    exclusive limit. What it lacks is added here: a reset when time goes back.
+    It counts complete frame sets only and never delivers an incomplete one. ``tolerance_ns`` is an
+    exclusive limit. This class adds the reset when time goes back.
 
     Raises:
         SyncPolicyError: message_filters is not installed.
@@ -138,14 +139,13 @@ class MessageFiltersSynchronizer:
             raise TimeJump(camera, newest, stamp_ns)
         self._newest[camera] = max(newest, stamp_ns)
         self._inputs[camera].signalMessage(_Stamped(stamp_ns, payload))
-        # Called back inside the synchronizer's lock the frame set was only noted; now it may go
-        # out.
+        # The callback runs inside the synchronizer's lock and only stores the frame set.
         frame_sets, self._closed = self._closed, []
         for frame_set in frame_sets:
             self._deliver(frame_set)
 
     def tick(self, now_ns: int) -> None:
-        """See :class:`FrameSetPolicy`; this policy knows no deadline."""
+        """See :class:`FrameSetPolicy`; this policy has no deadline."""
 
     def reset(self) -> None:
         """See :class:`FrameSetPolicy`."""
@@ -170,7 +170,7 @@ class MessageFiltersSynchronizer:
 
 
 class _Stamped:
-    """What message_filters asks of a message: a header with a stamp."""
+    """A message as message_filters requires it: with a header that has a stamp."""
 
     def __init__(self, stamp_ns: int, payload: Any) -> None:
         self.stamp_ns = stamp_ns
@@ -184,9 +184,10 @@ class Job:
     """A frame set for the worker.
 
     Attributes:
-        frame_set: the images, of every camera.
+        frame_set: images of every camera.
         rig: their calibration.
-        closed_at: monotonic seconds when the frame set was complete; latency counts from here.
+        closed_at: monotonic time in seconds when the frame set was complete; start of the
+            measured latency.
     """
 
     frame_set: FrameSet
@@ -195,16 +196,16 @@ class Job:
 
 
 class FrameSetIntake:
-    """Groups images into frame sets and leaves those of every camera in the worker's mailbox.
+    """Groups images into frame sets and puts complete ones into the worker's mailbox.
 
-    A frame set that closes before the rig is known is held until it is; a newer one replaces it.
+    A frame set that closes before the rig is known is held until then; a newer one replaces it.
 
     Args:
         plan: cameras and tolerance.
-        values: policy, deadline, and what happens to frame sets without some camera.
-        rig: gives the rig, None while it is not known.
-        clock: gives ROS time.
-        logger: of the node.
+        values: policy, deadline, and the handling of frame sets with missing cameras.
+        rig: returns the rig, None while it is not known.
+        clock: clock of the ROS time.
+        logger: logger of the node.
 
     Attributes:
         jobs: the mailbox.
@@ -240,7 +241,7 @@ class FrameSetIntake:
         """Take an image.
 
         Raises:
-            TimeJump: its stamp went back by more than a second; nothing was taken.
+            TimeJump: its stamp went back by more than a second; the image was not taken.
         """
         self._frame_sets.add(camera, stamp_ns, image, self._clock.now().nanoseconds)
 
@@ -249,7 +250,7 @@ class FrameSetIntake:
         self._frame_sets.tick(self._clock.now().nanoseconds)
 
     def reset(self) -> None:
-        """Time went back: forget all images."""
+        """Drop all images, after a jump back in time."""
         self._frame_sets.reset()
         self._held = None
         self._forget_last_images()
@@ -257,8 +258,8 @@ class FrameSetIntake:
     def hand_over(self) -> None:
         """Give the newest frame set to the worker as soon as all calibrations are known.
 
-        At the start images and their camera_info race each other on different topics. To be
-        called whenever the rig may have changed.
+        At start-up images may arrive before their camera_info. Call this whenever the rig may
+        have changed.
         """
         frame_set, rig = self._held, self._rig()
         if rig is None:
@@ -282,7 +283,7 @@ class FrameSetIntake:
         self._last_frame_set_at = time.monotonic()
         if frame_set.missing:
             self._last_missing = frame_set.missing
-        # Here and not in the worker, which does not see the frame sets that newer ones overwrite.
+        # Done here because the worker does not see frame sets that newer ones overwrite.
         if self._last_images is not None:
             try:
                 frame_set = self._last_images.complete(frame_set)
@@ -298,7 +299,7 @@ class FrameSetIntake:
         self.hand_over()
 
     def status(self, stale_after_s: float, calibration_changes: int) -> Status:
-        """The line about synchronization in the diagnostics."""
+        """The diagnostics status of the synchronization."""
         counters = self._frame_sets.counters
         incomplete = counters.incomplete - self._incomplete_reported
         self._incomplete_reported = counters.incomplete
@@ -345,7 +346,7 @@ class FrameSetIntake:
 
 
 class Mailbox(Generic[Item]):
-    """One slot between the callbacks and the worker; a newer item replaces one not yet taken."""
+    """One slot between the callbacks and the worker; a new item replaces one not yet taken."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -354,7 +355,7 @@ class Mailbox(Generic[Item]):
         self.overwritten = 0
 
     def put(self, item: Item) -> None:
-        """Leave an item; never waits."""
+        """Put an item; never blocks."""
         with self._condition:
             if self._item is not None:
                 self.overwritten += 1
@@ -369,12 +370,12 @@ class Mailbox(Generic[Item]):
             return None if self._closed else item
 
     def clear(self) -> None:
-        """Throw away what lies there."""
+        """Drop the item."""
         with self._condition:
             self._item = None
 
     def close(self) -> None:
-        """Wake the worker for the last time."""
+        """Wake the worker; :meth:`take` returns None from now on."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

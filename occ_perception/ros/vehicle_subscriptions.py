@@ -1,6 +1,6 @@
-"""A vehicle's cameras, calibration and ego pose over DDS, for the node and the live view.
+"""Subscriptions to a vehicle's cameras, calibration and ego pose, for the node and the live view.
 
-Messages are taken in the executor's thread; another thread may ask for rig, mounts and poses.
+Messages arrive in the executor's thread. Another thread may read rig, mounts and poses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.time_jumps import TimeJump, TimeLine
 from occ_perception.sensing.vehicle import VehicleInputs
 
-# A /clock that stands still must not hold the worker for ever: wall time counts a tenth.
+# A stopped /clock must not block the worker forever: wall time counts at a tenth.
 _WALL_TIME_FACTOR = 0.1
 _RECHECK_S = 0.02
 
@@ -34,18 +34,18 @@ Taken = TypeVar("Taken")
 class VehicleSubscriptions:
     """Subscribes to a vehicle's inputs and feeds :class:`VehicleInputs`.
 
-    Where time goes back everything is emptied before the message that showed it is taken, and for
-    a moment messages of the time before are refused.
+    When time goes back, all stored data is cleared before the message with the earlier stamp is
+    taken. For a while afterwards messages from before the jump are refused.
 
     Args:
         node: owner.
-        plan: what to subscribe to.
-        values: limits of the poses and quality of service.
+        plan: inputs to subscribe to.
+        values: limits of the poses, and QoS.
 
     Attributes:
         plan: as given.
-        poses: the ego pose; any thread.
-        time_line: how often time went back, and why.
+        poses: the ego pose; any thread may read it.
+        time_line: number of jumps back in time, and the reason of the last one.
     """
 
     def __init__(self, node: Node, plan: InputPlan, values: NodeParameters) -> None:
@@ -73,11 +73,12 @@ class VehicleSubscriptions:
         Args:
             on_image: called with (camera, stamp in ns, image); may raise TimeJump, and is then
                 called again after ``on_time_jump``.
-            on_calibration: called when a camera_info or mounts came: the rig may be another one.
-            on_time_jump: called with the reason when time went back, poses and mounts are emptied.
+            on_calibration: called after a camera_info or mounts arrived; the rig may have changed.
+            on_time_jump: called with the reason after time went back and poses and mounts were
+                cleared.
 
         Raises:
-            TransformMessagesError: tf is needed, but its messages are not installed.
+            TransformMessagesError: tf is needed, but tf2_msgs is not installed.
         """
         self._give_image = on_image
         self._calibration_came = on_calibration
@@ -109,7 +110,7 @@ class VehicleSubscriptions:
             else None
         )
 
-    # -- what is known; any thread ---------------------------------------------------------------
+    # -- state; any thread -----------------------------------------------------------------------
 
     def rig(self) -> CameraRig | None:
         """See :meth:`VehicleInputs.rig`."""
@@ -118,11 +119,11 @@ class VehicleSubscriptions:
 
     @property
     def calibration_changes(self) -> int:
-        """How often a complete rig was replaced by another one."""
+        """Number of times a complete rig was replaced by another one."""
         return self._vehicle.changes
 
     def problems(self) -> list[str]:
-        """What is missing of the calibration, a sentence each."""
+        """One sentence for each missing part of the calibration."""
         with self._changed:
             return list(self._vehicle.problems.values())
 
@@ -137,7 +138,7 @@ class VehicleSubscriptions:
             return self._vehicle.mount(frame)
 
     def reject_image(self, camera: str, problem: str) -> None:
-        """Note that one of a camera's images could not be used."""
+        """Count an image that could not be used."""
         self._cameras[camera].reject(problem)
 
     # -- upkeep ----------------------------------------------------------------------------------
@@ -149,13 +150,13 @@ class VehicleSubscriptions:
                 source.poll()
 
     def start_over(self, reason: str, old_end_ns: int) -> None:
-        """Time went back; ``old_end_ns`` is the newest stamp before."""
+        """Clear everything after time went back; ``old_end_ns`` is the newest stamp before."""
         self.time_line.jumped(old_end_ns, reason)
         self._change(self._vehicle.reset)
         self._time_jumped(reason)
 
     def camera_statuses(self, stale_after_s: float) -> list[Status]:
-        """The cameras' lines in the diagnostics."""
+        """The diagnostics statuses of the cameras."""
         with self._changed:
             problems = {name: self._vehicle.problem(name) for name in self._cameras}
         return [
@@ -163,17 +164,17 @@ class VehicleSubscriptions:
         ]
 
     def pose_statuses(self, stale_after_s: float) -> list[Status]:
-        """The lines of ego pose and mounts."""
+        """The diagnostics statuses of ego pose and mounts."""
         statuses = []
         if self._odometry is not None:
             statuses += self._odometry.statuses(stale_after_s)
-        # Without a publisher of what tf merely adds nothing is wrong.
+        # A missing publisher of optional transforms is not an error.
         if self._transforms is not None and self.plan.needs_tf:
             statuses += self._transforms.statuses(stale_after_s, self._odometry is None)
         return statuses
 
     def time_status(self) -> Status:
-        """The line about time that went back."""
+        """The diagnostics status about jumps back in time."""
         line = self.time_line
         values = {
             "jumps_back": line.jumps,
@@ -182,7 +183,7 @@ class VehicleSubscriptions:
         }
         return Status("time", OK, f"{line.jumps} jumps back", values)
 
-    # -- what arrives ----------------------------------------------------------------------------
+    # -- callbacks -------------------------------------------------------------------------------
 
     def _on_image_topic(self, camera: str, topic: str) -> None:
         self._change(lambda: self._vehicle.take_image_topic(camera, topic))
@@ -207,18 +208,18 @@ class VehicleSubscriptions:
             return self._change(lambda: self._vehicle.take_transforms(message, static))
 
         refusals = self._take(newest, take) or ()
-        self._calibration_came()  # mounts may come on /tf too
+        self._calibration_came()  # /tf may carry mounts too
         return refusals
 
     def _change(self, change: Callable[[], Taken]) -> Taken:
-        """Change what is known about the vehicle, and wake who waits for it."""
+        """Change the state of the vehicle and wake waiting threads."""
         with self._changed:
             taken = change()
             self._changed.notify_all()
             return taken
 
     def _take(self, stamp_ns: int, take: Callable[[], Taken]) -> Taken | None:
-        """Take a stamped message; where its stamps went back, empty everything first."""
+        """Take a stamped message; if its stamps went back, clear everything first."""
         if self.time_line.is_leftover(stamp_ns):
             return None
         try:
@@ -232,9 +233,9 @@ class SharedPoses:
     """The ego pose of a vehicle that callbacks feed while another thread reads.
 
     Args:
-        vehicle: knows the poses.
-        changed: its lock, notified when something arrived.
-        now: gives ROS time.
+        vehicle: owner of the poses.
+        changed: its lock, notified when a message arrived.
+        now: returns ROS time.
     """
 
     def __init__(
@@ -251,18 +252,21 @@ class SharedPoses:
             return self._poses.at(stamp_ns)
 
     def settled(self, stamp_ns: int) -> bool:
-        """Whether what :meth:`at` says about a stamp will not change with newer poses."""
+        """Whether newer poses cannot change the result of :meth:`at` for this stamp."""
         with self._changed:
             return self._poses.settled(stamp_ns)
 
     def abandon_waits(self) -> None:
-        """Let a waiting thread go on: the time line it waits in has ended."""
+        """End all waits, because the time line has ended."""
         with self._changed:
             self._abandoned += 1
             self._changed.notify_all()
 
     def wait_until_settled(self, stamp_ns: int, limit_s: float) -> bool:
-        """Wait until the poses reach a stamp, at most ``limit_s`` of ROS time."""
+        """Wait until the poses reach a stamp, at most ``limit_s`` of ROS time.
+
+        Returns whether they did.
+        """
         ros_start, wall_start = self._now(), time.monotonic()
         with self._changed:
             abandoned = self._abandoned

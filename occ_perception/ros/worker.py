@@ -28,12 +28,12 @@ class Worker:
 
     Args:
         stream: the network with its history; used by this thread only.
-        mailbox: where frame sets come from.
-        vehicle: knows the ego pose and where the lidar is, and is told of bad images.
-        outputs: where predictions go.
-        parameters: the live ones are read at every frame set.
-        lidar: sweeps for a model that is given depth, None for others.
-        logger: of the node.
+        mailbox: source of the frame sets.
+        vehicle: source of ego poses and mounts; counts unusable images.
+        outputs: publishers of the predictions.
+        parameters: live parameters are read at every frame set.
+        lidar: sweeps for a model that takes lidar depth; None for other models.
+        logger: logger of the node.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class Worker:
         self._breaks = 0
         self._last_break = ""
         self._frames = 0
-        # A daemon: a network that hangs must not keep the process alive after the time it gets
-        # in stop().
+        # A daemon thread: a network that hangs must not keep the process alive after the timeout
+        # of stop().
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
-        """Begin to take frame sets."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish the frame set at hand and end; whether it did so in time."""
+        """Finish the current frame set and end the thread; returns whether it ended in time."""
         self._mailbox.close()
         self._vehicle.poses.abandon_waits()
         if self._thread.is_alive():
@@ -81,7 +81,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def reset(self, reason: str) -> None:
-        """Forget the history before the next frame set; any thread."""
+        """Clear the history before the next frame set; any thread may call this."""
         with self._reset_lock:
             self._reset_reason = reason
             self._mailbox.clear()
@@ -115,8 +115,7 @@ class Worker:
         except Exception as error:
             if not self._outputs.are_open:
                 return
-            # Whatever one frame did to the network or the GPU, the next may be fine; the node
-            # stays up and says what happened.
+            # An error in one frame must not stop the node. It is logged and reported.
             self._fail(type(error).__name__, f"{error}\n{traceback.format_exc()}")
             return
         finished = time.monotonic()
@@ -160,7 +159,7 @@ class Worker:
         self._logger.error(f"frame set dropped: {text}", throttle_duration_sec=_LOG_EVERY_S)
 
     def status(self) -> Status:
-        """The worker's line in the diagnostics."""
+        """The diagnostics status of the worker."""
         last = self._last
         if self._last_failure:
             level, text = ERROR, f"last frame set dropped: {self._last_failure}"

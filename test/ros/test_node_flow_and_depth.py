@@ -127,7 +127,7 @@ def test_a_model_that_is_given_depth_runs_on_cameras_and_lidar(
 def test_without_a_lidar_topic_such_a_model_does_not_start(launch: Launch, tmp_path: Path) -> None:
     process = start(launch, tmp_path, "alocc_3d_gf_depth_small")
     assert process.wait(120) != 0
-    assert "alocc_3d_gf_depth_small is given lidar depth and cannot run on cameras alone" in (
+    assert "alocc_3d_gf_depth_small takes lidar depth and cannot run on cameras alone" in (
         process.output()
     )
     assert "Traceback" not in process.output()

@@ -250,7 +250,7 @@ def start(launch: Launch, command: Sequence[str | Path], **environment: Any) -> 
 def test_a_start_without_weights_says_what_to_give(launch: Launch) -> None:
     code, output = start(launch, python_module("occ_perception.ros.node"))
     assert code == 1
-    assert "give weights (a checkpoint's path), or random_weights_seed" in output
+    assert "set exactly one of weights (path of a checkpoint) and random_weights_seed" in output
     assert "Traceback" not in output
 
 
