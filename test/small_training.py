@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from occ_training.data.records import DatasetIndex
+from occ_training.data.index import DatasetIndex
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.losses.terms import DepthCrossEntropy, ImageMasks, Velocities, VoxelMasks
-from occ_training.recipe import Optimiser, TrainingRecipe
+from occ_training.optimiser import Optimiser
+from occ_training.recipe import TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import Clip, TownData, town_dataset
 

@@ -15,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from occ_training.data.dataset import OccupancyDataset
-from occ_training.data.records import DatasetIndex
+from occ_training.data.index import DatasetIndex
 from occ_training.fit import fit
 from small_training import small_card, small_recipe
 

@@ -66,7 +66,7 @@ def _prepare(_scratch: Path) -> Named:
 def _samples(_scratch: Path) -> Named:
     """Frames as recipes load them, augmented on two visits."""
     from occ_training.data.dataset import OccupancyDataset, Visit
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
     from occ_training.recipes import RECIPES
 
     from occ_perception.models.zoo import get_card

@@ -43,7 +43,7 @@ def _fit(name: str, scratch: Path) -> Named:
     import lightning.pytorch as pl
     import torch
     from occ_training.data.dataset import OccupancyDataset
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
     from occ_training.fit import fit
     from occ_training.recipes import RECIPES
     from safetensors.torch import load_file

@@ -15,8 +15,8 @@ from occ_training.cli import app
 from occ_training.convert import convert_bags
 from occ_training.convert_bag import ConvertOptions
 from occ_training.convert_frames import spaced
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import read_labels, read_points
-from occ_training.data.records import DatasetIndex
 from PIL import Image
 from typer.testing import CliRunner
 

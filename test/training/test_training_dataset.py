@@ -14,8 +14,9 @@ import training_folders as folders
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import OccupancyDataset, SampleOptions, Visit
 from occ_training.data.images import ImageAugmentation
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import LABEL_FORMATS, DataFileError
-from occ_training.data.records import DatasetError, DatasetIndex
+from occ_training.data.records import DatasetError
 from occ_training.data.sample import collate
 from PIL import Image
 

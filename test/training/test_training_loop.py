@@ -13,7 +13,7 @@ import pytest
 import torch
 from occ_training.checkpoints import finished_checkpoints
 from occ_training.data.dataset import OccupancyDataset
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 from occ_training.data.sample import collate
 from occ_training.ema import WeightAverage, float_entries
 from occ_training.evaluate import (
@@ -25,7 +25,7 @@ from occ_training.fit import fit
 from occ_training.initial_weights import load_initial_weights
 from occ_training.losses.flow import moving_voxels
 from occ_training.module import OccupancyModule, freeze_norms, measured_depth_rate
-from occ_training.recipe import Optimiser
+from occ_training.optimiser import Optimiser
 from occ_training.sampler import check_each_once, group_frames, shares
 from occ_training.schedules import Averaging, CosineRampDown
 from safetensors.torch import load_file

@@ -15,9 +15,13 @@ from occ_training.losses.classes import (
     mask_weights,
     sampling_weights,
 )
-from occ_training.losses.depth import depth_binary_cross_entropy, depth_cross_entropy
 from occ_training.losses.flow import flow_losses, moving_voxels
-from occ_training.losses.image_semantics import image_logits, nearest_point_labels
+from occ_training.losses.image_branch import (
+    depth_binary_cross_entropy,
+    depth_cross_entropy,
+    image_logits,
+    nearest_point_labels,
+)
 from occ_training.losses.masks import MaskLoss, MaskLossConfig, race
 
 from occ_perception.geometry import VoxelGrid

@@ -17,9 +17,10 @@ import pytest
 import training_folders as folders
 from occ_training.cli import app
 from occ_training.data.file_checks import check_files
+from occ_training.data.index import DatasetIndex
 from occ_training.data.info_pickles import load_info_pickle
 from occ_training.data.nuscenes import index_from_infos, index_from_tables
-from occ_training.data.records import DatasetError, DatasetIndex
+from occ_training.data.records import DatasetError
 from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner

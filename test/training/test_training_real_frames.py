@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import torch
 from occ_training.data.dataset import OccupancyDataset, SampleOptions
-from occ_training.data.records import (
-    CameraRecord,
-    DatasetHeader,
-    DatasetIndex,
-    FrameRecord,
-    LidarRecord,
-)
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import CameraRecord, DatasetHeader, FrameRecord, LidarRecord
 from PIL import Image
 
 from occ_perception.models.zoo import get_card

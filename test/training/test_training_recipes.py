@@ -12,10 +12,10 @@ import pytest
 import torch
 import training_folders as folders
 from occ_training.cli import app
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 from occ_training.initial_weights import load_initial_weights
-from occ_training.layerwise_decay import swin_layer
 from occ_training.losses.terms import DepthCrossEntropy
+from occ_training.optimiser import swin_layer
 from occ_training.recipe import Gate, RecipeError
 from occ_training.recipes import RECIPES
 from occ_training.run_file import changed, plain_values, read_run

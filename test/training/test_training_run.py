@@ -12,10 +12,10 @@ from occ_training.checkpoints import DivergedError, finished_checkpoints
 from occ_training.data.dataset import OccupancyDataset
 from occ_training.evaluate import evaluation_options
 from occ_training.fit import fit
-from occ_training.gate import GateError
 from occ_training.recipe import Gate, TrainingRecipe
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import RunError, held_recipe, hold_recipe
+from occ_training.validation import GateError
 from small_training import small_card, small_recipe, town_index
 
 from occ_perception.errors import OptionError

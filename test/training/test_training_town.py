@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.file_checks import check_files
-from occ_training.data.records import DatasetError, DatasetIndex
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import DatasetError
 from occ_training.town import Clip, RenderError, TownData, nearest_surfaces, town_dataset
 from small_training import small_card, small_recipe
 

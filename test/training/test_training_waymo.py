@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from occ_training.cli import app
 from occ_training.data.dataset import OccupancyDataset, SampleOptions
-from occ_training.data.records import DatasetError, DatasetIndex
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import DatasetError
 from occ_training.data.waymo import index_from_waymo
 from PIL import Image
 from typer.testing import CliRunner

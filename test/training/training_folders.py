@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import synthetic_scenes as scenes
+from occ_training.data.index import DatasetIndex
 from occ_training.data.nuscenes import index_from_tables
 from occ_training.data.records import (
     CameraRecord,
     DatasetHeader,
-    DatasetIndex,
     FrameRecord,
     LabelFormat,
     LidarRecord,

@@ -14,7 +14,7 @@ from occ_perception.errors import OptionError
 if TYPE_CHECKING:
     from occ_perception.metrics import Report
     from occ_training.data.dataset import OccupancyDataset
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
     from occ_training.recipe import TrainingRecipe
     from occ_training.run_file import RunFile
 
@@ -228,7 +228,7 @@ def _data_of(
     recipe: TrainingRecipe, data: Path | None, validation: Path | None, frames: Path
 ) -> tuple[DatasetIndex, DatasetIndex | None]:
     """What to learn from, and what to evaluate on: as given, or the recipe's own."""
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
     from occ_training.town import town_dataset
 
     held_out = None if validation is None else DatasetIndex.load(validation)

@@ -16,7 +16,7 @@ from occ_perception.errors import OptionError
 
 if TYPE_CHECKING:
     from occ_training.convert_bag import BagJob, BagReport, ConvertOptions
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
 
 REPORT_FILE = "report.json"
 _TEXTS_PER_REASON = 3
@@ -83,7 +83,7 @@ def convert(
     """
     from occ_perception.bags.recording import BagError
     from occ_training.convert_bag import ConvertOptions
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
 
     options = ConvertOptions(
         labels=labels,
@@ -190,7 +190,8 @@ def join_parts(out: Path) -> DatasetIndex:
     Raises:
         DatasetError: parts differ in their cameras or label sets.
     """
-    from occ_training.data.records import DatasetError, DatasetHeader, DatasetIndex
+    from occ_training.data.index import DatasetIndex
+    from occ_training.data.records import DatasetError, DatasetHeader
 
     files = sorted((out / "parts").glob("*.jsonl"))
     parts = [DatasetIndex.load(file) for file in files]

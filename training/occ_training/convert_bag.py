@@ -29,12 +29,8 @@ from occ_training.convert_labels import (
     WantedFrame,
 )
 from occ_training.convert_lidar import LidarMadeLabels, PointWriter, has_lidar
-from occ_training.data.records import (
-    DatasetHeader,
-    DatasetIndex,
-    FrameRecord,
-    LidarRecord,
-)
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import DatasetHeader, FrameRecord, LidarRecord
 
 LABELS_OF_LIDAR_TIME_NS = 50_000_000
 _SAME_SWEEP_NS = 5_000_000

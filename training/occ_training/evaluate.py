@@ -24,7 +24,7 @@ from occ_perception.models.postprocess import labels_of
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
-from occ_training.data.records import DatasetIndex
+from occ_training.data.index import DatasetIndex
 from occ_training.data.sample import Batch, collate
 from occ_training.parallel import WorkError, run_all
 from occ_training.sampler import SequenceDataset, check_each_once, group_frames, shares

@@ -35,13 +35,12 @@ from occ_training.checkpoints import (
 )
 from occ_training.data.sample import Batch, collate
 from occ_training.ema import WeightAverage
-from occ_training.gate import GateKeeper
 from occ_training.initial_weights import load_initial_weights
 from occ_training.module import OccupancyModule
 from occ_training.recipe import TrainingRecipe
 from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, hold_recipe
 from occ_training.sampler import SequenceDataset, SlotSampler, group_frames
-from occ_training.validation import Validation
+from occ_training.validation import GateKeeper, Validation
 
 
 def fit(

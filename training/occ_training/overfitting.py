@@ -25,13 +25,14 @@ from occ_perception.models.zoo import get_card
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import Drive, DriveSensors, Town
 from occ_training.data.dataset import OccupancyDataset
-from occ_training.data.frame_records import FrameRecord
+from occ_training.data.records import FrameRecord
 from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
 from occ_training.fit import fit
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.losses.terms import DepthCrossEntropy, ImageMasks, Velocities, VoxelMasks
-from occ_training.recipe import Optimiser, TrainingRecipe
+from occ_training.optimiser import Optimiser
+from occ_training.recipe import TrainingRecipe
 from occ_training.schedules import Averaging, LearningRate
 from occ_training.town import Clip, TownData, town_dataset
 

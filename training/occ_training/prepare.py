@@ -12,7 +12,7 @@ from occ_perception.atomic import write_whole
 from occ_perception.errors import needed_for
 
 if TYPE_CHECKING:
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
 
 app = typer.Typer(help="Index a public data set for training.", no_args_is_help=True)
 
@@ -124,7 +124,7 @@ def verify(
     threads: Threads = 4,
 ) -> None:
     """Look at the files of any data set again, and leave out what cannot be read."""
-    from occ_training.data.records import DatasetIndex
+    from occ_training.data.index import DatasetIndex
 
     _finish(DatasetIndex.load(index), out or index, check, threads)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import nn
+from typing import Literal
 
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
@@ -15,34 +12,13 @@ from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.dataset import Content, SampleOptions
 from occ_training.data.images import ImageAugmentation
 from occ_training.losses.terms import Term
-from occ_training.schedules import Averaging, CosineRampDown, LearningRate
+from occ_training.optimiser import Optimiser
+from occ_training.schedules import Averaging, CosineRampDown
 from occ_training.town import TownData
-
-ParameterGroups = list[dict[str, Any]]
 
 
 class RecipeError(OccError):
     """There is no such recipe, or it cannot be changed or used so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimiser:
-    """AdamW.
-
-    Attributes:
-        lr: base learning rate.
-        weight_decay: of all parameters, norms and biases included, as published.
-        groups: sorts the parameters into groups with a rate and decay of their own; None = one
-            group with the numbers above.
-        clip_norm: gradients are scaled down to this L2 norm.
-        schedule: of the learning rate.
-    """
-
-    lr: float = 2e-4
-    weight_decay: float = 1e-2
-    groups: Callable[[nn.Module, Optimiser], ParameterGroups] | None = None
-    clip_norm: float = 5.0
-    schedule: LearningRate = field(default_factory=LearningRate)
 
 
 @dataclass(frozen=True, kw_only=True)

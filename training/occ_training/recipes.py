@@ -15,7 +15,6 @@ from typing import Any
 
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.images import ImageAugmentation
-from occ_training.layerwise_decay import backbone_slower, swin_layers
 from occ_training.losses.masks import MaskLossConfig
 from occ_training.losses.terms import (
     CausalLoss,
@@ -29,7 +28,8 @@ from occ_training.losses.terms import (
     VoxelFocalLovasz,
     VoxelMasks,
 )
-from occ_training.recipe import Gate, Optimiser, TrainingRecipe
+from occ_training.optimiser import Optimiser, backbone_slower, swin_layers
+from occ_training.recipe import Gate, TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
 

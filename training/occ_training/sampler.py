@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from occ_training.data.dataset import Visit
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 from occ_training.data.sample import Sample
 
 Groups = Sequence[Sequence[int]]

@@ -20,7 +20,7 @@ from occ_perception.models.state import (
     state_tensors,
     state_to,
 )
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 from occ_training.data.sample import Batch
 
 

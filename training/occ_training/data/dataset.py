@@ -32,6 +32,7 @@ from occ_training.data.bev_augmentation import BevAugmentation, augment_labels
 from occ_training.data.grids import labels_on_grid
 from occ_training.data.groups import history_groups, usable_frames
 from occ_training.data.images import ImageAugmentation, ImagePlan, normalise, read_image
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import (
     DataFileError,
     FrameLabels,
@@ -40,7 +41,7 @@ from occ_training.data.label_files import (
     read_points,
     read_ray_mask,
 )
-from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord, LabelFormat
+from occ_training.data.records import DatasetError, FrameRecord, LabelFormat
 from occ_training.data.sample import Sample
 
 Content = Literal["labels", "depth", "point_classes", "previous_images", "ray_origins"]

@@ -19,6 +19,7 @@ import numpy as np
 from occ_perception.labels import LABEL_SETS
 from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
 from occ_training.data.images import read_image
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import (
     DataFileError,
     read_labels,
@@ -26,7 +27,7 @@ from occ_training.data.label_files import (
     read_points,
     read_ray_mask,
 )
-from occ_training.data.records import DatasetIndex, FrameRecord
+from occ_training.data.records import FrameRecord
 
 Check = Literal["present", "whole", "decode"]
 """How closely files are looked at: there and not empty; complete, too; read as training does."""

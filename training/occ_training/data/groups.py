@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from occ_training.data.records import DatasetError, DatasetIndex, FrameRecord
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import DatasetError, FrameRecord
 
 # A hole in a recording as long as this many usual frame spacings begins a new history. Key frames
 # of nuScenes jitter by a fifth.

@@ -26,12 +26,12 @@ from PIL import Image
 from occ_perception.bags.nuscenes import LIDAR_CHANNEL, NuScenesTables, pose_of
 from occ_perception.geometry import matrix_from_pose
 from occ_perception.models.card import NUSCENES_CAMERAS
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import LABEL_FORMATS
 from occ_training.data.records import (
     CameraRecord,
     DatasetError,
     DatasetHeader,
-    DatasetIndex,
     FrameRecord,
     LidarRecord,
 )

@@ -1,273 +1,146 @@
-"""The data set format: an index of frames in JSON lines beside the files it names.
-
-The first line of ``index.jsonl`` is the header, every other line one frame. Paths are relative to
-the header's root. Frames of a sequence follow each other in the order of time; sequences are not
-mixed. Matrices are written as their first three rows, twelve numbers; stamps are nanoseconds.
-
-Two ego poses matter to every frame: the one at the reference camera's stamp, where the grid of the
-networks lies, and the one at the lidar's stamp, where published labels lie. Both are in the record.
-"""
+"""What a data set says about one moment: images, lidar, labels, and the poses of all of them."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
-
-from occ_perception.atomic import atomic_path
-from occ_perception.frames import CameraCalibration
-from occ_perception.geometry import Float64, require_rigid
-from occ_perception.labels import LABEL_SETS
-from occ_training.data.frame_records import (
-    CameraRecord,
-    DatasetError,
-    DatasetHeader,
-    FrameRecord,
-    LabelFormat,
-    LidarRecord,
-)
-from occ_training.data.index_json import (
-    FORMAT,
-    FORMAT_VERSION,
-    frame_from_json,
-    frame_to_json,
-    header_from_json,
-    header_to_json,
-)
-
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "INDEX_FILE",
-    "CameraRecord",
-    "DatasetError",
-    "DatasetHeader",
-    "DatasetIndex",
-    "FrameRecord",
-    "LabelFormat",
-    "LidarRecord",
-]
-
-INDEX_FILE = "index.jsonl"
+from occ_perception.errors import OccError
+from occ_perception.geometry import Float64, VoxelGrid
 
 
-# Poses nearer to a rotation than this need no closer look.
-_PLAINLY_RIGID = 1e-3
+class DatasetError(OccError):
+    """A data set that cannot be used; the message says which file or line, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraRecord:
+    """One image of a frame.
+
+    Attributes:
+        image: path of the file, relative to the root; rectified, JPEG or PNG.
+        stamp_ns: exposure.
+        K: (3, 3) intrinsics at the size of the file.
+        width, height: that size, pixels.
+        ego_T_cam: (4, 4) mounting.
+        world_T_ego: (4, 4) ego pose at ``stamp_ns``.
+    """
+
+    image: str
+    stamp_ns: int
+    K: Float64
+    width: int
+    height: int
+    ego_T_cam: Float64
+    world_T_ego: Float64
+
+    @property
+    def world_T_cam(self) -> Float64:
+        """(4, 4) pose of the camera at its own exposure."""
+        return self.world_T_ego @ self.ego_T_cam
+
+
+@dataclass(frozen=True, eq=False)
+class LidarRecord:
+    """The lidar at a frame: its pose, and its points where there are any.
+
+    Attributes:
+        points: path of little-endian float32 rows, lidar frame; None where only the pose is known.
+        columns: names of the columns, beginning with ``x, y, z``.
+        stamp_ns: time of the sweep.
+        ego_T_lidar: (4, 4) mounting.
+        world_T_ego: (4, 4) ego pose at ``stamp_ns``.
+        semantics: path of one class id per point: raw uint8 (any suffix), ``.npy`` or ``.npz``
+            (its only array, or ``lidar_seg``); None where there is none.
+        semantics_ids: what the ids mean: ``lidarseg`` (nuScenes general classes) or the name of
+            a label set.
+    """
+
+    points: str | None
+    columns: tuple[str, ...]
+    stamp_ns: int
+    ego_T_lidar: Float64
+    world_T_ego: Float64
+    semantics: str | None = None
+    semantics_ids: str = "occ3d"
+
+    @property
+    def world_T_lidar(self) -> Float64:
+        """(4, 4) pose of the lidar at its own stamp."""
+        return self.world_T_ego @ self.ego_T_lidar
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRecord:
+    """One moment: the images around it, the lidar, the labels.
+
+    Attributes:
+        token: unique name of the frame in its data set.
+        sequence: name of the recording or scene.
+        stamp_ns: time that frames of a sequence are ordered by (of the sweep where there is one).
+        reference_camera: the camera whose stamp the grid belongs to.
+        cameras: camera name -> image; may lack cameras of the header.
+        lidar: None where there is none.
+        labels: key of the header's ``label_sets`` -> path of the file.
+        source: where it came from, as JSON: stamps, ids, names of the original.
+    """
+
+    token: str
+    sequence: str
+    stamp_ns: int
+    reference_camera: str
+    cameras: Mapping[str, CameraRecord]
+    lidar: LidarRecord | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def world_T_reference_ego(self) -> Float64:
+        """(4, 4) ego pose at the reference camera's stamp."""
+        return self.cameras[self.reference_camera].world_T_ego
+
+    @property
+    def world_T_lidar_ego(self) -> Float64:
+        """(4, 4) ego pose at the lidar's stamp; at the reference camera's without a lidar."""
+        return self.world_T_reference_ego if self.lidar is None else self.lidar.world_T_ego
 
 
 @dataclass(frozen=True)
-class DatasetIndex:
-    """A data set: its header and its frames, paths resolved against ``root``.
+class LabelFormat:
+    """What the label files under one key are.
 
     Attributes:
-        root: folder of the files.
-        header: what the frames share.
-        frames: sequence after sequence, each in the order of time.
+        reader: name of the file format, see :mod:`occ_training.data.label_files`.
+        classes: label set whose ids they hold after reading.
+        grid: their voxels.
+        frame: ``ego`` or ``lidar``, the frame the grid lies in.
+        time: whose stamp that frame is taken at: ``lidar`` or ``reference_camera``.
     """
 
-    root: Path
-    header: DatasetHeader
-    frames: tuple[FrameRecord, ...]
-
-    def __post_init__(self) -> None:
-        _check_header(self.header)
-        tokens: set[str] = set()
-        finished: set[str] = set()
-        checked: set[int] = set()
-        previous: FrameRecord | None = None
-        for frame in self.frames:
-            _check_frame(frame, self.header, checked)
-            if frame.token in tokens:
-                raise DatasetError(f"token {frame.token!r} names two frames; tokens are unique")
-            tokens.add(frame.token)
-            if previous is not None and previous.sequence == frame.sequence:
-                if frame.stamp_ns <= previous.stamp_ns:
-                    raise DatasetError(
-                        f"frame {frame.token} of {frame.sequence} has stamp {frame.stamp_ns} ns, "
-                        f"not later than {previous.stamp_ns} ns of frame {previous.token} before it"
-                    )
-            elif previous is not None:
-                finished.add(previous.sequence)
-            if frame.sequence in finished:
-                raise DatasetError(
-                    f"frame {frame.token}: sequence {frame.sequence} goes on after another one; "
-                    "its frames must follow each other"
-                )
-            previous = frame
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def path(self, relative: str) -> Path:
-        """Where a file of the data set is."""
-        return self.root / relative
-
-    def sequences(self) -> dict[str, range]:
-        """Sequence -> positions of its frames."""
-        ranges: dict[str, range] = {}
-        for position, frame in enumerate(self.frames):
-            begun = ranges.get(frame.sequence, range(position, position))
-            ranges[frame.sequence] = range(begun.start, position + 1)
-        return ranges
-
-    def select(self, sequences: Iterable[str]) -> DatasetIndex:
-        """The same data set with only these sequences, in its own order.
-
-        Raises:
-            DatasetError: it has no such sequence.
-        """
-        wanted = set(sequences)
-        unknown = wanted - set(self.sequences())
-        if unknown:
-            raise DatasetError(
-                f"data set {self.header.name} has no sequence {', '.join(sorted(unknown))}; "
-                f"it has {_some(list(self.sequences()))}"
-            )
-        frames = tuple(frame for frame in self.frames if frame.sequence in wanted)
-        return DatasetIndex(self.root, self.header, frames)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the index; the file appears under its name only when it is whole.
-
-        Args:
-            path: the file, or the folder to write ``index.jsonl`` into. The header's root is
-                written so that it leads from there to :attr:`root`.
-
-        Returns:
-            The file.
-        """
-        file = _index_file(Path(path))
-        root = os.path.relpath(self.root.resolve(), file.parent.resolve())
-        with atomic_path(file) as unfinished, unfinished.open("w", encoding="utf-8") as lines:
-            lines.write(_line(header_to_json(self.header, root)))
-            lines.writelines(_line(frame_to_json(frame)) for frame in self.frames)
-        return file
-
-    @classmethod
-    def load(cls, path: str | Path) -> DatasetIndex:
-        """Read an index.
-
-        Args:
-            path: the file, or the folder that has an ``index.jsonl``.
-
-        Raises:
-            DatasetError: there is none, it is of another format or version, or a line is damaged;
-                the message names file and line.
-        """
-        file = _index_file(Path(path))
-        try:
-            with file.open(encoding="utf-8") as lines:
-                return cls._read(file, lines)
-        except FileNotFoundError:
-            raise DatasetError(
-                f"no data set at {file}; make one with `occ-train prepare` or `occ-train convert`"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{file} is no text: {error}") from error
-
-    @classmethod
-    def _read(cls, file: Path, lines: Iterator[str]) -> DatasetIndex:
-        shared: dict[bytes, Float64] = {}
-        number = 1
-        try:
-            header = header_from_json(json.loads(next(lines, "null")))
-            frames = []
-            for line in lines:
-                number += 1
-                frames.append(frame_from_json(json.loads(line), shared))
-            return cls(file.parent / header.root, header, tuple(frames))
-        except DatasetError as error:
-            raise DatasetError(f"{file}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise DatasetError(f"{file}, line {number}: {what}") from error
+    reader: str
+    classes: str
+    grid: VoxelGrid
+    frame: Literal["ego", "lidar"] = "ego"
+    time: Literal["lidar", "reference_camera"] = "lidar"
 
 
-def _index_file(path: Path) -> Path:
-    return path if path.suffix == ".jsonl" else path / INDEX_FILE
+@dataclass(frozen=True)
+class DatasetHeader:
+    """What all frames of a data set share.
 
+    Attributes:
+        name: of the data set, for people.
+        cameras: names of the cameras a complete frame has.
+        label_sets: key -> what its files are.
+        ego_frame: name of the ego frame where the data came from.
+        root: folder that paths are relative to, itself relative to the index (or absolute).
+        source: how it was made, as JSON.
+    """
 
-def _line(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
-def _check_header(header: DatasetHeader) -> None:
-    if not header.cameras or len(set(header.cameras)) != len(header.cameras):
-        raise DatasetError(f"header: cameras must be unique names, got {header.cameras}")
-    for key, label_format in header.label_sets.items():
-        if label_format.classes not in LABEL_SETS:
-            raise DatasetError(
-                f"header: label set {key} has classes {label_format.classes!r}, "
-                f"expected one of {', '.join(LABEL_SETS)}"
-            )
-        if label_format.frame not in ("ego", "lidar") or label_format.time not in (
-            "lidar",
-            "reference_camera",
-        ):
-            raise DatasetError(
-                f"header: label set {key} lies in frame {label_format.frame!r} at the time of "
-                f"{label_format.time!r}, expected ego or lidar at the time of lidar or "
-                "reference_camera"
-            )
-
-
-def _check_frame(frame: FrameRecord, header: DatasetHeader, checked: set[int]) -> None:
-    """Refuse what contradicts itself; ``checked`` holds ids of mounts seen before."""
-    where = f"frame {frame.token} of {frame.sequence}"
-    if not frame.token or not frame.sequence:
-        raise DatasetError(f"{where}: a frame needs a token and a sequence")
-    if frame.reference_camera not in frame.cameras:
-        raise DatasetError(
-            f"{where}: no image of its reference camera {frame.reference_camera}; "
-            f"it has {', '.join(frame.cameras) or 'none'}"
-        )
-    strangers = [f"camera {name}" for name in frame.cameras if name not in header.cameras]
-    strangers += [f"label set {key}" for key in frame.labels if key not in header.label_sets]
-    if strangers:
-        raise DatasetError(f"{where}: {', '.join(strangers)} is not in the header")
-    try:
-        for name, camera in frame.cameras.items():
-            if id(camera.K) not in checked or id(camera.ego_T_cam) not in checked:
-                CameraCalibration(name, camera.width, camera.height, camera.K, camera.ego_T_cam)
-                checked |= {id(camera.K), id(camera.ego_T_cam)}
-        poses = _poses(frame)
-        if not _plainly_rigid(list(poses.values())):
-            for name, pose in poses.items():
-                require_rigid(pose, name)
-        if frame.lidar is not None and frame.lidar.columns[:3] != ("x", "y", "z"):
-            raise ValueError(f"lidar columns {frame.lidar.columns} do not begin with x, y, z")
-    except ValueError as error:
-        raise DatasetError(f"{where}: {error}") from error
-
-
-def _poses(frame: FrameRecord) -> dict[str, Float64]:
-    poses = {f"camera {k}: world_T_ego": camera.world_T_ego for k, camera in frame.cameras.items()}
-    if frame.lidar is not None:
-        poses["ego_T_lidar"] = frame.lidar.ego_T_lidar
-        poses["lidar: world_T_ego"] = frame.lidar.world_T_ego
-    return poses
-
-
-def _plainly_rigid(poses: list[Float64]) -> bool:
-    """A quick look at all poses of a frame together; True is sure."""
-    if any(np.shape(pose) != (4, 4) for pose in poses):
-        return False
-    stack = np.array(poses)
-    R = stack[:, :3, :3]
-    error = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max()
-    # A rotation's third row is the cross product of the others; NaN fails every comparison.
-    hand = np.abs(np.cross(R[:, 0], R[:, 1]) - R[:, 2]).max()
-    last_row = bool((stack[:, 3] == (0.0, 0.0, 0.0, 1.0)).all())
-    return bool(error < _PLAINLY_RIGID and hand < _PLAINLY_RIGID and np.isfinite(stack).all()) and (
-        last_row
-    )
+    name: str
+    cameras: tuple[str, ...]
+    label_sets: Mapping[str, LabelFormat] = field(default_factory=dict)
+    ego_frame: str = "base_link"
+    root: str = "."
+    source: Mapping[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 
 
 @dataclass(frozen=True, eq=False)

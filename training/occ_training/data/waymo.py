@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from occ_perception.models.card import WAYMO_CAMERAS
+from occ_training.data.index import DatasetIndex
 from occ_training.data.label_files import LABEL_FORMATS
 from occ_training.data.records import (
     CameraRecord,
     DatasetError,
     DatasetHeader,
-    DatasetIndex,
     FrameRecord,
     LidarRecord,
 )

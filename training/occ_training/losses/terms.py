@@ -17,14 +17,18 @@ from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
 from occ_perception.models.network import Network
 from occ_training.data.dataset import Content
-from occ_training.data.frame_records import DatasetError
+from occ_training.data.records import DatasetError
 from occ_training.data.sample import Batch
 from occ_training.losses import voxels
 from occ_training.losses.causal import causal_loss
 from occ_training.losses.classes import head_targets, log_weights
-from occ_training.losses.depth import depth_binary_cross_entropy, depth_cross_entropy
 from occ_training.losses.flow import flow_losses, moving_voxels
-from occ_training.losses.image_semantics import image_logits, nearest_point_labels
+from occ_training.losses.image_branch import (
+    depth_binary_cross_entropy,
+    depth_cross_entropy,
+    image_logits,
+    nearest_point_labels,
+)
 from occ_training.losses.masks import MaskLoss, MaskLossConfig
 from occ_training.losses.matching import (
     average_matches,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import training_folders as folders
 from occ_training.data.groups import history_groups, usable_frames
-from occ_training.data.records import DatasetError, DatasetIndex
+from occ_training.data.index import DatasetIndex
+from occ_training.data.records import DatasetError
 
 
 def three(root: Path) -> DatasetIndex:

@@ -1,14 +1,17 @@
-"""Parameter groups of backbones that are fine-tuned more gently than the rest."""
+"""The optimiser of a run, and parameter groups of backbones with a lower learning rate."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from occ_training.recipe import Optimiser
+from occ_training.schedules import LearningRate
+
+ParameterGroups = list[dict[str, Any]]
 
 _SWIN_BLOCKS = (2, 2, 18, 2)
 _SWIN_DECAY = 0.85
@@ -16,6 +19,26 @@ _SLOWER = 0.1
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """AdamW.
+
+    Attributes:
+        lr: base learning rate.
+        weight_decay: of all parameters, norms and biases included, as published.
+        groups: sorts the parameters into groups with a rate and decay of their own; None = one
+            group with the numbers above.
+        clip_norm: gradients are scaled down to this L2 norm.
+        schedule: of the learning rate.
+    """
+
+    lr: float = 2e-4
+    weight_decay: float = 1e-2
+    groups: Callable[[nn.Module, Optimiser], ParameterGroups] | None = None
+    clip_norm: float = 5.0
+    schedule: LearningRate = field(default_factory=LearningRate)
 
 
 def swin_layer(name: str) -> int:
@@ -37,7 +60,7 @@ def swin_layer(name: str) -> int:
     return last
 
 
-def swin_layers(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
+def swin_layers(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
     """The rate falls by 0.85 per layer towards the images (BEiT, arXiv 2106.08254).
 
     Vectors (norms and biases) do not decay.
@@ -58,7 +81,7 @@ def swin_layers(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def backbone_slower(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
+def backbone_slower(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
     """The image backbone and the sampling offsets at a tenth of the rate (SparseOcc)."""
     slow: list[nn.Parameter] = []
     fast: list[nn.Parameter] = []
