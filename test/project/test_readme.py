@@ -16,7 +16,8 @@ from occ_perception.bags.recording import Recording
 from occ_perception.sensing.layouts import layout_names, load_layout, match_layout
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+# A command that continues on the next line is read as one line.
+README = re.sub(r" *\\\n *", " ", (ROOT / "README.md").read_text())
 
 
 def _commands() -> list[str]:
