@@ -134,7 +134,7 @@ def _empty(folder: Path) -> None:
 
 
 def _failure(target: Path, why: str) -> OutputError:
-    return OutputError(f"{target} could not be written: {why}; nothing of it is kept")
+    return OutputError(f"{target} could not be written: {why}; no partial output is left")
 
 
 def _why_no_folder(target: Path, error: OSError) -> str:

@@ -25,7 +25,7 @@ from occ_perception.errors import OptionError, reason_of
 
 Storage = Literal["mcap", "sqlite3"]
 
-# Iron and older read the quality of service of metadata version 8 only.
+# ROS 2 Iron and older read the QoS of metadata version 8 only.
 _METADATA_VERSION: Literal[8] = 8
 
 _STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -47,7 +47,7 @@ def _qos(depth: int, durability: QosDurability = QosDurability.VOLATILE) -> Qos:
     )
 
 
-# Played back with these: a late subscriber must still get the mounts.
+# QoS at playback: a late subscriber must still receive the mounts.
 _STREAM = _qos(10)
 _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
@@ -55,16 +55,16 @@ _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 class AtomicWriter:
     """Writes one recording; a context manager.
 
-    A folder called ``path`` is complete, see :func:`~occ_perception.atomic.atomic_path`.
+    If the folder ``path`` exists, it is complete; see :func:`~occ_perception.atomic.atomic_path`.
 
     Args:
-        path: the rosbag2 folder to make.
+        path: the rosbag2 folder to create.
         storage: container format.
 
     Raises:
         OptionError: unknown storage.
-        OutputError: there is something at ``path`` already, another process writes it now, or it
-            cannot be written (a full disk); raised by every method, names ``path``.
+        OutputError: ``path`` exists, another process is writing it, or it cannot be written (a
+            full disk). Any method can raise it; the message names ``path``.
     """
 
     def __init__(self, path: str | Path, storage: Storage = "mcap") -> None:
@@ -79,7 +79,7 @@ class AtomicWriter:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             unfinished = stack.enter_context(atomic_path(self.path, alone=True))
-            # The files inside carry the folder's name, so that is final from the start.
+            # The files inside carry the folder's name, so the name must be final from the start.
             self._writer = Writer(
                 unfinished, version=_METADATA_VERSION, storage_plugin=self._storage
             )
@@ -98,7 +98,7 @@ class AtomicWriter:
                 with self._failures_named():
                     self._writer.close()
         finally:
-            # On a full disk this cannot write the rest either; what failed first is raised.
+            # On a full disk this fails again; the first error is the one to raise.
             with suppress(OSError, sqlite3.Error):
                 self._writer.abort()
 
@@ -109,15 +109,15 @@ class AtomicWriter:
         except (OSError, sqlite3.Error) as error:
             why = reason_of(error) if isinstance(error, OSError) else error
             raise OutputError(
-                f"{self.path} could not be written: {why}; nothing of it is kept"
+                f"{self.path} could not be written: {why}; no partial output is left"
             ) from error
 
     def note(self, key: str, text: str) -> None:
-        """A text for the recording's metadata, among the custom data of rosbag2."""
+        """Store a text in the recording's metadata, as custom data of rosbag2."""
         self._writer.set_custom_data(key, text)
 
     def write(self, topic: str, received_ns: int, message: Any, static: bool = False) -> None:
-        """A message made by :meth:`new`; of a static topic late subscribers get the last one."""
+        """Write a message created by :meth:`new`; a static topic is latched at playback."""
         kind = message.__msgtype__
         raw = self._types.serialize_cdr(message, kind)
         with self._failures_named():
@@ -131,5 +131,5 @@ class AtomicWriter:
             self._writer.write(self._connections[topic], received_ns, raw)
 
     def new(self, kind: str, **fields: Any) -> Any:
-        """A message of a ROS 2 type; every field must be given."""
+        """Create a message of a ROS 2 type; every field must be given."""
         return self._types.types[kind](**fields)

@@ -1,4 +1,4 @@
-"""What is found out about a recording before its frames are read: layout, calibration, mounts."""
+"""Finds the layout, calibration and mounts of a recording before its frames are read."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def choose_layout(
     layout: TopicLayout | str | Path | None,
     cameras: Sequence[str] | None = None,
 ) -> TopicLayout:
-    """The layout of a recording, with the names its topics really have.
+    """The layout of a recording, with the topic names of that recording.
 
     Args:
-        recording: where to look.
+        recording: the recording.
         layout: a layout, or its name or path; None to recognise a shipped one.
-        cameras: those of a model, as it calls them; others are not looked for.
+        cameras: the cameras of a model, under its names; other cameras are ignored.
 
     Raises:
-        BagError: it does not fit, or none does; the message lists what is missing.
+        BagError: the layout, or every shipped one, does not fit; the message lists what is missing.
         YamlError: the layout file is wrong.
         ValueError: the layout has none of the model's cameras.
     """
@@ -52,9 +52,9 @@ def choose_layout(
     if not match.fits:
         raise BagError(
             f"layout {layout.name} does not fit {recording.path}: {'; '.join(match.problems)}. "
-            "`occ info` lists what the recording has"
+            "`occ info` lists the topics of the recording"
         )
-    if _believes_empty_stamps(recording, match.layout):
+    if _lacks_header_stamps(recording, match.layout):
         raise BagError(
             f"{recording.path}: images have stamp 0, and layout {layout.name} reads the header; "
             "give a layout with `stamp_source: receive`, such as clynamen_ros2"
@@ -69,18 +69,18 @@ def _recognised(recording: Recording) -> TopicLayout:
         best = matches[0]
         raise BagError(
             f"no shipped layout fits {recording.path}; the nearest is {best.layout.name}, but: "
-            f"{'; '.join(best.problems)}. Write a layout file (docs/bags.md) and give it"
+            f"{'; '.join(best.problems)}. Write a layout file (docs/bags.md) and pass it"
         )
     for layout in fitting:
-        if not _believes_empty_stamps(recording, layout):
+        if not _lacks_header_stamps(recording, layout):
             return layout
     raise BagError(
         f"{recording.path}: images have stamp 0; give a layout with `stamp_source: receive`"
     )
 
 
-def _believes_empty_stamps(recording: Recording, layout: TopicLayout) -> bool:
-    """Whether the layout takes header stamps that the converter never filled in."""
+def _lacks_header_stamps(recording: Recording, layout: TopicLayout) -> bool:
+    """Whether the layout reads header stamps and the recording's images have none."""
     if layout.stamp_source != "header":
         return False
     reference = next(c for c in layout.cameras if c.name == layout.reference_camera)
@@ -89,17 +89,17 @@ def _believes_empty_stamps(recording: Recording, layout: TopicLayout) -> bool:
 
 
 def discover_vehicle(recording: Recording, plan: InputPlan) -> tuple[VehicleInputs, CameraRig]:
-    """Calibration and mounts of a recording, known before its first frame; the rig they make.
+    """Calibration and mounts before the first frame of a recording, and the rig made from them.
 
-    Reads camera_info and tf until everything is known: of a camera whose calibration changes in
-    mid-recording the first one holds at the start.
+    Reads camera_info and tf until everything is known. If a calibration changes within the
+    recording, this is the first one.
 
     Args:
-        recording: where to look.
-        plan: what to look for.
+        recording: the recording.
+        plan: the inputs to look for.
 
     Raises:
-        BagError: something is known from nowhere; the message lists all of it.
+        BagError: a calibration or mount is missing; the message lists all missing parts.
     """
     vehicle = VehicleInputs(plan)
     _read_image_frames(recording, vehicle, _read_camera_infos(recording, vehicle))
@@ -110,20 +110,20 @@ def discover_vehicle(recording: Recording, plan: InputPlan) -> tuple[VehicleInpu
     rig = vehicle.rig()
     if rig is None:
         raise BagError(
-            f"{recording.path} does not say everything about its sensors: "
+            f"{recording.path} lacks a part of its calibration: "
             f"{'; '.join(vehicle.problems.values())}. Give a rig file"
         )
     return vehicle, rig
 
 
 def discover_mount(recording: Recording, vehicle: VehicleInputs, topic: str) -> None:
-    """Read tf until it is known where a topic's lidar is mounted; then, or never, it ends."""
+    """Read tf until the mount of a topic's lidar is known, or to the end of the recording."""
     first = next(recording.messages({topic}), None)
     if first is None:
         return
     try:
         frame = recording.decode(first).header.frame_id
-    except BagError:  # which is said when the message is read
+    except BagError:  # reported when the message itself is read
         return
 
     def is_known() -> bool:
@@ -137,7 +137,10 @@ def discover_mount(recording: Recording, vehicle: VehicleInputs, topic: str) -> 
 
 
 def _read_camera_infos(recording: Recording, vehicle: VehicleInputs) -> set[str]:
-    """Take camera_info until every camera has a usable one; returns those whose frame it names."""
+    """Read camera_info until every camera has a usable one.
+
+    Returns the cameras whose camera_info names a frame.
+    """
     cameras = info_topics(vehicle.plan)
     missing, named = set(cameras), set()
     for message in recording.messages(cameras):
@@ -155,7 +158,7 @@ def _read_camera_infos(recording: Recording, vehicle: VehicleInputs) -> set[str]
 
 
 def _read_image_frames(recording: Recording, vehicle: VehicleInputs, named: set[str]) -> None:
-    """Take the frame in the first image's header of cameras whose frame nothing else names."""
+    """Read the frame from the first image's header for cameras whose frame is not known yet."""
     for camera in vehicle.plan.cameras:
         if camera.frame_id or camera.name in named:
             continue
@@ -168,7 +171,7 @@ def _read_image_frames(recording: Recording, vehicle: VehicleInputs, named: set[
 def _read_mounts(
     recording: Recording, vehicle: VehicleInputs, is_enough: Callable[[], bool]
 ) -> None:
-    """Feed tf until it is enough; static transforms first, their first messages hold all."""
+    """Read tf until ``is_enough``; static transforms first, whose first messages hold all."""
     for static in (True, False):
         topics = tf_topics(recording, static)
         if not topics or is_enough():
@@ -185,7 +188,7 @@ def _read_mounts(
 
 
 def take_transforms(recording: Recording, vehicle: VehicleInputs, message: RecordedMessage) -> None:
-    """Feed a tf message; what is refused becomes a problem of the recording.
+    """Feed a tf message to the vehicle; refused transforms become problems of the recording.
 
     Raises:
         TimeJump: see :meth:`VehicleInputs.take_transforms`.
@@ -198,7 +201,7 @@ def take_transforms(recording: Recording, vehicle: VehicleInputs, message: Recor
 
 @contextmanager
 def reported(recording: Recording, message: RecordedMessage) -> Iterator[None]:
-    """A message that cannot be read becomes a problem of the recording."""
+    """Turn a message that cannot be read into a problem of the recording."""
     try:
         yield
     except BagError as error:
@@ -206,12 +209,12 @@ def reported(recording: Recording, message: RecordedMessage) -> Iterator[None]:
 
 
 def info_topics(plan: InputPlan) -> dict[str, str]:
-    """Topic of calibrations -> camera, for the cameras that have one."""
+    """camera_info topic -> camera, for the cameras that have one."""
     return {camera.camera_info: camera.name for camera in plan.cameras if camera.camera_info}
 
 
 def tf_topics(recording: Recording, static: bool) -> set[str]:
-    """The topics that carry transforms: /tf, or /tf_static."""
+    """The topics with static transforms, or those with moving ones."""
     return {
         name
         for name, topic in recording.topics.items()
@@ -220,7 +223,7 @@ def tf_topics(recording: Recording, static: bool) -> set[str]:
 
 
 def is_static(topic: str) -> bool:
-    """Whether a topic of transforms carries static ones."""
+    """Whether a topic of transforms is static, by its name."""
     return topic.endswith("static")
 
 
@@ -228,7 +231,7 @@ def topic_of_points(recording: Recording, wanted: str | None = None) -> str:
     """The topic of the lidar's points, see :func:`~..sensing.layouts.lidar_topic`.
 
     Raises:
-        BagError: it is not there, or it is not clear which is meant.
+        BagError: the topic does not exist, or the choice is ambiguous.
     """
     try:
         return lidar_topic(recording.topic_types, wanted)

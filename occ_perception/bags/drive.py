@@ -1,4 +1,4 @@
-"""A recorded drive: camera frames out of a recording, as the node would make them live."""
+"""A recorded drive: camera frames from a recording, the same as the node assembles live."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def open_recording(
     Args:
         path: rosbag2 folder, ``.mcap``, ``.db3`` or ROS 1 ``.bag``.
         layout: topic layout, or its name or path; recognised from the topics by default.
-        rig: rig, or its name or path, that replaces whatever the recording says.
-        sequence: name of the frames' sequence; the recording's name by default. Where time goes
-            back in mid-recording a new sequence ``NAME#2`` begins.
+        rig: rig, or its name or path, that replaces the calibration in the recording.
+        sequence: name of the frames' sequence; the recording's name by default. When time goes
+            back within the recording, a new sequence ``NAME#2`` begins.
         missing_camera: what to do with frame sets that lack a camera, see
             :class:`~.assembly.FrameAssembler`.
-        model: whose frames are wanted: only its cameras are read, under its names, and the
-            lidar's mount where its grid lies there. Cameras that layout or rig do not have are
-            absent from the frames. Where it is given depth, every frame has a lidar sweep.
-        lidar_topic: of sensor_msgs/PointCloud2, where the recording has several.
+        model: only the cameras of this model are read, under its names, and the lidar's mount if
+            its grid lies in the lidar frame. Cameras that layout or rig lack are absent from the
+            frames. If the model takes lidar depth, every frame has a lidar sweep.
+        lidar_topic: topic of sensor_msgs/PointCloud2, if the recording has several.
 
     Raises:
         BagError: nothing can be read, no layout fits, or a calibration is missing.
         YamlError: a layout or rig file is wrong.
-        InputPlanError: layout, rig and model do not go together.
-        ValueError: the recording has none of the model's cameras, or not the reference camera.
+        InputPlanError: layout, rig and model do not match.
+        ValueError: the recording has none of the model's cameras, or lacks the reference camera.
     """
     recording = Recording(path)
     try:
@@ -68,18 +68,18 @@ def open_recording(
 
 
 class RecordedDrive:
-    """What :func:`open_recording` gives; a context manager.
+    """An open recording, from :func:`open_recording`; a context manager.
 
     Iterate to get camera frames, as often as needed. Frame sets that cannot become frames are
     listed as problems.
 
     Attributes:
         recording: the messages.
-        layout: the layout in use, with the recording's own topic names.
-        rig: calibrations of the first frames (rectified). A camera_info that changes in
-            mid-recording gives later frames another one, as live.
-        recorded_rig: the same for the images as they were recorded, distortion included.
-        notes: what the calibration relies on besides the recording.
+        layout: the layout in use, with the recording's topic names.
+        rig: rectified calibrations of the first frames. If camera_info changes within the
+            recording, later frames have another rig, as they do live.
+        recorded_rig: calibrations of the images as recorded, distortion included.
+        notes: sources of the calibration other than the recording.
         sequence: name of the first time line.
     """
 
@@ -105,7 +105,7 @@ class RecordedDrive:
         self.layout = self._plan.layout
         vehicle, self.recorded_rig = discover_vehicle(recording, self._plan)
         self._vehicles = {"": vehicle}
-        """Lidar topic -> what is known of the vehicle before it is read."""
+        """Lidar topic -> state of the vehicle before the topic is read."""
         self._missing_camera = missing_camera
         self.rig = self.assembler(self.recorded_rig).rig
         self.notes = vehicle.notes
@@ -135,12 +135,12 @@ class RecordedDrive:
 
     @property
     def counters(self) -> FrameSetCounters:
-        """What became of the images in the last iteration."""
+        """Counts of images and frame sets in the last iteration."""
         return self._reading.counters
 
     @property
     def expected_frames(self) -> int:
-        """Number of images of the reference camera: no more frames can come."""
+        """Upper limit of the number of frames: the number of images of the reference camera."""
         return self.recording.topics[self._reference_topic].count
 
     def __iter__(self) -> Iterator[CameraFrame]:
@@ -159,21 +159,21 @@ class RecordedDrive:
                 self.recording.note(error.reason, str(error), item.frame_set.reference_stamp_ns)
 
     def frame_sets(self) -> Iterator[RecordedFrameSet]:
-        """The frame sets that frames are made of, incomplete ones included; nothing is decoded."""
+        """The frame sets, incomplete ones included; images are not decoded."""
         self._reading = self._pass()
         return self._reading.frame_sets()
 
     def clouds(self, topic: str) -> Iterator[RecordedCloud]:
-        """The messages of a lidar's topic, with the poses around them; no image is read."""
+        """The messages of a lidar topic, with the poses around them; images are not read."""
         return self._pass(topic).clouds()
 
     def frame_sets_and_clouds(self, topic: str) -> Iterator[RecordedFrameSet | RecordedCloud]:
-        """Both in one pass; no clouds where the topic is ""."""
+        """Frame sets and clouds in one pass; no clouds if ``topic`` is ""."""
         self._reading = self._pass(topic)
         return self._reading.items()
 
     def reference_stamps(self) -> list[int]:
-        """Stamps of the reference camera's images, sorted, each once; no image is decoded."""
+        """Stamps of the reference camera's images, sorted and unique; images are not decoded."""
         has_stamps = self.layout.stamp_source == "header"
         messages = self.recording.messages({self._reference_topic})
         return sorted(
@@ -186,7 +186,7 @@ class RecordedDrive:
         return topics[self.layout.reference_camera]
 
     def assembler(self, rig: CameraRig) -> FrameAssembler:
-        """What makes frames of frame sets that have this rig."""
+        """The assembler for frame sets with this rig."""
         plan = self._plan
         return FrameAssembler(rig, plan.reference_camera, self._missing_camera, plan.encodings)
 
@@ -200,6 +200,6 @@ class RecordedDrive:
 
 
 def _with_lidar(frame: CameraFrame, sweeps: NearestSweeps, poses: EgoPoses) -> CameraFrame:
-    """The frame with the sweep nearest to it; raises FrameError where none can be used."""
+    """The frame with the nearest sweep; raises FrameError if none can be used."""
     sweep, world_T_ego = sweeps.at(frame.stamp_ns, frame.reference_camera, poses)
     return replace(frame, lidar=LidarPoints(sweep.stamp_ns, sweep.points, world_T_ego))

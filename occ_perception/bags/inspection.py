@@ -1,4 +1,4 @@
-"""What a recording holds, how its images form frame sets, and what the node would miss in it."""
+"""Inspects a recording: its topics, its frame sets, and what the node would lack."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from occ_perception.sensing.vehicle import VehicleInputs
 
 @dataclass
 class TopicReport:
-    """One topic.
+    """Statistics of one topic.
 
     Attributes:
         name, kind: topic and message type.
-        count: messages that were read.
-        rate_hz: mean rate of reception, 0 where there are fewer than two messages.
+        count: number of messages read.
+        rate_hz: mean rate of reception; 0 for fewer than two messages.
         longest_gap_s: longest time without a message.
     """
 
@@ -40,15 +40,15 @@ class TopicReport:
 
 @dataclass
 class FrameSetReport:
-    """How the images group.
+    """Statistics of the frame sets.
 
     Attributes:
-        counters: what became of images and frame sets.
+        counters: counts of images and frame sets.
         missing: camera -> number of frame sets without it.
         spread_ms: (smallest, median, largest) spread of the complete frame sets.
         period_ms: median time between frame sets.
         longest_gap_s: longest time between two frame sets.
-        without_pose: frame sets for which some camera's ego pose cannot be known.
+        without_pose: frame sets without an ego pose at the stamp of at least one camera.
     """
 
     counters: FrameSetCounters
@@ -61,17 +61,17 @@ class FrameSetReport:
 
 @dataclass
 class BagReport:
-    """Everything ``occ info`` tells.
+    """The report that ``occ info`` prints.
 
     Attributes:
         path: the recording.
         duration_s: from the first to the last message.
-        topics: by name.
-        matches: every shipped layout, best first, with what does not fit.
-        layout: the layout in use, None where none fits.
-        frame_sets: how images group, None without a layout.
-        notes: what the calibration relies on besides the recording.
-        missing_for_node: what keeps the node from running on these topics.
+        topics: statistics by topic name.
+        matches: every shipped layout, best first, with the topics that do not fit.
+        layout: the layout in use; None if none fits.
+        frame_sets: statistics of the frame sets; None without a layout.
+        notes: sources of the calibration other than the recording.
+        missing_for_node: reasons why the node cannot run on these topics.
         problems: what was skipped while reading.
     """
 
@@ -87,14 +87,14 @@ class BagReport:
 
 
 def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None) -> BagReport:
-    """Read a recording once, without decoding more images than one frame set.
+    """Read a recording once and report on it; only the images of one frame set are decoded.
 
     Args:
         path: as for :func:`~.drive.open_recording`.
         layout: topic layout; recognised by default.
 
     Raises:
-        BagError: nothing of it can be read.
+        BagError: nothing can be read.
         YamlError: the layout file is wrong.
     """
     with Recording(path) as recording:
@@ -125,7 +125,7 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
 def _timed(
     messages: Iterable[RecordedMessage], times: dict[str, list[int]]
 ) -> Iterator[RecordedMessage]:
-    """The messages, their times of reception noted by topic."""
+    """Pass messages on and store their reception times by topic."""
     for message in messages:
         times[message.topic].append(message.received_ns)
         yield message
@@ -134,7 +134,7 @@ def _timed(
 def _prepare(
     recording: Recording, layout: TopicLayout | str | Path | None, report: BagReport
 ) -> VehicleInputs | None:
-    """What is known before the frame sets are read; None where no layout fits."""
+    """State of the vehicle before the frame sets are read; None if no layout fits."""
     try:
         report.layout = choose_layout(recording, layout)
         vehicle, _ = discover_vehicle(recording, plan_inputs(report.layout))
@@ -167,10 +167,10 @@ class _FrameSetStatistics:
         self._why_no_frame = ""
 
     def add(self, item: RecordedFrameSet) -> None:
-        """Count one."""
+        """Add one frame set."""
         frame_set = item.frame_set
         self._missing.update(frame_set.missing)
-        # No gap is measured across a jump of time.
+        # Gaps are not measured across a time jump.
         self._stamps_ns.setdefault(item.time_line, []).append(frame_set.reference_stamp_ns)
         if not frame_set.missing:
             self._spreads_ns.append(frame_set.spread_ns)
@@ -194,7 +194,7 @@ class _FrameSetStatistics:
             self._why_no_frame = str(error)
 
     def describe(self, report: BagReport, counters: FrameSetCounters) -> None:
-        """Write into the report what was counted."""
+        """Write the statistics into the report."""
         steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns.values()])
         frame_sets = FrameSetReport(counters, dict(self._missing), without_pose=self._without_pose)
         if self._spreads_ns:
@@ -206,7 +206,7 @@ class _FrameSetStatistics:
         report.frame_sets = frame_sets
         if not counters.complete:
             report.missing_for_node.append(
-                "no frame set is complete: no moment has an image of every camera"
+                "no frame set is complete: at no time is there an image of every camera"
             )
         elif self._without_pose == counters.complete + counters.incomplete:
             report.missing_for_node.append(

@@ -1,4 +1,4 @@
-"""Lidar sweeps out of a recording, in the ego frame."""
+"""Lidar sweeps from a recording, in the ego frame."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from occ_perception.sensing.vehicle import VehicleInputs
 
 _FARTHEST_SWEEP_NS = 60_000_000
 
-# Of a recording whose cameras no layout fits.
+# Input plan for a recording whose cameras fit no layout.
 _MOUNT_ALONE = InputPlan(
     TopicLayout("lidar alone", (), PoseSource("tf", "/tf", "map", "base_link"), "")
 )
@@ -45,9 +45,9 @@ class LidarSweep:
 
     Attributes:
         stamp_ns: header stamp.
-        points: (n, 3) float64 in ego at the time of the sweep, metres; the vehicle's motion during
-            the sweep is not undone.
-        intensity: (n,) float32 as the driver gives it, None where it gives none.
+        points: (n, 3) float64 in ego at the time of the sweep, metres; not compensated for the
+            vehicle's motion during the sweep.
+        intensity: (n,) float32 as the driver sends it; None if it sends none.
     """
 
     stamp_ns: int
@@ -60,13 +60,13 @@ class LidarSweeps:
 
     Args:
         path: the recording.
-        topic: of sensor_msgs/PointCloud2; by default the recording's only one, or the one with
-            "lidar" in its name.
-        plan: says which frame is ego, and may have the lidar's mount; by default the mount comes
-            from tf, and ego is ``base_link``.
+        topic: topic of sensor_msgs/PointCloud2; by default the recording's only one, or the one
+            with "lidar" in its name.
+        plan: defines the ego frame, and may hold the lidar's mount; by default the mount comes
+            from tf, and the ego frame is ``base_link``.
 
     Raises:
-        BagError: the recording cannot be read, or it is not clear which topic is meant.
+        BagError: the recording cannot be read, or the choice of the topic is ambiguous.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LidarSweeps:
             if message.topic == self.topic:
                 yield from self._read(message, vehicle)
                 continue
-            with suppress(TimeJump):  # what moves is no mount
+            with suppress(TimeJump):  # a moving frame is not a mount
                 take_transforms(self.recording, vehicle, message)
 
     def _read(self, message: RecordedMessage, vehicle: VehicleInputs) -> Iterator[LidarSweep]:
@@ -120,30 +120,30 @@ class LidarSweeps:
 
 
 class NearestSweeps:
-    """Walks through sweeps beside the frame sets of one time line.
+    """Finds the nearest sweep for each frame set of one time line, in one pass.
 
     Args:
-        sweeps: of the same recording.
-        tolerance_ns: how far from a frame set a sweep may lie.
+        sweeps: sweeps of the same recording.
+        tolerance_ns: largest distance between a frame set and its sweep.
     """
 
     def __init__(self, sweeps: LidarSweeps, tolerance_ns: int = 100_000_000) -> None:
-        # A lidar at 10 Hz has a sweep within 50 ms of everything.
+        # A lidar at 10 Hz has a sweep within 50 ms of every stamp.
         self._sweeps = StampJoin(sweeps, tolerance_ns)
         self._why_none = (
             f"no sweep on {sweeps.topic} within {tolerance_ns / 1e6:g} ms of the frame set"
         )
 
     def at(self, stamp_ns: int, camera: str, poses: EgoPoses) -> tuple[LidarSweep, Float64]:
-        """The sweep nearest to a stamp, and (4, 4) ``world_T_ego`` at the sweep's own.
+        """The sweep nearest to a stamp, and (4, 4) ``world_T_ego`` at the sweep's own stamp.
 
         Args:
-            stamp_ns: of the reference camera.
-            camera: its name.
-            poses: around the stamp.
+            stamp_ns: stamp of the reference camera; must not decrease between calls.
+            camera: name of the reference camera.
+            poses: poses around the stamp.
 
         Raises:
-            FrameError: no sweep is near, or there is no pose at its stamp.
+            FrameError: no sweep lies within the tolerance, or there is no pose at its stamp.
         """
         sweep = self._sweeps.at(stamp_ns)
         if sweep is None:
@@ -155,18 +155,18 @@ class NearestSweeps:
 
 
 class FrameSetSweeps:
-    """Of every frame set the nearest sweep, its points in ego at the reference camera's stamp.
+    """For every frame set the nearest sweep, with points in ego at the reference camera's stamp.
 
-    What stands still then lies where it lay for the reference camera; the vehicle's motion during
-    the sweep itself is not undone. Iterate to get them, as often as needed.
+    This compensates the vehicle's motion between sweep and image, but not the motion during the
+    sweep. Iterate to get the sweeps, as often as needed.
 
     Args:
         path: recording with cameras, ego pose and lidar.
-        topic: of sensor_msgs/PointCloud2, where the recording has several.
+        topic: topic of sensor_msgs/PointCloud2, if the recording has several.
 
     Raises:
-        BagError: it cannot be read, no layout fits its cameras, or it is not clear which topic is
-            meant.
+        BagError: the recording cannot be read, no layout fits its cameras, or the choice of the
+            topic is ambiguous.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
@@ -200,7 +200,7 @@ class FrameSetSweeps:
                 self._recording.note(error.reason, str(error), item.frame_set.reference_stamp_ns)
 
     def _moved(self, item: RecordedFrameSet, sweeps: NearestSweeps) -> LidarSweep:
-        """The sweep nearest to a frame set, where its points lay at that one's stamp."""
+        """The sweep nearest to a frame set, its points moved to the frame set's stamp."""
         stamp, camera = item.frame_set.reference_stamp_ns, self._plan.reference_camera
         sweep, world_T_sweep = sweeps.at(stamp, camera, item.poses)
         try:

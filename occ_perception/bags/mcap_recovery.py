@@ -1,8 +1,8 @@
-"""The readable beginning of an mcap file whose end is missing.
+"""Recovers the readable part of an mcap file whose end is missing.
 
-A recorder that is killed, or a disk that is full, leaves a file without the index at its end. The
-messages before the damage are complete: copied into a new file they get an index, and so their
-order in time.
+A killed recorder or a full disk leaves a file without the index at its end. The messages before
+the damage are complete. They are copied into a new file, which has an index and can be read in the
+order of time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mcap.writer import CompressionType, Writer
 
 @contextmanager
 def intact_part_of_mcap(path: Path) -> Iterator[Path]:
-    """A temporary file with the intact messages of ``path``, gone when the context ends.
+    """A temporary file with the intact messages of ``path``, deleted when the context ends.
 
     Raises:
-        ValueError: not an mcap file of ROS 2 messages at all.
+        ValueError: ``path`` is not an mcap file with ROS 2 messages.
     """
     with TemporaryDirectory() as folder:
         part = Path(folder) / path.name
@@ -35,7 +35,7 @@ def intact_part_of_mcap(path: Path) -> Iterator[Path]:
 
 
 def _copy_intact(path: Path, writer: Writer) -> None:
-    """Copy messages until the damage."""
+    """Copy all messages before the damage."""
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
     for record in _intact_records(path):
@@ -62,5 +62,5 @@ def _intact_records(path: Path) -> Iterator[object]:
             yield from StreamReader(file, validate_crcs=True).records
         except InvalidMagic as error:
             raise ValueError("it does not start as an mcap file does") from error
-        except Exception:  # damage shows in as many ways as there are parsers
+        except Exception:  # damage can raise any error of the parsers
             return

@@ -1,6 +1,6 @@
-"""A nuScenes scene in the devkit's folder format as a recording that a robot could have made.
+"""Converts a nuScenes scene in the devkit's folder format into a rosbag2 recording.
 
-The devkit itself is not needed: its tables are JSON files (nuScenes, Caesar et al., CVPR 2020).
+The devkit is not needed: its tables are JSON files (nuScenes, Caesar et al., CVPR 2020).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _LIDAR_COLUMNS = 5
 
 
 class NuScenesError(OccError):
-    """A folder that is not what the devkit expects; the message says what is missing."""
+    """The folder does not have the devkit's format; the message says what is missing."""
 
 
 @dataclass
 class ConversionReport:
-    """What was written and what was not.
+    """Result of a conversion.
 
     Attributes:
         path: the recording.
@@ -57,10 +57,10 @@ class SensorReading:
     Attributes:
         channel: e.g. ``CAM_FRONT``.
         stamp_ns: time of the reading.
-        file: where its data is.
+        file: path of the data.
         ego_T_sensor: (4, 4) mounting pose.
-        world_T_ego: (4, 4) ego pose at exactly ``stamp_ns``.
-        K: (3, 3) intrinsics, None for a lidar.
+        world_T_ego: (4, 4) ego pose at ``stamp_ns``.
+        K: (3, 3) intrinsics; None for a lidar.
         size: (width, height) of an image.
     """
 
@@ -73,7 +73,7 @@ class SensorReading:
     size: tuple[int, int]
 
     def calibration(self) -> CameraCalibration:
-        """The calibration of an image; those of nuScenes are rectified."""
+        """The calibration of an image; images of nuScenes are rectified."""
         assert self.K is not None
         return CameraCalibration(
             name=self.channel,
@@ -97,23 +97,24 @@ def convert_nuscenes(
 ) -> ConversionReport:
     """Write one scene as a rosbag2 folder in the topic layout ``occ_perception``.
 
-    Every image comes with its camera_info and, as odometry and as tf, with the ego pose that
-    nuScenes has for exactly its stamp. Mounts go to /tf_static. JPEG bytes are copied untouched.
+    Every image is written with its camera_info and the nuScenes ego pose at its stamp, as odometry
+    and as tf. Mounts are written to /tf_static. JPEG bytes are copied unchanged.
 
     Args:
         root: folder with the tables folder and ``samples`` (and ``sweeps``).
         version: name of the tables folder, e.g. ``v1.0-mini``.
         scene: name of the scene, e.g. ``scene-0103``.
-        out: the folder to make; nothing is overwritten, and a failed conversion leaves nothing.
+        out: the folder to create; an existing one is not overwritten, and a failed conversion
+            leaves no folder.
         storage: container format.
-        sweeps: take all images (12 Hz), not the annotated keyframes (2 Hz) alone.
-        lidar: write the lidar too, where its files exist.
-        progress: called with (readings done, readings in all).
+        sweeps: whether to write all images (12 Hz) or only the annotated keyframes (2 Hz).
+        lidar: whether to write the lidar sweeps whose files exist.
+        progress: called with (readings done, number of readings).
 
     Raises:
-        NuScenesError: unknown version or scene (the message lists those there are), incomplete
-            tables, or no image at all.
-        FileExistsError: there is something at ``out``.
+        NuScenesError: unknown version or scene (the message lists the known ones), incomplete
+            tables, or no image.
+        FileExistsError: ``out`` exists.
     """
     readings = list(read_scene(root, version, scene, sweeps=sweeps, lidar=lidar))
     report = ConversionReport(Path(out), scene)
@@ -137,8 +138,9 @@ def convert_nuscenes(
 def read_scene(
     root: str | Path, version: str, scene: str, sweeps: bool = True, lidar: bool = False
 ) -> Iterator[SensorReading]:
-    """The readings of a scene in the order of time; arguments and errors as in
-    :func:`convert_nuscenes`.
+    """The readings of a scene in the order of time.
+
+    Arguments and errors as in :func:`convert_nuscenes`.
     """
     tables = NuScenesTables(Path(root), version)
     samples = tables.samples(scene)
@@ -178,7 +180,7 @@ class NuScenesTables:
         version: name of the tables folder.
 
     Raises:
-        NuScenesError: there are no such tables; the message says which versions there are.
+        NuScenesError: the tables do not exist; the message lists the versions that do.
     """
 
     def __init__(self, root: Path, version: str) -> None:
@@ -191,7 +193,7 @@ class NuScenesTables:
             )
 
     def samples(self, scene: str) -> set[str]:
-        """Tokens of a scene's keyframes; every sweep names one of them too."""
+        """Tokens of a scene's keyframes; every sweep refers to one of them."""
         scenes = {record["name"]: record["token"] for record in self.read("scene")}
         if scene not in scenes:
             raise NuScenesError(
@@ -203,20 +205,20 @@ class NuScenesTables:
     def by_token(
         self, table: str, where: Callable[[Record], bool] | None = None
     ) -> Mapping[str, Record]:
-        """The records of a table under their tokens.
+        """The records of a table by token.
 
         Raises:
-            NuScenesError: the table is missing or damaged; also where a token is looked up that
-                it lacks.
+            NuScenesError: the table is missing or damaged. The returned dict raises it too, for a
+                token that the table lacks.
         """
         records = {record["token"]: record for record in self.read(table, where)}
         return _Records(self._folder / f"{table}.json", records)
 
     def read(self, table: str, where: Callable[[Record], bool] | None = None) -> list[Record]:
-        """The records of a table, optionally only some.
+        """The records of a table, optionally filtered by ``where``.
 
-        Unwanted records are dropped while parsing: those of the whole data set would not fit
-        into the memory of a small machine.
+        Other records are dropped while parsing, because the tables of the whole data set do not
+        fit into the memory of a small machine.
         """
 
         def keep(record: Record) -> Record | None:
@@ -233,7 +235,7 @@ class NuScenesTables:
 
 
 class _Records(dict[str, Record]):
-    """Records under their tokens, of a table that should have every token asked for."""
+    """Records by token; a missing token raises NuScenesError."""
 
     def __init__(self, file: Path, records: Record) -> None:
         super().__init__(records)
@@ -241,8 +243,8 @@ class _Records(dict[str, Record]):
 
     def __missing__(self, token: str) -> Record:
         raise NuScenesError(
-            f"table {self._file} has no record {token!r}, which another table names; "
-            "unpack the tables again, all from one release"
+            f"table {self._file} has no record {token!r}, to which another table refers; "
+            "unpack all tables again, from one release"
         )
 
 
@@ -296,7 +298,7 @@ def _write_sweep(
 ) -> bool:
     if not data or len(data) % (4 * _LIDAR_COLUMNS):
         report.problems.append(
-            f"{reading.file}: {len(data)} bytes are no whole number of points of "
+            f"{reading.file}: {len(data)} bytes are not a whole number of points of "
             f"{_LIDAR_COLUMNS} float32"
         )
         return False

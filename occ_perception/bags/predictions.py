@@ -1,4 +1,4 @@
-"""Occupancy out of a recording or a folder of arrays, as the model returned it."""
+"""Reads occupancy from a recording or a folder of .npz files, as the model returned it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OCCUPANCY_TYPE = "occ_msgs/msg/SemanticOccupancy"
 FLOW_TYPE = "occ_msgs/msg/OccupancyFlow"
 GROUND_TRUTH = "/ground_truth"
 GROUND_TRUTH_IN_VIEW = "/ground_truth_in_view"
-"""Topics below these names say what is true, all others what a model thinks; below the second one
-only of the voxels that a camera sees, the others are unknown."""
+"""Topics below these two names hold ground truth, all others predictions. Below the second one,
+voxels that no camera sees are unknown."""
 
-# A flow message may come after the next occupancy message, but not after many.
+# A flow message may come after later occupancy messages, up to this number.
 _LONGEST_WAIT = 8
 
 
 def occupancy_topics(recording: Recording, namespace: str = "") -> list[str]:
-    """Occupancy topics below a name in alphabetical order; by default those that are no truth."""
+    """Occupancy topics below a name, in alphabetical order; by default all but ground truth."""
     names = sorted(n for n, topic in recording.topics.items() if topic.kind == OCCUPANCY_TYPE)
     if namespace:
         return [name for name in names if name.startswith(namespace + "/")]
@@ -35,25 +35,26 @@ def occupancy_topics(recording: Recording, namespace: str = "") -> list[str]:
 
 
 def is_ground_truth(topic: str) -> bool:
-    """Whether a topic's name says that it is."""
+    """Whether a topic holds ground truth, by its name."""
     return topic.startswith((GROUND_TRUTH + "/", GROUND_TRUTH_IN_VIEW + "/"))
 
 
 class BagPredictions:
-    """The messages of one occupancy topic, with flow where the recording has it.
+    """The messages of one occupancy topic, with flow if the recording has it.
 
     Iterate to get them in the order of the recording, as often as needed.
 
     Args:
         path: rosbag2 folder or file.
-        topic: of occ_msgs/SemanticOccupancy. By default the recording's only topic with
-            predictions, or its only one with ground truth where it has no predictions.
+        topic: topic of occ_msgs/SemanticOccupancy. By default the recording's only topic with
+            predictions; without predictions its only topic with ground truth.
 
     Attributes:
-        topic, flow_topic: what is read; flow is looked for beside ``topic``, "" without it.
+        topic, flow_topic: topics that are read. Flow is searched in the same namespace as
+            ``topic``; "" if there is none.
 
     Raises:
-        BagError: the recording cannot be read or has no such topic, or several to choose from.
+        BagError: the recording cannot be read, has no such topic, or the choice is ambiguous.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
@@ -111,7 +112,7 @@ class BagPredictions:
         self, prediction: OccupancyPrediction, flows: dict[int, RecordedMessage]
     ) -> OccupancyPrediction:
         message = flows.pop(prediction.stamp_ns, None)
-        while len(flows) > _LONGEST_WAIT:  # of occupancy that was not recorded
+        while len(flows) > _LONGEST_WAIT:  # flow whose occupancy was not recorded
             del flows[next(iter(flows))]
         if message is None:
             return prediction
@@ -151,7 +152,7 @@ class ArrayFolder:
     """A folder of .npz files as ``occ run --npz`` writes them, in the order of their names.
 
     Raises:
-        BagError: there is no such file.
+        BagError: the folder has no .npz file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -162,7 +163,7 @@ class ArrayFolder:
             raise BagError(f"{self.path} holds no .npz files")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing; no file stays open."""
 
     @property
     def expected(self) -> int:
@@ -185,7 +186,7 @@ def read_arrays(path: Path) -> OccupancyPrediction:
     """One prediction from the arrays of an .npz file.
 
     Raises:
-        BagError: the file is damaged, or is not of that kind.
+        BagError: the file is damaged or is not a file of ``occ run --npz``.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -206,5 +207,5 @@ def read_arrays(path: Path) -> OccupancyPrediction:
         )
     except KeyError as error:
         raise BagError(f"{path} has no array {error}; files of `occ run --npz` have it") from None
-    except Exception as error:  # zip, numpy and our own checks each have their own
+    except Exception as error:  # zip, numpy and our checks raise different types
         raise BagError(f"{path} is not a prediction: {error}") from error

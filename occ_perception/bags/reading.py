@@ -1,4 +1,4 @@
-"""One pass over a recording: images become frame sets, which wait for the poses around them."""
+"""One pass over a recording: groups images into frame sets and holds them for their poses."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.vehicle import VehicleInputs
 
 _LONGEST_POSE_DELAY_NS = 1_500_000_000
-"""Nothing is kept waiting for poses longer than this.
+"""Longest wait for poses, in recorded time.
 
-Converters log poses in bursts every 0.5 s; a stream of poses that ended must not make all images
-behind it pile up in memory.
+Converters log poses in bursts every 0.5 s. If the poses end, the images after them must not pile up
+in memory.
 """
 
 _PART_OF_SWEEP_NS = 100_000_000
-"""Points of a cloud may have been measured so long after its stamp."""
+"""Points of a cloud may be measured up to this long after its stamp."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedFrameSet:
-    """The images of one moment as they were recorded, and what the recording says about it.
+    """The images of one frame set as recorded, with the state of the vehicle.
 
     Attributes:
         frame_set: the images, not decoded, with their stamps.
-        vehicle: what is known of mounts and motion when the poses around the images are known.
-            It moves on with the recording: ask it before the next item is taken.
-        rig: calibrations of the images as they were recorded, distortion included; without
-            cameras where the vehicle had none before the recording was read.
+        vehicle: mounts and motion, when the poses around the images are known. It changes as the
+            recording is read: use it before taking the next item.
+        rig: calibrations of the images as recorded, distortion included; without cameras if the
+            vehicle had none before the recording was read.
         sequence: name of the time line.
-        time_line: how often time had gone back before.
+        time_line: number of jumps back in time before this frame set.
     """
 
     frame_set: FrameSet
@@ -49,17 +49,17 @@ class RecordedFrameSet:
 
     @property
     def poses(self) -> EgoPoses:
-        """``world_T_ego`` over time; as :attr:`vehicle`, it moves on."""
+        """``world_T_ego`` over time; it changes like :attr:`vehicle`."""
         return self.vehicle.poses
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedCloud:
-    """A message of points, not decoded, and what the recording says about its time.
+    """A point cloud message, not decoded, with the state of the vehicle.
 
     Attributes:
-        message: of sensor_msgs/PointCloud2.
-        stamp_ns: its header stamp, or when it was received where the layout says so.
+        message: the sensor_msgs/PointCloud2.
+        stamp_ns: header stamp, or reception time if the layout uses that.
         vehicle, time_line: as for :class:`RecordedFrameSet`.
     """
 
@@ -73,14 +73,15 @@ class Reading:
     """One pass over a recording.
 
     Args:
-        recording: what is read.
-        vehicle: what is known before it is read; fed with what the recording says.
-        sequence: name of the first time line; later ones are called ``NAME#2``.
-        lidar_topic: the topic to give clouds of; "" gives none.
+        recording: the recording to read.
+        vehicle: its state before reading; updated from the recording's messages.
+        sequence: name of the first time line; the second is called ``NAME#2``, and so on.
+        lidar_topic: topic of the clouds to return; "" for none.
 
     Attributes:
-        vehicle_topics, topics: what the vehicle alone, and everything, is read from.
-        counters: what became of the images so far.
+        vehicle_topics: topics that the vehicle is updated from.
+        topics: all topics that are read.
+        counters: counts of images and frame sets so far.
     """
 
     def __init__(
@@ -118,13 +119,13 @@ class Reading:
     ) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """Frame sets and clouds, each as soon as the poses around it are known.
 
-        Frame sets come in the order of their reference stamps, clouds in that of the recording.
-        Messages that cannot be read become problems of the recording, and so does time that goes
-        back: a new time line begins.
+        Frame sets come in the order of their reference stamps, clouds in the order of the
+        recording. Messages that cannot be read become problems of the recording. So does a jump
+        back in time, after which a new time line begins.
 
         Args:
-            messages: what is read, by default the messages of :attr:`topics`; those of other
-                topics are passed over.
+            messages: messages to read, by default those of :attr:`topics`; messages of other
+                topics are ignored.
         """
         for message in self._recording.messages(self.topics) if messages is None else messages:
             if message.topic not in self.topics:
@@ -144,16 +145,16 @@ class Reading:
     def frame_sets(
         self, messages: Iterable[RecordedMessage] | None = None
     ) -> Iterator[RecordedFrameSet]:
-        """Of :meth:`items` the frame sets."""
+        """The frame sets of :meth:`items`."""
         return (item for item in self.items(messages) if isinstance(item, RecordedFrameSet))
 
     def clouds(self) -> Iterator[RecordedCloud]:
-        """Of :meth:`items` the clouds; no image is read."""
+        """The clouds of :meth:`items`; images are not read."""
         messages = self._recording.messages({*self.vehicle_topics, self._lidar_topic})
         return (item for item in self.items(messages) if isinstance(item, RecordedCloud))
 
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
-        """What is still open: the recording or its time line has ended."""
+        """The remaining items when the recording or a time line has ended."""
         self._close(self._grouper.flush())
         for frame_set in self._without_rig:
             why = "; ".join(self._vehicle.problems.values())
@@ -194,7 +195,7 @@ class Reading:
         self._close([])
 
     def _close(self, frame_sets: list[FrameSet]) -> None:
-        """Give closed frame sets the rig that holds now; while it is unknown they wait for it."""
+        """Assign the current rig to closed frame sets; while it is unknown they are held."""
         self._without_rig += frame_sets
         rig = self._vehicle.rig() if self._needs_rig else CameraRig(())
         if rig is None or not self._without_rig:
@@ -230,10 +231,10 @@ Item = TypeVar("Item")
 
 
 class _Queue(Generic[Item]):
-    """Things that wait until the poses up to some stamp are settled, in order.
+    """A queue of items that wait until the poses up to a stamp are settled.
 
     Attributes:
-        newest_ns: the newest stamp of anything of their kind.
+        newest_ns: the newest stamp of any item.
     """
 
     def __init__(self, poses: EgoPoses) -> None:
@@ -242,11 +243,11 @@ class _Queue(Generic[Item]):
         self.newest_ns = 0
 
     def add(self, until_ns: int, item: Item) -> None:
-        """Let it wait for the poses up to ``until_ns``."""
+        """Add an item that waits for the poses up to ``until_ns``."""
         self._waiting.append((until_ns, item))
 
     def settled(self) -> Iterator[Item]:
-        """Those that need not, or may not, wait any longer."""
+        """Items whose poses are settled or whose waiting time is over."""
         while self._waiting:
             until_ns = self._waiting[0][0]
             late = self.newest_ns - until_ns > _LONGEST_POSE_DELAY_NS
@@ -255,6 +256,6 @@ class _Queue(Generic[Item]):
             yield self._waiting.popleft()[1]
 
     def rest(self) -> Iterator[Item]:
-        """All that wait."""
+        """All waiting items."""
         while self._waiting:
             yield self._waiting.popleft()[1]

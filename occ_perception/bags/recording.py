@@ -1,8 +1,8 @@
-"""A recording in any container ROS ever wrote, as one stream of messages.
+"""Read access to a recording in any ROS container format, as one stream of messages.
 
-rosbag2 folders (sqlite3 or mcap, plain or zstd-compressed), bare ``.mcap`` and ``.db3`` files, and
-ROS 1 ``.bag`` files look the same from here. Damage becomes a listed problem as long as anything
-can be read, and a :class:`BagError` otherwise.
+Supported are rosbag2 folders (sqlite3 or mcap, plain or zstd-compressed), single ``.mcap`` and
+``.db3`` files, and ROS 1 ``.bag`` files. Damage is listed as a problem as long as anything can be
+read; otherwise it raises a :class:`BagError`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class BagError(OccError):
 
 @dataclass(frozen=True)
 class BagProblem:
-    """Something of a recording that was skipped.
+    """A part of a recording that was skipped.
 
     Attributes:
         reason: short kind, e.g. ``damaged_file`` or a :data:`~..sensing.assembly.FrameProblem`.
-        text: what happened.
-        stamp_ns: when, None where it concerns the whole recording.
+        text: description of the problem.
+        stamp_ns: its time; None if it concerns the whole recording.
     """
 
     reason: str
@@ -55,7 +55,7 @@ class BagProblem:
 
 @dataclass(frozen=True, eq=False)
 class RecordedMessage:
-    """One message as it was recorded; :meth:`Recording.decode` opens it."""
+    """One message as recorded; :meth:`Recording.decode` deserializes it."""
 
     topic: str
     kind: str
@@ -79,13 +79,13 @@ class Recording:
         path: rosbag2 folder, ``.mcap``, ``.db3`` or ``.bag`` file.
 
     Attributes:
-        path: where it is.
-        is_ros1: whether its messages are serialised the ROS 1 way.
+        path: path of the recording.
+        is_ros1: whether its messages are serialized in ROS 1 format.
         topics: name -> type and count.
-        problems: damage that was met so far.
+        problems: problems found so far.
 
     Raises:
-        BagError: there is no such recording, or nothing of it can be read.
+        BagError: the recording does not exist, or nothing of it can be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -123,7 +123,7 @@ class Recording:
         return {name: topic.kind for name, topic in self.topics.items()}
 
     def offered_qos(self, topic: str) -> list[Qos]:
-        """Quality of service that the topic's publishers offered; empty where nothing says so."""
+        """QoS that the topic's publishers offered; empty if it was not recorded."""
         return [
             qos
             for reader in self._readers
@@ -134,7 +134,7 @@ class Recording:
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """Times of reception of the first and the last message; (0, 0) of an empty recording."""
+        """Reception times of the first and the last message; (0, 0) for an empty recording."""
         full = [reader for reader in self._readers if reader.message_count]
         if not full:
             return (0, 0)
@@ -144,16 +144,16 @@ class Recording:
         )
 
     def note(self, reason: str, text: str, stamp_ns: int | None = None) -> None:
-        """List a problem, once."""
+        """Add a problem, if it is not listed yet."""
         problem = BagProblem(reason, text, stamp_ns)
         if problem not in self._known_problems:
             self._known_problems.add(problem)
             self.problems.append(problem)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RecordedMessage]:
-        """Messages of some topics, or of all, in the order of their reception.
+        """Messages of some topics, or of all, in the order of reception.
 
-        A damaged file ends early, with a problem listed; the others are read on.
+        Reading of a damaged file ends early, with a problem listed; the other files are read on.
         """
         wanted = self.topics if topics is None else topics
         streams = [
@@ -169,13 +169,13 @@ class Recording:
         self, reader: Any, topics: Collection[str]
     ) -> Iterator[tuple[Connection, int, bytes]]:
         connections = [c for c in reader.connections if c.topic in topics]
-        if not connections:  # which the reader takes for all
+        if not connections:  # the reader would read all topics
             return
         try:
             yield from reader.messages(connections=connections)
-        except Exception as error:  # damage shows in as many ways as there are parsers
+        except Exception as error:  # damage can raise any error of the parsers
             name = Path(str(reader.path)).name
-            self.note("damaged_file", f"{name}: reading stopped early: {_said(error)}")
+            self.note("damaged_file", f"{name}: reading stopped early: {_reason(error)}")
 
     def decode(self, message: RecordedMessage) -> Any:
         """The message object, with the attribute names of its ROS type.
@@ -192,7 +192,7 @@ class Recording:
             return store.deserialize_cdr(message.raw, message.kind)
         except Exception as error:
             raise BagError(
-                f"{message.topic}: message is not a valid {message.kind}: {_said(error)}"
+                f"{message.topic}: message is not a valid {message.kind}: {_reason(error)}"
             ) from error
 
     def header_stamp_ns(self, message: RecordedMessage) -> int:
@@ -208,10 +208,10 @@ class Recording:
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
     def _store(self, connection: Connection) -> Typestore:
-        """Definitions that the recording carries, else those of a standard installation.
+        """Message definitions from the recording, otherwise those of a standard installation.
 
-        Only the type at hand is registered, so that an odd definition of some other topic does
-        not make the recording unreadable.
+        Only the type of this connection is registered, so that an invalid definition of another
+        topic does not make the recording unreadable.
         """
         if connection.msgdef.format == MessageDefinitionFormat.MSG:
             try:
@@ -221,14 +221,14 @@ class Recording:
                 self.note(
                     "definition",
                     f"{connection.topic}: the recorded definition of {connection.msgtype} is "
-                    f"unreadable ({_said(error)}); the standard one is used",
+                    f"unreadable ({_reason(error)}); the standard one is used",
                 )
             else:
                 return store
         return ros1_types() if self.is_ros1 else ros2_types()
 
     def _open(self) -> list[Reader]:
-        """One reader where the recording is intact, else one for each file that can be read."""
+        """One reader if the recording is intact, otherwise one for each readable file."""
         if not self.path.exists():
             raise BagError(f"no recording at {self.path}")
         if self.path.is_file():
@@ -255,10 +255,10 @@ class Recording:
             self._stack.enter_context(reader)
         except Exception as error:
             if not files:
-                raise BagError(f"{self.path} cannot be read: {_said(error)}") from error
+                raise BagError(f"{self.path} cannot be read: {_reason(error)}") from error
             readers = self._open_each(files)
-            if not any(_said(error) in problem.text for problem in self.problems):
-                self.note("damaged_file", f"{_said(error)}; the files that are there are read")
+            if not any(_reason(error) in problem.text for problem in self.problems):
+                self.note("damaged_file", f"{_reason(error)}; the existing files are read")
             return readers
         return [reader]
 
@@ -283,7 +283,7 @@ class Recording:
         except Exception as error:
             if path.suffix == ".mcap":
                 return self._open_intact_part(path, error)
-            raise BagError(f"{path} cannot be read: {_said(error)}{_advice(path)}") from error
+            raise BagError(f"{path} cannot be read: {_reason(error)}{_advice(path)}") from error
         return reader
 
     def _open_intact_part(self, path: Path, error: Exception) -> rosbag2.Reader:
@@ -292,21 +292,23 @@ class Recording:
             reader = rosbag2.Reader(part)
             self._stack.enter_context(reader)
         except Exception as second:
-            raise BagError(f"{path} cannot be read: {_said(error)}; {_said(second)}") from second
+            raise BagError(
+                f"{path} cannot be read: {_reason(error)}; {_reason(second)}"
+            ) from second
         if not reader.message_count:
-            raise BagError(f"{path} cannot be read: {_said(error)}; no message of it is intact")
+            raise BagError(f"{path} cannot be read: {_reason(error)}; it has no intact message")
         self.note(
             "damaged_file",
-            f"{path.name} is damaged ({_said(error)}); {reader.message_count} messages before the "
-            "damage are read",
+            f"{path.name} is damaged ({_reason(error)}); {reader.message_count} messages before "
+            "the damage are read",
         )
         return reader
 
 
 def _by_file(reader: Reader) -> list[Any]:
-    """Readers of the single files that a reader goes through one after the other.
+    """One reader per file, instead of one reader for the whole folder.
 
-    A reader of a folder ends at the first damage, whichever file it is in.
+    A reader of a folder ends at the first damage in any file.
     """
     folder: Any = getattr(reader, "storage", None)
     parts = []
@@ -317,7 +319,7 @@ def _by_file(reader: Reader) -> list[Any]:
     return parts or [reader]
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 

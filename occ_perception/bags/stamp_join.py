@@ -1,4 +1,4 @@
-"""What belongs to a stamp: walking through two recordings side by side."""
+"""Joins sorted streams of items by their stamps."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Stamped(Protocol):
-    """Anything that belongs to one instant."""
+    """An item with a stamp."""
 
     @property
     def stamp_ns(self) -> int:
-        """The instant."""
+        """Time in nanoseconds."""
 
 
 Item = TypeVar("Item", bound=Stamped)
 
 
 class StampJoin(Generic[Item]):
-    """Walks through stamped things beside something else that walks.
+    """Finds the item nearest to each of a sequence of increasing stamps, in one pass.
 
     Args:
-        items: in the order of their stamps.
-        tolerance_ns: how far from a stamp a thing may lie that belongs to it.
+        items: items in the order of their stamps.
+        tolerance_ns: largest distance between a stamp and its item.
     """
 
     def __init__(self, items: Iterable[Item], tolerance_ns: int = 20_000_000) -> None:
@@ -33,7 +33,7 @@ class StampJoin(Generic[Item]):
         self._next: Item | None = next(self._items, None)
 
     def at(self, stamp_ns: int) -> Item | None:
-        """The thing nearest to that stamp; what comes before it is passed over."""
+        """The item nearest to the stamp, None beyond the tolerance; earlier items are skipped."""
         while self._next is not None and self._nearest is not None:
             if abs(self._next.stamp_ns - stamp_ns) > abs(self._nearest.stamp_ns - stamp_ns):
                 break
@@ -44,7 +44,7 @@ class StampJoin(Generic[Item]):
 
 
 def nearest_stamp(stamps: Sequence[int], stamp_ns: int) -> int | None:
-    """Position of the nearest of sorted stamps; None where there are none."""
+    """Index of the nearest of sorted stamps; None if there are none."""
     if not stamps:
         return None
     at = bisect_left(stamps, stamp_ns)

@@ -1,4 +1,4 @@
-"""Recordings in the topic layout ``occ_perception``, written without ROS."""
+"""Writes recordings in the topic layout ``occ_perception``, without ROS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLOW_TOPIC = f"{NODE_NAMESPACE}/flow"
 
 
 def camera_topic(camera: str) -> str:
-    """Topic of a camera's compressed images, rectified as those of nuScenes are."""
+    """Topic of a camera's compressed images, which are rectified as in nuScenes."""
     return f"/{camera.lower()}/image_rect/compressed"
 
 
@@ -42,11 +42,11 @@ def optical_frame(camera: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LabelledBox:
-    """A box around something.
+    """A labelled bounding box of an object.
 
     Attributes:
-        name: its class.
-        track: number of the thing, the same in every message.
+        name: class of the object.
+        track: number of the object, the same in every message.
         frame_T_box: (4, 4) pose of its centre, x along its length, z up.
         size: length, width, height, metres.
     """
@@ -58,14 +58,14 @@ class LabelledBox:
 
 
 class BagWriter(AtomicWriter):
-    """A recording with images, poses, points and answers where this package looks for them.
+    """Writes images, poses, points and predictions to the topics that this package reads.
 
     Args:
-        path, storage: of the recording.
+        path, storage: see :class:`AtomicWriter`.
         world_frame, ego_frame: frames of the ego poses.
 
     Raises:
-        FileExistsError, ValueError, OSError: as :class:`AtomicWriter` does.
+        OptionError, OutputError: see :class:`AtomicWriter`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class BagWriter(AtomicWriter):
         self.ego_frame = ego_frame
 
     def write_camera(self, camera: str, stamp_ns: int, image: bytes | EncodedImage) -> None:
-        """One image as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored untouched."""
+        """One image as sensor_msgs/CompressedImage; JPEG and PNG bytes are stored unchanged."""
         if isinstance(image, bytes):
             kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
             image = EncodedImage(kind, image)
@@ -196,7 +196,7 @@ class BagWriter(AtomicWriter):
     def write_boxes(
         self, topic: str, stamp_ns: int, frame_id: str, boxes: Iterable[LabelledBox]
     ) -> None:
-        """Boxes as visualization_msgs/MarkerArray cubes, which RViz shows as they are."""
+        """Boxes as visualization_msgs/MarkerArray cubes, which RViz can display."""
         kind = "visualization_msgs/msg/Marker"
         header = self._header(stamp_ns, frame_id)
         nothing = self.new("builtin_interfaces/msg/Duration", sec=0, nanosec=0)
@@ -244,14 +244,14 @@ class BagWriter(AtomicWriter):
         received_ns: int | None = None,
         namespace: str = NODE_NAMESPACE,
     ) -> None:
-        """A prediction as occ_msgs/SemanticOccupancy, and OccupancyFlow where it has flow.
+        """A prediction as occ_msgs/SemanticOccupancy, and as OccupancyFlow if it has flow.
 
         Args:
-            prediction: what the stream returned.
-            encoding: of the labels, see :mod:`occ_perception.codec`.
+            prediction: output of the stream.
+            encoding: encoding of the labels, see :mod:`occ_perception.codec`.
             min_speed: moving voxels slower than this are left out of the flow, m/s.
-            received_ns: when to play it; at its stamp where not given.
-            namespace: of the topics ``occupancy`` and ``flow``.
+            received_ns: reception time of the message; by default its stamp.
+            namespace: namespace of the topics ``occupancy`` and ``flow``.
         """
         received_ns = prediction.stamp_ns if received_ns is None else received_ns
         header = self._header(prediction.stamp_ns, prediction.frame_id)

@@ -162,7 +162,7 @@ def _write_images(out: Path, rate: float | None, frames: Iterator[PlaybackFrame]
 
     sink: ImageSink
     if out.suffix == ".mp4":
-        # The rate is the distance of the first two frames.
+        # The rate follows from the stamps of the first two frames.
         first = list(islice(frames, 2))
         frames = chain(first, frames)
         sink = Film(out, rate or _recorded_rate(first))

@@ -58,7 +58,7 @@ def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
     sheet = tmp_path / "file" / "sheet.png"
     said = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
     why = f"{tmp_path / 'file'}: a file stands where a folder should be; choose another name"
-    assert said == f"{sheet} could not be written: {why}; nothing of it is kept"
+    assert said == f"{sheet} could not be written: {why}; no partial output is left"
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing(bag: Path, small_disk: Path) -> None:
