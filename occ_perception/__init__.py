@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["open_recording"]
 
-# Imported when first asked for: `import occ_perception` alone stays fast.
+# Imported on first access, so that `import occ_perception` stays fast.
 _HOMES = {"open_recording": "occ_perception.bags.drive"}
 
 

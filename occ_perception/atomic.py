@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names complete, or not at all."""
+"""Atomic writing: a file or folder appears under its name complete, or not at all."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from occ_perception.errors import OccError, reason_of
 
 _SUFFIX, _LOCK = ".unfinished", ".lock"
 
-# Letters of its name that a hidden folder's name has: names are at most 255 bytes.
+# A hidden folder's name holds this many letters of the target's name; names have at most 255 bytes.
 _SHOWN = 100
 
-# Fewer free bytes than this, and the disk counts as full.
+# With fewer free bytes than this the disk counts as full.
 _FULL = 1 << 16
 
 
 class OutputError(OccError):
-    """Something cannot be written where it was asked for; nothing of it is kept."""
+    """An output cannot be written; no partial output is left."""
 
 
 @contextmanager
 def atomic_path(path: str | Path, alone: bool = False) -> Iterator[Path]:
-    """Where to write a file or folder, so that it takes its name only when it is whole.
+    """Write a file or folder to a temporary path, and move it to ``path`` when it is complete.
 
-    What is yielded has the name of ``path`` and lies in a hidden folder beside it, which belongs
-    to this call alone. When the context ends well, it is moved to ``path``; an older file there
-    is replaced, an older folder is not. When it ends with an exception, Ctrl-C included, the
-    hidden folder goes; what a killed process left goes with the next writing of ``path``. Where
-    nothing was written, nothing appears.
+    The yielded path has the name of ``path`` and lies in a hidden folder beside it, which no other
+    call uses. When the context ends without an exception, the output is moved to ``path``; an
+    existing file is replaced, an existing folder is not. When it ends with an exception, Ctrl-C
+    included, the hidden folder is deleted. Leftovers of a killed process are deleted by the next
+    call for ``path``. If nothing was written, ``path`` is not created.
 
-    Nothing is forced to the disk: a power cut may lose what was written last, as it may with any
-    file that was just closed.
+    The data is not synced to the disk: a power cut may lose it, as with any file just closed.
 
     Args:
-        path: the file or folder to make; folders above it are made.
-        alone: refuse while another process writes ``path``. Otherwise the last one counts.
+        path: the file or folder to create; parent folders are created.
+        alone: fail while another process writes ``path``. Otherwise the last writer wins.
 
     Raises:
         OutputError: the system refused (a full disk, no permission, a file where a folder should
-            be), a folder is at ``path`` already, or another process writes it.
+            be), a folder exists at ``path``, or another process is writing it.
     """
     target = Path(path)
     with ExitStack() as stack:
@@ -60,14 +59,14 @@ def atomic_path(path: str | Path, alone: bool = False) -> Iterator[Path]:
             yield unfinished
             if unfinished.exists():
                 if target.is_dir():
-                    raise OutputError(f"{target} is a folder already; choose another name")
+                    raise OutputError(f"{target} is an existing folder; choose another name")
                 unfinished.replace(target)
         except OccError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and _is_about(error, hidden):
                 raise _failure(target, reason_of(error)) from error
-            # A full disk shows in as many ways as there are libraries that write.
+            # On a full disk each library raises its own error.
             is_full = shutil.disk_usage(hidden).free < _FULL
             if is_full or os.strerror(errno.ENOSPC) in str(error):
                 raise _failure(target, reason_of(OSError(errno.ENOSPC, ""))) from error
@@ -75,20 +74,20 @@ def atomic_path(path: str | Path, alone: bool = False) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
-    """Write a file (text as UTF-8); errors and promises are those of :func:`atomic_path`."""
+    """Write a file atomically, text as UTF-8; errors as in :func:`atomic_path`."""
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def refuse_existing(path: str | Path) -> None:
-    """Raise :class:`OutputError` where something is at ``path`` already."""
+    """Raise :class:`OutputError` if ``path`` exists."""
     if Path(path).exists():
         raise OutputError(f"{path} exists already, and nothing is overwritten; choose another name")
 
 
 @contextmanager
 def _hidden_folder(target: Path, alone: bool) -> Iterator[Path]:
-    """An empty folder beside the target for this call alone, gone when the context ends."""
+    """An empty folder beside the target for this call only, deleted when the context ends."""
     usual = target.with_name(f".{target.name[:_SHOWN]}{_SUFFIX}")
     usual.mkdir(exist_ok=True)
     lock = _locked(usual)
@@ -109,10 +108,10 @@ def _hidden_folder(target: Path, alone: bool) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> IO[str] | None:
-    """A lock on a folder until it is closed; None where another process holds it."""
+    """A lock on a folder, held until it is closed; None if another process holds it."""
     try:
         lock = (folder / _LOCK).open("w")
-    except FileNotFoundError:  # its owner is just removing it
+    except FileNotFoundError:  # its owner is removing it
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +124,7 @@ def _locked(folder: Path) -> IO[str] | None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a killed process left."""
+    """Remove leftovers of a killed process."""
     for left in folder.iterdir():
         if left.is_dir():
             shutil.rmtree(left)
@@ -138,7 +137,7 @@ def _failure(target: Path, why: str) -> OutputError:
 
 
 def _why_no_folder(target: Path, error: OSError) -> str:
-    """Why nothing can be made beside ``target``: of the last folder above it that there is."""
+    """Why nothing can be created beside ``target``: its nearest existing parent, and the error."""
     above = next(folder for folder in target.absolute().parents if folder.exists())
     if not above.is_dir():
         error = OSError(errno.ENOTDIR, "")
@@ -146,7 +145,7 @@ def _why_no_folder(target: Path, error: OSError) -> str:
 
 
 def _is_about(error: OSError, folder: Path) -> bool:
-    """Whether an error is about writing in a folder; those of writing to open files name none."""
+    """Whether an error is about writing in a folder; errors on open files have no file name."""
     if error.filename is None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return Path(os.fsdecode(error.filename)).is_relative_to(folder)

@@ -1,11 +1,11 @@
-"""Occupancy and flow as the flat arrays that travel in messages, and back; numpy, no ROS.
+"""Encodes occupancy and flow as the flat arrays of messages, and decodes them; numpy, no ROS.
 
 The order is that of occ_msgs/GridGeometry: x fastest, flat index = i + nx * (j + ny * k) of voxel
-[i, j, k]. Horizontal surfaces then make long runs, which is what run-length encoding lives from.
+[i, j, k]. Horizontal surfaces then form long runs, which run-length encoding compresses well.
 
-Decoders trust nothing: an inconsistent message raises :class:`MessageError` and never becomes a
-grid. What no decoder can notice is a message that is consistent and says something else (a car
-voxel called truck); transport checksums are there for that.
+Decoders check everything: an inconsistent message raises :class:`MessageError` and is never
+decoded. A consistent message with wrong content (a car voxel labelled truck) cannot be detected
+here; transport checksums protect against that.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Dims = tuple[int, int, int]
 
 
 class MessageError(OccError):
-    """A message that contradicts itself, or that this reader does not know."""
+    """A message that contradicts itself, or has an unknown format version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def encoding_from_name(name: str) -> int:
 
 
 def check_format_version(version: int) -> None:
-    """Refuse messages of a layout this module does not know.
+    """Refuse messages of a format version that this module cannot read.
 
     Raises:
         MessageError: ``version`` is not FORMAT_VERSION.
@@ -134,7 +134,7 @@ def encode_occupancy(
 
     Raises:
         ValueError: wrong dtype, shape or encoding.
-        MessageError: what no message may hold: a grid too large, a class id that is none.
+        MessageError: the grid is too large, or a class id is invalid.
     """
     _check_volume("labels", labels_XYZ, np.uint8)
     _check_id("empty class", empty_class)
@@ -181,9 +181,9 @@ def decode_occupancy(
 
 
 def decode_confidence(encoded: EncodedOccupancy, dims: Sequence[int]) -> UInt8 | None:
-    """The (X, Y, Z) uint8 confidence of a message, 0..255 for 0..1; None where it has none.
+    """The (X, Y, Z) uint8 confidence of a message, 0..255 for 0..1; None if it has none.
 
-    Voxels that a SPARSE message does not list get 0; if it lists no voxel, it has none.
+    Voxels that a SPARSE message does not list get 0. A SPARSE message without voxels has none.
 
     Raises:
         MessageError: the message contradicts itself; the text names the field and the place.
@@ -201,7 +201,7 @@ def validate_occupancy(
     num_classes: int,
     unknown_class: int = _UNKNOWN_CLASS,
 ) -> None:
-    """Check a message without making its grid.
+    """Check a message without creating its grid.
 
     Args:
         encoded: arrays of the message.
@@ -229,7 +229,7 @@ def encode_flow(
 
     Raises:
         ValueError: wrong dtype or shape.
-        MessageError: a grid too large, a velocity that is not finite, a bad ``min_speed``.
+        MessageError: the grid is too large, a velocity is not finite, or ``min_speed`` is invalid.
     """
     _check_volume("moving mask", moving_mask_XYZ, np.bool_)
     if flow_XYZ2.shape != (*moving_mask_XYZ.shape, 2) or flow_XYZ2.dtype != np.float32:
@@ -311,7 +311,7 @@ def _runs(labels: UInt8, confidence: UInt8) -> tuple[NDArray[np.int64], UInt16]:
 
 
 def _check_arrays(encoded: EncodedOccupancy, dims: Sequence[int]) -> tuple[EncodedOccupancy, Dims]:
-    """The message as typed arrays that fit together and the grid, and ``dims`` as integers."""
+    """The message as typed arrays with consistent lengths, and ``dims`` as integers."""
     shape = _check_dims(dims)
     voxels = shape[0] * shape[1] * shape[2]
     labels = _check_flat("labels", encoded.labels, np.uint8)
@@ -368,7 +368,7 @@ def _check_volume(
 
 def _check_flat(name: str, values: Any, dtype: type) -> NDArray[Any]:
     array = np.asarray(values)
-    # An empty list has no type worth arguing about; anything else must not be cast silently.
+    # The type of an empty list does not matter; anything else must not be cast silently.
     if array.ndim != 1 or (array.dtype != dtype and array.size):
         raise MessageError(
             f"{name}: got {array.dtype} of shape {array.shape}, expected flat {np.dtype(dtype)}"

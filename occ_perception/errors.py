@@ -1,11 +1,11 @@
-"""What goes wrong and a user can mend, and the words for it.
+"""Errors that a user can fix, and their messages.
 
-Every such error derives from :class:`OccError`; each class stands beside what raises it. What a
-caller of a function got wrong (a shape, an axis, a value out of a function's range) is a
-``ValueError`` as elsewhere in Python: a defect, whose traceback is wanted.
+Every such error derives from :class:`OccError`; its class is defined in the module that raises it.
+A wrong argument of a function (a shape, an axis, a value out of range) is a ``ValueError``, as
+elsewhere in Python: a programming error, for which the traceback is wanted.
 
-Programs (command lines, the node) show what :func:`sentence_for` says of an exception, and the
-traceback of everything that it has no words for.
+Programs (command lines, the node) print the message from :func:`sentence_for`. If it returns None,
+they show the traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 
 class OccError(Exception):
-    """A wrong option, file, folder, name or recording; the message says what to do about it.
+    """A wrong option, file, folder, name or recording; the message says how to fix it.
 
     Programs print the message alone. Write it as one line: what is wrong, what was expected, what
     was got, for which file, camera or topic, and the next step.
@@ -25,18 +25,18 @@ class OccError(Exception):
 
 
 class OptionError(OccError):
-    """An option or argument that does not exist, or does not go with the others."""
+    """An option or argument that does not exist or contradicts another one."""
 
 
 class MissingPackageError(OccError, ModuleNotFoundError):
-    """An optional package is not installed; the message says what brings it."""
+    """An optional package is not installed; the message says how to install it."""
 
 
 _ROS = "run `make setup` and `. ./env.sh`, or install ROS 2 and source it and your workspace"
 _TRAINING = "pip install ./training"
 
-# Optional packages by the name they are imported by.
-_BROUGHT_BY = {
+# How to install an optional package, by import name.
+_INSTALLED_BY = {
     "lightning": _TRAINING,
     "numba": "pip install 'occ_perception[viewer]'",
     "nuscenes": "pip install nuscenes-devkit",
@@ -55,15 +55,15 @@ _ADVICE = {
     errno.EDQUOT: ("the disk quota is used up", _ROOM),
     errno.EFBIG: ("the file would be larger than may be written here", "see `ulimit -f`"),
     errno.EROFS: ("the file system is read-only", "choose another place"),
-    errno.EACCES: ("permission denied", "choose another place, or change whose it is"),
-    errno.EPERM: ("permission denied", "choose another place, or change whose it is"),
+    errno.EACCES: ("permission denied", "choose another place, or change the permissions"),
+    errno.EPERM: ("permission denied", "choose another place, or change the permissions"),
     errno.EISDIR: ("is a folder, expected a file", "choose another name"),
-    errno.ENOTDIR: ("a file stands where a folder should be", "choose another name"),
+    errno.ENOTDIR: ("is a file, expected a folder", "choose another name"),
     errno.EEXIST: ("exists already", "choose another name"),
-    errno.ENOENT: ("does not exist", "is the name right?"),
+    errno.ENOENT: ("does not exist", "check the name"),
     errno.EMFILE: ("too many files are open", "raise the limit, see `ulimit -n`"),
 }
-# What a system says without naming a file, and a user can mend.
+# Errors that a user can fix although they name no file.
 _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
 _OUT_OF_MEMORY = (
     "there is not enough memory; run with smaller images, a smaller model or batch, fewer "
@@ -73,29 +73,29 @@ _OUT_OF_MEMORY = (
 
 @contextmanager
 def needed_for(purpose: str, extra: str = "") -> Iterator[None]:
-    """Around the import of an optional package: says what brings it where it is missing.
+    """Context for the import of an optional package; a missing one raises a helpful error.
 
     Args:
-        purpose: what the package is needed for, a noun.
-        extra: of occ_perception that the purpose belongs to, where several bring the package.
+        purpose: what needs the package, a noun.
+        extra: extra of occ_perception to install, if several extras contain the package.
 
     Raises:
-        MissingPackageError: an optional package is not installed. Any other import that fails
-            does so with its own error.
+        MissingPackageError: an optional package is not installed. Other import errors pass
+            through unchanged.
     """
     try:
         yield
     except ImportError as error:
-        advice = _what_brings(error, extra)
+        advice = _how_to_install(error, extra)
         if advice is None:
             raise
         raise MissingPackageError(f"{purpose} needs {advice}", name=error.name) from error
 
 
 def sentence_for(error: BaseException) -> str | None:
-    """What a user is told instead of a traceback; None for what no user can mend.
+    """The message to print instead of a traceback; None for an error that a user cannot fix.
 
-    Beside our own errors these are the ways in which a system refuses: no file, no permission, no
+    Besides our own errors, messages exist for errors of the system: no file, no permission, no
     space, no memory, no package.
     """
     if isinstance(error, OccError):
@@ -105,31 +105,31 @@ def sentence_for(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _NAMELESS:
         return reason_of(error)
     if isinstance(error, ImportError):
-        missing = _what_brings(error)
+        missing = _how_to_install(error)
         return None if missing is None else f"this needs {missing}"
     return _OUT_OF_MEMORY if _is_out_of_memory(error) else None
 
 
 def reason_of(error: OSError) -> str:
-    """Why the system refused a file, and what to do about it; without the file's name."""
+    """Why the system refused a file, and the next step; without the file's name."""
     why, advice = _ADVICE.get(error.errno or 0, (error.strerror or str(error), ""))
     return f"{why}; {advice}" if advice else why
 
 
-def _what_brings(error: ImportError, extra: str = "") -> str | None:
+def _how_to_install(error: ImportError, extra: str = "") -> str | None:
     package = (error.name or "").partition(".")[0]
-    if package not in _BROUGHT_BY:
+    if package not in _INSTALLED_BY:
         return None
     is_absent = isinstance(error, ModuleNotFoundError)
     problem = "is not installed" if is_absent else f"cannot be imported ({error})"
-    remedy = f"pip install 'occ_perception[{extra}]'" if extra else _BROUGHT_BY[package]
+    remedy = f"pip install 'occ_perception[{extra}]'" if extra else _INSTALLED_BY[package]
     return f"{package}, which {problem}; {remedy}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
-    torch = sys.modules.get("torch")  # which raised it, or is not in use
+    torch = sys.modules.get("torch")  # if it raised the error, it is imported
     return torch is not None and (
         isinstance(error, torch.cuda.OutOfMemoryError)
         # The CPU allocator has no class of its own.

@@ -1,4 +1,4 @@
-"""What goes into a stream and what comes out: plain frozen data, numpy, no ROS.
+"""Input and output of a stream: rigs, camera frames, predictions. Frozen data, numpy, no ROS.
 
 Frames: ``ego`` is base_link (x forward, y left, z up, origin on the ground under the rear axle),
 ``cam`` a camera optical frame (z forward), ``world`` the fixed frame the ego pose is given in
@@ -26,7 +26,7 @@ class CameraCalibration:
         width, height: size of the images the intrinsics belong to, pixels.
         K: (3, 3) intrinsics at that size.
         ego_T_cam: (4, 4) static extrinsics, optical frame to ego.
-        frame_id: the camera's optical frame in tf, empty where unknown.
+        frame_id: the camera's optical frame in tf; empty if unknown.
         distortion_model: ``""`` for rectified images, else ``plumb_bob``,
             ``rational_polynomial`` or ``equidistant``.
         distortion: coefficients in the order of sensor_msgs/CameraInfo.D.
@@ -65,13 +65,13 @@ class CameraCalibration:
 
     @property
     def is_rectified(self) -> bool:
-        """Whether images can be used as they are (no distortion coefficients but zeros)."""
+        """Whether images need no rectification (no distortion coefficients except zeros)."""
         return not any(self.distortion)
 
 
 @dataclass(frozen=True, eq=False)
 class CameraRig:
-    """The calibrated cameras of one vehicle, and where its lidar sits if a model needs it.
+    """The calibrated cameras of one vehicle, and its lidar's pose if a model needs it.
 
     Attributes:
         cameras: calibrations in any order; names are unique.
@@ -94,10 +94,10 @@ class CameraRig:
         return tuple(camera.name for camera in self.cameras)
 
     def camera(self, name: str) -> CameraCalibration:
-        """The calibration called ``name``.
+        """The calibration of the camera ``name``.
 
         Raises:
-            KeyError: the rig has no such camera; the message lists those it has.
+            KeyError: the rig has no such camera; the message lists its cameras.
         """
         for camera in self.cameras:
             if camera.name == name:
@@ -105,10 +105,10 @@ class CameraRig:
         raise KeyError(f"rig has no camera {name!r}; it has {', '.join(self.names)}")
 
     def renamed(self, names: Mapping[str, str]) -> CameraRig:
-        """The rig with cameras called otherwise.
+        """The rig with renamed cameras.
 
         Args:
-            names: old name -> new name; cameras without an entry keep theirs.
+            names: old name -> new name; cameras without an entry keep their names.
         """
         renamed = (replace(c, name=names.get(c.name, c.name)) for c in self.cameras)
         return replace(self, cameras=tuple(renamed))
@@ -129,7 +129,7 @@ class CameraRig:
 
 @dataclass(frozen=True, eq=False)
 class LidarPoints:
-    """What a lidar measured around the time of a frame set, for models that are given depth.
+    """A lidar sweep near the time of a frame set, for models that take lidar depth.
 
     Attributes:
         stamp_ns: stamp of the sweep.
@@ -149,7 +149,7 @@ class LidarPoints:
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """One frame set of cameras, decoded, with the ego pose at each exposure.
+    """One decoded frame set, with the ego pose at each exposure.
 
     Attributes:
         rig: calibrations; the images are rectified and of the calibrated size.
@@ -157,10 +157,10 @@ class CameraFrame:
         stamps_ns: camera name -> exposure stamp.
         world_T_ego: camera name -> (4, 4) ego pose at that stamp.
         reference_camera: the camera whose stamp the output grid is expressed at.
-        reused: cameras whose image was taken over from an earlier frame set.
-        sequence: id of the recording or scene; a change breaks the history.
-        token: source identifier (e.g. a nuScenes sample token), empty where there is none.
-        lidar: a sweep from about the same time; only models that are given depth read it.
+        reused: cameras whose image comes from an earlier frame set.
+        sequence: id of the recording or scene; a change clears the history.
+        token: source identifier (e.g. a nuScenes sample token); empty if there is none.
+        lidar: the nearest sweep; only models that take lidar depth read it.
     """
 
     rig: CameraRig
@@ -210,7 +210,7 @@ class CameraFrame:
 
 @dataclass(frozen=True, eq=False)
 class OccupancyPrediction:
-    """Semantic occupancy, and flow where the model has it, at one instant.
+    """Semantic occupancy of one frame, and flow if the model predicts it.
 
     Attributes:
         stamp_ns: the reference camera's stamp.
@@ -221,12 +221,12 @@ class OccupancyPrediction:
         class_names: id -> name.
         empty_class: the id that means free space.
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s, along the ego axes; None
-            where the model predicts none.
-        model: name of the model, with the checksum prefix of its weights where known.
+            if the model predicts none.
+        model: name of the model, with the checksum prefix of its weights if known.
         camera_stamps_ns: the stamps of the images it was made from.
         committed: whether this frame entered the model's temporal history.
         history_length: frames of history the model had before this one, since the last break.
-        history_break: why the history was emptied before this frame, "" if it was not.
+        history_break: why the history was cleared before this frame; "" if it was not.
         timings_ms: stage name -> milliseconds spent.
     """
 

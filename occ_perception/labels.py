@@ -1,8 +1,8 @@
-"""Class tables of every annotation set, colours by class name, and which classes move.
+"""Class tables of every annotation set, colours by class name, and the movable classes.
 
-Ids are those of predictions and messages; files of some sets number free space differently and are
-mapped when read (docs/conventions.md). Colours are looked up by **name**, because OpenOcc numbers
-the same classes differently from Occ3D.
+Ids are those of predictions and messages. The files of some sets number free space differently and
+are mapped when read (docs/conventions.md). Colours are looked up by **name**, because OpenOcc
+numbers the same classes differently from Occ3D.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ MOVING_CLASSES = frozenset(
 )
 """Names of classes whose voxels carry flow."""
 
-# nuScenes devkit colours where the class exists there; Waymo's own classes get neighbours of the
-# nuScenes class that means the same.
+# Colours of the nuScenes devkit for its classes. A class of Waymo alone gets a colour close to that
+# of the nuScenes class with the nearest meaning.
 PALETTE: dict[str, tuple[int, int, int]] = {
     "others": (0, 0, 0),
     "barrier": (112, 128, 144),
@@ -129,7 +129,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class LabelSet:
-    """An annotation set's vocabulary.
+    """The classes of an annotation set.
 
     Attributes:
         name: ``occ3d``, ``openocc``, ``surroundocc``, ``openoccupancy`` or ``waymo``.
@@ -156,7 +156,7 @@ class LabelSet:
 
 
 def palette_of(class_names: tuple[str, ...] | list[str]) -> NDArray[np.uint8]:
-    """(n, 3) uint8 RGB for names in id order; unknown names are magenta, so that they are seen."""
+    """(n, 3) uint8 RGB for names in id order; unknown names are magenta, to stand out."""
     return np.array([PALETTE.get(name, (255, 0, 255)) for name in class_names], dtype=np.uint8)
 
 

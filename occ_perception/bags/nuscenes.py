@@ -114,7 +114,7 @@ def convert_nuscenes(
     Raises:
         NuScenesError: unknown version or scene (the message lists the known ones), incomplete
             tables, or no image.
-        FileExistsError: ``out`` exists.
+        OutputError: ``out`` exists or cannot be written.
     """
     readings = list(read_scene(root, version, scene, sweeps=sweeps, lidar=lidar))
     report = ConversionReport(Path(out), scene)

@@ -50,14 +50,14 @@ def test_a_folder_where_a_file_is_expected_and_a_file_that_is_not_there(tmp_path
     said = one_line(run(*OCC, "bench", "--compare", tmp_path, tmp_path / "b.json"))
     assert said == f"{tmp_path}: is a folder, expected a file; choose another name"
     said = one_line(run(*TRAIN, "fit", tmp_path / "none.yaml", "--out", tmp_path / "run"))
-    assert said == f"{tmp_path / 'none.yaml'}: does not exist; is the name right?"
+    assert said == f"{tmp_path / 'none.yaml'}: does not exist; check the name"
 
 
 def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sheet = tmp_path / "file" / "sheet.png"
     said = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
-    why = f"{tmp_path / 'file'}: a file stands where a folder should be; choose another name"
+    why = f"{tmp_path / 'file'}: is a file, expected a folder; choose another name"
     assert said == f"{sheet} could not be written: {why}; no partial output is left"
 
 

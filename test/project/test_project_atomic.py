@@ -137,11 +137,11 @@ def test_two_processes_write_one_file_or_the_second_is_refused(tmp_path: Path) -
 
 def test_a_file_in_the_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file: a file stands where a folder should be") as caught:
+    with pytest.raises(OutputError, match="file: is a file, expected a folder") as caught:
         write_whole(tmp_path / "file" / "deep" / "a.txt", "")
     assert str(tmp_path / "file" / "deep" / "a.txt") in str(caught.value)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="folder is a folder already"):
+    with pytest.raises(OutputError, match="folder is an existing folder"):
         write_whole(tmp_path / "folder", "")
     assert names(tmp_path) == ["file", "folder"]
 

@@ -391,7 +391,7 @@ def test_the_lidar_topic_is_the_only_one_or_the_one_called_so() -> None:
     assert lidar_topic(several) == "/LIDAR_TOP"
     assert lidar_topic(several, "/radar") == "/radar"
     with pytest.raises(
-        LidarTopicError, match=r"/front is none of type .*; choose one of /LIDAR_TO"
+        LidarTopicError, match=r"/front is not a topic of type .*; choose one of /LIDAR_TO"
     ):
         lidar_topic({**image, **several}, "/front")
     with pytest.raises(LidarTopicError, match=r"there are several .* choose one of /a, /b"):

@@ -1,8 +1,8 @@
-"""Topic layouts: which topic is which camera, where the pose comes from, whose stamps to trust.
+"""Topic layouts: the topics of the cameras, the source of the ego pose, the source of stamps.
 
-A layout is a YAML file; those of the converters people use are shipped beside this module, and
-docs/bags.md describes the keys. Topic names match whatever their case and leading slash are,
-because converters disagree on both.
+A layout is a YAML file. Layouts of common converters are shipped beside this module; docs/bags.md
+describes the keys. Topic names are matched without regard to case and leading slash, because
+converters differ in both.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 
 
 class LayoutError(OccError):
-    """A layout does not have the cameras that it is to be read with."""
+    """A layout lacks the required cameras."""
 
 
 @dataclass(frozen=True)
 class CameraTopics:
-    """Where one camera is found.
+    """The topics of one camera.
 
     Attributes:
         name: the camera's name in the model's vocabulary.
-        image: topic of the images, raw or compressed. ``<image>/compressed`` is taken where only
+        image: topic of the images, raw or compressed. ``<image>/compressed`` is used if only
             that exists.
-        camera_info: topic of the calibration; empty where there is none.
-        frame_id: optical frame in tf; empty to believe camera_info or the image's header.
-        encoding: take raw images as this encoding; empty to believe the message.
-        rectified: what the layout states, see :meth:`is_rectified`; None to believe the topic's
-            name.
+        camera_info: topic of the calibration; empty if there is none.
+        frame_id: optical frame in tf; empty = from camera_info or the image's header.
+        encoding: encoding of raw images; empty = from the message.
+        rectified: whether images are rectified; None = from the topic's name, see
+            :meth:`is_rectified`.
     """
 
     name: str
@@ -51,10 +51,10 @@ class CameraTopics:
     rectified: bool | None = None
 
     def is_rectified(self, topic: str = "") -> bool:
-        """Whether the images are rectified, so that camera_info's P holds and D does not.
+        """Whether the images are rectified, so that camera_info's P applies instead of K and D.
 
         Args:
-            topic: where the images really come from; "" = :attr:`image`.
+            topic: topic of the images after remapping; "" = :attr:`image`.
         """
         if self.rectified is not None:
             return self.rectified
@@ -64,12 +64,12 @@ class CameraTopics:
 
 @dataclass(frozen=True)
 class PoseSource:
-    """Where the ego pose comes from.
+    """The source of the ego pose.
 
     Attributes:
         kind: ``odometry`` for nav_msgs/Odometry, ``tf`` for the chain world to ego in tf.
-        topic: the topic; static transforms are read from ``tf_static`` in any case.
-        world_frame: the fixed frame poses are given in.
+        topic: the topic; static transforms are always read from ``tf_static``.
+        world_frame: the fixed frame of the poses.
         ego_frame: the vehicle frame, on the ground under the rear axle.
     """
 
@@ -81,20 +81,20 @@ class PoseSource:
 
 @dataclass(frozen=True)
 class TopicLayout:
-    """How the topics of a recording or a vehicle map to cameras and pose.
+    """The mapping from the topics of a recording or a vehicle to cameras and pose.
 
     Attributes:
         name: file name without suffix.
-        description: one line on what has this layout.
+        description: one line on the recordings that have this layout.
         cameras: the cameras of a frame set.
         pose: source of the ego pose.
-        stamp_source: time of an image: its ``header``, or when it was ``receive``-d.
+        stamp_source: ``header`` = stamps from image headers, ``receive`` = reception times.
         reference_camera: camera whose stamp the output refers to.
-        rig: rig (name or path) for cameras without camera_info, None where all have one.
+        rig: rig (name or path) for cameras without camera_info; None if all have one.
         sync_tolerance_ms: largest spread of a frame set, see :class:`~.frame_sets.FrameSetGrouper`.
-        lidar_frame: the lidar in tf, for models whose grid lies in its frame.
-        model_cameras: what a model calls a camera -> what this layout, and rig files that go with
-            it, call it; for the cameras where the two differ.
+        lidar_frame: frame of the lidar in tf, for models whose grid lies in it.
+        model_cameras: camera name in a model -> camera name in this layout and its rig files, for
+            the cameras where the two differ.
     """
 
     name: str
@@ -114,13 +114,14 @@ class TopicLayout:
         return tuple(camera.name for camera in self.cameras)
 
     def for_model(self, names: Sequence[str]) -> TopicLayout:
-        """What a model with these cameras reads, under the model's names.
+        """The layout with the cameras of a model, under the model's names.
 
-        Cameras that the model does not ask for are left out, and so are those it asks for and the
-        layout does not have.
+        Cameras that the model does not use are left out. Cameras of the model that the layout
+        lacks are absent from the result.
 
         Raises:
-            LayoutError: the layout has none of the cameras, or not its reference camera.
+            LayoutError: the layout has none of the cameras, or ``model_cameras`` maps two of them
+                to the same images.
         """
         own = {camera.name: camera for camera in self.cameras}
         asked = {name: self.model_cameras.get(name, name) for name in names}
@@ -128,7 +129,7 @@ class TopicLayout:
         if not cameras:
             raise LayoutError(
                 f"layout {self.name} has none of the model's cameras {', '.join(names)}; it has "
-                f"{', '.join(own)}. Say which is which in its model_cameras"
+                f"{', '.join(own)}. Map the names in its model_cameras"
             )
         used = [asked[camera.name] for camera in cameras]
         if len(set(used)) < len(used):
@@ -140,16 +141,16 @@ class TopicLayout:
         return replace(
             self,
             cameras=cameras,
-            # A layout whose reference camera the model does not read needs another one.
+            # If the model does not use the layout's reference camera, its first camera takes over.
             reference_camera=reference or cameras[0].name,
             model_cameras={name: n for name, n in asked.items() if n in own},
         )
 
     def only(self, names: Collection[str]) -> TopicLayout:
-        """The layout without the cameras that are not named.
+        """The layout with the named cameras only.
 
         Raises:
-            LayoutError: the reference camera is one of those, or nothing is left.
+            LayoutError: the reference camera is not among them.
         """
         cameras = tuple(camera for camera in self.cameras if camera.name in names)
         if self.reference_camera not in names:
@@ -160,7 +161,7 @@ class TopicLayout:
         return replace(self, cameras=cameras)
 
     def under_model_names(self, rig: CameraRig) -> CameraRig:
-        """A rig file's cameras as the model calls them; see :meth:`for_model`."""
+        """A rig with its cameras under the model's names; see :meth:`for_model`."""
         return rig.renamed({own: name for name, own in self.model_cameras.items()})
 
 
@@ -169,9 +170,9 @@ class LayoutMatch:
     """How well a layout fits a set of topics.
 
     Attributes:
-        layout: the layout, with the names the topics really have.
-        problems: what does not fit, one sentence each; empty where the layout fits.
-        found: how many of its topics were found, 0 to 1.
+        layout: the layout, with the actual topic names.
+        problems: one sentence for each topic that does not fit; empty if the layout fits.
+        found: fraction of its topics that were found, 0 to 1.
     """
 
     layout: TopicLayout
@@ -239,12 +240,12 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
 
 
 def match_layout(layout: TopicLayout, topics: Mapping[str, str]) -> LayoutMatch:
-    """Look a layout's topics up among those that exist.
+    """Look up a layout's topics among existing ones.
 
     Args:
-        layout: what to look for.
+        layout: the layout.
         topics: topic name -> message type, e.g. ``sensor_msgs/msg/Image``; the ROS 1 spelling
-            without ``/msg/`` is understood too.
+            without ``/msg/`` is accepted too.
     """
     search = _TopicSearch(topics)
     cameras = []
@@ -273,28 +274,28 @@ def match_layout(layout: TopicLayout, topics: Mapping[str, str]) -> LayoutMatch:
 
 
 def recognise_layouts(topics: Mapping[str, str]) -> list[LayoutMatch]:
-    """All shipped layouts, best match first; those that do not fit say why.
+    """All shipped layouts, best match first, each with its problems.
 
-    Layouts that differ only in their stamp source fit the same topics. Which one is right shows in
-    the messages: an image with stamp 0 needs ``stamp_source: receive``.
+    Layouts that differ only in their stamp source fit the same topics. The messages decide: images
+    with stamp 0 need ``stamp_source: receive``.
     """
     matches = [match_layout(load_layout(name), topics) for name in layout_names()]
     return sorted(matches, key=lambda match: (not match.fits, -match.found))
 
 
 class LidarTopicError(OccError):
-    """It is not clear which topic the lidar's points are on; the text lists the candidates."""
+    """The topic of the lidar points is missing or ambiguous; the text lists the candidates."""
 
 
 def lidar_topic(topics: Mapping[str, str], wanted: str | None = None) -> str:
-    """The topic of point clouds: the one asked for, or the only one, or the one called lidar.
+    """The topic of point clouds: ``wanted``, or the only one, or the one named lidar.
 
     Args:
         topics: topic name -> message type.
-        wanted: a topic's name; None to find it.
+        wanted: name of the topic; None to find it.
 
     Raises:
-        LidarTopicError: it is not there, or several may be meant.
+        LidarTopicError: the topic does not exist, or there are several candidates.
     """
     clouds = sorted(name for name, kind in topics.items() if kind == POINTS_TYPE)
     if not clouds:
@@ -303,7 +304,7 @@ def lidar_topic(topics: Mapping[str, str], wanted: str | None = None) -> str:
     if wanted is not None:
         likely = [name for name in clouds if name == wanted]
     if len(likely) != 1:
-        fault = "there are several" if wanted is None else f"{wanted} is none"
+        fault = "there are several topics" if wanted is None else f"{wanted} is not a topic"
         raise LidarTopicError(
             f"{fault} of type {POINTS_TYPE}; choose one of {', '.join(clouds)} (--lidar-topic)"
         )
@@ -325,7 +326,7 @@ def _model_cameras(top: YamlSection, own: Collection[str]) -> dict[str, str]:
 
 
 class _TopicSearch:
-    """Finds topics whatever their case and leading slash, and keeps what was missed."""
+    """Finds topics without regard to case and leading slash, and collects problems."""
 
     def __init__(self, topics: Mapping[str, str]) -> None:
         self._topics = {_plain(name): (name, kind) for name, kind in topics.items()}
@@ -336,7 +337,7 @@ class _TopicSearch:
     def first(
         self, what: str, types: tuple[str, ...], *candidates: str, required: bool = True
     ) -> str:
-        """The real name of the first candidate that exists with a fitting type, or ''."""
+        """The actual name of the first candidate that exists with a matching type, or ''."""
         self.lookups += 1
         wrong_type = ""
         for candidate in candidates:
@@ -352,7 +353,7 @@ class _TopicSearch:
 
 
 def _rig_reference(layout: str | Path, rig: str) -> str | None:
-    """A rig file is named as seen from the layout file that names it."""
+    """The path of a rig file, relative to the layout file that refers to it, or a rig name."""
     beside = Path(layout).expanduser().parent / rig
     return str(beside) if rig and beside.is_file() else rig or None
 
