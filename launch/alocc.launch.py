@@ -1,12 +1,12 @@
-"""Occupancy node, and optionally a bag that plays into it and RViz that shows the result.
+"""Starts the occupancy node, and optionally a bag player and RViz.
 
     ros2 launch occ_perception alocc.launch.py weights:=alocc_2d_mini.pth layout:=car.yaml
     ros2 launch occ_perception alocc.launch.py weights:=... layout:=foxglove bag:=drive rviz:=true
     ros2 launch occ_perception alocc.launch.py --show-args
 
-The bag starts when the node has loaded its network; `layout` is the bag's (`occ info` names it).
-All processes get the DDS profile of config/fastdds.xml; a camera driver or a bag started elsewhere
-needs it exported in its own shell.
+The bag starts when the node has loaded its network; `layout` is the layout of the bag (`occ info`
+names it). All processes get the DDS profile of config/fastdds.xml. A camera driver or a bag started
+elsewhere needs it exported in its own shell.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(get_package_share_directory("occ_perception"))
 
-# Kilted renamed the variable; where both are set Fast DDS reads the file twice and refuses it.
+# Kilted renamed the variable. If both are set, Fast DDS reads the file twice and refuses it.
 BEFORE_KILTED = os.environ.get("ROS_DISTRO") in {"humble", "iron", "jazzy"}
 PROFILE_VARIABLE = f"{'FASTRTPS' if BEFORE_KILTED else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
 
-# Arguments that override the parameter of the same name, and its type.
+# Arguments that override the parameter of the same name, with their types.
 NODE_PARAMETERS = {
     "model": str,
     "weights": str,
@@ -56,47 +56,49 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description='Name of the network (occ models list). "" = what params_file says.',
+        description='Name of the network (occ models list). "" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "weights",
         default_value="",
-        description='Checkpoint of that network. "" = what params_file says.',
+        description='Checkpoint of that network. "" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "random_weights_seed",
         default_value="",
-        description="Random weights from this seed instead of a checkpoint, to try the data path; "
-        'the output then means nothing. "" = what params_file says.',
+        description="Seed of random weights, used instead of a checkpoint to test the data path; "
+        'the output is then meaningless. "" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "device",
         default_value="",
-        description='auto, cpu, cuda or cuda:N. "" = what params_file says.',
+        description='auto, cpu, cuda or cuda:N. "" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "layout",
         default_value="",
         description="Topic layout: shipped name (docs/bags.md) or YAML path. "
-        '"" = what params_file says.',
+        '"" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "rig",
         default_value="",
-        description='Rig YAML with all calibrations. "" = what params_file says.',
+        description='Rig YAML with all calibrations. "" = as in params_file.',
     ),
     DeclareLaunchArgument(
         "bag",
         default_value="",
-        description="rosbag2 to play, with /clock, as soon as the node is ready; goes with layout "
+        description="rosbag2 to play, with /clock, when the node is ready; also set layout "
         '(`occ info` names it). "" = none.',
     ),
-    DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the bag; 1 = real."),
+    DeclareLaunchArgument(
+        "rate", default_value="1.0", description="Playing speed of the bag; 1 = as recorded."
+    ),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="auto",
         choices=["auto", "true", "false"],
-        description="Whether node and RViz follow /clock. auto = if a bag is given.",
+        description="Whether node and RViz follow /clock. auto = only if a bag is given.",
     ),
     DeclareLaunchArgument(
         "rviz", default_value="false", choices=["true", "false"], description="Start RViz."
@@ -104,7 +106,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "rviz_config",
         default_value=str(SHARE / "config" / "rviz" / "occupancy.rviz"),
-        description="What RViz shows.",
+        description="RViz configuration file.",
     ),
     DeclareLaunchArgument(
         "dds_profile",
@@ -113,15 +115,15 @@ ARGUMENTS = [
     ),
 ]
 
-# The node's log line after which it looks for its inputs.
+# The log line of a node that has loaded its network.
 READY = b"waiting for cameras"
 
-# The player advertises first; within these seconds the node, which follows publishers, subscribes.
+# The node subscribes after it has seen the publishers; the player waits this long for it.
 DELAY_S = 2.0
 
 
 def start_processes(context: LaunchContext) -> list[Action]:
-    """Node, bag player and RViz as the arguments ask for them."""
+    """Node, bag player and RViz, depending on the arguments."""
 
     def argument(name: str) -> str:
         return context.perform_substitution(LaunchConfiguration(name))
@@ -154,7 +156,7 @@ def start_processes(context: LaunchContext) -> list[Action]:
 
 
 def bag_player(bag: str, rate: str) -> ExecuteProcess:
-    """`ros2 bag play` with /clock and with latched /tf_static, which converted bags forget."""
+    """`ros2 bag play` with /clock and latched /tf_static, which converted bags do not record."""
     quality = str(SHARE / "config" / "bag_qos.yaml")
     command = ["ros2", "bag", "play", bag, "--rate", rate, "--clock", "100"]
     command += ["--delay", str(DELAY_S)]
@@ -163,7 +165,7 @@ def bag_player(bag: str, rate: str) -> ExecuteProcess:
 
 
 def start_when_ready(node: Node, player: ExecuteProcess) -> RegisterEventHandler:
-    """Start the player once: a bag that runs while the network loads would be lost."""
+    """Start the player once; frames played while the network loads would be lost."""
     started = False
 
     def on_output(event: ProcessIO) -> list[Action]:
@@ -183,7 +185,7 @@ def _is_true(context: LaunchContext) -> bool:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """What `ros2 launch` runs."""
+    """The entry point of `ros2 launch`."""
     return LaunchDescription(
         [
             *ARGUMENTS,
