@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occ_perception.codec import MAX_CELLS, encode_occupancy, encoding_from_name
+from occ_perception.codec import MAX_VOXELS, encode_occupancy, encoding_from_name
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, MOVING_CLASSES, PALETTE
 
@@ -56,26 +56,26 @@ def test_encodings():
     assert {name: int(value) for value, name, _ in rows} == {
         name: encoding_from_name(name) for name in ("dense", "sparse", "rle")
     }
-    assert f"{MAX_CELLS // 10**6} million cells" in PAGE.read_text()
+    assert f"{MAX_VOXELS // 10**6} million voxels" in PAGE.read_text()
 
 
 def test_grids():
     _, rows = table("models trained on")
-    for _, _, horizontal, vertical, cell, cells in rows:
+    for _, _, horizontal, vertical, edge, dims in rows:
         (low, high), (bottom, top) = (
             map(float, extent.split(" to ")) for extent in (horizontal, vertical)
         )
-        step = float(cell)
+        step = float(edge)
         grid = VoxelGrid.from_ranges((low, high, step), (low, high, step), (bottom, top, step))
-        assert grid.dims == tuple(int(count) for count in cells.split(" x "))
+        assert grid.dims == tuple(int(count) for count in dims.split(" x "))
 
 
-@pytest.mark.parametrize("cell", [(0, 0, 0), (3, 0, 0), (0, 2, 0), (1, 2, 3)])
-def test_the_flat_index(cell):
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (3, 0, 0), (0, 2, 0), (1, 2, 3)])
+def test_the_flat_index(voxel):
     assert "`i + nx * (j + ny * k)`" in PAGE.read_text()
     labels = np.zeros((5, 4, 6), np.uint8)
-    labels[cell] = 9
+    labels[voxel] = 9
     (index,) = encode_occupancy(labels, 0, encoding_from_name("sparse")).indices
-    i, j, k = cell
+    i, j, k = voxel
     assert index == i + 5 * (j + 4 * k)
     assert labels.T.ravel()[index] == 9

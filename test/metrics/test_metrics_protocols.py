@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+import re
 import socket
 from pathlib import Path
 
@@ -201,6 +202,22 @@ def test_tables_of_every_protocol_fit_a_terminal():
         console = Console(width=80, record=True, file=io.StringIO())
         evaluated(protocol, [0], PROTOCOLS[protocol].parts).report("a model").print(console)
         assert "…" not in console.export_text()
+
+
+def test_the_documentation_lists_every_part_and_which_run_on_request():
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    documented = {}
+    for section in page.split("## Protocols")[1].split("### Inputs")[0].split("\n### ")[1:]:
+        heading, text = section.split("\n", 1)
+        parts = {
+            name: not asked
+            for name, asked in re.findall(r"^- `(\w+)`( \(on request\))?:", text, re.M)
+        }
+        documented |= dict.fromkeys(re.findall(r"`(\w+)`", heading), parts)
+    assert documented == {
+        name: {part: value.by_default for part, value in protocol.parts.items()}
+        for name, protocol in PROTOCOLS.items()
+    }
 
 
 def test_example_of_the_documentation_runs(capsys):
