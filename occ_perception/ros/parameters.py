@@ -272,8 +272,8 @@ class NodeParameters:
     occupancy_encoding: str = _parameter(
         "occupancy_encoding",
         "rle",
-        "Encoding of ~/occupancy: rle (about 50 kB), sparse (about 200 kB) or dense (640 kB); "
-        "sizes for 640 000 voxels.",
+        "Encoding of ~/occupancy: rle, sparse or dense; about 50, 200 and 640 kB for a grid of "
+        "200x200x16 voxels.",
         choices=("rle", "sparse", "dense"),
         live=True,
     )
