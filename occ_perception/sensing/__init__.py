@@ -1,6 +1,6 @@
-"""From what sensors send to camera frames; shared by the bag reader and the node.
+"""From sensor messages to camera frames; shared by the bag reader and the node.
 
-``layouts`` names the topics, ``images`` decodes, ``frame_sets`` groups images of one rotation,
-``ego_pose`` and ``transform_tree`` say where the vehicle and its cameras were, ``calibration``
-builds rigs, ``assembly`` puts it all together into a :class:`occ_perception.frames.CameraFrame`.
+``layouts`` defines the topics, ``images`` decodes, ``frame_sets`` groups the images of one
+rotation, ``ego_pose`` and ``transform_tree`` hold the poses of the vehicle and its cameras,
+``calibration`` builds rigs, ``assembly`` creates a :class:`occ_perception.frames.CameraFrame`.
 """

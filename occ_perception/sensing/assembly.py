@@ -1,4 +1,4 @@
-"""From a frame set of images to a camera frame: decode, check, rectify, and look up the poses."""
+"""Assembles a camera frame from a frame set: decodes, checks and rectifies, looks up the poses."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class FrameError(OccError):
     """A frame set that cannot become a frame.
 
     Attributes:
-        reason: what kind of problem, one of :data:`FrameProblem`. Only ``pose_not_yet`` may go
-            away when the same frame set is tried again.
-        camera: the camera concerned.
+        reason: the kind of problem, one of :data:`FrameProblem`. Only ``pose_not_yet`` can be
+            resolved by trying the same frame set again.
+        camera: the affected camera.
     """
 
     def __init__(self, reason: FrameProblem, camera: str, text: str) -> None:
@@ -45,7 +45,7 @@ class FrameError(OccError):
 
 
 class LastImages:
-    """Gives frame sets that lack a camera its last image, with that image's own stamp.
+    """Completes a frame set that lacks a camera with its last image, under the image's own stamp.
 
     Args:
         max_age_ns: an image older than the frame set by more than this is not reused.
@@ -56,15 +56,15 @@ class LastImages:
         self._last: dict[str, tuple[int, Any]] = {}
 
     def reset(self) -> None:
-        """Forget all images, e.g. after a time jump."""
+        """Drop all images, e.g. after a time jump."""
         self._last.clear()
 
     def complete(self, frame_set: FrameSet) -> FrameSet:
-        """The frame set with every camera; to be called with every frame set, in their order.
+        """The frame set with every camera; call it with every frame set, in order.
 
         Raises:
-            FrameError: a missing camera's last image is too old, or there is none. The frame
-                set's own images are kept for later ones all the same.
+            FrameError: the last image of a missing camera is too old, or there is none. The
+                images of the frame set are still kept for later frame sets.
         """
         self._last |= {
             name: (frame_set.stamps_ns[name], frame_set.payloads[name])
@@ -107,11 +107,11 @@ class FrameAssembler:
     """Turns frame sets of :class:`SensorImage` or :class:`EncodedImage` into camera frames.
 
     Args:
-        rig: calibrations of the images as they arrive.
+        rig: calibrations of the images as received.
         reference_camera: camera whose stamp the frame refers to.
-        missing_camera: what happens to a frame set without some camera: ``drop`` refuses it,
-            ``reuse_last`` takes that camera's last image, see :class:`LastImages`.
-        encodings: camera -> encoding to read raw images as, see :func:`decode_image`.
+        missing_camera: how to handle a frame set with a missing camera: ``drop`` refuses it,
+            ``reuse_last`` uses that camera's last image, see :class:`LastImages`.
+        encodings: camera -> encoding of its raw images, see :func:`decode_image`.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class FrameAssembler:
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def reset(self) -> None:
-        """Forget the last images, e.g. after a time jump."""
+        """Drop the last images, e.g. after a time jump."""
         if self._last_images is not None:
             self._last_images.reset()
 
@@ -147,11 +147,10 @@ class FrameAssembler:
     ) -> CameraFrame:
         """Decode a frame set and look up the ego pose at every camera's stamp.
 
-        Poses are looked up first: trying a frame set again while they are on their way costs
-            nothing.
+        Poses are looked up first, so that trying a frame set again until they arrive is cheap.
 
         Raises:
-            FrameError: see there; the assembler can take the next frame set.
+            FrameError: the frame set cannot become a frame; the assembler can take the next one.
         """
         if self._last_images is not None:
             frame_set = self._last_images.complete(frame_set)
@@ -177,10 +176,10 @@ class FrameAssembler:
         )
 
     def image(self, name: str, frame_set: FrameSet) -> RgbImage:
-        """One image of a frame set, decoded, of the calibrated size, rectified.
+        """One image of a frame set, decoded and rectified.
 
         Raises:
-            FrameError: it cannot be decoded, or has another size.
+            FrameError: the image cannot be decoded, or its size is not the calibrated one.
         """
         try:
             rgb = decode_image(frame_set.payloads[name], self._encodings.get(name))
@@ -193,8 +192,8 @@ class FrameAssembler:
                 "size_mismatch",
                 name,
                 f"image is {width}x{height}, calibrated for "
-                f"{calibration.width}x{calibration.height}; camera_info or rig must belong to "
-                "the images that are sent",
+                f"{calibration.width}x{calibration.height}; camera_info or rig must match the "
+                "images",
             )
         if name in self._undistort_maps:
             maps = self._undistort_maps[name]

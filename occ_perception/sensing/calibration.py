@@ -21,16 +21,16 @@ DISTORTION_COEFFICIENTS = {
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
-"""Lens models that can be undistorted, with the number of coefficients each may have."""
+"""Supported lens models, each with its possible numbers of coefficients."""
 
 
 class CalibrationError(OccError):
-    """A calibration that cannot be used; the message names the camera and the field."""
+    """An unusable calibration; the message names the camera and the field."""
 
 
 @dataclass(frozen=True)
 class RegionOfInterest:
-    """Part of the sensor that is read out, in unbinned pixels; zero size means all of it."""
+    """The part of the sensor that is read out, in unbinned pixels; zero size = the whole sensor."""
 
     x_offset: int = 0
     y_offset: int = 0
@@ -40,19 +40,19 @@ class RegionOfInterest:
 
 @dataclass(frozen=True, eq=False)
 class CameraInfo:
-    """The fields of sensor_msgs/CameraInfo that matter, ROS 1 and ROS 2 alike.
+    """The fields of sensor_msgs/CameraInfo that are used, of ROS 1 and ROS 2.
 
-    The rectification matrix R is left out on purpose: a widely used converter fills it with a
-    matrix that is no rotation, and for a single camera it says nothing.
+    The rectification matrix R is not used: it has no meaning for a single camera, and a widely
+    used converter fills it with a matrix that is not a rotation.
 
     Attributes:
-        width, height: full resolution the calibration was made at, pixels.
+        width, height: full resolution of the calibration, pixels.
         K: 9 numbers, row-major intrinsics of the raw image.
         P: 12 numbers, row-major projection of the rectified image; may be all zero.
         D: distortion coefficients; empty or zero for rectified images.
-        distortion_model: name; drivers of rectified images leave it empty.
-        binning_x, binning_y: pixels joined by the camera; 0 and 1 both mean none.
-        roi: region of the sensor the images show.
+        distortion_model: name; empty from drivers of rectified images.
+        binning_x, binning_y: pixels binned by the camera; 0 and 1 both mean no binning.
+        roi: region of the sensor in the images.
         frame_id: optical frame of the camera.
     """
 
@@ -71,18 +71,18 @@ class CameraInfo:
 def calibration_from_camera_info(
     info: CameraInfo, name: str, ego_T_cam: Float64, rectified: bool
 ) -> CameraCalibration:
-    """The calibration of the images that come with a camera_info.
+    """The calibration of the images that belong to a camera_info.
 
     Args:
         info: the message.
         name: camera name in the model's vocabulary.
         ego_T_cam: (4, 4) extrinsics, optical frame to ego.
-        rectified: whether the images are those of an ``image_rect`` topic. Then P holds and
-            there is no distortion; otherwise K and D hold.
+        rectified: whether the images come from an ``image_rect`` topic. Then P applies without
+            distortion; otherwise K and D apply.
 
     Raises:
-        CalibrationError: no or impossible intrinsics, an unknown lens model, or a wrong coefficient
-            count.
+        CalibrationError: missing or invalid intrinsics, an unknown lens model, or a wrong number
+            of coefficients.
     """
     K = np.asarray(info.K, dtype=np.float64).reshape(3, 3)
     P = np.asarray(info.P, dtype=np.float64).reshape(-1, 4)
@@ -140,11 +140,11 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
     """Read a rig file; docs/bags.md describes the keys.
 
     Args:
-        name_or_path: a path, or a shipped rig: ``nuscenes``, rounded nominal numbers of the
+        name_or_path: a path, or the shipped rig ``nuscenes``, with rounded nominal numbers of the
             nuScenes vehicles.
 
     Raises:
-        YamlError: missing file, missing or wrong key.
+        YamlError: the file is missing, or a key is missing or wrong.
     """
     top = read_yaml(name_or_path, "occ_perception.sensing.rigs", "rig")
     top.allow("cameras", "lidar", "description")
@@ -156,7 +156,7 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
 
 
 def save_rig(path: str | Path, rig: CameraRig, description: str = "") -> None:
-    """Write a rig file that :func:`load_rig` reads back with the same numbers."""
+    """Write a rig file; :func:`load_rig` reads back the same numbers."""
     content: dict[str, Any] = {"description": description} if description else {}
     content["cameras"] = {camera.name: _section_from_camera(camera) for camera in rig.cameras}
     if rig.ego_T_lidar is not None:

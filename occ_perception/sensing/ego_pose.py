@@ -1,4 +1,4 @@
-"""Where the vehicle was when a camera exposed: poses buffered and interpolated."""
+"""The ego pose at the exposure of a camera: a buffer of poses with interpolation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 
 
 class PoseUnavailable(LookupError):  # noqa: N818 - states a fact about a stamp
-    """There is no pose for a stamp, and none will come: a gap, or before everything known.
+    """There is no pose for a stamp: it lies in a gap, or before all known poses.
 
     Attributes:
         too_early_to_tell: a pose may still arrive; waiting can help.
@@ -23,34 +23,34 @@ class PoseUnavailable(LookupError):  # noqa: N818 - states a fact about a stamp
 
 
 class PoseNotYet(PoseUnavailable):
-    """The stamp is newer than what is known; a pose may still arrive."""
+    """The stamp is newer than the known poses; a pose may still arrive."""
 
     too_early_to_tell = True
 
 
 class EgoPoses(Protocol):
-    """Anything that knows ``world_T_ego`` over time: a :class:`PoseBuffer`, a chain in tf."""
+    """A source of ``world_T_ego`` over time: a :class:`PoseBuffer`, or a chain of frames in tf."""
 
     def at(self, stamp_ns: int) -> Float64:
         """(4, 4) ``world_T_ego`` at a stamp; raises :class:`PoseUnavailable`."""
 
     def settled(self, stamp_ns: int) -> bool:
-        """Whether what :meth:`at` says about a stamp will not change with newer poses."""
+        """Whether newer poses cannot change the result of :meth:`at` for this stamp."""
 
 
 class PoseBuffer:
     """Poses of one frame in another over the last seconds.
 
-    Between two poses translation is interpolated linearly and rotation by slerp. Beyond the newest
-    or before the oldest pose the motion of the neighbouring ``max_extrapolation_ns`` goes on at
-    constant velocity, for at most ``max_extrapolation_ns``.
+    Between two poses translation is interpolated linearly and rotation by slerp. After the newest
+    and before the oldest pose, the motion of the neighbouring ``max_extrapolation_ns`` is continued
+    at constant velocity, for at most ``max_extrapolation_ns``.
 
     Args:
-        max_extrapolation_ns: how far outside the known span a pose may be guessed.
-        max_gap_ns: how far apart two poses may be to interpolate between them. The default lets
-            poses at nuScenes keyframes (0.4 to 0.6 s apart) pass and a lost second not.
-        horizon_ns: poses older than the newest one by more than this are forgotten.
-        name: what the poses are of; used in messages.
+        max_extrapolation_ns: longest extrapolation outside the known span.
+        max_gap_ns: longest gap between two poses that is interpolated across. The default accepts
+            poses at nuScenes keyframes (0.4 to 0.6 s apart) and rejects a lost second.
+        horizon_ns: poses older than the newest one by more than this are dropped.
+        name: name of the poses in messages.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class PoseBuffer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all poses."""
+        """Drop all poses."""
         self._stamps: list[int] = []
         self._poses: list[Float64] = []
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
-        """Oldest and newest stamp, None while there is no pose."""
+        """Oldest and newest stamp; None while there is no pose."""
         return (self._stamps[0], self._stamps[-1]) if self._stamps else None
 
     def add(self, stamp_ns: int, world_T_ego: ArrayLike) -> None:
-        """Take a pose (4, 4); order does not matter, an equal stamp replaces.
+        """Add a pose (4, 4), in any order; a pose with an equal stamp is replaced.
 
         Raises:
-            TimeJump: the stamp is more than 1 s older than the newest pose; see there.
+            TimeJump: the stamp is more than 1 s older than the newest pose.
         """
         if self._stamps and stamp_ns < self._stamps[-1] - BACKWARD_JUMP_NS:
             raise TimeJump(self.name, self._stamps[-1], stamp_ns)
@@ -95,7 +95,7 @@ class PoseBuffer:
         del self._stamps[:forget], self._poses[:forget]
 
     def settled(self, stamp_ns: int) -> bool:
-        """Whether newer poses cannot change what :meth:`at` says about the stamp."""
+        """Whether newer poses cannot change the result of :meth:`at` for this stamp."""
         if not self._stamps:
             return False
         oldest, newest = self._stamps[0], self._stamps[-1]
@@ -105,12 +105,13 @@ class PoseBuffer:
         return out_of_reach or newest >= oldest + self.max_extrapolation_ns
 
     def at(self, stamp_ns: int) -> Float64:
-        """(4, 4) ``world_T_ego``; exactly the pose that was given where one has this stamp.
+        """(4, 4) ``world_T_ego``; if a pose has this stamp, exactly that pose.
 
         Raises:
-            PoseNotYet: newer than the newest pose by more than the extrapolation limit, or too few
-                poses to extrapolate.
-            PoseUnavailable: in a gap longer than ``max_gap_ns``, or older than all poses.
+            PoseNotYet: the stamp is newer than the newest pose by more than the extrapolation
+                limit, or there are too few poses to extrapolate.
+            PoseUnavailable: the stamp lies in a gap longer than ``max_gap_ns``, or before all
+                poses.
         """
         if not self._stamps:
             raise PoseNotYet(f"{self.name}: none received yet")
@@ -132,8 +133,8 @@ class PoseBuffer:
     def _after_newest(self, stamp_ns: int) -> Float64:
         newest = self._stamps[-1]
         ahead = stamp_ns - newest
-        # Motion over a baseline as long as the extrapolation: two poses a millisecond apart would
-        # multiply their noise.
+        # The baseline is as long as the extrapolation: a baseline of a millisecond would amplify
+        # the noise of its two poses.
         start = max(bisect_left(self._stamps, newest - self.max_extrapolation_ns + 1) - 1, 0)
         too_sparse = newest - self._stamps[start] > self.max_gap_ns
         if ahead > self.max_extrapolation_ns or len(self._stamps) < 2 or too_sparse:
@@ -156,7 +157,7 @@ class PoseBuffer:
         end = bisect_left(self._stamps, oldest + self.max_extrapolation_ns)
         if len(self._stamps) < 2 or end == len(self._stamps):
             if self._stamps[-1] == oldest:
-                raise PoseNotYet(f"{self.name}: a single pose does not tell the motion before it")
+                raise PoseNotYet(f"{self.name}: extrapolation needs two poses, there is one")
             end = len(self._stamps) - 1
         if self._stamps[end] - oldest > self.max_gap_ns:
             raise PoseUnavailable(

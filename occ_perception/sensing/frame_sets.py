@@ -1,7 +1,7 @@
-"""Grouping the images of one rotation: the frame set rule.
+"""The frame set rule: groups the images of one lidar rotation.
 
-Cameras that a spinning lidar triggers fire one after the other, so images that belong together
-never share a stamp. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. A
+Cameras triggered by a spinning lidar expose one after the other, so the images of a frame set have
+different stamps. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. A
 frame set is therefore one image of the reference camera and one of every other camera such that
 newest minus oldest stamp stays within a tolerance.
 """
@@ -22,10 +22,10 @@ class FrameSet:
 
     Attributes:
         reference_stamp_ns: stamp of the reference camera's image, which every frame set has.
-        payloads: camera -> what was given to :meth:`FrameSetGrouper.add`.
-        stamps_ns: camera -> its stamp, for the same cameras.
+        payloads: camera -> payload passed to :meth:`FrameSetGrouper.add`.
+        stamps_ns: camera -> stamp, for the same cameras.
         missing: cameras without an image in this frame set, in the grouper's order.
-        reused: cameras whose image is of an earlier frame set, see
+        reused: cameras whose image comes from an earlier frame set, see
             :class:`~.assembly.LastImages`.
     """
 
@@ -49,15 +49,15 @@ class FrameSet:
 
 @dataclass
 class FrameSetCounters:
-    """What became of the images and frame sets since construction; a reset does not clear them.
+    """Counts of images and frame sets since construction; a reset does not clear them.
 
     Attributes:
         complete: frame sets with every camera.
-        incomplete: frame sets closed without some camera.
-        late: images whose frame set had been closed, or older than it.
+        incomplete: frame sets closed with a camera missing.
+        late: images whose frame set was already closed, or older ones.
         out_of_order: images older than an earlier one of the same camera.
-        duplicate: images with a stamp that the same camera had already sent; ignored.
-        unmatched: images that found no frame set (no reference image near them, or overflow).
+        duplicate: images with a stamp that the same camera has already sent; ignored.
+        unmatched: images in no frame set (no reference image near them, or overflow).
     """
 
     complete: int = 0
@@ -69,26 +69,26 @@ class FrameSetCounters:
 
 
 class FrameSetGrouper:
-    """Groups images into frame sets as they arrive; pure, without threads or a clock of its own.
+    """Groups images into frame sets as they arrive, without threads or a clock of its own.
 
-    A frame set closes when every camera has an image for it, or incomplete when ``deadline_ns``
-    has passed since the reference image arrived, or when a later frame set is complete (images
-    of one camera arrive in order, so what is missing will not come any more). Frame sets come out
-    in the order of their reference stamps, and no image is used twice. Among the possible
-    combinations the one with most cameras wins, then the one with the smallest spread. (In an
-    incomplete frame set the gap may be filled by an image of the rotation before, if that one has
-    no frame set of its own because its reference image was lost.)
+    A frame set closes when every camera has an image for it. It closes incomplete when
+    ``deadline_ns`` has passed since the reference image arrived, or when a later frame set is
+    complete: images of one camera arrive in order, so a missing one cannot arrive any more. Frame
+    sets are returned in the order of their reference stamps, and no image is used twice. Among the
+    possible combinations the one with the most cameras is used, then the one with the smallest
+    spread. (An incomplete frame set may contain an image of the rotation before, if that rotation
+    has no frame set because its reference image was lost.)
 
     Args:
         cameras: names of the cameras of a complete frame set.
-        reference_camera: the camera whose stamp is the frame set's.
+        reference_camera: the camera whose stamp is the stamp of the frame set.
         tolerance_ns: largest spread of a frame set. For nuScenes it must exceed 43 ms, the spread
             of a real frame set, and stay below 73 ms, from where on an image of the rotation
             before fits in. In general it lies between the spread of a frame set and the frame set
             period minus the largest step from one camera to the next; cameras triggered together at
             30 Hz need a tolerance below 33 ms.
         deadline_ns: how long to wait for missing images after the reference image.
-        max_pending: images kept per camera; the oldest is given up beyond that.
+        max_pending: images kept per camera; beyond that the oldest is dropped.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FrameSetGrouper:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images and stamps, e.g. after a :class:`TimeJump`; counters stay."""
+        """Drop all images and stamps, e.g. after a :class:`TimeJump`; counters stay."""
         self._stamps: dict[str, list[int]] = {camera: [] for camera in self.cameras}
         self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
         self._newest: dict[str, int] = {}
@@ -131,15 +131,15 @@ class FrameSetGrouper:
             camera: one of :attr:`cameras`.
             stamp_ns: exposure stamp.
             payload: the image, or any handle to it.
-            now_ns: time of arrival on the clock that :meth:`expire` is called with; without it
-                stamps are taken as the clock.
+            now_ns: time of arrival on the clock that :meth:`expire` is called with; by default
+                the stamp.
 
         Raises:
             KeyError: unknown camera.
-            TimeJump: the camera's stamps went back by more than 1 s; see there.
+            TimeJump: the camera's stamps went back by more than 1 s.
         """
         if camera not in self._stamps:
-            raise KeyError(f"camera {camera!r} is none of {', '.join(self.cameras)}")
+            raise KeyError(f"unknown camera {camera!r}, expected one of {', '.join(self.cameras)}")
         newest = self._newest.get(camera, stamp_ns)
         if stamp_ns < newest - BACKWARD_JUMP_NS:
             raise TimeJump(camera, newest, stamp_ns)
@@ -158,7 +158,7 @@ class FrameSetGrouper:
         return self._close_up_to(expired[-1]) if expired else []
 
     def flush(self) -> list[FrameSet]:
-        """Close everything that has a reference image, complete or not; the input has ended."""
+        """Close every frame set that has a reference image, because the input has ended."""
         references = self._stamps[self.reference_camera]
         frame_sets = self._close_up_to(references[-1]) if references else []
         for camera in self.cameras:
@@ -166,7 +166,7 @@ class FrameSetGrouper:
         return frame_sets
 
     def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int, now_ns: int) -> None:
-        """Store an image unless it is a duplicate or comes too late."""
+        """Store an image unless it is a duplicate or too late."""
         if stamp_ns in self._payloads[camera] or (
             self._last is not None and self._last.stamps_ns.get(camera) == stamp_ns
         ):
@@ -186,7 +186,7 @@ class FrameSetGrouper:
             self._drop_older(camera, stamps[1])  # it may be this one
 
     def _is_late(self, camera: str, stamp_ns: int) -> bool:
-        """Whether the image belongs to the last closed frame set or to a time before it."""
+        """Whether the image belongs to the last closed frame set or to an earlier one."""
         if self._last is None:
             return False
         if camera in self._last.stamps_ns:
@@ -218,7 +218,7 @@ class FrameSetGrouper:
             missing=tuple(camera for camera in self.cameras if camera not in chosen),
         )
         for camera in self.cameras:
-            # Older ones are out of reach for every later reference image.
+            # Older images cannot match any later reference image.
             self._drop_older(camera, chosen.get(camera, reference_stamp_ns - self.tolerance_ns))
         for camera, stamp in chosen.items():
             self._stamps[camera].remove(stamp)
@@ -242,9 +242,9 @@ class FrameSetGrouper:
         self.counters.unmatched += count
 
     def _best_combination(self, reference_stamp_ns: int) -> dict[str, int]:
-        """Camera -> stamp of the best frame set around a reference image that is pending.
+        """Camera -> stamp of the best frame set around a pending reference image.
 
-        Every possible oldest image is tried; given it, the earliest image of each camera from
+        Every possible oldest image is tried. For each, the earliest image of every camera from
         there on gives the smallest spread.
         """
         starts = {reference_stamp_ns} | {

@@ -1,9 +1,8 @@
-"""ROS messages as plain values, whichever library made the message object.
+"""Converts ROS messages into plain values, for message objects of rclpy and of the bag reader.
 
-rclpy and the bag reader give objects with the same attribute names, so the mapping from message to
-value is written once, here, without importing either. Messages of grids and points that contradict
-themselves are refused with a ``MessageError`` that says what is wrong; nothing here returns what it
-is not sure of.
+Both libraries use the same attribute names, so the conversion is written once and imports neither.
+Messages of grids and points that contradict themselves are refused with a ``MessageError`` that
+says what is wrong.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def image_from_message(message: Any) -> SensorImage | EncodedImage:
 
 
 def camera_info_from_message(message: Any) -> CameraInfo:
-    """The fields of a sensor_msgs/CameraInfo; ROS 1 names its matrices in upper case."""
+    """The fields of a sensor_msgs/CameraInfo; in ROS 1 the matrices have upper-case names."""
 
     def matrix(name: str) -> tuple[float, ...]:
         values = (
@@ -79,7 +78,10 @@ def camera_info_from_message(message: Any) -> CameraInfo:
 
 
 def is_about(odometry: Any, frame: str) -> bool:
-    """Whether a nav_msgs/Odometry is about a frame; one that names none is believed."""
+    """Whether a nav_msgs/Odometry gives the pose of ``frame``.
+
+    True if ``child_frame_id`` equals ``frame`` or is empty.
+    """
     child = odometry.child_frame_id.lstrip("/")
     return child in ("", frame)
 
@@ -111,10 +113,10 @@ def _matrix(vector: Any, quaternion: Any) -> Float64:
 
 
 def points_from_message(message: Any) -> NDArray[np.void]:
-    """The points (n,) of a sensor_msgs/PointCloud2 with its fields as named columns.
+    """The points (n,) of a sensor_msgs/PointCloud2, with its fields as named columns.
 
     Raises:
-        MessageError: no x, y, z, a field of no known type, or less data than promised.
+        MessageError: x, y or z is missing, a field has an unknown type, or data is too short.
     """
     fields = {field.name: field for field in message.fields}
     order = ">" if message.is_bigendian else "<"
@@ -141,7 +143,7 @@ def points_from_message(message: Any) -> NDArray[np.void]:
 
 
 def positions_from_message(message: Any) -> NDArray[np.float64]:
-    """Where the points of a sensor_msgs/PointCloud2 lie, (n, 3), without those not measured.
+    """The positions (n, 3) of a sensor_msgs/PointCloud2, without points that are not finite.
 
     Raises:
         MessageError: as :func:`points_from_message`.
@@ -158,12 +160,12 @@ def positions_from_message(message: Any) -> NDArray[np.float64]:
 def prediction_from_message(message: Any) -> OccupancyPrediction:
     """Decode and check an occ_msgs/SemanticOccupancy.
 
-    The grid's position is given by ``grid.lower`` along the axes of ``ego_T_grid``, which holds
-    the rotation only. Flow and timings are not part of this message.
+    The grid's position is ``grid.lower`` along the axes of ``ego_T_grid``, which holds only the
+    rotation. Flow and timings are not part of this message.
 
     Raises:
-        MessageError: the message contradicts itself or has a layout this version does not know; the
-            text says which field, what was expected and what was got.
+        MessageError: the message contradicts itself or has an unknown format version; the text
+            names the field, the expected and the actual value.
     """
     check_format_version(message.format_version)
     grid, ego_T_grid = _grid(message.grid)
@@ -177,7 +179,7 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
     if len(message.camera_names) != len(message.camera_stamps):
         raise MessageError(
             f"camera_names has {len(message.camera_names)} entries and camera_stamps "
-            f"{len(message.camera_stamps)}, expected as many"
+            f"{len(message.camera_stamps)}, expected the same number"
         )
     encoded = EncodedOccupancy(
         encoding=message.encoding,
@@ -207,7 +209,7 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
 
 
 def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
-    """Decode an occ_msgs/OccupancyFlow: (X, Y, Z, 2) float32 m/s, zero where none is reported.
+    """Decode an occ_msgs/OccupancyFlow: (X, Y, Z, 2) float32 m/s, zero for unlisted voxels.
 
     Raises:
         MessageError: as in :func:`prediction_from_message`.
@@ -224,7 +226,7 @@ def flow_from_message(message: Any) -> tuple[NDArray[np.float32], VoxelGrid]:
 
 
 def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
-    """Voxels of an occ_msgs/GridGeometry, and the rotation of their axes as ``ego_T_grid``."""
+    """The grid of an occ_msgs/GridGeometry, and the rotation of its axes as ``ego_T_grid``."""
     dims = tuple(int(count) for count in message.dims)
     if 0 in dims:
         raise MessageError(f"grid.dims is {dims}, expected three positive counts")
@@ -247,7 +249,7 @@ def _grid(message: Any) -> tuple[VoxelGrid, Float64]:
 
 
 def _shortest_decimal(value: float) -> float:
-    """0.4 for the float32 nearest to 0.4: the number somebody wrote, not its binary shadow."""
+    """The shortest decimal that gives this float32, e.g. 0.4 for the float32 nearest to 0.4."""
     return float(str(np.float32(value)))
 
 

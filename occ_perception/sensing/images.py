@@ -1,9 +1,9 @@
-"""Decoding of what cameras send into RGB images, without cv_bridge.
+"""Decodes image messages into RGB images, without cv_bridge.
 
-One decoder serves the node and the offline tools. JPEG goes through OpenCV: on real nuScenes
-images its result equals Pillow's bit for bit (the published preprocessing reads with Pillow) in
-half the time; docs/bags.md has the measurement. OpenCV however fills what is missing of a damaged
-JPEG with grey and reports success, so the file structure is checked here first.
+One decoder serves the node and the offline tools. JPEG is decoded by OpenCV: on real nuScenes
+images its result equals that of Pillow, which the reference code uses, bit for bit in half the
+time (measured in docs/bags.md). OpenCV however fills the missing part of a damaged JPEG with grey
+and reports success, so the file structure is checked here first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageError(OccError):
-    """An image that cannot be decoded; the message says why and what to do."""
+    """An image that cannot be decoded; the message states the reason and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class SensorImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """The fields of a compressed image message; ``format`` is free text and only informs."""
+    """The fields of a compressed image message; ``format`` is free text for error messages."""
 
     format: str
     data: Any
@@ -61,16 +61,16 @@ class EncodedImage:
 def decode_image(
     image: SensorImage | EncodedImage, encoding_override: str | None = None
 ) -> RgbImage:
-    """Decode to RGB, in memory of its own.
+    """Decode to RGB; the result shares no memory with the message.
 
     Args:
         image: a raw or compressed image.
-        encoding_override: take raw data as this encoding whatever the message says; needed for
-            ``8UC3``, which does not say what its channels are. Compressed images ignore it.
+        encoding_override: encoding of raw data, instead of the one in the message; needed for
+            ``8UC3``, which does not define its channels. Ignored for compressed images.
 
     Returns:
-        (H, W, 3) uint8 RGB. EXIF orientation is ignored: intrinsics belong to the sensor's rows
-        and columns.
+        (H, W, 3) uint8 RGB. EXIF orientation is ignored, because intrinsics refer to the sensor's
+        rows and columns.
 
     Raises:
         ImageError: unknown encoding, inconsistent sizes, truncated or corrupt data.
@@ -89,7 +89,7 @@ def _convert_with(code: int) -> Callable[[NDArray[Any]], RgbImage]:
 
 @dataclass(frozen=True)
 class _PixelFormat:
-    """Samples per pixel, bytes per sample, and the way to RGB."""
+    """Samples per pixel, bytes per sample, and the conversion to RGB."""
 
     channels: int
     sample_bytes: int
@@ -134,8 +134,8 @@ def _decode_raw(image: SensorImage, encoding_override: str | None) -> RgbImage:
     if encoding == "8uc3":
         raise ImageError(
             "encoding 8UC3 does not say whether the channels are RGB or BGR; set the camera's "
-            "encoding to bgr8 or rgb8 in the topic layout (drivers that pass OpenCV images "
-            "through mean bgr8)"
+            "encoding to bgr8 or rgb8 in the topic layout (drivers that forward OpenCV images "
+            "send bgr8)"
         )
     if encoding not in RAW_ENCODINGS:
         raise ImageError(
@@ -161,7 +161,7 @@ def _decode_raw(image: SensorImage, encoding_override: str | None) -> RgbImage:
 def _rows(
     image: SensorImage, rows: int, samples_per_row: int, pixel_format: _PixelFormat
 ) -> NDArray[Any]:
-    """The samples without row padding, (rows, samples_per_row)."""
+    """The samples (rows, samples_per_row), without row padding."""
     data = np.frombuffer(image.data, dtype=np.uint8)
     row_bytes = samples_per_row * pixel_format.sample_bytes
     if image.height <= 0 or image.width <= 0 or image.step < row_bytes:
@@ -169,7 +169,7 @@ def _rows(
             f"image of {image.width}x{image.height} pixels with {image.step} bytes per row; "
             f"its encoding needs at least {row_bytes} bytes per row"
         )
-    # The padding of the last row may be left out.
+    # The padding of the last row may be missing.
     needed = image.step * (rows - 1) + row_bytes
     if data.size < needed:
         raise ImageError(f"image data is truncated: {data.size} bytes, expected {needed}")
@@ -181,7 +181,7 @@ def _rows(
 
 
 def _to_8_bit(samples: NDArray[Any]) -> RgbImage:
-    """Full 16-bit range to full 8-bit range, rounded: x * 255 / 65535 = x / 257."""
+    """The full 16-bit range mapped to the full 8-bit range, rounded: x * 255 / 65535 = x / 257."""
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -197,16 +197,16 @@ def _decode_nv12(image: SensorImage) -> RgbImage:
 
 
 def check_compressed(image: EncodedImage) -> None:
-    """Check that the data is a whole JPEG or PNG file, in a fraction of the time of decoding it.
+    """Check that the data is a complete JPEG or PNG file, in a fraction of the decoding time.
 
     Raises:
-        ImageError: another format, truncated or visibly damaged.
+        ImageError: another format, truncated, or damaged in its structure.
     """
     data = np.frombuffer(image.data, dtype=np.uint8)
     start = data[:20].tobytes()
     if "compresseddepth" in image.format.lower() or start[12:] == _PNG_MAGIC:
         raise ImageError(
-            "compressedDepth carries distances, not an image; subscribe to the colour image"
+            "compressedDepth holds depth, not a colour image; subscribe to the colour image"
         )
     if start.startswith(_JPEG_MAGIC):
         kind, problem = "JPEG", _jpeg_problem(data)
@@ -230,10 +230,10 @@ def _decode_compressed(image: EncodedImage) -> RgbImage:
     except cv2.error as error:
         raise ImageError(f"image of {data.size} bytes cannot be decoded: {error}") from error
     if decoded is None:
-        raise ImageError(f"image of {data.size} bytes is damaged: the decoder gave up")
+        raise ImageError(f"image of {data.size} bytes is damaged: the decoder failed")
     if decoded.dtype == np.uint16:
         decoded = _to_8_bit(decoded)
-    # IMREAD_COLOR_RGB would save a pass, but the OpenCV of older ROS distributions lacks it.
+    # IMREAD_COLOR_RGB would save a pass; the OpenCV of older ROS distributions lacks it.
     return _convert_with(cv2.COLOR_BGR2RGB)(decoded)
 
 
@@ -243,10 +243,10 @@ _BETWEEN_SCANS = {_EOI, _SOS, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 
 def _jpeg_problem(data: NDArray[np.uint8]) -> str | None:
-    """What is wrong with the marker structure (ITU-T T.81, annex B) from start to end of image.
+    """An error in the marker structure (ITU-T T.81, annex B) from start to end of image, or None.
 
-    Finds data that ends early and damage that makes illegal markers; damage that yields other
-    legal Huffman codes only shows in the image.
+    Finds data that ends early and damage that creates illegal markers. Damage that creates other
+    legal Huffman codes is not found.
     """
     following = data[1:]
     in_scan = (data[:-1] == 0xFF) & (following != 0x00) & (following != 0xFF)
@@ -275,7 +275,7 @@ def _jpeg_problem(data: NDArray[np.uint8]) -> str | None:
 
 
 def _png_problem(data: NDArray[np.uint8]) -> str | None:
-    """What is wrong with the chunks (PNG specification, section 5): lengths and checksums."""
+    """An error in the chunks' lengths or checksums (PNG specification, section 5), or None."""
     content = data.data
     position = len(_PNG_MAGIC)
     while position + 12 <= len(content):

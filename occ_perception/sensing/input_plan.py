@@ -1,6 +1,6 @@
-"""Which inputs there are: a topic layout, what a model asks for and rig files put together.
+"""The input plan: combines a topic layout, the cameras of a model, and rig files.
 
-The node, the live view and the reader of recordings all ask here, so that they read the same
+The node, the live view and the reader of recordings all use it, so that they read the same
 cameras.
 """
 
@@ -17,7 +17,7 @@ from occ_perception.sensing.layouts import CameraTopics, PoseSource, TopicLayout
 
 
 class InputPlanError(OccError):
-    """Layout, model and rig do not go together; the text says which part is missing."""
+    """Layout, model and rig do not match; the text says which part is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +25,14 @@ class InputPlan:
     """The inputs to read.
 
     Attributes:
-        layout: the cameras to read, in the model's order and under its names, and all else that a
-            layout states. ``camera_info`` is empty for cameras whose calibration is in ``given``.
-        given: a rig that holds for everything it names, whatever messages say; None without.
-        nominal: the layout's rig, for what messages do not say; None without, and where a rig is
-            given.
-        absent: the model's cameras that layout or given rig do not have.
-        lidar_frame: the lidar in tf, where its mount is needed and ``given`` does not have it;
-            empty else.
+        layout: the layout with the cameras to read, in the model's order and under its names.
+            ``camera_info`` is empty for cameras whose calibration is in ``given``.
+        given: a rig that takes precedence over messages; None if there is none.
+        nominal: the layout's rig, for calibrations that no message contains; None if there is
+            none, or if a rig is given.
+        absent: cameras of the model that the layout or the given rig lacks.
+        lidar_frame: frame of the lidar in tf, if its mount is needed and ``given`` lacks it;
+            otherwise empty.
     """
 
     layout: TopicLayout
@@ -53,7 +53,7 @@ class InputPlan:
 
     @property
     def reference_camera(self) -> str:
-        """Camera whose stamp a grid is expressed at."""
+        """Camera whose stamp is the time of the grid."""
         return self.layout.reference_camera
 
     @property
@@ -63,12 +63,12 @@ class InputPlan:
 
     @property
     def encodings(self) -> dict[str, str]:
-        """Camera -> encoding to read its raw images as."""
+        """Camera -> encoding of its raw images."""
         return {camera.name: camera.encoding for camera in self.cameras if camera.encoding}
 
     @property
     def needs_tf(self) -> bool:
-        """Whether the pose or a sensor's mount is known from tf only."""
+        """Whether the pose or the mount of a sensor can only come from tf."""
         if self.pose.kind == "tf" or any(camera.camera_info for camera in self.cameras):
             return True
         no_file_has_it = self.nominal is None or self.nominal.ego_T_lidar is None
@@ -76,7 +76,7 @@ class InputPlan:
 
     @property
     def reads_tf(self) -> bool:
-        """Whether tf can add something, be it the mounts that a nominal rig knows roughly."""
+        """Whether tf is needed, or can replace the nominal mounts of the layout's rig."""
         return self.needs_tf or self.nominal is not None
 
 
@@ -89,14 +89,14 @@ def plan_inputs(
     """Resolve a layout for a model.
 
     Args:
-        layout: what there is; for a model, under the model's names (:meth:`TopicLayout.for_model`).
-        rig: a given rig, or its name or path, cameras under the names of the layout's file.
-        cameras: those of the model. Where it has some that layout or rig do not have, it runs
-            without. None where no model asks: then a given rig must have all of the layout's.
-        needs_lidar_mount: whether the model must know where the lidar is.
+        layout: the layout; for a model under its names, see :meth:`TopicLayout.for_model`.
+        rig: a given rig, or its name or path, with the camera names of the layout's file.
+        cameras: cameras of the model; it runs without those that layout or rig lack. None without
+            a model: then a given rig must have all cameras of the layout.
+        needs_lidar_mount: whether the model needs the mount of the lidar.
 
     Raises:
-        InputPlanError: the parts do not go together.
+        InputPlanError: the parts do not match.
         YamlError: a rig file is wrong.
         LayoutError: the given rig does not have the reference camera.
     """
@@ -141,7 +141,7 @@ def _loaded(
 def _only_given(
     layout: TopicLayout, given: CameraRig, cameras: Sequence[str] | None
 ) -> TopicLayout:
-    """The layout with the given rig's cameras, whose camera_info nobody needs."""
+    """The layout with the cameras of the given rig; their camera_info is not needed."""
     if cameras is not None:
         layout = layout.only(given.names)
     if missing := [name for name in layout.camera_names if name not in given.names]:

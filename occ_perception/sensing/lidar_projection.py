@@ -1,4 +1,4 @@
-"""Lidar points in the images: depth and class of the point in each input pixel.
+"""Projects lidar points into images: depth and class of the point in each input pixel.
 
 Legend: N cameras, P points, H, W network input size.
 """
@@ -17,15 +17,15 @@ from occ_perception.labels import UNKNOWN_CLASS
 Int64 = NDArray[np.int64]
 
 Winners = Callable[[Int64, NDArray[np.float32]], Int64]
-"""Which points are kept: from pixel numbers and depths, positions with one per pixel."""
+"""Selects one point per pixel: from pixel numbers and depths to indices of the kept points."""
 
 
 class LidarProjection(NamedTuple):
-    """What the lidar says about the pixels of one camera.
+    """Lidar depth and classes of the pixels of one camera.
 
     Attributes:
-        depth_HW: float32 metres along the optical axis, 0 where no point fell.
-        classes_HW: uint8 class ids, 255 where none; None where points have no classes.
+        depth_HW: float32 metres along the optical axis, 0 for pixels without a point.
+        classes_HW: uint8 class ids, 255 for pixels without a point; None if points have no classes.
     """
 
     depth_HW: NDArray[np.float32]
@@ -33,17 +33,18 @@ class LidarProjection(NamedTuple):
 
 
 def nearest_point(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
-    """Of the points in a pixel the nearest one."""
+    """Keep the nearest point of each pixel."""
     order = np.lexsort((depths, pixels))
     return order[_firsts(pixels[order])]
 
 
 def first_by_float32_rank(pixels: Int64, depths: NDArray[np.float32]) -> Int64:
-    """The published rule: first by ``pixel + depth / 100``, added in single precision.
+    """Keep the first point by ``pixel + depth / 100``, the rule of the reference code.
 
-    In a big image the sum has steps of 0.0156 and more, so that points within 1.6 m of each
-    other (12 m at 896x1600) count as equal and any of them may be kept: here the earlier one.
-    Only comparisons with published depth-assisted results need it.
+    The sum is computed in single precision. In a big image it has steps of 0.0156 and more, so that
+    points within 1.6 m of each other (12 m at 896x1600) count as equal and any of them may be kept;
+    this function keeps the earlier one. Only comparisons with published depth-assisted results need
+    this rule.
     """
     ranks = pixels.astype(np.float32) + depths / np.float32(100.0)
     order = np.argsort(ranks, kind="stable")
@@ -70,13 +71,13 @@ def project_lidar(
 
     Args:
         points_P3: lidar frame, metres.
-        classes_P: class id per point, None without.
-        cam_T_lidar: (4, 4), from the lidar at its stamp to the camera at its own.
+        classes_P: class id per point; None if there are no classes.
+        cam_T_lidar: (4, 4), from the lidar at its stamp to the camera at its stamp.
         K: (3, 3) intrinsics at the native size.
         pixel_map: matrix (3, 3) and offset (3,), native pixel to input pixel.
         input_size: H, W.
-        depth_range: points nearer than the first or not nearer than the second are left out.
-        winners: which point of a pixel is kept.
+        depth_range: (minimum, maximum) in metres; the maximum is exclusive.
+        winners: rule that selects one point per pixel.
     """
     rows, columns = input_size
     in_camera = points_P3.astype(np.float64) @ cam_T_lidar[:3, :3].T + cam_T_lidar[:3, 3]

@@ -1,4 +1,4 @@
-"""Time that runs backwards: a bag that loops, a simulation that restarts."""
+"""Jumps back in time: a bag that loops, a simulation that restarts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ BACKWARD_JUMP_NS = 1_000_000_000
 Late and re-ordered messages stay well below: recorders that log in bursts deliver up to 0.5 s late.
 """
 
-# When a bag starts over, the last images before the jump may be delivered after the first ones
-# behind it, on other topics. For a moment everything from the end of the old line is refused.
+# When a bag starts over, the last images before the jump may arrive after the first ones behind
+# it, on other topics. For a while, messages from the end of the old time line are refused.
 _LEFTOVER_NS = 500_000_000
 _MOMENT_S = 0.5
 
 
 class TimeJump(Exception):  # noqa: N818 - an event that the caller handles, not a failure
-    """A source's stamps went back; what was buffered belongs to another time line.
+    """The stamps of a source went back; buffered data belongs to the old time line.
 
-    Whatever raised it is unchanged and has not taken the message. The caller resets everything
-    that holds stamped data (frame sets, poses, the stream) and then adds the message again.
+    The object that raised it is unchanged and has not taken the message. The caller resets
+    everything that holds stamped data (frame sets, poses, the stream), then adds the message again.
 
     Attributes:
         source: camera, frame or topic whose stamps jumped.
@@ -39,7 +39,7 @@ class TimeJump(Exception):  # noqa: N818 - an event that the caller handles, not
 
 
 class TimeLine:
-    """Counts jumps of live messages, and recognises leftovers of the time before the last one."""
+    """Counts jumps of live messages, and detects messages from before the last jump."""
 
     def __init__(self) -> None:
         self.jumps = 0
@@ -49,14 +49,14 @@ class TimeLine:
         self._alert_until = 0.0
 
     def jumped(self, old_end_ns: int, reason: str) -> None:
-        """Time went back; ``old_end_ns`` is the newest stamp before the jump."""
+        """Record a jump; ``old_end_ns`` is the newest stamp before it."""
         self.jumps += 1
         self.last_reason = reason
         self._old_end_ns = old_end_ns
         self._alert_until = time.monotonic() + _MOMENT_S
 
     def is_leftover(self, stamp_ns: int) -> bool:
-        """Whether a message belongs to the end of the line that was just left."""
+        """Whether a message belongs to the end of the time line before the last jump."""
         leftover = (
             time.monotonic() < self._alert_until and stamp_ns > self._old_end_ns - _LEFTOVER_NS
         )

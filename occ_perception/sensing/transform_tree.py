@@ -1,7 +1,7 @@
-"""The tree of frames that /tf and /tf_static describe, on plain numbers.
+"""The tree of frames in /tf and /tf_static, without ROS types.
 
-Bags of one family re-stamp the whole tree, camera mounts included, in every /tf message and have no
-/tf_static; others publish every mount as static. Both are looked up the same way here.
+Some bags publish the whole tree, camera mounts included, in every /tf message and have no
+/tf_static; others publish every mount as static. Both are looked up in the same way.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from occ_perception.geometry import Float64, invert_transform
 from occ_perception.sensing.ego_pose import PoseBuffer, PoseNotYet
 
-# A mount may be re-published with rounding noise, but not move.
+# A mount may be published again with rounding noise, but must not move.
 _MOUNT_SHIFT_M = 1e-3
 _MOUNT_TURN = 1e-4
-# Two steps within this time are motion; a lone one is another mount, as of another vehicle's bag.
+# Two changes within this time are motion; a single one is a new mount, e.g. of another vehicle.
 _MOTION_NS = 10_000_000_000
 
 
@@ -29,15 +29,15 @@ class TransformError(LookupError):
 class _Edge:
     parent: str
     parent_T_child: Float64
-    """The latest value; the only one where the edge is static."""
+    """The latest value; the only one if the edge is static."""
     is_static: bool
     history: PoseBuffer
     stepped_ns: int | None = None
-    """When a message last differed from the one before."""
+    """Stamp of the last message that differed from the one before it."""
     moves: bool = False
 
     def judge(self, stamp_ns: int, parent_T_child: Float64) -> bool:
-        """Compare a new value with the latest; whether that changes what is known of a mount."""
+        """Compare a new value with the latest; returns whether a static transform may change."""
         if not _differs(self.parent_T_child, parent_T_child):
             return False
         moved, stepped_ns = self.moves, self.stepped_ns
@@ -63,7 +63,7 @@ class TransformTree:
         self.max_gap_ns = max_gap_ns
         self._edges: dict[str, _Edge] = {}
         self.mount_changes = 0
-        """How often something came that :meth:`static_transform` may answer differently after."""
+        """Number of changes that may change a result of :meth:`static_transform`."""
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -72,19 +72,19 @@ class TransformTree:
         return tuple(sorted(parents | self._edges.keys()))
 
     def reset(self) -> None:
-        """Keep what is static only: the rest comes again, perhaps from another vehicle's bag."""
+        """Drop all but static transforms; the next ones may come from another vehicle's bag."""
         self._edges = {child: edge for child, edge in self._edges.items() if edge.is_static}
         for edge in self._edges.values():
             edge.history.reset()
         self.mount_changes += 1
 
     def rewind(self) -> None:
-        """The same messages come once more: forget what moved when, and keep every mount."""
+        """Drop the history before the same messages are read again; keep every mount."""
         for edge in self._edges.values():
             edge.history.reset()
 
     def forget_history(self, child: str) -> None:
-        """Forget when a frame was where; its newest transform stays."""
+        """Drop the history of a frame; its newest transform stays."""
         self._edges[child.lstrip("/")].history.reset()
 
     def add(
@@ -95,7 +95,7 @@ class TransformTree:
         parent_T_child: ArrayLike,
         static: bool = False,
     ) -> None:
-        """Take one transform of a tf message; leading slashes of frame names are dropped.
+        """Add one transform of a tf message; leading slashes of frame names are dropped.
 
         Raises:
             TransformError: the child already has another parent, or the edge closes a cycle.
@@ -120,10 +120,10 @@ class TransformTree:
         edge.parent_T_child = matrix
 
     def static_transform(self, target: str, source: str) -> Float64:
-        """``target_T_source`` (4, 4) between rigidly mounted frames, whatever topic told it.
+        """``target_T_source`` (4, 4) between rigidly connected frames, from either topic.
 
         Raises:
-            TransformError: a frame is unknown, the two are not connected, or the way between them
+            TransformError: a frame is unknown, the two are not connected, or the path between them
                 contains a moving edge.
         """
         up_source, up_target = self._ways(target, source)
@@ -150,7 +150,7 @@ class TransformTree:
         return TreePoses(self, world.lstrip("/"), ego.lstrip("/"))
 
     def _edges_between(self, target: str, source: str) -> tuple[list[_Edge], list[_Edge]]:
-        """Edges from the common ancestor to source and to target, top first."""
+        """Edges from the common ancestor to source and to target, starting at the ancestor."""
         up_source, up_target = self._ways(target, source)
         return (
             [self._edges[child] for child in up_source],
@@ -181,7 +181,7 @@ class TransformTree:
         return chain
 
     def _ways(self, target: str, source: str) -> tuple[list[str], list[str]]:
-        """Children on the way from the common ancestor down to source and to target."""
+        """Child frames on the paths from the common ancestor to source and to target."""
         target, source = target.lstrip("/"), source.lstrip("/")
         known = self.frames
         for frame in (target, source):
@@ -215,7 +215,7 @@ class TreePoses:
         """(4, 4) ``world_T_ego``.
 
         Raises:
-            PoseNotYet: a frame of the chain is not known yet, or an edge has no pose so new.
+            PoseNotYet: a frame of the chain is unknown, or the stamp is newer than an edge's poses.
             PoseUnavailable: an edge has a gap at the stamp.
         """
         to_ego, to_world = self._edges()

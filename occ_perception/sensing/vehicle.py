@@ -1,7 +1,7 @@
-"""Vehicle inputs: calibration, mounts and ego pose out of messages, for recordings and the node.
+"""Vehicle inputs: calibration, mounts and ego pose from messages, for recordings and the node.
 
-Both feed the same class in the order in which messages arrived, so the same messages give the same
-rig and the same poses, whether they come out of a file or over the network.
+Both feed the same class in the order in which messages arrived. The same messages therefore give
+the same rig and the same poses, from a file as well as over the network.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
 LIDAR = "lidar"
-"""Key of the lidar's mount among the problems, beside the names of the cameras."""
+"""Key of the lidar's mount among the problems; the other keys are camera names."""
 
-# No state of the tree: the rig must be made anew.
+# No state of the tree: the rig must be rebuilt.
 _NONE_SEEN = -1
-# An optical axis (z of an optical frame) that rises more steeply than 53 degrees is the z axis of
-# a body frame: a camera that looks at the sky sees no traffic.
+# An optical axis (z of an optical frame) that rises more steeply than 53 degrees is taken for the
+# z axis of a body frame: no useful camera looks at the sky.
 _RISING = 0.8
 
 
 class VehicleInputs:
-    """What messages say about a vehicle's sensors and motion; without threads or a clock.
+    """Calibration, mounts and ego pose of a vehicle, from its messages; without threads or a clock.
 
-    A given rig holds for everything it names. Otherwise intrinsics come from camera_info, of which
-    the newest holds, and mounts from tf. The nominal rig fills in what no message says: at once
-    for cameras that have no camera_info topic (their mount changes to tf's when that comes), for
-    the others once a recording was searched to its end (:meth:`fill_in`).
+    A given rig takes precedence for everything it contains. Otherwise intrinsics come from the
+    newest camera_info, and mounts from tf. The nominal rig fills in what no message contains: at
+    once for cameras without a camera_info topic (tf replaces their mount when it arrives), for
+    other cameras after a recording was searched to its end (:meth:`fill_in`).
 
-    What a message says is either taken or refused. Refused parts come back as sentences, without
-    the topic's name; the rest of the message is taken.
+    The methods ``take_...`` return the parts of a message that were refused, as sentences without
+    the topic's name; the rest of the message is used.
 
     Args:
-        plan: which cameras there are, the pose's source, the rigs.
+        plan: cameras, source of the pose, rigs.
         max_extrapolation_ns, max_gap_ns: limits of the poses, see :class:`PoseBuffer`.
 
     Attributes:
-        poses: the ego pose over time, out of odometry or tf.
-        changes: how often a complete rig was replaced by another one.
+        poses: the ego pose over time, from odometry or tf.
+        changes: number of times a complete rig was replaced by another one.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class VehicleInputs:
         self._nominal_mounts: list[str] = []
         self.changes = 0
 
-    # -- what arrives ----------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------
 
     def take_camera_info(self, camera: str, message: Any) -> tuple[str, ...]:
-        """A camera's calibration, as a sensor_msgs/CameraInfo or a :class:`CameraInfo`.
+        """Take a camera's calibration, as a sensor_msgs/CameraInfo or a :class:`CameraInfo`.
 
-        One that cannot be used does not replace one that can: it is refused, and is a problem of
-        the camera until the next. Drivers send camera_info with every image, so a refusal is
-        returned once, not at every repetition.
+        An unusable one does not replace a usable one: it is refused, and is a problem of the
+        camera until the next message. Drivers send camera_info with every image, so the refusal of
+        repeated messages is returned once.
         """
         is_plain = isinstance(message, CameraInfo)
         info = message if is_plain else camera_info_from_message(message)
@@ -105,7 +105,7 @@ class VehicleInputs:
         if is_new and self.has_camera_info(camera):
             why = self._why_unusable(camera, info)
             if why:
-                sentence = f"{why}; the calibration before it holds"
+                sentence = f"{why}; the calibration before it stays in effect"
                 self._refused_infos[camera] = info, sentence
                 return (sentence,)
         self._refused_infos.pop(camera, None)
@@ -115,21 +115,21 @@ class VehicleInputs:
         return ()
 
     def take_image_frame(self, camera: str, frame_id: str) -> None:
-        """The frame in an image's header; holds where neither layout nor camera_info has one."""
+        """Take the frame in an image's header; used if layout and camera_info have none."""
         if self._image_frames.get(camera) != frame_id:
             self._image_frames[camera] = frame_id
             self._mounts_seen = _NONE_SEEN
 
     def take_image_topic(self, camera: str, topic: str) -> None:
-        """Where a camera's images really come from, whatever was remapped."""
+        """Take the actual topic of a camera's images, after remapping."""
         self._image_topics[camera] = topic
         self._mounts_seen = _NONE_SEEN
 
     def take_odometry(self, message: Any) -> tuple[str, ...]:
-        """The ego pose of a nav_msgs/Odometry; returns why it was refused, if it was.
+        """Take the ego pose of a nav_msgs/Odometry; returns the reason if it is refused.
 
         Raises:
-            TimeJump: its stamp is more than 1 s older than the newest; nothing was taken.
+            TimeJump: its stamp is more than 1 s older than the newest; the message is not taken.
         """
         expected = self.plan.pose.ego_frame
         if not is_about(message, expected):
@@ -145,21 +145,21 @@ class VehicleInputs:
         return ()
 
     def take_transforms(self, message: Any, static: bool) -> tuple[str, ...]:
-        """The transforms of a tf message; returns why some were refused.
+        """Take the transforms of a tf message; returns the reasons of refused ones.
 
-        A frame whose stamps go back starts anew by itself where neither the ego pose nor a
-        sensor's mount depends on it: its publishers disagree, time does not run backwards.
+        A frame whose stamps go back restarts alone if neither the ego pose nor a sensor's mount
+        depends on it: its publishers disagree, and time has not gone back.
 
         Args:
             message: tf2_msgs/TFMessage.
             static: whether it came on /tf_static.
 
         Raises:
-            TimeJump: stamps of a frame that matters went back by more than 1 s. After a
-                :meth:`reset` the same message is taken without.
+            TimeJump: stamps of a frame that the pose or a mount depends on went back by more than
+                1 s. After a :meth:`reset` the same message is accepted.
         """
         refusals = []
-        # Oldest first: one message may hold a frame twice, which is no jump.
+        # Oldest first: a message may hold a frame twice, which is not a jump.
         for item in sorted(message.transforms, key=lambda item: stamp_ns(item.header.stamp)):
             parent, child = item.header.frame_id, item.child_frame_id
             stamp = stamp_ns(item.header.stamp)
@@ -196,29 +196,30 @@ class VehicleInputs:
     # -- time ------------------------------------------------------------------------------------
 
     def fill_in(self) -> None:
-        """A recording was searched to its end: what no message said, the nominal rig says."""
+        """Use the nominal rig for calibrations that a recording, read to its end, does not have."""
         self._searched_to_the_end = True
         self._mounts_seen = _NONE_SEEN
 
     def rewind(self) -> None:
-        """The same messages come once more from the start: forget poses, keep the rig."""
+        """Drop the poses, keep the rig, before the same messages are read again."""
         self._odometry.reset()
         self._tree.rewind()
 
     def reset(self) -> None:
-        """Time went back: forget poses, and mounts that did not come as static.
+        """Drop the poses, and the mounts from /tf, after time went back.
 
-        Those come again, perhaps from another vehicle's recording. The calibration stays.
+        The next mounts on /tf may be those of another vehicle's recording. The calibration and
+        static mounts stay.
         """
         self._odometry.reset()
         self._tree.reset()
 
-    # -- what is known ---------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     def rig(self) -> CameraRig | None:
-        """The calibration of all cameras; None while something is missing, see :attr:`problems`.
+        """The calibration of all cameras; None while a part is missing, see :attr:`problems`.
 
-        The object stays the same while the numbers do, so that readers can compare it.
+        The same object is returned until a number changes, so that callers can compare by identity.
         """
         if self._mounts_seen != self._tree.mount_changes:
             self._mounts_seen = self._tree.mount_changes
@@ -230,21 +231,21 @@ class VehicleInputs:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is missing or wrong: camera, or :data:`LIDAR`, -> a sentence that names it."""
+        """Camera, or :data:`LIDAR` -> a sentence about what is missing or wrong."""
         self.rig()
         return dict(self._problems)
 
     def problem(self, camera: str) -> str:
-        """What keeps a camera from being used, or was refused of it; "" if nothing."""
+        """Why a camera cannot be used, or why its last camera_info was refused; "" if neither."""
         problems, (_, refusal) = self.problems, self._refused_infos.get(camera, (None, ""))
         return problems.get(camera, "") or problems.get(LIDAR, "") or refusal
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence on every fact that no message stated, or that looks odd."""
+        """One sentence for each part of the rig that comes from no message, or looks wrong."""
         rig = self.rig()
         if self.plan.given is not None:
-            return ("the rig is the one given",)
+            return ("the rig is the given one",)
         nominal = f"those of rig {self.plan.layout.rig}"
         notes = []
         if self._nominal_intrinsics:
@@ -261,7 +262,7 @@ class VehicleInputs:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the rig is known, and no message can replace what is taken of the nominal one."""
+        """Whether the rig is known, and no message can replace a nominal part of it."""
         rig = self.rig()
         topics = (camera for camera in self.plan.cameras if camera.camera_info)
         return (
@@ -271,18 +272,18 @@ class VehicleInputs:
         )
 
     def has_camera_info(self, camera: str) -> bool:
-        """Whether a camera_info came that can be used, wherever the camera is mounted."""
+        """Whether a usable camera_info was received, regardless of the mount."""
         info = self._infos.get(camera)
         return info is not None and not self._why_unusable(camera, info)
 
     def mount(self, frame: str) -> Float64:
-        """``ego_T_frame`` (4, 4) of a lidar, for points given in ``frame``.
+        """``ego_T_frame`` (4, 4) of a lidar, for points in ``frame``.
 
-        The mount of a given rig's lidar holds for every frame but the ego frame; a frame that tf
-        does not know is taken as the lidar of the plan, or of the nominal rig.
+        The lidar mount of a given rig applies to every frame except the ego frame. A frame that tf
+        does not contain is taken for the lidar of the plan, or of the nominal rig.
 
         Raises:
-            TransformError: nothing says where the frame is.
+            TransformError: the mount of the frame is unknown.
         """
         ego, frame = self.plan.pose.ego_frame, frame.lstrip("/")
         if frame == ego:
@@ -299,7 +300,7 @@ class VehicleInputs:
                 return rig.ego_T_lidar
             raise
 
-    # -- put together ----------------------------------------------------------------------------
+    # -- rig -------------------------------------------------------------------------------------
 
     def _make(self) -> CameraRig | None:
         self._problems = {}
@@ -332,7 +333,7 @@ class VehicleInputs:
         return replace(nominal, ego_T_cam=mount, frame_id=frame or nominal.frame_id)
 
     def _why_unusable(self, camera: str, info: CameraInfo) -> str:
-        """Why a camera_info makes no calibration, wherever the camera is mounted; "" if it does."""
+        """Why a camera_info is unusable, regardless of the mount; "" if it is usable."""
         topics = next(one for one in self.plan.cameras if one.name == camera)
         try:
             self._calibration_from(topics, info, np.eye(4))
@@ -347,7 +348,7 @@ class VehicleInputs:
         return calibration_from_camera_info(info, camera.name, ego_T_cam, rectified)
 
     def _nominal(self, camera: CameraTopics) -> CameraCalibration | None:
-        """The nominal calibration, where it may stand in for what no message said."""
+        """The nominal calibration, if it may replace missing messages."""
         rig = self.plan.nominal
         if rig is None or camera.name not in rig.names:
             return None
@@ -355,7 +356,7 @@ class VehicleInputs:
         return None if may_come else rig.camera(camera.name)
 
     def _frame_of(self, camera: CameraTopics) -> str:
-        """A camera's frame in tf, "" where nothing names it."""
+        """A camera's frame in tf; "" if it is unknown."""
         info = self._infos.get(camera.name)
         stated = camera.frame_id or (info.frame_id if info is not None else "")
         return (stated or self._image_frames.get(camera.name, "")).lstrip("/")
@@ -368,8 +369,8 @@ class VehicleInputs:
                 why = f"no mount of {frame} in tf: {error}"
         else:
             why = (
-                "no frame_id in its camera_info and images, so its mount is not known; name the "
-                "frame in the layout (frame_id)"
+                "no frame_id in its camera_info and images, so its mount is unknown; set the frame "
+                "in the layout (frame_id)"
             )
         if nominal is None:
             raise CalibrationError(f"camera {name}: {why}")
@@ -388,7 +389,7 @@ class VehicleInputs:
         except TransformError as error:
             if in_nominal is None:
                 raise CalibrationError(
-                    f"the model must know where the lidar is: no mount of {frame} in tf: {error}"
+                    f"the model needs the mount of the lidar: no mount of {frame} in tf: {error}"
                 ) from error
         self._nominal_mounts.append(LIDAR)
         return in_nominal

@@ -1,4 +1,4 @@
-"""YAML that people write by hand: rigs and topic layouts, read with errors that name the key."""
+"""Reads hand-written YAML files (rigs and topic layouts), with errors that name the key."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from occ_perception.errors import OccError
 
 
 class YamlError(OccError):
-    """A file that does not say what it should; the message names file, key, expected and got."""
+    """A file with missing or wrong content; the message names file, key, expected and got."""
 
 
 class YamlSection:
-    """A mapping of a YAML file that knows where it stands, for error messages.
+    """A mapping of a YAML file, with its position for error messages.
 
     Args:
         source: the file.
@@ -37,7 +37,7 @@ class YamlSection:
         return self._content.get(key) is not None
 
     def allow(self, *keys: str) -> None:
-        """Refuse keys that mean nothing here: they are typing mistakes."""
+        """Refuse unknown keys, which are typing mistakes."""
         unknown = [str(key) for key in self._content if key not in keys]
         if unknown:
             raise YamlError(
@@ -59,7 +59,7 @@ class YamlSection:
             yield str(key), self.section(key)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string; required where there is no default."""
+        """A string; required if there is no default."""
         value = self._content.get(key)
         if value is None and default is not None:
             return default
@@ -75,20 +75,20 @@ class YamlSection:
         return value
 
     def flag(self, key: str) -> bool | None:
-        """True or false; None where the file does not say."""
+        """True or false; None if the key is missing."""
         value = self._content.get(key)
         if not isinstance(value, bool | None):
             raise self._wrong(key, "true or false", value)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number; required where there is no default."""
+        """A finite number; required if there is no default."""
         if key not in self and default is not None:
             return default
         return self._finite(key, self._required(key))
 
     def numbers(self, key: str, *counts: int) -> tuple[float, ...]:
-        """A flat list of finite numbers of one of the given lengths (any, where none is given)."""
+        """A flat list of finite numbers with one of the given lengths, or of any length."""
         value = self._required(key)
         if not isinstance(value, list) or (counts and len(value) not in counts):
             wanted = f"{' or '.join(map(str, counts))} numbers" if counts else "a list of numbers"
@@ -126,11 +126,11 @@ def read_yaml(name_or_path: str | Path, package: str, kind: str) -> YamlSection:
 
     Args:
         name_or_path: a name without suffix among :func:`shipped_names`, or a path.
-        package: where the shipped ones are.
-        kind: what the file holds; used in messages.
+        package: package that contains the shipped files.
+        kind: kind of the file, for messages.
 
     Raises:
-        YamlError: no such name or file, or not YAML.
+        YamlError: the name or file does not exist, or the file is not YAML.
     """
     name = str(name_or_path)
     if name in shipped_names(package):

@@ -102,7 +102,7 @@ def test_a_camera_info_without_intrinsics_leaves_the_one_before_it(plain, tmp_pa
         assert focal_lengths(drive) == [100] * FRAME_SETS
         (problem,) = drive.problems
         assert problem.reason == "calibration" and "all-zero K" in problem.text
-        assert problem.text.endswith("the calibration before it holds")
+        assert problem.text.endswith("the calibration before it stays in effect")
 
 
 def test_an_unusable_camera_info_before_the_first_usable_one_loses_no_frame(plain, tmp_path):

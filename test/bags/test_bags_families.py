@@ -140,7 +140,7 @@ def test_a_real_car(tmp_path, images):
 def test_a_given_rig_replaces_everything(tmp_path, images):
     path = bag_families.foxglove(tmp_path / "bag", images[:12])
     frames = open_recording(path, rig=small_rig(images, tmp_path))
-    assert frames.notes == ("the rig is the one given",)
+    assert frames.notes == ("the rig is the given one",)
     np.testing.assert_array_equal(frames.rig.camera("CAM_BACK").ego_T_cam, np.eye(4))
     one = CameraRig(frames.rig.cameras[:1])
     with pytest.raises(

@@ -190,7 +190,7 @@ def test_a_model_that_does_not_fit_the_rig_is_refused_with_its_reason(bag: Path,
         *("run", bag, "-m", "alocc_2d_mini_surroundocc", "--random-weights", 1, "-o", out),
     )
     assert result.exit_code == 2
-    assert "the model must know where the lidar is: no mount of lidar_top in tf" in result.output
+    assert "the model needs the mount of the lidar: no mount of lidar_top in tf" in result.output
     assert not out.exists()
 
 

@@ -130,5 +130,5 @@ def test_cameras_are_checked():
         FrameSetGrouper(("left", "right"), "rear")
     with pytest.raises(ValueError, match="unique"):
         FrameSetGrouper(("left", "left"), "left")
-    with pytest.raises(KeyError, match="'rear' is none of left, front, right"):
+    with pytest.raises(KeyError, match="unknown camera 'rear', expected one of left, front, right"):
         grouper().add("rear", 0, None)

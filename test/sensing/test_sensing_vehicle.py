@@ -173,7 +173,7 @@ def test_an_unusable_camera_info_does_not_replace_a_usable_one() -> None:
     rig = vehicle.rig()
     (refusal,) = vehicle.take_camera_info("CAM_FRONT", broken)
     assert "all-zero K" in refusal
-    assert refusal.endswith("the calibration before it holds")
+    assert refusal.endswith("the calibration before it stays in effect")
     assert vehicle.take_camera_info("CAM_FRONT", broken) == (), "said once"
     assert vehicle.rig() is rig
     assert vehicle.problem("CAM_FRONT") == refusal
@@ -229,13 +229,13 @@ def small_rig(x: float) -> CameraRig:
 def test_a_given_rig_holds_for_everything_it_names() -> None:
     vehicle = vehicle_with(rig=small_rig(3.0), needs_lidar_mount=True)
     vehicle.take_camera_info("CAM_FRONT", INFO)
-    assert "must know where the lidar is: no mount of lidar_top" in vehicle.problem("CAM_FRONT")
+    assert "needs the mount of the lidar: no mount of lidar_top" in vehicle.problem("CAM_FRONT")
     drive(vehicle, 0, 1.70)
     vehicle.take_transforms(tf(transform("base_link", "lidar_top", 0, driven(0.9))), static=True)
     assert front_x(vehicle) == 3.0
     assert vehicle.rig().camera("CAM_FRONT").K[0, 0] == 250
     assert vehicle.rig().ego_T_lidar[0, 3] == 0.9
-    assert vehicle.notes == ("the rig is the one given",)
+    assert vehicle.notes == ("the rig is the given one",)
     assert vehicle.is_complete
 
 
