@@ -20,7 +20,7 @@ from occ_training.fit import fit
 from occ_training.module import OccupancyModule
 from occ_training.packing import PackError, pack
 from occ_training.recipes import RECIPES
-from occ_training.run_folder import hold_recipe
+from occ_training.run_folder import store_recipe
 from safetensors import safe_open
 from small_training import small_card, small_recipe, town_index
 from torch import nn
@@ -50,7 +50,7 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
 
 
 def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
-    hold_recipe(tmp_path, RECIPES["alocc_town"]())
+    store_recipe(tmp_path, RECIPES["alocc_town"]())
     with pytest.raises(PackError, match=r"is at step 0 of 12000: `occ-train fit alocc_town --out"):
         pack(tmp_path, tmp_path / "frames", "cpu", 1, False, print)
 

@@ -84,7 +84,7 @@ def test_a_damaged_index_is_refused_with_its_place(
 
 def test_sequences_must_not_be_mixed(tmp_path: Path) -> None:
     a0, a1, b0 = three(tmp_path).frames
-    with pytest.raises(DatasetError, match="goes on after another"):
+    with pytest.raises(DatasetError, match="continues after another"):
         folders.index(tmp_path, a0, b0, a1)
 
 

@@ -243,7 +243,7 @@ def test_recomputing_costs_no_accuracy() -> None:
 
 def test_a_part_to_recompute_that_there_is_not_is_refused_with_near_ones() -> None:
     recipe = small_recipe(recomputed=("image.backbon",))
-    with pytest.raises(OptionError, match=r"'image.backbon'.* near it there are .*image.back"):
+    with pytest.raises(OptionError, match=r"'image.backbon'.* similar names are .*image.back"):
         training_of(recipe, small_card())
 
 
@@ -376,9 +376,9 @@ def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
     tensors[fitting[0]] = torch.ones(7)
     torch.save({"state_dict": tensors}, file)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    said = load_initial_weights(net, card, file)
-    assert f"{len(fitting) - 1} of {len(before)} tensors taken" in said
-    assert "1 have another shape" in said
+    summary = load_initial_weights(net, card, file)
+    assert f"{len(fitting) - 1} of {len(before)} tensors loaded" in summary
+    assert "1 have another shape" in summary
     after, source = net.state_dict(), other.state_dict()
     taken = {k for k in after if checkpoint_key(k, card.names) in {f[7:] for f in fitting[1:]}}
     assert all(torch.equal(after[k], source[k] if k in taken else before[k]) for k in after)

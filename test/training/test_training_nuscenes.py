@@ -320,7 +320,10 @@ def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_p
     (tmp_path / "occ_training").symlink_to(Path(occ_training.__file__).parent)
     (tmp_path / "occ_perception").symlink_to(Path(occ_perception.__file__).parent)
     run = "from occ_training.cli import main; main()"
-    for folder, said in ((tmp_path, "no nuScenes tables"), (folders.town_folder(), "no scene x")):
+    for folder, message in (
+        (tmp_path, "no nuScenes tables"),
+        (folders.town_folder(), "no scene x"),
+    ):
         arguments = ["prepare", "nuscenes", str(folder), "--version", VERSION, "--scenes", "x"]
         result = subprocess.run(
             [sys.executable, "-c", run, *arguments],
@@ -329,7 +332,7 @@ def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_p
             text=True,
         )
         assert result.returncode == 2
-        assert said in result.stderr and "Traceback" not in result.stderr
+        assert message in result.stderr and "Traceback" not in result.stderr
 
 
 # Every sub-command with its arguments and options. A change here is a change for users and belongs

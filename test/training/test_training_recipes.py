@@ -197,7 +197,7 @@ def test_a_run_over_fewer_samples_is_the_same_run_in_small() -> None:
     assert recipe.lasting(recipe.steps * recipe.batch) == recipe
     published = RECIPES["alocc_2d"]().lasting(96_060 * 4)
     assert (published.steps, published.history_from) == (24_015, 4002)
-    with pytest.raises(RecipeError, match="15 samples are no batch of 16"):
+    with pytest.raises(RecipeError, match="15 samples are fewer than a batch of 16"):
         recipe.lasting(15)
 
 
@@ -329,9 +329,9 @@ def test_data_without_point_classes_is_trained_on_without_them(tmp_path, monkeyp
     replace(index, frames=tuple(plain)).save(tmp_path / "plain")
     config = next(path for path in CONFIGS if path.stem == "own_data")
     options = ["fit", str(config), "--out", str(tmp_path), "--data"]
-    told = CliRunner().invoke(app, [*options, str(tmp_path / "plain")])
-    assert told.exit_code == 0, told.output
-    assert "no frame of" in told.output and "trained without ImageMasks" in told.output
+    result = CliRunner().invoke(app, [*options, str(tmp_path / "plain")])
+    assert result.exit_code == 0, result.output
+    assert "no frame of" in result.output and "trained without ImageMasks" in result.output
     assert trained == {0: ["VoxelMasks", "DepthCrossEntropy"]}
 
 
@@ -346,8 +346,8 @@ def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> 
     with pytest.raises(WeightsError, match="`occ weights fetch alocc_2d_mini` gets it"):
         load_initial_weights(net, card, run.recipe.initial_weights)
     torch.save({"state_dict": {checkpoint_key(ours, card.names): given}}, weights_path(card))
-    said = load_initial_weights(net, card, run.recipe.initial_weights)
-    assert ": 1 of " in said and torch.equal(weight, given)
+    summary = load_initial_weights(net, card, run.recipe.initial_weights)
+    assert ": 1 of " in summary and torch.equal(weight, given)
 
 
 def test_streams_are_endless() -> None:

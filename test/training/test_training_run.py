@@ -14,7 +14,7 @@ from occ_training.evaluate import evaluation_options
 from occ_training.fit import fit
 from occ_training.recipe import Gate, TrainingRecipe
 from occ_training.recipes import RECIPES
-from occ_training.run_folder import RunError, held_recipe, hold_recipe
+from occ_training.run_folder import RunError, store_recipe, stored_recipe
 from occ_training.validation import GateError
 from small_training import small_card, small_recipe, town_index
 
@@ -84,7 +84,7 @@ def test_a_gate_needs_something_to_look_at(tmp_path) -> None:
         train(recipe, tmp_path / "a")
     card = small_card()
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
-    with pytest.raises(OptionError, match="small has a gate and nothing to validate on"):
+    with pytest.raises(OptionError, match="small has a gate and no validation data"):
         fit(recipe, dataset, tmp_path / "b", card=card, accelerator="cpu", progress=False)
 
 
@@ -126,15 +126,15 @@ def test_a_folder_belongs_to_one_run(tmp_path) -> None:
     optimiser = replace(recipe.optimiser, lr=1.0)
     with pytest.raises(RunError, match=r"optimiser.lr 0.0002 there, 1.0 wanted"):
         train(replace(recipe, optimiser=optimiser), tmp_path)
-    hold_recipe(tmp_path, replace(recipe, steps=9, workers=3, checkpoint_every=1))
+    store_recipe(tmp_path, replace(recipe, steps=9, workers=3, checkpoint_every=1))
 
 
 def test_a_folder_without_a_checkpoint_holds_no_run_yet(tmp_path) -> None:
     recipe = RECIPES["alocc_town"]()
-    hold_recipe(tmp_path, replace(recipe, seed=1))
+    store_recipe(tmp_path, replace(recipe, seed=1))
     town = replace(recipe.town, towns=3, size=(352, 198))
     other = replace(recipe, town=town, gate=None, bev=None).lasting(1600)
-    hold_recipe(tmp_path, other)
-    assert held_recipe(tmp_path, RECIPES) == other
+    store_recipe(tmp_path, other)
+    assert stored_recipe(tmp_path, RECIPES) == other
     with pytest.raises(RunError, match=r"holds no run: it has no recipe.json"):
-        held_recipe(tmp_path / "nothing", RECIPES)
+        stored_recipe(tmp_path / "nothing", RECIPES)

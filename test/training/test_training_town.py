@@ -152,9 +152,9 @@ def test_towns_of_the_splits_do_not_mix() -> None:
 def test_what_is_there_is_not_rendered_again(rendered, monkeypatch) -> None:
     before = content(rendered.root)
     monkeypatch.setattr("occ_training.town._render_clip", lambda *_: pytest.fail("rendered"))
-    said = []
-    town_dataset(rendered.root, "both", CLIPS, DATA, say=said.append)
-    assert said == [] and content(rendered.root) == before
+    printed = []
+    town_dataset(rendered.root, "both", CLIPS, DATA, log=printed.append)
+    assert printed == [] and content(rendered.root) == before
 
 
 def test_frames_of_something_else_are_refused(rendered, monkeypatch) -> None:

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: folders that appear whole, or not at all.
+"""Checkpoints of a run: folders that appear only when they are complete.
 
 ``step_0008005/`` holds ``trainer.ckpt`` (weights, optimiser, schedules, averages),
-``slot_0003.safetensors`` per slot of the global batch (what its stream remembers) and
-``weights.safetensors`` with published names, which ``occ run --weights`` takes.
+``slot_0003.safetensors`` per slot of the global batch (its temporal state) and
+``weights.safetensors`` under checkpoint keys, for ``occ run --weights``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _FOLDER = re.compile(r"step_(\d{7,})")
 
 
 class DivergedError(OccError):
-    """Weights are no longer finite numbers."""
+    """A weight is not finite."""
 
 
 class Checkpoints(pl.Callback):
-    """Writes a checkpoint every so many steps or minutes, and at the end; keeps the last ones.
+    """Writes a checkpoint at an interval of steps or minutes and at the end; keeps the last ones.
 
-    Lightning's ``ModelCheckpoint`` writes one file from one process. Here every process writes what
-    its slots remember, so that another number of processes can go on, and all files of a
+    Lightning's ``ModelCheckpoint`` writes one file from one process. Here every process writes the
+    state of its slots, so that another number of processes can resume, and all files of a
     checkpoint appear together.
 
     Args:
         folder: of the run's checkpoints.
-        every: steps.
-        minutes: after which one is written between those; None = never.
-        kept: how many stay.
+        every: interval in steps.
+        minutes: after which one is written in between; None = never.
+        kept: how many are kept.
         batch: slots of the global batch.
-        average: averaged weights, which become ``weights.safetensors`` where there are any.
+        average: averaged weights, which become ``weights.safetensors``; None = trained weights.
 
     Attributes:
-        last: the checkpoint that the run goes on from, None where it begins.
+        last: the checkpoint that the run resumes from, None for a new run.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Checkpoints(pl.Callback):
         self.last = next(reversed(finished_checkpoints(folder)), None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Where the run goes on, let the slots remember what they did."""
+        """Restore the state of the slots if the run resumes."""
         assert isinstance(pl_module, OccupancyModule)
         if self.last is not None:
             restore_slots(pl_module, self.last, slots_of(trainer, self._batch))
@@ -80,7 +80,7 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Save where a checkpoint is due."""
+        """Save if a checkpoint is due."""
         assert isinstance(pl_module, OccupancyModule)
         step = trainer.global_step
         if step % self._every == 0 or step == trainer.max_steps or self._is_time(trainer):
@@ -88,17 +88,17 @@ class Checkpoints(pl.Callback):
             self._saved_at = time.monotonic()
 
     def _is_time(self, trainer: pl.Trainer) -> bool:
-        """Whether the minutes are over; by the clock of one process, for all."""
+        """Whether the minutes have passed; the clock of one process decides for all."""
         if self._minutes is None:
             return False
         over = time.monotonic() - self._saved_at > 60.0 * self._minutes
         return trainer.strategy.broadcast(over)
 
     def save(self, trainer: pl.Trainer, training: OccupancyModule) -> None:
-        """Write the checkpoint of this moment; every process calls this.
+        """Write a checkpoint of the current step; every process calls this.
 
         Raises:
-            DivergedError: a weight is no longer a finite number; earlier checkpoints stay.
+            DivergedError: a weight is not finite; earlier checkpoints stay.
         """
         self._refuse_diverged(trainer.global_step, training.net)
         final = self._folder / f"step_{trainer.global_step:07d}"
@@ -125,9 +125,9 @@ class Checkpoints(pl.Callback):
         lost = [name for name, tensor in float_entries(net).items() if not tensor.isfinite().all()]
         if lost:
             raise DivergedError(
-                f"{lost[0]} and {len(lost) - 1} other weights are no longer finite numbers after "
-                f"{step} steps; the same command goes on from the last checkpoint in "
-                f"{self._folder}; where that fails too, begin a run with a smaller optimiser.lr"
+                f"{lost[0]} and {len(lost) - 1} other weights are no longer finite after "
+                f"{step} steps; the same command resumes from the last checkpoint in "
+                f"{self._folder}; if that fails too, start a run with a smaller optimiser.lr"
             )
 
     def _save_weights(self, training: OccupancyModule, path: Path) -> None:
@@ -145,27 +145,27 @@ def finished_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """How many steps had been done at a checkpoint."""
+    """Number of completed steps at a checkpoint."""
     return int(checkpoint.name.removeprefix("step_"))
 
 
 def slots_of(trainer: pl.Trainer, batch: int) -> range:
-    """The slots of the global batch that are this process's.
+    """The slots of the global batch that belong to this process.
 
     Raises:
-        OptionError: the batch cannot be spread evenly.
+        OptionError: the batch is not a multiple of the number of processes.
     """
     each, rest = divmod(batch, trainer.world_size)
     if rest:
         raise OptionError(
-            f"a global batch of {batch} cannot be spread over {trainer.world_size} processes; "
+            f"a global batch of {batch} cannot be divided by {trainer.world_size} processes; "
             "change `batch` in the run file to a multiple, or the number of devices"
         )
     return range(trainer.global_rank * each, (trainer.global_rank + 1) * each)
 
 
 def restore_slots(training: OccupancyModule, checkpoint: Path, mine: range) -> None:
-    """What this process's slots remembered at a checkpoint.
+    """Restore the state of this process's slots from a checkpoint.
 
     Raises:
         CheckpointError: the checkpoint has fewer slots: it belongs to a run with another batch.
@@ -174,7 +174,7 @@ def restore_slots(training: OccupancyModule, checkpoint: Path, mine: range) -> N
     if missing:
         raise CheckpointError(
             f"{checkpoint} has no state of slots {missing}; it was written with another global "
-            "batch. Go on with that one, or begin a new run from its weights.safetensors"
+            "batch. Use that batch, or start a new run from its weights.safetensors"
         )
     slots = [load_file(_slot_file(checkpoint, slot)) for slot in mine]
     if all(slots):
@@ -183,7 +183,7 @@ def restore_slots(training: OccupancyModule, checkpoint: Path, mine: range) -> N
 
 
 def save_weights(net: nn.Module, card: ModelCard, path: Path) -> None:
-    """Write a network's tensors under their published names, as safetensors."""
+    """Write a network's tensors under their checkpoint keys, as safetensors."""
     tensors = {
         checkpoint_key(name, card.names): tensor.detach().cpu().clone().contiguous()
         for name, tensor in net.state_dict().items()

@@ -1,7 +1,7 @@
 """The console script ``occ-train``.
 
 Command modules import heavy things (torch, lightning, rosbags) inside their functions, so that
-``occ-train --help`` answers at once.
+``occ-train --help`` starts fast.
 """
 
 from __future__ import annotations

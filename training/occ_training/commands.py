@@ -28,19 +28,19 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Index of the training data; the run file's, or the recipe's own."),
+        typer.Option(help="Index of the training data; default: the run file's or the recipe's."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Key of its labels; the model's own label set if left out.")
+        str | None, typer.Option(help="Key of its labels; default: the model's label set.")
     ] = None,
     validation: Annotated[Path | None, typer.Option(help="Index to evaluate on.")] = None,
     frames: Annotated[
         Path | None,
-        typer.Option(help="Where frames that the recipe renders are kept; OUT/frames if left out."),
+        typer.Option(help="Folder for frames that the recipe renders; default: OUT/frames."),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Length of the run; every schedule goes along with it."),
+        typer.Option(min=1, help="Length of the run; every schedule is scaled with it."),
     ] = None,
     devices: Annotated[
         str | None, typer.Option(help="Processes on this machine: a number or auto.")
@@ -49,13 +49,13 @@ def fit(
     accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a number of the recipe."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe."),
     ] = None,
 ) -> None:
-    """Train a model, or go on where the run in OUT ended.
+    """Train a model, or resume the run in OUT.
 
-    OUT gets logs/ (CSV, TensorBoard), checkpoints/ and validation/. The weights of a checkpoint go
-    into `occ run --weights`.
+    Writes logs/ (CSV, TensorBoard), checkpoints/ and validation/ to OUT. Use the weights of a
+    checkpoint with `occ run --weights`.
     """
     from occ_perception.models.zoo import get_card
     from occ_training.data.dataset import OccupancyDataset
@@ -67,16 +67,16 @@ def fit(
     index, held_out_index = _data_of(
         run.recipe, data or run.data, validation or run.validation, frames or out / FRAMES
     )
-    chosen = _suited(run.recipe, index)
+    chosen = _without_missing_classes(run.recipe, index)
     if samples is not None:
         chosen = chosen.lasting(samples)
     card = get_card(chosen.model)
     dataset = OccupancyDataset(index, card, chosen.sample_options(card, labels))
-    _tell_left_out(dataset)
+    _print_left_out(dataset)
     held_out = None
     if held_out_index is not None:
         held_out = OccupancyDataset(held_out_index, card, evaluation_options(card, labels))
-        _tell_left_out(held_out)
+        _print_left_out(held_out)
     weights = train(
         chosen,
         dataset,
@@ -92,17 +92,17 @@ def fit(
 def pack(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run on the town.")],
     frames: Annotated[
-        Path | None, typer.Option(help="Where its frames are kept; RUN/frames if left out.")
+        Path | None, typer.Option(help="Folder of its frames; default: RUN/frames.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that score.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes for scoring.")] = 1,
     install: Annotated[
-        bool, typer.Option("--install", help="Put the weights into the package, too.")
+        bool, typer.Option("--install", help="Also install the weights into the package.")
     ] = False,
 ) -> None:
-    """Make the shipped checkpoint of a run on the town, and score it on towns of the test split.
+    """Pack the final checkpoint of a run on the town, and score it on the test split.
 
-    RUN gets MODEL.safetensors, scores.json and report.md.
+    Writes MODEL.safetensors, scores.json and report.md to RUN.
     """
     from occ_training.packing import pack as pack_run
 
@@ -113,19 +113,20 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="See `occ models list`.")],
     data: Annotated[Path, typer.Option(help="Index of the data set.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint: .pth or .safetensors; the model's own else.")
+        Path | None,
+        typer.Option(help="Checkpoint: .pth or .safetensors; default: the model's own."),
     ] = None,
     random_weights: Annotated[
         int | None, typer.Option(metavar="SEED", help="Random weights instead.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Key of the labels; the model's own label set if left out.")
+        str | None, typer.Option(help="Key of the labels; default: the model's label set.")
     ] = None,
     sequence: Annotated[
-        list[str] | None, typer.Option(help="Only this recording; may be repeated.")
+        list[str] | None, typer.Option(help="Only this recording; can be repeated.")
     ] = None,
     part: Annotated[
-        list[str] | None, typer.Option(help="Only this part of the protocol; may be repeated.")
+        list[str] | None, typer.Option(help="Only this part of the protocol; can be repeated.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for one .npz per frame.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
@@ -133,12 +134,12 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="Processes; each takes whole sequences.")] = 1,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to work on, or local.")
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to use, or local.")
     ] = None,
 ) -> None:
-    """Score a model on a data set, by the protocol its results are published in.
+    """Score a model on a data set, with the protocol of its published results.
 
-    Every frame is looked at once, whatever the number of processes; the scores do not depend on it.
+    Every frame is evaluated once. The scores do not depend on the number of processes.
     """
     from tqdm import tqdm
 
@@ -156,12 +157,12 @@ def evaluate(
         parts=tuple(part) if part else None,
         save=save,
     )
-    _tell_left_out(task.dataset())
+    _print_left_out(task.dataset())
     with tqdm(unit="frame") as bar:
 
-        def on_progress(seen: int, frames: int) -> None:
+        def on_progress(done: int, frames: int) -> None:
             bar.total = frames
-            bar.update(seen - bar.n)
+            bar.update(done - bar.n)
 
         report = run(task, jobs, ray, on_progress)
     _write_report(report, json, csv)
@@ -174,10 +175,10 @@ def overfit(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     accelerator: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
-    """Learn two frames of the town by heart: a smoke test of the whole training code.
+    """Overfit two frames of the town: a smoke test of the training code.
 
-    Needs no data. Prints how far the loss fell, and the scores on the two frames beside those of
-    an oracle that knows every pixel's depth and class.
+    Needs no data. Prints the first and last loss, and the scores on the two frames beside those of
+    an oracle that knows the depth and class of every pixel.
     """
     from occ_training.overfitting import overfit_two_frames
 
@@ -188,7 +189,7 @@ def overfit(
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Recipe to print as a run file.")] = None,
 ) -> None:
-    """List the recipes, or print one with all its numbers, to begin a run file from."""
+    """List the recipes, or print one with all its values as a run file."""
     from occ_training.recipes import RECIPES
     from occ_training.run_file import as_run_file, read_run
 
@@ -216,7 +217,7 @@ def _chosen_run(name: str, settings: list[str]) -> RunFile:
         try:
             change: object = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise OptionError(f"--set {setting}: the value is no YAML: {error}") from error
+            raise OptionError(f"--set {setting}: the value is not YAML: {error}") from error
         for part in reversed(key.split(".")):
             change = {part: change}
         assert isinstance(change, dict)
@@ -227,7 +228,7 @@ def _chosen_run(name: str, settings: list[str]) -> RunFile:
 def _data_of(
     recipe: TrainingRecipe, data: Path | None, validation: Path | None, frames: Path
 ) -> tuple[DatasetIndex, DatasetIndex | None]:
-    """What to learn from, and what to evaluate on: as given, or the recipe's own."""
+    """Training and validation data: as given, or the recipe's own."""
     from occ_training.data.index import DatasetIndex
     from occ_training.town import town_dataset
 
@@ -237,36 +238,39 @@ def _data_of(
     town = recipe.town
     if town is None:
         raise OptionError(f"{recipe.name} names no data set: give --data, or `data:` in a run file")
-    index = town_dataset(frames, "train", town.clips("train"), town, say=typer.echo)
+    index = town_dataset(frames, "train", town.clips("train"), town, log=typer.echo)
     if held_out is None and town.validation_towns:
         clips = town.clips("validation")
-        held_out = town_dataset(frames, "validation", clips, town, say=typer.echo)
+        held_out = town_dataset(frames, "validation", clips, town, log=typer.echo)
     return index, held_out
 
 
-def _suited(recipe: TrainingRecipe, index: DatasetIndex) -> TrainingRecipe:
-    """Less what learns from classes of lidar points, where no frame has them; says so."""
+def _without_missing_classes(recipe: TrainingRecipe, index: DatasetIndex) -> TrainingRecipe:
+    """The recipe without terms that need classes of lidar points, if no frame has them.
+
+    Prints which terms are dropped.
+    """
     if any(frame.lidar is not None and frame.lidar.semantics for frame in index.frames):
         return recipe
-    suited = recipe.without("point_classes")
-    left_out = [type(term).__name__ for term in recipe.terms if term not in suited.terms]
+    reduced = recipe.without("point_classes")
+    left_out = [type(term).__name__ for term in recipe.terms if term not in reduced.terms]
     if left_out:
         typer.echo(
             f"no frame of {index.header.name} has classes of lidar points: trained without "
             f"{', '.join(left_out)}",
             err=True,
         )
-    return suited
+    return reduced
 
 
 def _device_count(devices: int | str) -> int | str:
     try:
         return devices if devices == "auto" else int(devices)
     except ValueError as error:
-        raise OptionError(f"--devices is a number or auto, got {devices!r}") from error
+        raise OptionError(f"--devices must be a number or auto, got {devices!r}") from error
 
 
-def _tell_left_out(dataset: OccupancyDataset) -> None:
+def _print_left_out(dataset: OccupancyDataset) -> None:
     left_out = dataset.left_out
     summary = left_out.summary(len(dataset) + len(left_out.tokens))
     if summary:

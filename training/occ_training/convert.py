@@ -1,4 +1,4 @@
-"""``occ-train convert``: rosbags become a data set."""
+"""``occ-train convert``: converts rosbags to a data set."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def convert(
     bags: Annotated[
         list[Path], typer.Argument(metavar="BAG...", help="rosbag2 folders, .mcap, .db3 or .bag.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set; may hold one.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set; can exist.")],
     labels: Annotated[
         str,
         typer.Option(
-            help="ground-truth (topics), lidar, none, or a folder of label files; auto takes the "
-            "first of topics and lidar that a bag has."
+            help="ground-truth (topics), lidar, none, or a folder of label files; auto uses the "
+            "topics if the bag has them, else the lidar."
         ),
     ] = "auto",
     label_kind: Annotated[
@@ -39,13 +39,13 @@ def convert(
     ] = "occ3d",
     samples: Annotated[
         Path | None,
-        typer.Option(help="JSON list of token and timestamp, for label files named by token."),
+        typer.Option(help="JSON list of tokens and timestamps, for label files named by token."),
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Topic layout, name or file; recognised by default.")
     ] = None,
     rig: Annotated[
-        str | None, typer.Option(help="Rig, name or file, instead of what the bag says.")
+        str | None, typer.Option(help="Rig, name or file, instead of the bag's calibration.")
     ] = None,
     spacing: Annotated[
         float, typer.Option(help="Seconds between frames without label stamps; 0 = all.", min=0.0)
@@ -55,31 +55,28 @@ def convert(
     ] = None,
     boxes: Annotated[
         str | None,
-        typer.Option(help="Boxes of what moves: topic or JSON-lines file, or none."),
+        typer.Option(help="Boxes of moving objects: topic, JSON-lines file, or none."),
     ] = None,
     point_classes: Annotated[
         Path | None,
-        typer.Option(help="JSON object: value of the points' class field to class name."),
+        typer.Option(help="JSON object: value of the points' class field -> class name."),
     ] = None,
     sweep_period: Annotated[
-        float, typer.Option(help="Lidar sweeps nearer than this are passed over, s.", min=0.0)
+        float, typer.Option(help="Least time between lidar sweeps that are used, s.", min=0.0)
     ] = 0.09,
     keep_incomplete: Annotated[
         bool, typer.Option("--keep-incomplete", help="Keep frame sets that lack cameras.")
     ] = False,
-    jobs: Annotated[
-        int, typer.Option(help="Bags at a time, in processes of their own.", min=1)
-    ] = 1,
+    jobs: Annotated[int, typer.Option(help="Bags at a time, each in its own process.", min=1)] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(help="Work on a Ray cluster: auto, an address, or local for one here."),
+        typer.Option(help="Use a Ray cluster: auto, an address, or local to start one here."),
     ] = None,
 ) -> None:
-    """Turn rosbags into a data set for fit and eval.
+    """Convert rosbags to a data set for fit and eval.
 
-    Images keep their JPEG bytes. A finished bag is not converted again, so an interrupted run
-    goes on where it stopped, and bags can be added later. What is skipped is listed and written
-    to report.json.
+    Images keep their JPEG bytes. A finished bag is not converted again: repeat the command to
+    resume, and add bags later. Skipped data is listed and written to report.json.
     """
     from occ_perception.bags.recording import BagError
     from occ_training.convert_bag import ConvertOptions
@@ -98,7 +95,7 @@ def convert(
         sweep_period_s=sweep_period,
         keep_incomplete=keep_incomplete,
     )
-    reports, failures = convert_bags(bags, out, options, jobs, ray, say=typer.echo)
+    reports, failures = convert_bags(bags, out, options, jobs, ray, log=typer.echo)
     if not reports:
         raise BagError(f"none of {len(bags)} bags could be converted: {failures}")
     index = DatasetIndex.load(out)
@@ -122,12 +119,20 @@ def convert_bags(
     options: ConvertOptions,
     jobs: int = 1,
     ray: str | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> tuple[list[BagReport], dict[str, str]]:
-    """Convert bags side by side, write the report, and the index of all that the folder holds.
+    """Convert bags in parallel; write the report, and the index of all finished bags.
+
+    Args:
+        bags: rosbag2 folders or files.
+        out: folder of the data set.
+        options: how they are converted.
+        jobs: local processes.
+        ray: address of a Ray cluster to use instead.
+        log: called with each line of progress.
 
     Returns:
-        What became of the bags, and bag -> why for those that failed.
+        Reports of the converted bags, and bag -> reason for those that failed.
 
     Raises:
         OptionError: two bags have the same name.
@@ -149,7 +154,7 @@ def convert_bags(
                 failures[outcome.item.bag] = outcome.error
             else:
                 reports.append(outcome.result)
-                say(describe(outcome.result))
+                log(describe(outcome.result))
     reports.sort(key=lambda report: report.name)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
@@ -167,17 +172,17 @@ def _jobs(bags: list[Path], out: Path, options: ConvertOptions) -> list[BagJob]:
     bags = [bag.resolve() for bag in bags]
     names = [bag.name if bag.is_dir() else bag.stem for bag in bags]
     twice = [name for name, count in Counter(names).items() if count > 1]
-    # Recordings of one day lie in folders of their own and are called alike.
+    # Recordings of one day often have the same name in different folders.
     names = [
         f"{bag.parent.name}-{name}" if name in twice else name
         for name, bag in zip(names, bags, strict=True)
     ]
-    # What was converted in other company keeps the name it got there.
+    # A bag keeps the name that it got in an earlier call.
     finished = finished_bags(out)
     names = [finished.get(str(bag), name) for name, bag in zip(names, bags, strict=True)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise OptionError(f"several bags are called {', '.join(twice)}; rename their folders")
+        raise OptionError(f"several bags have the name {', '.join(twice)}; rename their folders")
     return [
         BagJob(str(bag), name, str(out.resolve()), options)
         for name, bag in zip(names, bags, strict=True)
@@ -185,7 +190,7 @@ def _jobs(bags: list[Path], out: Path, options: ConvertOptions) -> list[BagJob]:
 
 
 def join_parts(out: Path) -> DatasetIndex:
-    """Write the index of all finished parts of a folder, and return it.
+    """Write and return the index of all finished parts of a folder.
 
     Raises:
         DatasetError: parts differ in their cameras or label sets.
@@ -221,7 +226,7 @@ def join_parts(out: Path) -> DatasetIndex:
 
 
 def describe(report: BagReport) -> str:
-    """What became of a bag, for people: one line, and some for what was skipped."""
+    """The report of a bag as text: one line, and more for what was skipped."""
     frame_sets = report.frame_sets
     lines = [
         f"{report.name}: {report.frames} frames of {frame_sets.get('complete', 0)} complete and "

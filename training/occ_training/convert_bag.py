@@ -1,4 +1,4 @@
-"""One recording becomes one part of a data set."""
+"""Conversion of one recording to one part of a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.sensing.assembly import FrameError
 from occ_training.convert_frames import Draft, FrameWriter, spaced
 from occ_training.convert_labels import (
-    SAME_MOMENT_NS,
+    SAME_TIME_NS,
     GroundTruthTopics,
     LabelFolder,
     LabelSource,
@@ -39,20 +39,20 @@ _NEAREST_SWEEP_NS = 100_000_000
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How bags are converted; part of the recipe that a finished part is checked against.
+    """How bags are converted; a finished part is checked against it.
 
     Attributes:
         labels: ``auto``, ``ground-truth``, ``lidar``, ``none``, or a folder of label files.
         label_kind: of the files in that folder: ``occ3d``, ``openocc`` or ``waymo``.
         samples: table of tokens and times for that folder.
-        layout, rig: as for ``occ run``; None = recognised, as recorded.
-        spacing_s: between frames, 0 takes every frame set. Frames follow labels where those have
-            stamps.
+        layout, rig: as for ``occ run``; None = layout recognised, calibration as recorded.
+        spacing_s: between frames, seconds; 0 takes every frame set. Not used if the labels have
+            stamps: then the frames are those with labels.
         lidar_topic: of sensor_msgs/PointCloud2; None = the only one.
-        boxes: topic or JSON-lines file of boxes, ``none``; None = a usual topic if it is there.
+        boxes: topic or JSON-lines file of boxes, or ``none``; None = a usual topic if it exists.
         point_classes: JSON file, values of the points' class field -> names.
-        sweep_period_s: lidar sweeps nearer to each other than this are passed over.
-        keep_incomplete: keep frame sets that lack cameras, not only complete ones.
+        sweep_period_s: least time between lidar sweeps that are used.
+        keep_incomplete: also keep frame sets that lack cameras.
     """
 
     labels: str = "auto"
@@ -70,18 +70,18 @@ class ConvertOptions:
 
 @dataclass
 class BagReport:
-    """What became of a bag.
+    """The result of converting a bag.
 
     Attributes:
         bag: its path.
         name: of its part of the data set.
-        frames: number in the data set.
+        frames: number of frames in the data set.
         labels: where their labels come from.
-        images: ``as recorded`` or how they were made otherwise.
-        frame_sets: complete and incomplete frame sets that the bag has.
-        notes: what the calibration relies on besides the bag.
+        images: ``as recorded``, or how they were converted.
+        frame_sets: numbers of complete and incomplete frame sets in the bag.
+        notes: what the calibration uses besides the bag.
         problems: reason -> texts of what was skipped.
-        resumed: it had been converted before.
+        resumed: whether an earlier run had converted it.
     """
 
     bag: str
@@ -101,9 +101,9 @@ class BagJob:
 
     Attributes:
         bag: rosbag2 folder or file.
-        name: of its part of the data set, which its sequences are called by.
+        name: of its part of the data set, and of its sequences.
         out: folder of the data set.
-        options: how.
+        options: how it is converted.
     """
 
     bag: str
@@ -113,33 +113,33 @@ class BagJob:
 
 
 def part_file(out: Path, name: str) -> Path:
-    """The index of one bag's part; it exists when the part is complete."""
+    """The index of one bag's part; it exists only when the part is complete."""
     return out / "parts" / f"{name}.jsonl"
 
 
 def finished_bags(out: Path) -> dict[str, str]:
-    """Path of every bag that the folder holds -> name of its part."""
+    """Path of every converted bag of the folder -> name of its part."""
     parts = {file.stem: DatasetIndex.load(file) for file in (out / "parts").glob("*.jsonl")}
     return {part.header.source["recipe"]["bag"]["path"]: name for name, part in parts.items()}
 
 
 def convert_bag(job: BagJob) -> BagReport:
-    """Convert a bag, or take over the complete part of an earlier run.
+    """Convert a bag, or return the report of an earlier run that completed it.
 
-    Its folder of files appears when all are written, and the part's index comes last. An
-    interrupted bag begins anew, finished ones are kept.
+    The folder of files appears when all files are written; the index of the part is written last.
+    An interrupted bag is converted again from its beginning.
 
     Raises:
-        BagError: nothing of the bag can be used, or the folder holds it with other options.
+        BagError: nothing of the bag can be used, or it was converted with other options.
         YamlError: a layout or rig file is wrong.
     """
     out = Path(job.out)
     recipe = {"bag": _fingerprint(Path(job.bag)), "options": asdict(job.options)}
     finished = part_file(out, job.name)
     if finished.exists():
-        return _taken_over(finished, job, recipe)
+        return _earlier_report(finished, job, recipe)
     files = out / "frames" / job.name
-    shutil.rmtree(files, ignore_errors=True)  # of a process that was killed before the index
+    shutil.rmtree(files, ignore_errors=True)  # left by a process that was killed
     options = job.options
     with (
         open_recording(job.bag, options.layout, options.rig, sequence=job.name) as drive,
@@ -152,18 +152,18 @@ def convert_bag(job: BagJob) -> BagReport:
     return report
 
 
-def _taken_over(finished: Path, job: BagJob, recipe: Mapping[str, Any]) -> BagReport:
+def _earlier_report(finished: Path, job: BagJob, recipe: Mapping[str, Any]) -> BagReport:
     source = DatasetIndex.load(finished).header.source
     if source["recipe"] != recipe:
         raise BagError(
-            f"{finished.parent.parent} holds {job.name} made from {source['recipe']}, asked for "
+            f"{finished.parent.parent} has {job.name} converted from {source['recipe']}, requested "
             f"is {dict(recipe)}; choose another folder, or delete {finished}"
         )
     return replace(BagReport(**source["report"]), resumed=True)
 
 
 def _fingerprint(bag: Path) -> dict[str, Any]:
-    """What tells whether a bag is the one that was converted: its files, their sizes and times."""
+    """Identifies the bag that was converted: its files, their sizes and modification times."""
     files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -171,7 +171,7 @@ def _fingerprint(bag: Path) -> dict[str, Any]:
 
 
 class _Conversion:
-    """One bag on its way: frame sets, then labels, then the lidar's points."""
+    """The conversion of one bag: frame sets, then labels, then the lidar's points."""
 
     def __init__(self, drive: RecordedDrive, job: BagJob, work: Path) -> None:
         self._drive = drive
@@ -207,10 +207,10 @@ class _Conversion:
     def _check_some(self, drafts: Sequence[Draft], what: str) -> None:
         if not drafts:
             reasons = "; ".join(str(problem) for problem in self._recording.problems[:5])
-            raise BagError(f"{self._recording.path}: {what}: {reasons or 'it has no such moment'}")
+            raise BagError(f"{self._recording.path}: {what}: {reasons or 'it has none'}")
 
     def _images(self) -> tuple[list[Draft], list[int]]:
-        """Write the images of the frame sets that are wanted; returns the sweeps' stamps, too."""
+        """Write the images of the wanted frame sets; also returns the stamps of the sweeps."""
         label_stamps = _label_stamps(self._drive, self._options, self._labels)
         writer = FrameWriter(self._drive, self._options.keep_incomplete, self._work, self._place)
         drafts: list[Draft] = []
@@ -233,7 +233,7 @@ class _Conversion:
         return drafts, sweep_stamps
 
     def _with_labels(self, drafts: list[Draft]) -> list[Draft]:
-        """The frames that have labels; the others' images are deleted."""
+        """The frames that have labels; the images of the others are deleted."""
         folder = self._work / "labels"
         folder.mkdir()
         wanted = [WantedFrame(draft.record.token, draft.wanted) for draft in drafts]
@@ -254,13 +254,13 @@ class _Conversion:
 
     @property
     def _place(self) -> Path:
-        """Where the files will be, relative to the data set."""
+        """Folder of the files, relative to the data set."""
         return Path("frames") / self._job.name
 
     def _with_lidar(self, drafts: list[Draft], sweep_stamps: list[int]) -> list[FrameRecord]:
-        """The frames with the lidar's pose and points where there are some at their time.
+        """The frames with the lidar's pose and points, if there is a sweep at their time.
 
-        Labels of lidar time need its pose at least.
+        Labels at lidar time need at least its pose.
         """
         at_lidar_time = any(given.time == "lidar" for given in self._labels.formats.values())
         farthest = _SAME_SWEEP_NS if at_lidar_time else _NEAREST_SWEEP_NS
@@ -308,7 +308,7 @@ def _best_source(recording: Recording) -> str:
         return "lidar"
     raise BagError(
         f"{recording.path} has neither {GROUND_TRUTH} topics nor a lidar to make labels from; "
-        "give a folder with --labels FOLDER, or --labels none for images and poses alone"
+        "use --labels FOLDER, or --labels none for images and poses alone"
     )
 
 
@@ -317,8 +317,8 @@ def _label_stamps(
 ) -> dict[int, int] | None:
     """Reference stamps of the frame sets to keep -> stamp of their labels; None keeps all.
 
-    Those are the frame sets that have labels, or, where any moment may have some, frame sets apart
-    in time.
+    These are the frame sets that have labels. If any time can have labels, they are frame sets at
+    the wanted spacing.
     """
     wanted = labels.stamps_ns()
     if wanted is None and options.spacing_s <= 0:
@@ -326,7 +326,7 @@ def _label_stamps(
     stamps = drive.reference_stamps()
     if wanted is None:
         return {stamp: stamp for stamp in spaced(stamps, round(options.spacing_s * 1e9))}
-    tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_MOMENT_NS
+    tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_TIME_NS
     chosen = {}
     for stamp in wanted:
         at = nearest_stamp(stamps, stamp)
@@ -334,6 +334,6 @@ def _label_stamps(
             chosen[stamps[at]] = stamp
         else:
             drive.recording.note(
-                "label_without_frame_set", "labels without an image at their time", stamp
+                "label_without_frame_set", "labels without a frame set at their time", stamp
             )
     return chosen

@@ -30,10 +30,10 @@ class Draft:
     """A frame whose images are written.
 
     Attributes:
-        record: so far.
-        wanted: what its labels are made for.
-        label_ns: stamp of its labels, if they have one of their own.
-        world_T_label_ego: (4, 4) ego pose then.
+        record: the frame, without labels and lidar.
+        wanted: what a label source needs to know of the frame.
+        label_ns: stamp of its labels; the reference stamp if they have none of their own.
+        world_T_label_ego: (4, 4) ego pose at that stamp.
     """
 
     record: FrameRecord
@@ -43,16 +43,16 @@ class Draft:
 
 
 class FrameWriter:
-    """Writes the images of frame sets as they are.
+    """Writes the images of frame sets, unchanged where possible.
 
     Args:
         drive: the recording.
-        keep_incomplete: whether frame sets without some cameras are frames, too.
+        keep_incomplete: whether frame sets that lack cameras become frames.
         work: folder to write to.
-        place: where its files will be, relative to the data set.
+        place: final folder of the files, relative to the data set.
 
     Attributes:
-        images: how the images written so far were made.
+        images: how the images so far were converted.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class FrameWriter:
         return Draft(record, wanted, label_ns, label_pose)
 
     def _image(self, name: str, frame_set: FrameSet) -> tuple[str, bytes]:
-        """Suffix and bytes of an image: those recorded, or PNG where they cannot be kept."""
+        """Suffix and bytes of an image: as recorded, or PNG if it is raw or distorted."""
         image = frame_set.payloads[name]
         calibration = self._rig.camera(name)
         if isinstance(image, EncodedImage) and calibration.is_rectified:
@@ -155,11 +155,11 @@ def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
 
 
 def spaced(stamps: Sequence[int], spacing_ns: int) -> Iterator[int]:
-    """Stamps about ``spacing_ns`` apart: after each the one nearest to it plus the spacing."""
+    """Stamps about ``spacing_ns`` apart: each is nearest to the one before plus the spacing."""
     at = 0
     while at < len(stamps):
         yield stamps[at]
         target = nearest_stamp(stamps, stamps[at] + spacing_ns)
         assert target is not None
-        # At the end of the recording, and across a gap, the nearest may be too near.
+        # At the end of the recording and across a gap the nearest stamp can be too close.
         at = max(target, bisect_left(stamps, stamps[at] + round(0.6 * spacing_ns)))

@@ -1,4 +1,4 @@
-"""Where the labels of a converted bag come from: its own topics, or a folder of files."""
+"""Sources of labels for a converted bag: its own topics, or a folder of files."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from occ_training.lidar_labels.visibility import camera_mask
 
 Mask = NDArray[np.bool_]
 
-# `others` becomes free, what is unknown stays unknown.
+# `others` becomes free, unknown stays unknown.
 _OPENOCC_IDS = np.full(256, UNKNOWN_CLASS, np.uint8)
 _OPENOCC_IDS[: len(OPENOCC_OF_OCC3D)] = OPENOCC_OF_OCC3D
 
-SAME_MOMENT_NS = 20_000_000
-"""A label this near to a frame set's reference stamp belongs to it."""
+SAME_TIME_NS = 20_000_000
+"""A label this close to the reference stamp of a frame set belongs to it."""
 
 _AT_CAMERA_TIME_NS = 1_000_000
 
 
 @dataclass(frozen=True)
 class WantedFrame:
-    """A frame that wants labels.
+    """A frame that needs labels.
 
     Attributes:
-        token: its name, and that of its files.
-        frame: time and poses.
+        token: name of the frame and of its files.
+        frame: its time and poses.
     """
 
     token: str
@@ -60,7 +60,7 @@ class WrittenLabels:
 
     Attributes:
         token: the frame's name.
-        files: key of the label set -> name of the file in the folder given.
+        files: key of the label set -> name of the file in the given folder.
     """
 
     token: str
@@ -68,21 +68,21 @@ class WrittenLabels:
 
 
 class LabelSource(Protocol):
-    """Gives labels to frames.
+    """Writes labels for frames.
 
     Attributes:
         description: for the report.
-        formats: key -> what the files are; known after :meth:`write` has run.
+        formats: key -> format of the files; known after :meth:`write` has run.
     """
 
     description: str
     formats: Mapping[str, LabelFormat]
 
     def stamps_ns(self) -> list[int] | None:
-        """The moments there are labels of, in order; None where any moment may have some."""
+        """Stamps of the labels in order; None if any time can have labels."""
 
     def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Write files for the frames that have labels; frames are in the order of time."""
+        """Write files for the frames that have labels; frames are in time order."""
 
 
 class NoLabels:
@@ -92,23 +92,23 @@ class NoLabels:
     formats: Mapping[str, LabelFormat] = {}
 
     def stamps_ns(self) -> list[int] | None:
-        """Any moment will do."""
+        """None: every frame is kept."""
         return None
 
     def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Nothing is written."""
+        """Write nothing."""
         del folder
         yield from (WrittenLabels(frame.token, {}) for frame in frames)
 
 
 @dataclass
 class CollectedFormats:
-    """Collects what the files of each key are; all must be alike."""
+    """The label format of each key; all files of a key must have the same."""
 
     known: dict[str, LabelFormat] = field(default_factory=dict)
 
     def add(self, key: str, label_format: LabelFormat) -> None:
-        """Take what a file of a key is; raises BagError where one before it was another."""
+        """Add the format of a file; raises BagError if an earlier file had another."""
         if self.known.setdefault(key, label_format) != label_format:
             raise BagError(
                 f"labels of {key} change within the recording: {self.known[key]}, then "
@@ -117,10 +117,10 @@ class CollectedFormats:
 
 
 class GroundTruthTopics:
-    """The truth that a recording carries on ``/ground_truth`` topics (occ_msgs).
+    """The ground truth of a recording on ``/ground_truth`` topics (occ_msgs).
 
-    What the cameras see is taken from ``/ground_truth_in_view`` where it is there, else camera
-    rays are cast into the labels.
+    The camera mask comes from ``/ground_truth_in_view`` if it exists; otherwise camera rays are
+    cast into the labels.
 
     Raises:
         BagError: the recording has no such topic.
@@ -143,7 +143,7 @@ class GroundTruthTopics:
         return sorted({self._recording.header_stamp_ns(message) for message in messages})
 
     def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Decode message after message; those that contradict themselves are listed."""
+        """Decode the messages one by one; inconsistent ones are listed as problems."""
         waiting = _ByStamp(frames)
         truths = BagPredictions(self._recording.path, self._topic)
         seen_topic = self._seen_topic
@@ -169,7 +169,10 @@ class GroundTruthTopics:
         folder: Path,
     ) -> WrittenLabels:
         if not np.allclose(truth.ego_T_grid, np.eye(4)):
-            raise BagError(f"{self._topic}: the grid is turned against the ego frame")
+            raise BagError(
+                f"{self._topic}: the grid is not aligned with the ego frame: expected an identity "
+                f"ego_T_grid, got {truth.ego_T_grid.tolist()}"
+            )
         classes = _label_set(truth, self._topic)
         if visible is not None:
             seen = visible.labels != UNKNOWN_CLASS
@@ -186,19 +189,19 @@ class GroundTruthTopics:
 class LabelFolder:
     """Label files of a folder, matched by stamp or by token.
 
-    A file's name, or that of its folder where all files are called ``labels.npz``, is a stamp in
-    nanoseconds or microseconds, or a token that ``samples`` gives the time of. Files are copied as
-    they are.
+    The name of a file, or of its folder if all files are called ``labels.npz``, is a stamp in
+    nanoseconds or microseconds, or a token whose time is in ``samples``. Files are copied
+    unchanged.
 
     Args:
-        recording: whose frames want labels; damaged files become its problems.
-        root: searched with all its sub-folders.
+        recording: whose frames need labels; damaged files become its problems.
+        root: searched recursively.
         kind: of the files, a key of LABEL_FORMATS.
         samples: nuScenes ``sample.json``, or any JSON list of objects with ``token`` and
             ``timestamp`` (microseconds) or ``stamp_ns``.
 
     Raises:
-        BagError: no file has a name that says its time.
+        BagError: no file name gives a time, or there is no such kind of files.
     """
 
     def __init__(self, recording: Recording, root: Path, kind: str, samples: Path | None) -> None:
@@ -219,7 +222,10 @@ class LabelFolder:
             known = [
                 name for name, label_format in LABEL_FORMATS.items() if label_format.frame == "ego"
             ]
-            raise BagError(f"no label files of kind {kind!r}; there are {', '.join(known)}")
+            raise BagError(
+                f"--label-kind {kind}: there is no such kind of label files; expected one of "
+                f"{', '.join(known)}"
+            )
         self._kind = kind
         self.formats: Mapping[str, LabelFormat] = {}
         self.description = f"folder {root}"
@@ -229,11 +235,11 @@ class LabelFolder:
         return sorted(self._files)
 
     def stamp_of(self, reference_ns: int) -> int:
-        """The label's own stamp that is nearest to a reference stamp."""
+        """The label stamp nearest to a reference stamp."""
         return min(self._files, key=lambda stamp: abs(stamp - reference_ns))
 
     def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Copy files that can be read."""
+        """Copy the files that can be read."""
         apart = [abs(self.stamp_of(f.frame.stamp_ns) - f.frame.stamp_ns) for f in frames]
         at_camera_time = not apart or max(apart) <= _AT_CAMERA_TIME_NS
         time: Literal["reference_camera", "lidar"] = (
@@ -260,7 +266,7 @@ def _label_set(truth: OccupancyPrediction, topic: str) -> LabelSet:
         if (truth.class_names, truth.empty_class) == (classes.class_names, classes.empty_class):
             return classes
     raise BagError(
-        f"{topic}: its classes {', '.join(truth.class_names)} are those of no known label set "
+        f"{topic}: its classes {', '.join(truth.class_names)} match no known label set "
         f"({', '.join(LABEL_SETS)})"
     )
 
@@ -276,7 +282,7 @@ def write_labels(
     grid: VoxelGrid,
     formats: CollectedFormats,
 ) -> WrittenLabels:
-    """The files of one frame with Occ3D's keys; with flow also in the classes of OpenOcc."""
+    """Write the files of one frame with Occ3D's keys; with flow also with OpenOcc's classes."""
     arrays = {} if flow is None else {"flow": flow.astype(np.float32)}
     arrays["mask_lidar"] = mask_lidar.astype(np.uint8)
     arrays["mask_camera"] = mask_camera.astype(np.uint8)
@@ -294,7 +300,7 @@ def write_labels(
 
 
 class _ByStamp:
-    """Frames to be taken by a stamp near theirs, each once."""
+    """Frames that are looked up by a stamp near theirs, each once."""
 
     def __init__(self, frames: Iterable[WantedFrame]) -> None:
         self._frames = sorted(frames, key=lambda wanted: wanted.frame.stamp_ns)
@@ -302,7 +308,7 @@ class _ByStamp:
     def pop(self, stamp_ns: int) -> WantedFrame | None:
         stamps = [wanted.frame.stamp_ns for wanted in self._frames]
         at = nearest_stamp(stamps, stamp_ns)
-        if at is None or abs(stamps[at] - stamp_ns) > SAME_MOMENT_NS:
+        if at is None or abs(stamps[at] - stamp_ns) > SAME_TIME_NS:
             return None
         return self._frames.pop(at)
 
@@ -315,7 +321,7 @@ def _token_times(path: Path) -> dict[str, int]:
         return {str(row["token"]): time(row) for row in json.loads(path.read_text())}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataFileError(
-            f"{path} is no list of samples with token and timestamp: {error!r}"
+            f"{path} is not a list of samples with token and timestamp: {error!r}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a recording's lidar gives to a data set: labels made of its sweeps, and its points."""
+"""A recording's lidar in a data set: labels made from its sweeps, and its points."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, WorldSweeps
 
 
 def has_lidar(recording: Recording) -> bool:
-    """Whether there is any topic of points."""
+    """Whether the recording has a topic of points."""
     return any(topic.kind == POINTS_TYPE for topic in recording.topics.values())
 
 
@@ -37,11 +37,11 @@ class LidarMadeLabels:
     """Labels made from the recording's own lidar, see docs/lidar-labels.md.
 
     Args:
-        drive: where the sweeps are.
+        drive: the recording.
         topic: of the sweeps; None for the recording's only one.
         boxes: topic or file of boxes; None looks for a usual topic, ``none`` uses none.
         point_classes: JSON file, value of the points' class field -> class name.
-        period_s: sweeps nearer to each other than this are passed over.
+        period_s: least time between sweeps that are used.
 
     Raises:
         BagError: no such topic.
@@ -67,11 +67,11 @@ class LidarMadeLabels:
         self.description = f"lidar {topic}, {boxes_from}"
 
     def stamps_ns(self) -> list[int] | None:
-        """Any moment will do."""
+        """None: any time can have labels."""
         return None
 
     def write(self, frames: Sequence[WantedFrame], folder: Path) -> Iterator[WrittenLabels]:
-        """Frames without a sweep near them get none."""
+        """Write labels for the frames that have a sweep near them."""
         tokens = {id(wanted.frame): wanted.token for wanted in frames}
         for frame, labels in self._labeller.label([w.frame for w in frames], self._sweeps):
             if labels is not None:
@@ -88,26 +88,26 @@ def _boxes(
         return None, "no boxes"
     if wanted is not None and Path(wanted).is_file():
         tracks = read_box_file(Path(wanted))
-        return tracks, f"{len(tracks)} tracks of boxes of {wanted}"
+        return tracks, f"{len(tracks)} tracks of boxes from {wanted}"
     topic = box_topic(recording, wanted)
     if topic is None:
         return None, "no boxes"
     tracks = read_box_topic(recording, topic, layout.pose.world_frame)
-    return tracks, f"{len(tracks)} tracks of boxes of {topic}"
+    return tracks, f"{len(tracks)} tracks of boxes from {topic}"
 
 
 def read_class_table(path: Path) -> dict[int, int]:
     """Occ3D class id of each value of the points' class field, from a JSON file.
 
     Raises:
-        DataFileError: it is no such file, or has a name that is no class.
+        DataFileError: it is not such a file, or contains an unknown class name.
     """
     classes = LABEL_SETS["occ3d"]
     try:
         table = {int(value): str(name) for value, name in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise DataFileError(
-            f'{path} is no JSON object like {{"24": "driveable_surface"}}: {error}'
+            f'{path} is not a JSON object like {{"24": "driveable_surface"}}: {error}'
         ) from error
     strange = sorted(set(table.values()) - set(classes.class_names))
     if strange or min(table, default=0) < 0:
@@ -119,17 +119,17 @@ def read_class_table(path: Path) -> dict[int, int]:
 
 
 class PointWriter:
-    """Writes the points of the sweeps that are nearest to frames.
+    """Writes the points of the sweep nearest to each frame.
 
     Args:
         drive: the recording.
         wanted: topic of the sweeps; None for the recording's only one.
         point_classes: JSON file, value of the points' class field -> class name.
         work: folder to write to.
-        place: where its files will be, relative to the data set.
+        place: final folder of the files, relative to the data set.
 
     Attributes:
-        topic: of the sweeps; "" where there is none, or it is not clear which is meant.
+        topic: of the sweeps; "" if there is none or the choice is ambiguous.
     """
 
     def __init__(
@@ -149,20 +149,20 @@ class PointWriter:
             try:
                 self.topic = topic_of_points(drive.recording, wanted)
             except BagError as error:
-                drive.recording.note("lidar", f"no points are kept: {error}")
+                drive.recording.note("lidar", f"no points are stored: {error}")
 
     def write(
         self, drafts: Iterable[Draft], sweep_stamps: Iterable[int], farthest_ns: int
     ) -> dict[str, LidarRecord]:
-        """Write the points of the frames that have a sweep near their labels' stamp.
+        """Write the points of the frames that have a sweep near the stamp of their labels.
 
         Args:
             drafts: the frames.
             sweep_stamps: of all sweeps of the topic.
-            farthest_ns: sweeps farther away are not near.
+            farthest_ns: largest time between a sweep and the labels.
 
         Returns:
-            Token of a frame -> what was written for it.
+            Token of a frame -> record of its lidar.
         """
         stamps = sorted(set(sweep_stamps))
         frames: defaultdict[int, list[Draft]] = defaultdict(list)
@@ -182,7 +182,7 @@ class PointWriter:
         }
 
     def _written(self, token: str, sweep: Sweep) -> LidarRecord:
-        """Points in the lidar frame at the sweep's stamp, the vehicle's motion undone."""
+        """Write the points in the lidar frame at the sweep's stamp, motion-compensated."""
         folder = self._work / "lidar"
         folder.mkdir(exist_ok=True)
         lidar_T_world = invert_transform(sweep.world_T_ego @ sweep.ego_T_lidar)
@@ -210,7 +210,7 @@ def world_sweeps(
     period_ns: int = 0,
     only_ns: frozenset[int] | None = None,
 ) -> WorldSweeps:
-    """Sweeps whose points have the class ids of Occ3D; arguments as for :class:`WorldSweeps`."""
+    """Sweeps whose points have class ids of Occ3D; arguments as for :class:`WorldSweeps`."""
     class_ids = None if point_classes is None else read_class_table(point_classes)
     num_classes = LABEL_SETS["occ3d"].empty_class
     return WorldSweeps(drive, topic, class_ids, num_classes, period_ns, only_ns)

@@ -1,4 +1,4 @@
-"""Averaged weights, kept beside those in training."""
+"""Moving average of the weights during training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from occ_training.schedules import Averaging
 class WeightAverage(pl.Callback):
     """Moving average of parameters and of float buffers (batch statistics).
 
-    Every process keeps its own; they are equal because the weights are. Lightning's
-    ``EMAWeightAveraging`` goes on as exactly, but takes the weights after the first step for the
-    first average, where the published one begins with the initial weights, and leaves the averaged
-    weights in the network at the end. timm's ``ModelEmaV3`` has other warm-ups of the decay.
+    Every process keeps its own average; they are equal because the weights are. Lightning's
+    ``EMAWeightAveraging`` resumes as exactly, but it starts from the weights after the first step,
+    where the reference code starts from the initial weights, and it leaves the averaged weights in
+    the network at the end. timm's ``ModelEmaV3`` has other warm-ups of the decay.
 
     Args:
         schedule: of the decay.
@@ -31,7 +31,7 @@ class WeightAverage(pl.Callback):
         self._average: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the weights as they are, or go on with those of a checkpoint."""
+        """Start from the current weights, or continue the average of a checkpoint."""
         del trainer
         current = float_entries(_network(pl_module))
         if not self._average:
@@ -61,7 +61,7 @@ class WeightAverage(pl.Callback):
 
     @contextmanager
     def applied(self, net: nn.Module) -> Iterator[None]:
-        """The network with averaged weights, while the block lasts."""
+        """Context in which the network has the averaged weights."""
         current = float_entries(net)
         kept = {name: value.clone() for name, value in current.items()}
         try:
@@ -77,7 +77,7 @@ def _network(module: pl.LightningModule) -> nn.Module:
 
 
 def float_entries(net: nn.Module) -> dict[str, Tensor]:
-    """Parameters and float buffers by name, the live tensors; shared ones once."""
+    """Parameters and float buffers by name, as views of the live tensors; shared ones once."""
     seen: set[int] = set()
     entries = {}
     for name, tensor in net.state_dict(keep_vars=True).items():

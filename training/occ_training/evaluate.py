@@ -1,6 +1,6 @@
-"""Evaluation: every frame of a data set once, in the order of its sequence, by any processes.
+"""Evaluation of every frame of a data set, once, in sequence order, on any number of processes.
 
-Sequences are dealt out to processes; what these count is added up. Scores do not depend on the
+Sequences are distributed over processes and their counters are summed. Scores do not depend on the
 number of processes, because history never crosses sequences and all counts are integers.
 """
 
@@ -44,10 +44,10 @@ class EvaluationTask:
         data: index of the data set.
         labels: key of its labels, None = those of the model's label set.
         sequences: only these; None = all.
-        parts: of the protocol, None = those that are published.
-        groups: numbers of the groups to look at, None = all.
-        history: False starts anew at every frame.
-        save: folder for predictions, None = they are not kept.
+        parts: of the protocol, None = the default ones.
+        groups: numbers of the groups to evaluate, None = all.
+        history: False treats every frame as the first of its sequence.
+        save: folder for predictions, None = they are not saved.
         workers: processes that load frames in the background.
     """
 
@@ -79,12 +79,12 @@ class EvaluationTask:
 def evaluation_options(
     card: ModelCard, labels: str | None = None, parts: Sequence[str] | None = None
 ) -> SampleOptions:
-    """What a data set has to load for the protocol of a model.
+    """The sample options that the protocol of a model needs.
 
     Args:
         card: of the model.
         labels: key of the labels in the data set.
-        parts: of the protocol, None = those that are published.
+        parts: of the protocol, None = the default ones.
     """
     known = PROTOCOLS[card.label_set].parts
     names = [n for n, part in known.items() if part.by_default] if parts is None else parts
@@ -107,14 +107,14 @@ def evaluate(
     Args:
         task: without groups.
         jobs: local processes; with several GPUs each takes the next one in turn.
-        ray_address: of a Ray cluster to work on instead, sequence by sequence; each takes one of
-            its GPUs where it has any and ``task.device`` is not ``cpu``.
-        on_progress: called with (frames seen, frames in all).
+        ray_address: of a Ray cluster to use instead, one task per sequence. A task takes a GPU if
+            the cluster has any and ``task.device`` is not ``cpu``.
+        on_progress: called with (frames done, frames in all).
 
     Raises:
-        WorkError: a process failed for a reason that a user can mend.
-        RuntimeError: it failed for another one, or a frame was not seen exactly once.
-        OccError: as the data set, the protocol and :func:`load_model` raise.
+        WorkError: a process failed for a reason that a user can fix.
+        RuntimeError: it failed for another reason, or a frame was not evaluated exactly once.
+        OccError: raised by the data set, the protocol or :func:`load_model`.
     """
     dataset = task.dataset()
     card, frames = get_card(task.model), len(dataset)
@@ -125,7 +125,7 @@ def evaluate(
         replace(
             task,
             groups=tuple(share),
-            # A process of a cluster sees the GPU it is given, whatever this machine has.
+            # A process of a cluster sees only its own GPU, whatever this machine has.
             device=task.device if ray_address else _device_of(task.device, number),
         )
         for number, share in enumerate(dealt)
@@ -160,7 +160,7 @@ def evaluate(
 
 
 def evaluate_share(task: EvaluationTask) -> tuple[list[int], Counters]:
-    """Frames seen, and the counters of every part: what one process of :func:`evaluate` does."""
+    """One process's share of :func:`evaluate`: frames evaluated, and the counters of each part."""
     loaded = load_model(task.model, task.weights, task.random_seed, task.device)
     evaluation = Evaluation(loaded.card.label_set, task.parts, loaded.card.grid)
     seen = evaluate_frames(
@@ -177,7 +177,7 @@ def evaluate_share(task: EvaluationTask) -> tuple[list[int], Counters]:
 
 
 def add_counters(evaluation: Evaluation, counters: Counters) -> None:
-    """Add what another process counted on other frames."""
+    """Add the counters of another process, for other frames."""
     for name, of_part in counters.items():
         own = evaluation.part(name).counters()
         for counter, value in of_part.items():
@@ -197,21 +197,21 @@ def evaluate_frames(
     workers: int = 0,
     on_frame: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """Let a network answer every frame of some groups, and count how good the answers are.
+    """Run a network on every frame of some groups, and update the evaluation.
 
     Args:
         net: in evaluation mode, on ``device``.
         card: its model.
         dataset: frames without augmentation, with what the protocol needs.
-        evaluation: counts the answers.
+        evaluation: updated with each frame's output.
         device: where the network is.
         groups: numbers of the groups, None = all.
-        save: folder for one ``<sequence>/<token>.npz`` per frame, None = nothing is kept.
+        save: folder for one ``<sequence>/<token>.npz`` per frame, None = nothing is saved.
         workers: processes that load frames in the background.
-        on_frame: called with the number of frames seen so far.
+        on_frame: called with the number of frames so far.
 
     Returns:
-        Positions of the frames, in the order they were seen.
+        Positions of the frames, in the order of evaluation.
     """
     runs = group_frames(dataset.groups_F)
     order = [i for g in (range(len(runs)) if groups is None else groups) for i in runs[g]]
@@ -240,7 +240,7 @@ def evaluate_frames(
 
 
 def frame_truth(batch: Batch) -> FrameTruth:
-    """The truth of a batch of one frame."""
+    """The ground truth of a batch of one frame."""
 
     def only(values: Sequence[Tensor] | Tensor | None) -> Tensor | None:
         return None if values is None else values[0]
@@ -256,7 +256,7 @@ def frame_truth(batch: Batch) -> FrameTruth:
 
 
 def _save(folder: Path, batch: Batch, labels: Tensor, flow: Tensor | None) -> None:
-    """One frame's answer; the file appears whole."""
+    """Save one frame's output; the file appears only when it is complete."""
     file = folder / batch.sequences[0] / f"{batch.tokens[0]}.npz"
     arrays: dict[str, Any] = {"semantics": labels.numpy()}
     if flow is not None:

@@ -1,8 +1,8 @@
 """Training runs, from Python: :func:`fit` takes a recipe and a data set.
 
-Progress is written to ``<out>/logs`` (CSV, and TensorBoard where it is installed), checkpoints to
-``<out>/checkpoints``. A run that was ended, in whatever way, goes on from its last checkpoint: the
-same frames, points and weights follow as if it had not been.
+Progress is written to ``<out>/logs`` (CSV, and TensorBoard if it is installed), checkpoints to
+``<out>/checkpoints``. A run that was interrupted resumes from its last checkpoint and gives the
+same frames, points and weights as one without an interruption.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from occ_training.ema import WeightAverage
 from occ_training.initial_weights import load_initial_weights
 from occ_training.module import OccupancyModule
 from occ_training.recipe import TrainingRecipe
-from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, hold_recipe
+from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, store_recipe
 from occ_training.sampler import SequenceDataset, SlotSampler, group_frames
 from occ_training.validation import GateKeeper, Validation
 
@@ -57,12 +57,12 @@ def fit(
     log_every: int = 50,
     progress: bool = True,
 ) -> Path:
-    """Train, or go on training.
+    """Train, or resume training.
 
     Args:
-        recipe: what to do.
-        dataset: frames to learn from, augmented as it sees fit.
-        out: folder of the run. If it has checkpoints the run goes on from the last.
+        recipe: of the run.
+        dataset: frames to train on; it applies its own augmentation.
+        out: folder of the run. If it has checkpoints, the run resumes from the last.
         card: model to train, for sizes that are not the zoo's; None = the recipe's.
         accelerator: as Lightning names it: ``auto``, ``cpu``, ``gpu``.
         devices: processes per machine, each with its own GPU.
@@ -73,23 +73,23 @@ def fit(
         progress: whether a progress bar is shown.
 
     Returns:
-        The weights at the end, averaged where the recipe averages.
+        The weights file of the last checkpoint, averaged if the recipe averages.
 
     Raises:
-        OptionError: the batch cannot be spread over the processes, or there is a gate and nothing
-            to validate on; the message says what to change.
+        OptionError: the batch cannot be divided by the processes, or there is a gate and no
+            validation data; the message says what to change.
         DatasetError: the data set is too small for the batch.
         RunError: the folder holds another run.
-        GateError: the recipe's gate is not passed, or was not.
-        DivergedError: weights are no longer finite numbers.
+        GateError: the run fails its gate, or failed it before.
+        DivergedError: a weight is not finite.
     """
     out = Path(out)
     if recipe.gate is not None and validation is None:
         raise OptionError(
-            f"{recipe.name} has a gate and nothing to validate on: give a validation data set, or "
+            f"{recipe.name} has a gate and no validation data: give a validation data set, or "
             "set `gate` of the recipe to null"
         )
-    hold_recipe(out, recipe)
+    store_recipe(out, recipe)
     card = card or get_card(recipe.model)
     pl.seed_everything(recipe.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
@@ -109,7 +109,7 @@ def fit(
         recipe.batch,
         average,
     )
-    # Checkpoints save what the others have done; a gate comes when that is safe.
+    # Checkpoints save the state of the other callbacks; the gate runs after that.
     last_ones: list[pl.Callback] = [checkpoints]
     if validation is not None:
         validating = Validation(validation, recipe.validate_every, average, out / VALIDATION)
@@ -122,7 +122,7 @@ def fit(
         devices=devices,
         num_nodes=nodes,
         strategy=_strategy(accelerator, devices, nodes),
-        # fp16 needs its gradients scaled; number formats are chosen part by part in the network.
+        # fp16 needs gradient scaling; the network chooses the precision of each part itself.
         precision="16-mixed" if recipe.precision == "fp16" else "32-true",
         max_steps=recipe.steps,
         max_epochs=-1,
@@ -138,23 +138,23 @@ def fit(
         callbacks=[*own, *callbacks, *last_ones],
     )
     with warnings.catch_warnings():
-        # The sampler is told where to go on; Lightning cannot know.
+        # SlotSampler starts at the right step; Lightning cannot know that.
         warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
         trainer.fit(
             training,
             datamodule=TrainingData(recipe, dataset),
             ckpt_path=None if last is None else str(last / TRAINER_FILE),
-            weights_only=False,  # a file this program wrote itself
+            weights_only=False,  # written by this program
         )
     return finished_checkpoints(folder)[-1] / WEIGHTS_FILE
 
 
 class TrainingData(pl.LightningDataModule):
-    """The frames of this process's slots, from the step the run is at.
+    """The frames of this process's slots, from the current step on.
 
     Args:
         recipe: batch, seed, steps, workers.
-        dataset: where samples come from.
+        dataset: source of the samples.
     """
 
     def __init__(self, recipe: TrainingRecipe, dataset: SequenceDataset) -> None:
@@ -163,7 +163,7 @@ class TrainingData(pl.LightningDataModule):
         self._dataset = dataset
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Asked for after a checkpoint has been read, so the step is known."""
+        """Lightning calls this after it has read a checkpoint, so the step is known."""
         assert self.trainer is not None
         recipe = self._recipe
         stream = SlotSampler(
@@ -186,7 +186,7 @@ class TrainingData(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """As a whole."""
+        """Move the whole batch."""
         del dataloader_idx
         return batch.to(device)
 
@@ -199,7 +199,7 @@ def _new_network(card: ModelCard, recipe: TrainingRecipe) -> Network:
 
 
 def _strategy(accelerator: str, devices: int | str, nodes: int) -> Strategy | str:
-    """Data parallel where there is more than one process, as the published runs use it."""
+    """Data parallel if there is more than one process, with the settings of the reference runs."""
     count = devices
     if devices in ("auto", -1, "-1"):
         count = 1 if accelerator == "cpu" else max(1, torch.cuda.device_count())
@@ -219,11 +219,11 @@ def _loggers(out: Path, step: int) -> list[Logger]:
 
 @rank_zero_only
 def _keep_rows(table: CSVLogger, step: int) -> None:
-    """Go on with the table of a run that goes on; the logger by itself would begin a new one.
+    """Keep the rows of a resumed run; the logger itself would start a new table.
 
     Args:
-        table: that nothing has been logged to yet.
-        step: that the run goes on from; rows of later ones are written again.
+        table: without any rows yet.
+        step: from which the run resumes; rows of this and later steps are dropped.
     """
     file = Path(table.log_dir) / "metrics.csv"
     before = file.with_name("metrics.before.csv")

@@ -1,4 +1,4 @@
-"""Starting from weights of another network: what fits is taken, the rest stays as it is."""
+"""Initial weights from another network: matching tensors are loaded, the others are kept."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from occ_perception.runtime.weight_files import WeightsError, find_weights, veri
 
 
 def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
-    """Copy every tensor whose published name and shape fit.
+    """Copy every tensor whose checkpoint key and shape match.
 
     Args:
         net: built from ``card``; its other tensors are left alone.
-        card: names the tensors.
-        path: ``.pth`` or ``.safetensors`` file, of a detector or an earlier run; or a name of the
-            zoo, which is that model's checkpoint where `occ weights fetch` keeps it.
+        card: defines the checkpoint keys.
+        path: ``.pth`` or ``.safetensors`` file, of a detector or an earlier run; or the name of a
+            model of the zoo, for the checkpoint that `occ weights fetch` stored.
 
     Returns:
-        One line for people: how many tensors were taken, and what was not.
+        One line of text: how many tensors were loaded, and how many were not.
 
     Raises:
-        WeightsError: there is no such file, or that model's checkpoint is not here.
-        WeightsError: the kept checkpoint is not what it was.
-        CheckpointError: it cannot be read safely, or nothing in it fits.
+        WeightsError: there is no such file, that model's checkpoint is not on this machine, or the
+            stored checkpoint has changed.
+        CheckpointError: it cannot be read safely, or no tensor matches.
     """
     if str(path) in MODELS and not path.exists():
         path = _kept_checkpoint(str(path))
@@ -37,7 +37,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
     report = match_keys(net, card, tensors)
     if not report.loaded:
         raise CheckpointError(
-            f"{path}: none of its {len(tensors)} tensors fits model {card.name}; "
+            f"{path}: none of its {len(tensors)} tensors matches model {card.name}; "
             "is it a checkpoint of this family?",
             report,
         )
@@ -46,7 +46,7 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
         for key in report.loaded:
             own[key].copy_(tensors[checkpoint_key(key, card.names)])
     return (
-        f"{path}: {len(report.loaded)} of {len(own)} tensors taken; {len(report.missing)} are not "
+        f"{path}: {len(report.loaded)} of {len(own)} tensors loaded; {len(report.missing)} are not "
         f"in it, {len(report.wrong_shape)} have another shape"
     )
 

@@ -1,4 +1,4 @@
-"""One training step: a network, the state of every slot, the terms of the loss."""
+"""The training step: network, temporal state of every slot, loss terms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OccupancyModule(pl.LightningModule):
         recipe: of the run.
 
     Attributes:
-        slots: what this process's slots remember.
+        slots: temporal state of this process's slots.
     """
 
     def __init__(self, net: Network, card: ModelCard, recipe: TrainingRecipe) -> None:
@@ -46,16 +46,16 @@ class OccupancyModule(pl.LightningModule):
         compute_in(net, recipe.precision)
         embed = net.image_embed
         if embed is not None and not any(isinstance(t, ImageMasks) for t in recipe.terms):
-            embed.requires_grad_(False)  # data parallel training would wait for its gradients
+            embed.requires_grad_(False)  # unused; data parallel training would wait for it
 
     def on_train_start(self) -> None:
-        """Let norms keep their statistics, where the recipe wants that."""
+        """Freeze the statistics of batch norms if the recipe does."""
         if self.recipe.frozen_norms:
             freeze_norms(self.net)
 
     def training_step(self, batch: Batch, _batch_number: int) -> Tensor:
-        """Loss of one step; the state moves on."""
-        # Dropout draws from here: a run that goes on draws what it would have drawn.
+        """Loss of one step; updates the temporal state."""
+        # Seeds dropout by step, so that a resumed run draws the same.
         torch.manual_seed(seed_of(self.recipe.seed, self.global_step, self.global_rank))
         losses = self.losses(batch, self._forward(batch))
         total = torch.stack(list(losses.values())).sum()
@@ -68,7 +68,7 @@ class OccupancyModule(pl.LightningModule):
         """Every weighted loss of a step by name, in float32.
 
         Raises:
-            ValueError: two terms give a loss of the same name.
+            ValueError: two terms return a loss of the same name.
         """
         losses: dict[str, Tensor] = {}
         with torch.autocast(self.device.type, enabled=False):
@@ -83,13 +83,16 @@ class OccupancyModule(pl.LightningModule):
                 values = term(step)
                 twice = values.keys() & losses.keys()
                 if twice:
-                    raise ValueError(f"two terms of {self.recipe.name} give {', '.join(twice)}")
+                    raise ValueError(
+                        f"two terms of {self.recipe.name} return the loss {', '.join(twice)}; "
+                        "names must be unique"
+                    )
                 losses |= values
         return losses
 
     def _forward(self, batch: Batch) -> Outputs:
         step, fading = self.global_step, self.recipe.motion_fading
-        # Half precision, where the recipe wants it, is the parts' own business.
+        # Parts that may compute in half precision switch autocast on themselves.
         with torch.autocast(self.device.type, enabled=False):
             return self.slots.forward(
                 batch,
@@ -113,10 +116,10 @@ class OccupancyModule(pl.LightningModule):
 
 
 def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> float | None:
-    """How much of the measured depth the lifting is given in this step; None = it has none.
+    """Share of the measured depth in the lifting at this step; None = no measured depth.
 
-    Models with a depth sensor have it always. Those that fuse depth over time take it there, and
-    mix it into the prediction as the others do.
+    Models with a depth sensor always use it. Those that fuse depth over time use it in the fusion,
+    and mix it into the prediction as the others do.
     """
     fading = recipe.depth_fading.rate(step) if recipe.depth_fading else 0.0
     if card.measures_depth:
@@ -125,10 +128,10 @@ def measured_depth_rate(card: ModelCard, recipe: TrainingRecipe, step: int) -> f
 
 
 def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
-    """Let sub-modules be computed again in the backward pass instead of kept (1604.06174).
+    """Recompute sub-modules in the backward pass instead of storing activations (1604.06174).
 
-    Batch norms inside see every batch twice, and move their running statistics twice; the
-    published training does the same.
+    Batch norms inside see every batch twice and update their running statistics twice, as in the
+    reference code.
 
     Raises:
         OptionError: the network has no sub-module of one of these names.
@@ -138,15 +141,15 @@ def recompute(net: nn.Module, names: tuple[str, ...]) -> None:
         if name not in modules:
             near = ", ".join(get_close_matches(name, modules) or dict(net.named_children()))
             raise OptionError(
-                f"recomputed of the recipe names {name!r}, which the network does not have; near "
-                f"it there are {near}. Correct the name, or leave it out"
+                f"`recomputed` of the recipe names {name!r}, which the network does not have; "
+                f"similar names are {near}. Correct the name, or leave it out"
             )
         module = modules[name]
-        module.forward = _twice(module.forward)
+        module.forward = _checkpointed(module.forward)
 
 
 def compute_in(net: nn.Module, precision: str) -> None:
-    """Let the parts that may compute in half precision; what they give is float32 again.
+    """Run the parts that allow it in half precision; their outputs are float32.
 
     Args:
         net: the network, changed in place; its parameters stay float32.
@@ -162,16 +165,16 @@ def compute_in(net: nn.Module, precision: str) -> None:
 
 
 def freeze_norms(net: nn.Module) -> None:
-    """Batch norms use and keep the statistics they have."""
+    """Put all batch norms into evaluation mode: they keep their statistics."""
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def _twice(forward: Any) -> Any:
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+def _checkpointed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    return checkpointed
+    return run

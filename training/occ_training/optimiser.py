@@ -27,9 +27,9 @@ class Optimiser:
 
     Attributes:
         lr: base learning rate.
-        weight_decay: of all parameters, norms and biases included, as published.
-        groups: sorts the parameters into groups with a rate and decay of their own; None = one
-            group with the numbers above.
+        weight_decay: of all parameters, norms and biases included, as in the reference code.
+        groups: sorts the parameters into groups with their own rate and decay; None = one group
+            with the values above.
         clip_norm: gradients are scaled down to this L2 norm.
         schedule: of the learning rate.
     """
@@ -42,10 +42,10 @@ class Optimiser:
 
 
 def swin_layer(name: str) -> int:
-    """Depth of a parameter of the Swin network: 0 the patches, 25 all that follows the blocks.
+    """Layer of a parameter of the Swin network: 0 the patches, 25 everything after the blocks.
 
     Args:
-        name: of the parameter in the whole network.
+        name: of the parameter in the network.
     """
     last = sum(_SWIN_BLOCKS) + 1
     if not name.startswith("image.backbone."):
@@ -61,9 +61,9 @@ def swin_layer(name: str) -> int:
 
 
 def swin_layers(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
-    """The rate falls by 0.85 per layer towards the images (BEiT, arXiv 2106.08254).
+    """Groups whose rate falls by 0.85 per layer towards the images (BEiT, arXiv 2106.08254).
 
-    Vectors (norms and biases) do not decay.
+    Vectors (norms and biases) have no weight decay.
     """
     last = sum(_SWIN_BLOCKS) + 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -82,7 +82,7 @@ def swin_layers(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
 
 
 def backbone_slower(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
-    """The image backbone and the sampling offsets at a tenth of the rate (SparseOcc)."""
+    """Groups with image backbone and sampling offsets at a tenth of the rate (SparseOcc)."""
     slow: list[nn.Parameter] = []
     fast: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():

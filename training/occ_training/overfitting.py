@@ -1,7 +1,7 @@
-"""The smoke test of the training code: two frames of the town, learnt by heart.
+"""The smoke test of the training code: a network overfits two frames of the town.
 
-Says whether images, poses, labels, losses and gradients belong together; nothing about how well
-a network generalises.
+Tests whether images, poses, labels, losses and gradients are consistent. It says nothing about
+generalisation.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ _SCORED = ("camera_mask", "all_voxels")
 
 @dataclass(frozen=True)
 class OverfitResult:
-    """What came of it.
+    """Losses and scores of the smoke test.
 
     Attributes:
         first_loss, last_loss: without the cosine term of flow, which can be negative.
         scores: mIoU and IoU of the network under the camera mask, fractions of 1.
-        oracle: those of an answer that puts every pixel of the same images at its true depth
-            with its true class.
-        weights: of the network.
+        oracle: the same scores of :func:`oracle_output`.
+        weights: file of the network's weights.
     """
 
     first_loss: float
@@ -61,7 +60,7 @@ class OverfitResult:
     weights: Path
 
     def summary(self) -> str:
-        """For people."""
+        """The result as text."""
         losses = f"{self.first_loss:.3f} -> {self.last_loss:.3f}"
         rows = [f"loss without the cosine term of flow {losses}"]
         for name in ("mIoU", "IoU"):
@@ -77,7 +76,7 @@ def small_town_card(voxels: int) -> ModelCard:
         voxels: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
 
     Raises:
-        OptionError: another number of voxels, which the labels cannot be put on.
+        OptionError: another number of voxels, to which the labels cannot be converted.
     """
     if voxels not in (50, 100, 200):
         raise OptionError(f"voxels must be 50, 100 or 200, got {voxels}")
@@ -98,7 +97,7 @@ def small_town_card(voxels: int) -> ModelCard:
 
 
 def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
-    """Every term of the demonstration model on the same two frames, again and again."""
+    """A recipe with every term of the demonstration model, for two frames without augmentation."""
     return TrainingRecipe(
         name="overfit",
         model="alocc_town",
@@ -129,20 +128,20 @@ def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
 def overfit_two_frames(
     out: Path, steps: int, voxels: int, precision: str = "fp32", accelerator: str = "auto"
 ) -> OverfitResult:
-    """Train on two frames that follow each other, and score the answers on them.
+    """Train on two consecutive frames, and score the outputs on them.
 
     Args:
-        out: folder of the run; it must not hold one already.
+        out: folder of the run; it must not contain a run.
         steps: of the optimiser.
         voxels: see :func:`small_town_card`.
         precision: of the convolutional parts.
-        accelerator: as Lightning names it.
+        accelerator: as in Lightning: ``auto``, ``cpu``, ``gpu``.
 
     Raises:
         OutputError: there is a run in ``out``.
     """
     if (out / "checkpoints").exists():
-        raise OutputError(f"{out} holds a run already; choose another folder")
+        raise OutputError(f"{out} already contains a run; choose another folder")
     index = town_dataset(out / "frames", "both", [_CLIP], _DATA)
     card, recipe = small_town_card(voxels), overfit_recipe(steps, precision)
     dataset = OccupancyDataset(index, card, recipe.sample_options(card))
@@ -156,21 +155,21 @@ def overfit_two_frames(
     best = Evaluation(card.label_set, _SCORED, card.grid)
     sensors = DriveSensors(Drive(Town(_CLIP.town), _CLIP.drive), _DATA.sensors())
     for number, (t, frame) in enumerate(zip(_CLIP.times(), index.frames, strict=True)):
-        answer = oracle_answer(sensors, t, frame, card)
-        best.update(answer, frame_truth(collate([plain[number]])))
+        output = oracle_output(sensors, t, frame, card)
+        best.update(output, frame_truth(collate([plain[number]])))
     return OverfitResult(first, last, _means(learnt), _means(best), weights)
 
 
-def oracle_answer(
+def oracle_output(
     sensors: DriveSensors, t: float, frame: FrameRecord, card: ModelCard
 ) -> NDArray[np.uint8]:
-    """Every pixel at its true depth with its true class; voxels nobody saw a surface in are free.
+    """Voxels from every pixel's true depth and class; voxels without a visible surface are free.
 
     Args:
-        sensors: that the frame comes from.
-        t: its time.
-        frame: gives the poses.
-        card: gives the voxels.
+        sensors: of the frame's drive.
+        t: time of the frame, seconds since the start of the drive.
+        frame: for the poses.
+        card: for the voxel grid.
     """
     grid, free = card.grid, card.labels.empty_class
     votes = np.zeros((*grid.dims, card.labels.num_classes), dtype=np.int64)
@@ -189,7 +188,7 @@ def oracle_answer(
 
 
 def _ends_of_loss(log: Path) -> tuple[float, float]:
-    """First and last logged loss, the cosine term left out: it is at best -1."""
+    """First and last logged loss without the cosine term, which is -1 at best."""
     with log.open() as lines:
         rows = [row for row in csv.DictReader(lines) if row.get("loss")]
     losses = [float(row["loss"]) - float(row["loss/flow_cosine"]) for row in rows]

@@ -1,4 +1,4 @@
-"""The shipped checkpoint of a run on the town: small weights, scored on towns it has not seen."""
+"""The packaged checkpoint of a run on the town: half-precision weights, scored on test towns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from occ_training.checkpoints import WEIGHTS_FILE, finished_checkpoints, step_of
 from occ_training.data.sample import collate
 from occ_training.evaluate import EvaluationTask, evaluate, frame_truth
 from occ_training.recipes import RECIPES
-from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, held_recipe
+from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, stored_recipe
 from occ_training.town import town_dataset
 
 SCORES_FILE, REPORT_FILE = "scores.json", "report.md"
@@ -37,38 +37,38 @@ class PackError(OccError):
 
 
 def pack(
-    run: Path, frames: Path, device: str, jobs: int, install: bool, say: Callable[[str], None]
+    run: Path, frames: Path, device: str, jobs: int, install: bool, log: Callable[[str], None]
 ) -> str:
     """Pack and score the last checkpoint of a finished run; returns the report.
 
     Args:
-        run: its folder; gets the weights, the scores and the report.
-        frames: where frames of the town are kept.
-        device: to score on.
-        jobs: processes that score.
-        install: put the weights into the package when they are scored.
-        say: told how it goes.
+        run: its folder; the weights, the scores and the report are written there.
+        frames: folder of the frames of the town.
+        device: for scoring.
+        jobs: processes for scoring.
+        install: copy the weights into the package after scoring.
+        log: called with each line of progress.
 
     Raises:
-        PackError: the run is not complete, or knows nothing of the town.
+        PackError: the run is not complete, or was not trained on the town.
     """
-    recipe = held_recipe(run, RECIPES)
+    recipe = stored_recipe(run, RECIPES)
     card = get_card(recipe.model)
     checkpoints = finished_checkpoints(run / CHECKPOINTS)
     step = step_of(checkpoints[-1]) if checkpoints else 0
     if step < recipe.steps:
         raise PackError(
             f"{run} is at step {step} of {recipe.steps}: `occ-train fit {recipe.name} --out {run}` "
-            "goes on"
+            "resumes it"
         )
     if recipe.town is None or (install and card.packaged is None):
         raise PackError(
-            f"{recipe.name} was not trained on the town, or is no model of the package; "
-            f"{checkpoints[-1] / WEIGHTS_FILE} is what `occ run --weights` takes"
+            f"{recipe.name} was not trained on the town, or its weights are not part of the "
+            f"package; use {checkpoints[-1] / WEIGHTS_FILE} with `occ run --weights`"
         )
     weights = run / f"{card.name}.safetensors"
     write_half(checkpoints[-1] / WEIGHTS_FILE, card, weights)
-    index = town_dataset(frames, "test", recipe.town.clips("test"), recipe.town, say=say)
+    index = town_dataset(frames, "test", recipe.town.clips("test"), recipe.town, log=log)
     tasks = {
         title: EvaluationTask(
             model=card.name,
@@ -81,7 +81,7 @@ def pack(
         for title, history in (("with history", True), ("without history", False))
     }
     reports = {title: evaluate(task, jobs) for title, task in tasks.items()}
-    reports["nothing moves"] = _standing(tasks["with history"], card)
+    reports["nothing moves"] = _zero_flow_report(tasks["with history"], card)
     facts = {
         "recipe": json.loads((run / RECIPE_FILE).read_text()),
         "torch": torch.__version__,
@@ -94,12 +94,15 @@ def pack(
     if install:
         assert card.packaged is not None
         write_whole(card.packaged, weights.read_bytes())
-        say(f"installed as {card.packaged}")
+        log(f"installed as {card.packaged}")
     return text
 
 
 def write_half(source: Path, card: ModelCard, path: Path) -> None:
-    """Weights in half precision, statistics in single: those of the camera code reach a million."""
+    """Write parameters in half and statistics in single precision.
+
+    The statistics of the camera code reach a million, beyond the range of half precision.
+    """
     with torch.device("meta"):
         net = card.build()
     parameters = {checkpoint_key(name, card.names) for name, _ in net.named_parameters()}
@@ -111,8 +114,8 @@ def write_half(source: Path, card: ModelCard, path: Path) -> None:
         save_file(tensors, unfinished, metadata={"format": "pt", "model": card.name})
 
 
-def _standing(task: EvaluationTask, card: ModelCard) -> Report:
-    """Scores of an answer that knows every class, and says that nothing moves."""
+def _zero_flow_report(task: EvaluationTask, card: ModelCard) -> Report:
+    """Scores of the true classes with zero flow everywhere."""
     evaluation = Evaluation(card.label_set, ("rays_and_flow",), card.grid)
     dataset = task.dataset()
     for position in range(len(dataset)):
@@ -124,7 +127,7 @@ def _standing(task: EvaluationTask, card: ModelCard) -> Report:
 def _as_text(lead: str, reports: dict[str, Report]) -> str:
     """Markdown: means, then classes."""
 
-    def voxel(report: Report, part: str, name: str) -> str:
+    def cell(report: Report, part: str, name: str) -> str:
         value = report.scores.get(part, {}).get(name)
         if value is None:
             return ""
@@ -134,10 +137,10 @@ def _as_text(lead: str, reports: dict[str, Report]) -> str:
     classes = [name for name in ours[0].scores["camera_mask"] if name.startswith("IoU[")]
     lines = [lead, "", f"| | {' | '.join(reports)} |", "| --- |" + " ---: |" * len(reports)]
     for part, name in _MEANS:
-        standing = reports["nothing moves"] if "AVE" in name else Report("", "", 0, {})
-        row = [voxel(report, part, name) for report in (*ours, standing)]
+        zero_flow = reports["nothing moves"] if "AVE" in name else Report("", "", 0, {})
+        row = [cell(report, part, name) for report in (*ours, zero_flow)]
         lines.append(f"| {part} {name} | {' | '.join(row)} |")
     for name in classes:
-        row = [voxel(report, "camera_mask", name) for report in ours]
+        row = [cell(report, "camera_mask", name) for report in ours]
         lines.append(f"| {name[4:-1]} | {' | '.join(row)} | |")
     return "\n".join(lines) + "\n"

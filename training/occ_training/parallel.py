@@ -1,7 +1,7 @@
-"""Independent pieces of work on local processes, or on a Ray cluster where one is given.
+"""Independent tasks on local processes, or on a Ray cluster if an address is given.
 
-The one seam through which conversion and evaluation spread over processors and machines. A piece
-that fails becomes an outcome with the reason; the others go on.
+Conversion, evaluation and rendering use this to spread over processors and machines. A task that
+fails becomes an outcome with the reason; the others continue.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Result = TypeVar("Result")
 
 
 class WorkError(OccError):
-    """Work could not be given away, or a piece of it failed; the message says why."""
+    """Tasks could not be distributed, or one failed; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """What became of one piece of work.
+    """The outcome of one task.
 
     Attributes:
-        item: the piece.
-        result: what the function returned; None where it failed.
-        error: why it failed, "" where it did not.
-        is_defect: whether it failed for a reason that no user can mend.
+        item: its argument.
+        result: what the function returned; None if it failed.
+        error: why it failed; "" if it did not.
+        is_defect: whether it failed for a reason that a user cannot fix.
     """
 
     item: Item
@@ -49,21 +49,21 @@ def run_all(
     ray_address: str | None = None,
     gpus: int = 0,
 ) -> Iterator[Outcome[Item, Result]]:
-    """Call ``function`` with every item; outcomes come as they are ready, in no fixed order.
+    """Call ``function`` with every item; yield outcomes as they complete, in no fixed order.
 
     Args:
-        function: of a module, so that another process can import it. On a cluster its package
-            must be installed on every node, and paths in the items must be valid there.
+        function: defined at module level, so that another process can import it. On a cluster its
+            package must be installed on every node, and paths in the items must be valid there.
         items: one call each; they and the results must be picklable.
-        jobs: local processes; 1 works in this one. Ignored with ``ray_address``.
+        jobs: local processes; 1 runs in this process. Ignored with ``ray_address``.
         ray_address: of a running cluster (``auto`` finds the one this machine belongs to,
             ``ray://HOST:PORT`` connects from outside), or ``local`` to start one on this machine
-            for as long as the work takes; each call then takes one of the cluster's CPUs.
-        gpus: that each call takes of a cluster that has any; it sees no others.
+            for the duration of the work. Each call takes one CPU of the cluster.
+        gpus: GPUs per call on a cluster that has any; a call sees only its own.
 
     Raises:
         MissingPackageError: an address is given and Ray is not installed.
-        WorkError: no cluster answers at the address.
+        WorkError: there is no cluster at the address.
     """
     if ray_address is not None:
         yield from _on_ray(function, items, ray_address, gpus)
@@ -76,7 +76,7 @@ def run_all(
 def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item, function(item))
-    except Exception as error:  # one piece must not end the others; the reason is reported
+    except Exception as error:  # one task must not end the others; the reason is reported
         return _failed(item, error)
 
 
@@ -88,7 +88,7 @@ def _failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
 def _on_processes(
     function: Callable[[Item], Result], items: Sequence[Item], jobs: int
 ) -> Iterator[Outcome[Item, Result]]:
-    # A forked child of a process with threads may hang on a lock that nobody will open.
+    # A forked child of a process with threads can hang on a lock that is never released.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
         pending = {pool.submit(_attempt, function, item): item for item in items}
@@ -104,7 +104,7 @@ def _on_processes(
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, and hold its memory."""
+    """End a worker whose parent was killed; it would wait forever and keep its memory."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -141,7 +141,7 @@ def _on_ray(
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself tries a wrong address for minutes, and then ends the process."""
+    """Check the address first: Ray retries a wrong one for minutes, then ends the process."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -149,6 +149,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise WorkError(
-            f"no Ray cluster answers at {address} ({error}); give HOST:PORT of its head, "
+            f"no Ray cluster at {address} ({error}); give HOST:PORT of its head, "
             "ray://HOST:PORT, auto or local"
         ) from error

@@ -1,4 +1,4 @@
-"""``occ-train prepare``: public data sets become indexes of frames that training reads."""
+"""``occ-train prepare``: writes the index of frames of a public data set for training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_PROBLEMS = 20
 
 
 class CheckLevel(str, Enum):
-    """How closely files are looked at."""
+    """How thoroughly files are checked."""
 
     PRESENT = "present"
     WHOLE = "whole"
@@ -29,19 +29,19 @@ class CheckLevel(str, Enum):
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Index to write; ROOT/index.jsonl unless given."),
+    typer.Option("--out", "-o", help="Index to write; default: ROOT/index.jsonl."),
 ]
 Scenes = Annotated[
     str | None,
-    typer.Option(help="Scene names with commas between, or a text file with one per line."),
+    typer.Option(help="Scene names separated by commas, or a text file with one per line."),
 ]
 Checking = Annotated[
     CheckLevel,
     typer.Option(
-        help="How closely files are looked at: there, complete, or read as training does."
+        help="How thoroughly files are checked: present, complete, or decoded as in training."
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Files looked at together.")]
+Threads = Annotated[int, typer.Option(min=1, help="Frames checked in parallel.")]
 
 
 @app.callback()
@@ -62,7 +62,7 @@ def nuscenes(
     check: Checking = CheckLevel.WHOLE,
     threads: Threads = 4,
 ) -> None:
-    """Index the key frames of a nuScenes folder from its tables, with the labels beside them."""
+    """Index the key frames of a nuScenes folder from its tables, with the labels in the folder."""
     from occ_training.data.nuscenes import index_from_tables
     from occ_training.data.records import DatasetError
 
@@ -75,12 +75,12 @@ def nuscenes(
 @app.command()
 def infos(
     root: Annotated[Path, typer.Argument(help="Folder in the devkit's format.")],
-    pickle: Annotated[Path, typer.Argument(help="Info file of a published code base.")],
+    pickle: Annotated[Path, typer.Argument(help="Info file of a public code base.")],
     out: Out = None,
     check: Checking = CheckLevel.WHOLE,
     threads: Threads = 4,
 ) -> None:
-    """Index the key frames that a published nuScenes info pickle lists. Nothing in it is run."""
+    """Index the key frames of a nuScenes info pickle. No code in the pickle is executed."""
     from occ_training.data.info_pickles import load_info_pickle
     from occ_training.data.nuscenes import index_from_infos
 
@@ -93,14 +93,14 @@ def waymo(
     poses: Annotated[Path, typer.Option(help="Pickle with the poses of all cameras.")],
     labels: Annotated[Path | None, typer.Option(help="Folder of the Occ3D-Waymo labels.")] = None,
     frames: Annotated[
-        Path | None, typer.Option(help="Info pickle that says which frames to take.")
+        Path | None, typer.Option(help="Info pickle that lists the frames to use.")
     ] = None,
     scenes: Scenes = None,
     out: Out = None,
     check: Checking = CheckLevel.WHOLE,
     threads: Threads = 4,
 ) -> None:
-    """Index a Waymo folder with Occ3D labels. Nothing in the pickles is run."""
+    """Index a Waymo folder with Occ3D labels. No code in the pickles is executed."""
     from occ_training.data.info_pickles import load_info_pickle
     from occ_training.data.waymo import image_numbers, index_from_waymo
 
@@ -118,19 +118,19 @@ def waymo(
 def verify(
     index: Annotated[Path, typer.Argument(help="Index of any data set, or its folder.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Index to write; INDEX unless given.")
+        Path | None, typer.Option("--out", "-o", help="Index to write; default: INDEX.")
     ] = None,
     check: Checking = CheckLevel.DECODE,
     threads: Threads = 4,
 ) -> None:
-    """Look at the files of any data set again, and leave out what cannot be read."""
+    """Check the files of any data set again, and leave out what cannot be read."""
     from occ_training.data.index import DatasetIndex
 
     _finish(DatasetIndex.load(index), out or index, check, threads)
 
 
 def _names(scenes: str | None) -> list[str] | None:
-    """Names from the option: a file with one per line, or the names themselves."""
+    """Scene names from the option: a file with one per line, or the names themselves."""
     if scenes is None:
         return None
     path = Path(scenes)
@@ -151,7 +151,7 @@ def _official_split(split: str) -> list[str]:
 
 
 def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> None:
-    """Look at the files, say what is wrong, write what is left."""
+    """Check the files, report problems, write the index of what is usable."""
     from rich.progress import Progress
 
     from occ_training.data.file_checks import check_files
@@ -179,7 +179,7 @@ def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> 
 
 
 def _list_problems(path: Path, problems: list[str]) -> None:
-    """Keep all problems in a file beside the index; none, no file."""
+    """Write all problems to a file beside the index; remove the file if there are none."""
     if not problems:
         path.unlink(missing_ok=True)
         return

@@ -1,4 +1,4 @@
-"""What a training run is: one value that holds everything that decides about its result."""
+"""The recipe of a training run: one value with everything that determines the result."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from occ_training.town import TownData
 
 
 class RecipeError(OccError):
-    """There is no such recipe, or it cannot be changed or used so."""
+    """There is no such recipe, or it cannot be changed or used like this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """A score that must be reached, or the run ends with an error: something is wrong.
+    """A score that a run must reach; otherwise it ends with an error.
 
     Attributes:
-        step: after which it is looked at.
+        step: after which the score is checked.
         floor: the score must be above it.
         score: of the validation, PART/NAME of its log.
     """
@@ -46,31 +46,32 @@ class TrainingRecipe:
         terms: of the loss.
         steps: optimiser steps.
         batch: samples per step, over all processes.
-        town: frames of the synthetic town to learn from and to be scored on, for a run that needs
-            no data set; None = a data set is given.
-        ignore_unseen: learn only where a ``camera`` looks, or a ``ray`` of the benchmark passes.
-        history_from: step from which on the fusion of volumes uses the past.
-        depth_fading: how long measured depth helps the lifting; None = never.
-        motion_fading: how long true classes help the flow head to match; None = never.
+        town: frames of the synthetic town for training and scoring, for a run that needs no data
+            set; None = a data set is given.
+        ignore_unseen: supervise only what a ``camera`` sees, or a ``ray`` of the benchmark crosses;
+            None supervises all voxels.
+        history_from: first step at which the fusion of volumes uses the past.
+        depth_fading: share of measured depth in the lifting; None = never.
+        motion_fading: share of true classes in the flow head's matching; None = never.
         splits: pieces that each sequence is cut into.
         optimiser: and its learning rate.
-        averaging: of weights; None keeps the trained ones only.
+        averaging: of weights; None keeps only the trained ones.
         image, bev: augmentation of images and of the grid; None for none.
         point_ids: classes of lidar points are the label set's, or always Occ3D's.
         precision: of the convolutional parts: ``fp32``, ``bf16`` or ``fp16``.
-        recomputed: sub-modules that are computed again in the backward pass, to save memory.
+        recomputed: sub-modules that are recomputed in the backward pass, to save memory.
         synchronised_norms: batch statistics are taken over all processes.
         frozen_norms: batch norms keep their statistics.
-        initial_weights: file to start from, or the name of a model whose checkpoint is kept on
-            this machine; tensors that do not fit are left as they are.
+        initial_weights: file to start from, or the name of a model whose checkpoint is stored on
+            this machine; tensors that do not match keep their values.
         seed: of permutations, augmentation, drawn points and initial weights.
         workers: loader processes per trainer process.
         checkpoint_every: steps between checkpoints.
-        checkpoint_minutes: minutes after which one is written all the same; None = never.
+        checkpoint_minutes: minutes after which one is written in between; None = never.
         kept_checkpoints: how many are kept.
         validate_every: steps between evaluations; None = at the end only.
         gate: a score that the run must reach; None for none.
-        note: what is special about it.
+        note: differences from the reference run.
     """
 
     name: str
@@ -104,22 +105,21 @@ class TrainingRecipe:
     note: str = ""
 
     def without(self, content: Content) -> TrainingRecipe:
-        """The same run less the terms that need ``content`` of a frame."""
+        """The same run without the terms that need ``content`` of a frame."""
         terms = tuple(term for term in self.terms if content not in term.contents)
         return replace(self, terms=terms)
 
     def lasting(self, samples: int) -> TrainingRecipe:
-        """The same run over another number of samples: all that is counted in steps goes along.
+        """The same run over another number of samples, with its schedules scaled.
 
-        Warm-up, averaging, the gate and the steps between checkpoints stay where they are. A budget
-        of time becomes such a number before the run begins: what a step does depends on nothing
-        else.
+        Warm-up, averaging, the gate and the steps between checkpoints do not change. Convert a time
+        budget to a number of samples before the run: a step depends on its number, not on time.
 
         Raises:
-            RecipeError: there are less samples than a batch has.
+            RecipeError: there are fewer samples than in a batch.
         """
         if samples < self.batch:
-            raise RecipeError(f"{samples} samples are no batch of {self.batch}")
+            raise RecipeError(f"{samples} samples are fewer than a batch of {self.batch}")
         steps = samples // self.batch
         factor = steps / self.steps
         schedule = self.optimiser.schedule.scaled(factor)
@@ -133,7 +133,7 @@ class TrainingRecipe:
         )
 
     def sample_options(self, card: ModelCard, labels: str | None = None) -> SampleOptions:
-        """What a data set has to load for this run.
+        """The sample options of this run.
 
         Args:
             card: model to train.

@@ -1,9 +1,9 @@
-"""The published training runs, by the name of the model they lead to.
+"""Recipes of the reference training runs, by the name of the model.
 
-Numbers are those of the published configurations: ALOcc (arXiv 2411.07725) with BEVDetOcc, FB-Occ
+Values are those of the reference configurations: ALOcc (arXiv 2411.07725) with BEVDetOcc, FB-Occ
 (arXiv 2307.01492) and GDFusion (arXiv 2504.12959) in OccStudio; for CausalOcc (arXiv 2509.08388)
-and SparseOcc (arXiv 2312.17118) those of their authors. They were made for 8 GPUs; a run with
-another global batch needs another length, see :meth:`TrainingRecipe.lasting`.
+and SparseOcc (arXiv 2312.17118) those of their authors. They are for 8 GPUs; a run with another
+global batch needs another length, see :meth:`TrainingRecipe.lasting`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from occ_training.recipe import Gate, TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
 
-# "Epochs" of the published runs: passes over 28 130 frames at batch 16 and 32, times the factor of
+# "Epochs" of the reference runs: passes over 28 130 frames at batch 16 and 32, times the factor of
 # class-balanced resampling that earlier detectors used; Waymo without it.
 _EPOCH_16, _EPOCH_32, _WAYMO_EPOCH = 8005, 4002, 9880
 _SURROUNDOCC_EPOCH = 1758
 
-# What is computed twice to fit into 24 GB; the published runs recompute almost everywhere.
+# Recomputed to fit into 24 GB; the reference runs recompute almost everywhere.
 _RECOMPUTED = ("image.backbone", "encoder")
 _ALOCC: tuple[Term, ...] = (VoxelMasks(), ImageMasks(), DepthCrossEntropy())
 
@@ -98,7 +98,7 @@ def _single_frames(name: str, model: str, fading_end: int) -> TrainingRecipe:
         depth_fading=CosineRampDown(end=fading_end),
         ignore_unseen=None,
         checkpoint_every=_SURROUNDOCC_EPOCH,
-        note="published with frames shuffled one by one; here they are walked in sequences",
+        note="the reference run shuffles single frames; here sequences are walked in order",
     )
 
 
@@ -131,7 +131,7 @@ def _fbocc(name: str, model: str, **changes: Any) -> TrainingRecipe:
 
 
 def _causal(name: str, model: str, **changes: Any) -> TrainingRecipe:
-    """The causal loss on top of a family's voxel terms, depth not supervised."""
+    """The causal loss in addition to a family's voxel terms; depth is not supervised."""
     return _alocc(name, model, **{"depth_fading": None, **changes})
 
 
@@ -141,7 +141,7 @@ _CAUSAL_SINGLE: dict[str, Any] = {"steps": 24 * _SURROUNDOCC_EPOCH, "history_fro
 
 
 def _sparseocc(name: str, model: str) -> TrainingRecipe:
-    """Clips of eight frames that follow each other; everything is supervised, seen or not."""
+    """Clips of eight consecutive frames; all voxels are supervised, seen or not."""
     return TrainingRecipe(
         name=name,
         model=model,
@@ -164,16 +164,16 @@ def _sparseocc(name: str, model: str) -> TrainingRecipe:
         frozen_norms=True,
         workers=8,
         checkpoint_every=_SURROUNDOCC_EPOCH,
-        note="published with shuffled clips, one augmentation for all cameras, and colour changes",
+        note="the reference run shuffles clips, augments all cameras alike and changes colours",
     )
 
 
 def _town(name: str, model: str) -> TrainingRecipe:
-    """The demonstration model on the synthetic town, from nothing.
+    """The demonstration model on the synthetic town, from random weights.
 
-    Losses over all voxels teach far more per step than masks at drawn points, and squared velocity
-    errors of 10 m/s must not take the whole clipped gradient. True depth helps until half of the
-    way, true motion until a third.
+    Losses over all voxels are far more effective per step than masks at drawn points. The small
+    weight of velocities keeps squared errors of 10 m/s from taking over the clipped gradient. True
+    depth is mixed in for half of the run, true motion for a third.
     """
     steps = 12_000
     return TrainingRecipe(

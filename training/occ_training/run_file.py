@@ -1,4 +1,4 @@
-"""Runs as YAML: a recipe by name, what is changed in it, and where its data lies."""
+"""Run files in YAML: a recipe by name, changes to it, and the paths of its data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A run as written in YAML: a recipe, what is changed in it, and where things are.
+    """A run file: a recipe with its changes, and the paths of its data.
 
     Attributes:
         recipe: with the changes applied.
@@ -43,11 +43,11 @@ _RUN_FIELDS = ("recipe", "data", "labels", "validation", "devices", "nodes", "ch
 
 
 def read_run(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> RunFile:
-    """A recipe by name, or a YAML file that names one and what is different.
+    """A recipe by name, or a YAML file that names a recipe and changes to it.
 
     Raises:
-        RecipeError: no such recipe, or the file is no YAML, has a field that does not exist, or a
-            value of another kind.
+        RecipeError: no such recipe; or the file is not YAML, has an unknown field, or a value of
+            the wrong kind.
     """
     if not name.endswith((".yaml", ".yml")):
         return RunFile(recipe=_recipe(name, recipes))
@@ -73,16 +73,16 @@ def read_run(name: str, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> 
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
-    """A copy of a recipe (or a part of one) with other numbers.
+    """A copy of a recipe (or a part of one) with other values.
 
     Args:
         recipe: dataclass to start from.
-        changes: field -> value; a mapping changes fields of a part. Terms are code, not numbers:
-            a run with other terms is another recipe function.
-        where: they were written, for messages.
+        changes: field -> value; a mapping changes fields of a part. Terms are code, not values:
+            a run with other terms needs its own recipe function.
+        where: source of the changes, for messages.
 
     Raises:
-        RecipeError: a field does not exist or cannot be changed so, or a value is of another kind.
+        RecipeError: a field does not exist or cannot be changed, or a value has the wrong kind.
     """
     known = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
     values: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
         if name not in known or name in _CODE:
             allowed = [key for key in known if key not in _CODE]
             raise RecipeError(
-                f"{where}: {name!r} cannot be changed; what can is {', '.join(allowed)}"
+                f"{where}: {name!r} cannot be changed; fields that can: {', '.join(allowed)}"
             )
         current = known[name]
         if isinstance(value, Mapping) and is_dataclass(current) and not isinstance(current, type):
@@ -111,11 +111,11 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
 
 
 _CODE = ("terms", "groups", "model", "name")
-"""Fields of a recipe that are code, or say which one it is."""
+"""Fields of a recipe that are code, or that identify it."""
 
 
 def plain_values(value: Any) -> Any:
-    """A recipe, or a part of one, as values that YAML and JSON hold; code by its name."""
+    """A recipe, or a part of one, as values for YAML and JSON; code by its name."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain_values(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
@@ -130,7 +130,7 @@ def _term(term: Any) -> dict[str, Any]:
 
 
 def differences(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What to change in plain values to get others."""
+    """The changes that turn plain values into others."""
     changes: dict[str, Any] = {}
     for name, value in other.items():
         if isinstance(value, Mapping) and isinstance(own[name], Mapping):
@@ -142,7 +142,7 @@ def differences(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
 
 
 def as_run_file(recipe: TrainingRecipe) -> str:
-    """A run file that changes nothing in a recipe, to begin one of your own from."""
+    """A run file with all values of a recipe, as a template."""
 
     def changeable(values: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in values.items() if name not in _CODE}
@@ -151,13 +151,13 @@ def as_run_file(recipe: TrainingRecipe) -> str:
     values = plain_values(recipe)
     terms = yaml.safe_dump(values["terms"], sort_keys=False).splitlines()
     document = {"recipe": recipe.name, "changes": changeable(values)}
-    lines = [f"# model {recipe.model}; its loss, which only code can change:"]
+    lines = [f"# model {recipe.model}; its loss terms, which only code can change:"]
     lines += [f"#   {line}" for line in terms]
     return "\n".join([*lines, str(yaml.safe_dump(document, sort_keys=False))])
 
 
 def _part(recipe: Any, name: str) -> type | None:
-    """What a field holds that may be None: Gate of ``Gate | None``."""
+    """The dataclass of an optional field: Gate for ``Gate | None``."""
     kinds = get_args(get_type_hints(type(recipe))[name])
     return next((kind for kind in kinds if is_dataclass(kind) and isinstance(kind, type)), None)
 

@@ -1,4 +1,4 @@
-"""The run that a folder holds: written down when it begins, compared when it goes on."""
+"""The recipe of a run folder: stored when a run starts, compared when it resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from occ_training.run_file import changed, differences, plain_values
 RECIPE_FILE, GATE_FILE = "recipe.json", "gate.json"
 CHECKPOINTS, VALIDATION = "checkpoints", "validation"
 
-# What decides about speed, about what is kept, or about when to look.
+# Fields that affect speed, what is stored, or when to evaluate, but not the training result.
 _MAY_CHANGE = (
     *("steps", "precision", "recomputed", "workers", "note", "validate_every"),
     *("checkpoint_every", "checkpoint_minutes", "kept_checkpoints"),
@@ -32,13 +32,13 @@ class RunError(OccError):
 
 
 @rank_zero_only
-def hold_recipe(out: Path, recipe: TrainingRecipe) -> None:
-    """Write down what a run is, or see that the run in the folder is this one.
+def store_recipe(out: Path, recipe: TrainingRecipe) -> None:
+    """Store the recipe of a run; first compare it with that of a run in the folder.
 
-    A folder without a checkpoint holds no run yet.
+    A folder without a checkpoint has no run yet.
 
     Raises:
-        RunError: it is another one; the message says what differs.
+        RunError: the folder has a run with another recipe; the message lists the differences.
     """
     file = out / RECIPE_FILE
     wanted = plain_values(recipe)
@@ -52,12 +52,12 @@ def hold_recipe(out: Path, recipe: TrainingRecipe) -> None:
         if differences:
             raise RunError(
                 f"{out} holds another run: {'; '.join(differences)}; choose another folder, or "
-                "begin a new run there from its weights.safetensors"
+                "start a new run there from its weights.safetensors"
             )
     write_whole(file, json.dumps(wanted, indent=1) + "\n")
 
 
-def held_recipe(out: Path, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> TrainingRecipe:
+def stored_recipe(out: Path, recipes: Mapping[str, Callable[[], TrainingRecipe]]) -> TrainingRecipe:
     """The recipe of the run in a folder.
 
     Raises:
@@ -65,14 +65,14 @@ def held_recipe(out: Path, recipes: Mapping[str, Callable[[], TrainingRecipe]]) 
     """
     file = out / RECIPE_FILE
     if not file.is_file():
-        raise RunError(f"{out} holds no run: it has no {RECIPE_FILE}; `occ-train fit` begins one")
-    held = json.loads(file.read_text())
-    recipe = recipes[held["name"]]()
-    return changed(recipe, differences(plain_values(recipe), held), str(file))
+        raise RunError(f"{out} holds no run: it has no {RECIPE_FILE}; `occ-train fit` starts one")
+    stored = json.loads(file.read_text())
+    recipe = recipes[stored["name"]]()
+    return changed(recipe, differences(plain_values(recipe), stored), str(file))
 
 
 def _flat(values: dict[str, Any], lead: str = "") -> dict[str, Any]:
-    """Parts' values under names with dots."""
+    """Nested values under dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         inner = _flat(value, f"{lead}{name}.") if isinstance(value, dict) else {lead + name: value}

@@ -1,8 +1,8 @@
-"""Which frame every batch slot sees in every step, and which process evaluates which sequence.
+"""The frame of every batch slot at every training step, and the shares of evaluation processes.
 
 A *group* is a run of frames that share a history. In training every slot of the global batch walks
-through one group after the other, frame by frame; nothing here depends on how the slots are spread
-over processes. In evaluation every group belongs to one process.
+through one group after the other, frame by frame, independent of the distribution of slots over
+processes. In evaluation every group belongs to one process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Groups = Sequence[Sequence[int]]
 
 
 class SequenceDataset(Protocol):
-    """Frames that training and evaluation can walk through.
+    """Frames in groups, for training and evaluation.
 
     Attributes:
-        groups_F: (frames,) int64 number of each frame's group; frames of a group follow each
-            other in the order of time.
+        groups_F: (frames,) int64 number of each frame's group; the frames of a group are
+            consecutive and in time order.
     """
 
     groups_F: NDArray[np.int64]
@@ -37,7 +37,7 @@ class SequenceDataset(Protocol):
         """Number of frames."""
 
     def __getitem__(self, item: int | Visit) -> Sample:
-        """A frame; each visit draws its own augmentation, from its number alone."""
+        """A frame; its augmentation depends on the number of the visit."""
 
 
 def group_frames(groups_F: NDArray[np.int64]) -> list[range]:
@@ -48,7 +48,7 @@ def group_frames(groups_F: NDArray[np.int64]) -> list[range]:
 
 
 class SlotSampler:
-    """A batch sampler: step after step, the frames of this process's slots.
+    """A batch sampler: for each step the frames of this process's slots.
 
     All slots share one endless stream of random permutations of the groups; slot j takes its
     elements j, j + slots, j + 2 slots, ... (the schedule of StreamPETR, arXiv 2303.11926).
@@ -56,12 +56,12 @@ class SlotSampler:
     Args:
         groups: of the data set.
         slots: of the global batch.
-        mine: those of this process.
+        mine: the slots of this process.
         seed: of the permutations.
-        first_step, last_step: the steps to give; a run that goes on begins in the middle.
+        first_step, last_step: range of steps; a resumed run starts in the middle.
 
     Raises:
-        DatasetError: there are fewer groups than slots: a group would be walked twice at once.
+        DatasetError: there are fewer groups than slots: two slots would share a group.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class SlotSampler:
         if len(groups) < slots:
             raise DatasetError(
                 f"the data set has {len(groups)} groups of frames for {slots} batch slots; "
-                "each slot needs one of its own. Use a smaller global batch, more sequences, or "
-                "cut sequences into more pieces"
+                "each slot needs its own. Use a smaller global batch, more sequences, or "
+                "more pieces per sequence (`splits`)"
             )
         self._groups = groups
         self._slots = slots
@@ -86,7 +86,7 @@ class SlotSampler:
         self._steps = range(first_step, last_step)
 
     def __len__(self) -> int:
-        return self._steps.stop  # of the whole run: what progress bars count
+        return self._steps.stop  # of the whole run, for progress bars
 
     def __iter__(self) -> Iterator[list[Visit]]:
         walks = [islice(self.walk(slot), self._steps.start, None) for slot in self._mine]
@@ -94,7 +94,7 @@ class SlotSampler:
             yield [Visit(next(walk), step) for walk in walks]
 
     def walk(self, slot: int) -> Iterator[int]:
-        """Frames of one slot of the global batch, without end."""
+        """Endless iterator over the frames of one slot of the global batch."""
         for group in islice(self._permutations(), slot, None, self._slots):
             yield from self._groups[group]
 
@@ -105,14 +105,14 @@ class SlotSampler:
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed of 32 bits that belongs to these numbers, the same on every machine."""
+    """A 32-bit seed from these numbers, the same on every machine."""
     return zlib.crc32(",".join(map(str, numbers)).encode())
 
 
 def shares(groups: Groups, count: int) -> list[list[int]]:
-    """Group numbers for ``count`` processes: each group once, loads as even as groups allow.
+    """Group numbers for ``count`` processes: each group once, with balanced loads.
 
-    The longest group goes to the least loaded process, and so on; ties to the lower number.
+    The longest group goes to the least loaded process, and so on; ties go to the lower number.
     """
     loads = [0] * count
     taken: list[list[int]] = [[] for _ in range(count)]
@@ -124,16 +124,16 @@ def shares(groups: Groups, count: int) -> list[list[int]]:
 
 
 def check_each_once(seen: Sequence[int], frames: int) -> None:
-    """See that evaluation looked at every frame exactly once.
+    """Check that every frame was evaluated exactly once.
 
     Raises:
-        RuntimeError: it did not; the message says which frames are missing or were seen twice.
+        RuntimeError: one was not; the message lists frames that are missing or repeated.
     """
     counts = np.bincount(np.asarray(seen, dtype=np.int64), minlength=frames)
     missing, repeated = np.flatnonzero(counts == 0), np.flatnonzero(counts > 1)
     if len(counts) > frames or len(missing) or len(repeated):
         raise RuntimeError(
-            f"evaluation saw {len(seen)} frames of {frames}: missing {missing[:10].tolist()}, "
-            f"seen twice {repeated[:10].tolist()}, beyond the end "
+            f"evaluation processed {len(seen)} frames of {frames}: missing "
+            f"{missing[:10].tolist()}, repeated {repeated[:10].tolist()}, beyond the end "
             f"{np.flatnonzero(counts[frames:])[:10].tolist()}; the scores would be wrong"
         )

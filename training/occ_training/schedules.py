@@ -1,6 +1,6 @@
-"""What changes while a network is trained, as functions of the step number.
+"""Schedules of a training run, as functions of the step number.
 
-A step is counted from 0: ``step`` steps have been taken before it.
+Steps count from 0: ``step`` steps have been taken before it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Linear warm-up, then constant with optional drops or a fall along a cosine; factors.
+    """Factors on the base rate: linear warm-up, then constant with optional drops or cosine decay.
 
     Attributes:
         warm_up_steps: length of the warm-up.
         warm_up_from: factor at step 0.
-        drops: steps from which on the rate is multiplied by ``drop_factor`` once more.
-        drop_factor: see there.
-        fall: from the full rate to ``fall_to``; None = no fall.
-        fall_to: factor from its last step on.
+        drops: from each of these steps on the rate is multiplied by ``drop_factor`` once more.
+        drop_factor: see ``drops``.
+        fall: cosine decay from the full rate to ``fall_to``; None = no decay.
+        fall_to: factor after the decay.
     """
 
     warm_up_steps: int = 200
@@ -40,14 +40,14 @@ class LearningRate:
         return dropped * (1.0 - missing * (1.0 - self.warm_up_from))
 
     def scaled(self, factor: float) -> LearningRate:
-        """For a run that many times as long; the warm-up keeps its length."""
+        """The schedule of a run that is ``factor`` times as long; the warm-up keeps its length."""
         drops = tuple(round(drop * factor) for drop in self.drops)
         return replace(self, drops=drops, fall=self.fall and self.fall.scaled(factor))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineRampDown:
-    """How much of a ground truth is mixed into what the network predicts itself.
+    """Share of ground truth that is mixed into the network's own prediction.
 
     1 up to ``begin``, then ``(1 + cos(pi (step - begin) / (end - begin))) / 2``, 0 after ``end``:
     the denoising of ALOcc (arXiv 2411.07725).
@@ -68,7 +68,7 @@ class CosineRampDown:
         return (1.0 + math.cos(math.pi * (step - self.begin) / (self.end - self.begin))) / 2.0
 
     def scaled(self, factor: float) -> CosineRampDown:
-        """For a run that many times as long."""
+        """The schedule of a run that is ``factor`` times as long."""
         return CosineRampDown(begin=round(self.begin * factor), end=round(self.end * factor))
 
 
@@ -80,8 +80,8 @@ class Averaging:
 
     Attributes:
         most: limit of the decay.
-        ramp: updates over which it is approached.
-        updates_at_start: counted before the first one.
+        ramp: time constant of the growth, in updates.
+        updates_at_start: number of updates that are counted before the first one.
     """
 
     most: float = 0.999
@@ -89,6 +89,6 @@ class Averaging:
     updates_at_start: int = 10560
 
     def decay(self, updates: int) -> float:
-        """Share of the average that stays, at the update of this number (the first is 1)."""
+        """Decay at the update with this number (the first is 1)."""
         count = self.updates_at_start + updates
         return self.most * (1.0 - math.exp(-count / self.ramp))

@@ -1,4 +1,4 @@
-"""What the slots of a batch remember from one training step to the next.
+"""Temporal state of the batch slots, from one training step to the next.
 
 Legend: B slots of this process, X, Y, Z voxels of the labels.
 """
@@ -25,14 +25,14 @@ from occ_training.data.sample import Batch
 
 
 class Slots:
-    """The temporal state of a network in training, as a value and without its graph.
+    """The temporal state of a network in training, detached from the graph.
 
     Args:
-        net: the network; it says what there is to remember.
+        net: the network; it defines the state.
 
     Attributes:
         state: of the network, None before the first step.
-        position_B: frames seen since the start of each slot, None before the first step.
+        position_B: frames since the first of the sequence per slot, None before the first step.
     """
 
     def __init__(self, net: Network) -> None:
@@ -49,20 +49,20 @@ class Slots:
         motion_rate: float = 0.0,
         history: bool = True,
     ) -> Outputs:
-        """The network's outputs on its slots' next frames; the state moves on.
+        """The network's outputs on the next frame of each slot; updates the state.
 
         Args:
             batch: on the device of the network.
-            depth_rate: how much of the measured depth helps, see
-                :class:`occ_perception.models.inputs.DepthHint`; None gives none.
-            motion_rate: how much the labels help the flow head, see
-                :class:`occ_perception.models.inputs.MotionHint`; they are remembered while it is
-                not 0.
+            depth_rate: share of the measured depth, see
+                :class:`occ_perception.models.inputs.DepthHint`; None = no measured depth.
+            motion_rate: share of the labels in the flow head, see
+                :class:`occ_perception.models.inputs.MotionHint`; labels are stored for the next
+                step while it is not 0.
             history: whether volumes are fused with the past.
 
         Raises:
-            ValueError: measured depth is asked for, and the batch has none.
-            DatasetError: labels are asked for, and the batch has none.
+            ValueError: measured depth is needed, and the batch has none.
+            DatasetError: labels are needed, and the batch has none.
         """
         if self.state is None or self.position_B is None:
             device = batch.start_B.device
@@ -81,14 +81,15 @@ class Slots:
         labels = batch.labels_BXYZ
         if labels is None:
             raise DatasetError(
-                "true motion is to help the flow head, and the samples have no occupancy labels; "
-                "add them to the data set, or set `motion_fading` of the recipe to null"
+                "the flow head needs labels while `motion_fading` lasts, and the samples have no "
+                "occupancy labels; add them to the data set, or set `motion_fading` of the recipe "
+                "to null"
             )
         before = labels if self._labels_BXYZ is None else self._labels_BXYZ
         return MotionHint(labels, before, rate)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is remembered, on the CPU, batch axis first; for saving."""
+        """The whole state on the CPU, batch axis first, for a checkpoint."""
         if self.state is None or self.position_B is None:
             return {}
         flat = {**state_tensors(self.state), "position": self.position_B}
@@ -100,7 +101,7 @@ class Slots:
         """The inverse of :meth:`tensors`.
 
         Raises:
-            StateError: they are of another network or batch size.
+            StateError: they belong to another network or batch size.
         """
         flat = dict(tensors)
         position_B, labels_BXYZ = flat.pop("position"), flat.pop("labels", None)

@@ -1,11 +1,11 @@
-"""Drives through the synthetic town as an ordinary data set, rendered once and kept on disk.
+"""Drives through the synthetic town as an ordinary data set, rendered once and stored on disk.
 
     DIR/NAME.jsonl          index of one set of clips: train, validation, test
-    DIR/parts/CLIP.jsonl    one clip's frames, and what they were made from; written last
+    DIR/parts/CLIP.jsonl    one clip's frames and their provenance; written last
     DIR/frames/CLIP/...     its images, points and labels
 
-A clip's folder appears when it is whole. A run that was ended in the middle loses the clips that
-were being rendered, and processes that render into one folder at once share the work.
+A clip's folder appears only when it is complete. An interrupted run loses the clips that were being
+rendered. Processes that render into the same folder share the work.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from occ_training.data.records import (
 from occ_training.parallel import run_all
 
 FRAMES_VERSION = 1
-"""Raised whenever the files of a frame change while its scene does not."""
+"""Incremented when the files of a frame change although its scene does not."""
 
 LABELS = "occ3d"
 _LABEL_FORMAT = LabelFormat("occ3d", "occ3d", OCC3D_GRID, time="reference_camera")
@@ -58,7 +58,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class RenderError(OccError):
-    """Frames of the town could not be rendered; the text says which, and why."""
+    """Frames of the town could not be rendered; the message says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +78,29 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """Of its part of a data set, and of its sequence."""
+        """Name of its part of a data set, and of its sequence."""
         return f"{drive_name(self.town, self.drive)}-{self.first:02d}-{self.frames:02d}"
 
     def times(self) -> list[float]:
-        """Of the lidar, seconds since the drive's start."""
+        """Lidar times, seconds since the start of the drive."""
         return [n * KEYFRAME_PERIOD_S for n in range(self.first, self.first + self.frames)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TownData:
-    """What a run sees of the town. Towns of training, validation and test are different ones.
+    """The town data of a run. Training, validation and test use different towns.
 
     Attributes:
-        towns: of the training split.
+        towns: number of towns of the training split.
         drives: per town.
-        clip_frames: key frames of each drive.
-        validation_towns, test_towns: towns that are scored on, one drive of each.
-        scored_frames: key frames of each of those.
-        size: width and height of the images. A model's native shape at the width of its input is
-            the smallest that loses nothing.
+        clip_frames: key frames per drive.
+        validation_towns, test_towns: number of towns for scoring, one drive each.
+        scored_frames: key frames of each of those drives.
+        size: width and height of the images. The smallest size without loss is the native aspect
+            ratio of a model at the width of its input.
         jitter_rig: mounts and intrinsics differ a little from drive to drive.
-        points: ``lidar`` keeps what the lidar measures, ``surfaces`` the nearest surface in every
-            block of 8x8 pixels of every image, in its place.
+        points: ``lidar`` stores the lidar's points; ``surfaces`` instead stores the nearest surface
+            in every block of 8x8 pixels of every image.
         seed: of the choice of towns and key frames.
     """
 
@@ -116,7 +116,7 @@ class TownData:
     seed: int = 0
 
     def clips(self, split: Split) -> list[Clip]:
-        """Those of one split; those of a town stand together."""
+        """The clips of one split; the clips of a town are consecutive."""
         if split == "train":
             order = random_for("demo clips", self.seed).permutation(len(SPLITS[split]))
             return [
@@ -134,7 +134,7 @@ class TownData:
         return Clip(town, drive, first, self.clip_frames)
 
     def source(self, clip: Clip) -> dict[str, Any]:
-        """Everything that decides about a clip's files."""
+        """Provenance of a clip: everything that determines its files."""
         return provenance_of(
             self.sensors(),
             clip.frames,
@@ -146,7 +146,7 @@ class TownData:
         )
 
     def sensors(self) -> SensorOptions:
-        """How a drive is recorded; processes, not threads, share the work."""
+        """How a drive is recorded, with one thread: rendering is parallel over processes."""
         return SensorOptions(size=self.size, jitter_rig=self.jitter_rig, threads=1)
 
 
@@ -156,25 +156,25 @@ def town_dataset(
     clips: Sequence[Clip],
     data: TownData,
     jobs: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> DatasetIndex:
-    """The clips as a data set; what the folder does not hold yet is rendered into it.
+    """The clips as a data set; clips that the folder lacks are rendered.
 
     Args:
-        folder: may hold other clips, or others' work in progress.
+        folder: of the data set; can contain other clips, and other processes can render into it.
         name: of the index that is written.
-        clips: what is wanted.
+        clips: wanted clips.
         data: how they are rendered.
         jobs: processes that render; None = one per CPU of this process.
-        say: told what was rendered, and how long it took.
+        log: called with each line of progress.
 
     Raises:
-        RenderError: a clip could not be rendered; the others are there.
-        DatasetError: the folder holds a clip that was made from something else.
+        RenderError: a clip could not be rendered; the others are complete.
+        DatasetError: the folder has a clip with another provenance.
     """
-    todo = [clip for clip in clips if not _is_there(folder, clip, data)]
-    if todo:
-        _render(folder, todo, data, jobs or len(os.sched_getaffinity(0)), say)
+    missing = [clip for clip in clips if not _is_rendered(folder, clip, data)]
+    if missing:
+        _render(folder, missing, data, jobs or len(os.sched_getaffinity(0)), log)
     frames = tuple(
         frame for clip in clips for frame in DatasetIndex.load(_part(folder, clip)).frames
     )
@@ -194,15 +194,15 @@ class _Job:
 
 
 def _render(
-    folder: Path, clips: Sequence[Clip], data: TownData, jobs: int, say: Callable[[str], None]
+    folder: Path, clips: Sequence[Clip], data: TownData, jobs: int, log: Callable[[str], None]
 ) -> None:
-    """Render clips side by side, with a progress bar."""
+    """Render clips in parallel, with a progress bar."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     work = [_Job(folder, tuple(group), data) for _, group in groupby(clips, lambda c: c.town)]
     jobs = min(jobs, len(work))
     frames = sum(clip.frames for clip in clips)
-    say(f"rendering {frames} frames of {len(work)} towns into {folder}, {jobs} towns at a time")
+    log(f"rendering {frames} frames of {len(work)} towns into {folder}, {jobs} towns at a time")
     begun = time.monotonic()
     failures = []
     columns = (*Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn())
@@ -215,23 +215,23 @@ def _render(
     if failures:
         raise RenderError(
             f"{len(failures)} of {len(work)} towns could not be rendered, the first: "
-            f"{failures[0]}; the same command goes on with what is missing"
+            f"{failures[0]}; the same command renders what is missing"
         )
-    say(f"rendered {frames} frames in {time.monotonic() - begun:.0f} s")
+    log(f"rendered {frames} frames in {time.monotonic() - begun:.0f} s")
 
 
 def _render_town(job: _Job) -> None:
     town = Town(job.clips[0].town)
     for clip in job.clips:
         with _alone(job.folder, clip):
-            if not _is_there(job.folder, clip, job.data):
+            if not _is_rendered(job.folder, clip, job.data):
                 _render_clip(town, clip, job.data, job.folder)
 
 
 def _render_clip(town: Town, clip: Clip, data: TownData, folder: Path) -> None:
-    """Write a clip's files, and its index when they have taken their place."""
+    """Write a clip's files, then its index."""
     place = Path("frames") / clip.name
-    shutil.rmtree(folder / place, ignore_errors=True)  # of one that was killed before the index
+    shutil.rmtree(folder / place, ignore_errors=True)  # left by a process that was killed
     sensors = DriveSensors(Drive(town, clip.drive), data.sensors())
     with atomic_path(folder / place) as unfinished:
         unfinished.mkdir()
@@ -241,7 +241,7 @@ def _render_clip(town: Town, clip: Clip, data: TownData, folder: Path) -> None:
 
 
 class _Frame:
-    """One key frame on its way to files."""
+    """Writer of one key frame."""
 
     def __init__(
         self, sensors: DriveSensors, t: float, data: TownData, clip: Clip, folder: Path
@@ -254,7 +254,7 @@ class _Frame:
         self._world_T_lidar = sensors.drive.pose(t) @ sensors.ego_T_lidar
 
     def write(self, place: Path) -> FrameRecord:
-        """Write the files, and say where they will be: ``place`` below the data set's root."""
+        """Write the files; their final folder is ``place`` below the data set's root."""
         sensors, number = self._sensors, round(self._t / KEYFRAME_PERIOD_S)
         stem = f"{number:02d}"
         cameras, surfaces = {}, []
@@ -359,34 +359,34 @@ def _part(folder: Path, clip: Clip) -> Path:
     return folder / "parts" / f"{clip.name}.jsonl"
 
 
-def _is_there(folder: Path, clip: Clip, data: TownData) -> bool:
+def _is_rendered(folder: Path, clip: Clip, data: TownData) -> bool:
     """Whether a clip is complete.
 
     Raises:
-        DatasetError: it was made from something else: another generator, or other options.
+        DatasetError: it has another provenance: another generator version, or other options.
     """
     part = _part(folder, clip)
     if not part.is_file():
         return False
     with part.open(encoding="utf-8") as lines:
-        held = dict(header_from_json(json.loads(next(lines))).source)
+        stored = dict(header_from_json(json.loads(next(lines))).source)
     wanted = data.source(clip)
     differences = [
-        f"{name} {held.get(name)} there, {wanted.get(name)} wanted"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
+        f"{name} {stored.get(name)} there, {wanted.get(name)} wanted"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name)
     ]
     if differences:
         raise DatasetError(
-            f"{part} was rendered from something else: {'; '.join(differences)}; delete {folder}, "
-            "or keep the frames in another folder"
+            f"{part} was rendered with other options: {'; '.join(differences)}; delete {folder}, "
+            "or use another folder for the frames"
         )
     return True
 
 
 @contextmanager
 def _alone(folder: Path, clip: Clip) -> Iterator[None]:
-    """One process after the other at a clip; a lock ends with the process that holds it."""
+    """A lock on a clip, one process at a time; it is released when its process ends."""
     import fcntl
 
     locks = folder / ".locks"

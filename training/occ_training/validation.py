@@ -1,4 +1,4 @@
-"""Evaluation in the course of training, with the averaged weights."""
+"""Validation during training, with the averaged weights, and the gate that checks a score."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from occ_training.sampler import SequenceDataset, check_each_once, group_frames,
 
 
 class Validation(pl.Callback):
-    """Evaluates every so many steps, and at the end; each process takes its share of sequences.
+    """Evaluates at an interval of steps and at the end; each process takes a share of sequences.
 
-    The scores go to the log as ``val/PART/SCORE``, and whole reports to a folder. The state of
-    training is left alone: evaluation begins every sequence anew.
+    The scores go to the log as ``val/PART/SCORE``, and full reports to a folder. The temporal state
+    of training does not change: evaluation starts every sequence with a new state.
 
     Args:
         dataset: frames without augmentation.
-        every: steps; None = at the end only.
-        average: whose weights are evaluated, None = those in training.
+        every: interval in steps; None = at the end only.
+        average: averaged weights to evaluate, None = the weights in training.
         folder: for ``step_N.json`` and ``step_N.csv``, None = no files.
-        parts: of the protocol, None = those that are published.
+        parts: of the protocol, None = the default ones.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Validation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Evaluate where it is due."""
+        """Evaluate if it is due."""
         step = trainer.global_step
         if step == trainer.max_steps or (self._every and step % self._every == 0):
             self.scores(trainer, pl_module)
 
     def scores(self, trainer: pl.Trainer, training: pl.LightningModule) -> dict[str, float]:
-        """PART/SCORE -> value at this step; every process asks, and is given the same."""
+        """PART/SCORE -> value at this step; every process calls this and gets the same values."""
         step = trainer.global_step
         if self._latest is not None and self._latest[0] == step:
             return self._latest[1]
@@ -91,7 +91,7 @@ class Validation(pl.Callback):
 
 
 def _from_all(seen: list[int]) -> list[int]:
-    """The frames that all processes have seen."""
+    """The frames that all processes have evaluated."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return seen
     gathered: list[list[int]] = [[] for _ in range(torch.distributed.get_world_size())]
@@ -100,24 +100,24 @@ def _from_all(seen: list[int]) -> list[int]:
 
 
 class GateError(OccError):
-    """The network learns too little; going on would waste the time."""
+    """The score at the gate is too low, or the validation does not have it."""
 
 
 class GateKeeper(pl.Callback):
-    """Ends a run with an error where its score is not above a floor after a step.
+    """Ends a run with an error if its score does not exceed a floor after a step.
 
-    Lightning's ``EarlyStopping`` would end it as if it were complete. What was reached is kept in
-    a file of the run: a failed gate stays failed when the run is started again, and a passed one
-    passed. A run that is beyond the step already is looked at at once. Comes behind the callback
-    that writes checkpoints, so that nothing is lost where the floor is lowered.
+    Lightning's ``EarlyStopping`` would end the run as if it were complete. The score is stored in a
+    file of the run: a failed gate fails again when the run is restarted, and a passed one stays
+    passed. A run that is already beyond the step is checked after its next step. This callback
+    runs after the one that writes checkpoints, so that nothing is lost if the floor is lowered.
 
     Args:
         gate: step, score and floor.
         validation: evaluates the network.
-        file: of the run, for what was reached.
+        file: of the run, for the score.
 
     Raises:
-        GateError: before the run goes on, or in the step.
+        GateError: when the callback is made, or in the step.
     """
 
     def __init__(self, gate: Gate, validation: Validation, file: Path) -> None:
@@ -127,30 +127,30 @@ class GateKeeper(pl.Callback):
         self._reached: float | None = None
         if file.is_file():
             self._reached = json.loads(file.read_text())[gate.score]
-            self._judge(self._reached)
+            self._check(self._reached)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Look at the score, once."""
+        """Check the score, once."""
         if self._reached is not None or trainer.global_step < self._gate.step:
             return
         scores = self._validation.scores(trainer, pl_module)
         if self._gate.score not in scores:
             raise GateError(
-                f"the gate looks at {self._gate.score}, the validation has {', '.join(scores)}; "
+                f"the gate checks {self._gate.score}, the validation has {', '.join(scores)}; "
                 "change `gate.score`"
             )
         self._reached = scores[self._gate.score]
         if trainer.is_global_zero:
             facts = {self._gate.score: self._reached, "step": trainer.global_step}
             write_whole(self._file, json.dumps(facts) + "\n")
-        self._judge(self._reached)
+        self._check(self._reached)
 
-    def _judge(self, reached: float) -> None:
+    def _check(self, reached: float) -> None:
         if not reached > self._gate.floor:
             raise GateError(
                 f"{self._gate.score} is {reached:.3f} at the gate, expected more than "
-                f"{self._gate.floor:g}: the run learns too little, look at its losses; "
-                f"--set gate.floor={reached - 0.01:.2f} goes on all the same"
+                f"{self._gate.floor:g}: the run learns too little, check its losses; "
+                f"--set gate.floor={reached - 0.01:.2f} continues anyway"
             )

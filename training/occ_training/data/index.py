@@ -1,11 +1,11 @@
-"""The data set format: an index of frames in JSON lines beside the files it names.
+"""The data set format: an index of frames in JSON lines, and the files it names.
 
 The first line of ``index.jsonl`` is the header, every other line one frame. Paths are relative to
-the header's root. Frames of a sequence follow each other in the order of time; sequences are not
-mixed. Matrices are written as their first three rows, twelve numbers; stamps are nanoseconds.
+the header's root. The frames of a sequence are consecutive and in time order. Matrices are stored
+as their first three rows, numbers without loss of precision, stamps in nanoseconds.
 
-Two ego poses matter to every frame: the one at the reference camera's stamp, where the grid of the
-networks lies, and the one at the lidar's stamp, where published labels lie. Both are in the record.
+Every frame has two ego poses: the one at the reference camera's stamp, to which the grid of the
+networks belongs, and the one at the lidar's stamp, to which the labels of the public sets belong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INDEX_FILE = "index.jsonl"
 FORMAT = "occ-dataset"
 FORMAT_VERSION = 1
 
-# Poses nearer to a rotation than this need no closer look.
+# A pose whose error as a rotation is below this needs no further check.
 _PLAINLY_RIGID = 1e-3
 
 
@@ -47,7 +47,7 @@ class DatasetIndex:
     Attributes:
         root: folder of the files.
         header: what the frames share.
-        frames: sequence after sequence, each in the order of time.
+        frames: sequence after sequence, each in time order.
     """
 
     root: Path
@@ -63,7 +63,7 @@ class DatasetIndex:
         for frame in self.frames:
             _check_frame(frame, self.header, checked)
             if frame.token in tokens:
-                raise DatasetError(f"token {frame.token!r} names two frames; tokens are unique")
+                raise DatasetError(f"token {frame.token!r} names two frames; tokens must be unique")
             tokens.add(frame.token)
             if previous is not None and previous.sequence == frame.sequence:
                 if frame.stamp_ns <= previous.stamp_ns:
@@ -75,8 +75,8 @@ class DatasetIndex:
                 finished.add(previous.sequence)
             if frame.sequence in finished:
                 raise DatasetError(
-                    f"frame {frame.token}: sequence {frame.sequence} goes on after another one; "
-                    "its frames must follow each other"
+                    f"frame {frame.token}: sequence {frame.sequence} continues after another one; "
+                    "its frames must be consecutive"
                 )
             previous = frame
 
@@ -84,7 +84,7 @@ class DatasetIndex:
         return len(self.frames)
 
     def path(self, relative: str) -> Path:
-        """Where a file of the data set is."""
+        """Path of a file of the data set."""
         return self.root / relative
 
     def sequences(self) -> dict[str, range]:
@@ -96,7 +96,7 @@ class DatasetIndex:
         return ranges
 
     def select(self, sequences: Iterable[str]) -> DatasetIndex:
-        """The same data set with only these sequences, in its own order.
+        """The same data set with only these sequences, in its original order.
 
         Raises:
             DatasetError: it has no such sequence.
@@ -112,11 +112,11 @@ class DatasetIndex:
         return DatasetIndex(self.root, self.header, frames)
 
     def save(self, path: str | Path) -> Path:
-        """Write the index; the file appears under its name only when it is whole.
+        """Write the index; the file appears under its name only when it is complete.
 
         Args:
-            path: the file, or the folder to write ``index.jsonl`` into. The header's root is
-                written so that it leads from there to :attr:`root`.
+            path: the file, or the folder for ``index.jsonl``. The header's root is written
+                relative to it.
 
         Returns:
             The file.
@@ -133,10 +133,10 @@ class DatasetIndex:
         """Read an index.
 
         Args:
-            path: the file, or the folder that has an ``index.jsonl``.
+            path: the file, or the folder of an ``index.jsonl``.
 
         Raises:
-            DatasetError: there is none, it is of another format or version, or a line is damaged;
+            DatasetError: there is no index, it has another format or version, or a line is damaged;
                 the message names file and line.
         """
         file = _index_file(Path(path))
@@ -148,7 +148,7 @@ class DatasetIndex:
                 f"no data set at {file}; make one with `occ-train prepare` or `occ-train convert`"
             ) from None
         except UnicodeDecodeError as error:
-            raise DatasetError(f"{file} is no text: {error}") from error
+            raise DatasetError(f"{file} is not text: {error}") from error
 
     @classmethod
     def _read(cls, file: Path, lines: Iterator[str]) -> DatasetIndex:
@@ -202,7 +202,7 @@ def _check_header(header: DatasetHeader) -> None:
 
 
 def _check_frame(frame: FrameRecord, header: DatasetHeader, checked: set[int]) -> None:
-    """Refuse what contradicts itself; ``checked`` holds ids of mounts seen before."""
+    """Refuse an inconsistent frame; ``checked`` has the ids of mounts that were checked before."""
     where = f"frame {frame.token} of {frame.sequence}"
     if not frame.token or not frame.sequence:
         raise DatasetError(f"{where}: a frame needs a token and a sequence")
@@ -239,7 +239,7 @@ def _poses(frame: FrameRecord) -> dict[str, Float64]:
 
 
 def _plainly_rigid(poses: list[Float64]) -> bool:
-    """A quick look at all poses of a frame together; True is sure."""
+    """A quick check of all poses of a frame together; True is certain, False is not."""
     if any(np.shape(pose) != (4, 4) for pose in poses):
         return False
     stack = np.array(poses)
@@ -261,14 +261,14 @@ def _rows(matrix: Float64) -> list[float]:
 
 
 def _matrix(values: Sequence[float], columns: int, shared: dict[bytes, Float64]) -> Float64:
-    """Rows from JSON, square; equal matrices are one object (mounts repeat in every frame)."""
+    """A square matrix from JSON rows; equal matrices share an object (mounts repeat)."""
     matrix = np.eye(columns)
     matrix[:3] = np.array(values, dtype=np.float64).reshape(3, columns)
     return shared.setdefault(matrix.tobytes(), matrix)
 
 
 def header_to_json(header: DatasetHeader, root: str) -> dict[str, Any]:
-    """The first line; ``root`` leads from the index to the files."""
+    """The first line; ``root`` is the path from the index to the files."""
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -296,14 +296,14 @@ def header_from_json(value: Any) -> DatasetHeader:
     """Inverse of :func:`header_to_json`.
 
     Raises:
-        DatasetError: of another format or version.
-        KeyError, ValueError, TypeError: a field is missing or makes no sense.
+        DatasetError: another format or version.
+        KeyError, ValueError, TypeError: a field is missing or invalid.
     """
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise DatasetError(f"is no data set index: its first line is no {FORMAT} header")
+        raise DatasetError(f"is not a data set index: its first line is no {FORMAT} header")
     if value["version"] != FORMAT_VERSION:
         raise DatasetError(
-            f"is format version {value['version']}, this program reads {FORMAT_VERSION}; "
+            f"has format version {value['version']}, this program reads {FORMAT_VERSION}; "
             "make the data set again"
         )
     label_formats = {
@@ -369,10 +369,10 @@ def frame_from_json(value: dict[str, Any], shared: dict[bytes, Float64]) -> Fram
 
     Args:
         value: the parsed line.
-        shared: matrices seen so far; equal ones become one object.
+        shared: matrices read so far; equal ones become one object.
 
     Raises:
-        KeyError, ValueError, TypeError: a field is missing or makes no sense.
+        KeyError, ValueError, TypeError: a field is missing or invalid.
     """
     cameras = {
         name: CameraRecord(

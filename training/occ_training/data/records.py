@@ -1,4 +1,4 @@
-"""What a data set says about one moment: images, lidar, labels, and the poses of all of them."""
+"""Records of a data set's frames: images, lidar, labels, and their poses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CameraRecord:
 
     Attributes:
         image: path of the file, relative to the root; rectified, JPEG or PNG.
-        stamp_ns: exposure.
+        stamp_ns: time of exposure.
         K: (3, 3) intrinsics at the size of the file.
         width, height: that size, pixels.
         ego_T_cam: (4, 4) mounting.
@@ -43,7 +43,7 @@ class CameraRecord:
 
 @dataclass(frozen=True, eq=False)
 class LidarRecord:
-    """The lidar at a frame: its pose, and its points where there are any.
+    """The lidar at a frame: its pose, and its points if there are any.
 
     Attributes:
         points: path of little-endian float32 rows, lidar frame; None where only the pose is known.
@@ -52,7 +52,7 @@ class LidarRecord:
         ego_T_lidar: (4, 4) mounting.
         world_T_ego: (4, 4) ego pose at ``stamp_ns``.
         semantics: path of one class id per point: raw uint8 (any suffix), ``.npy`` or ``.npz``
-            (its only array, or ``lidar_seg``); None where there is none.
+            (its only array, or ``lidar_seg``); None if there is none.
         semantics_ids: what the ids mean: ``lidarseg`` (nuScenes general classes) or the name of
             a label set.
     """
@@ -73,17 +73,17 @@ class LidarRecord:
 
 @dataclass(frozen=True, eq=False)
 class FrameRecord:
-    """One moment: the images around it, the lidar, the labels.
+    """One frame: images, lidar and labels.
 
     Attributes:
         token: unique name of the frame in its data set.
         sequence: name of the recording or scene.
-        stamp_ns: time that frames of a sequence are ordered by (of the sweep where there is one).
+        stamp_ns: time by which frames of a sequence are ordered (of the sweep if there is one).
         reference_camera: the camera whose stamp the grid belongs to.
         cameras: camera name -> image; may lack cameras of the header.
-        lidar: None where there is none.
+        lidar: None if there is none.
         labels: key of the header's ``label_sets`` -> path of the file.
-        source: where it came from, as JSON: stamps, ids, names of the original.
+        source: its origin, as JSON: stamps, ids, names of the original.
     """
 
     token: str
@@ -108,14 +108,14 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What the label files under one key are.
+    """The format of the label files under one key.
 
     Attributes:
         reader: name of the file format, see :mod:`occ_training.data.label_files`.
-        classes: label set whose ids they hold after reading.
-        grid: their voxels.
-        frame: ``ego`` or ``lidar``, the frame the grid lies in.
-        time: whose stamp that frame is taken at: ``lidar`` or ``reference_camera``.
+        classes: label set of the ids after reading.
+        grid: voxels of the files.
+        frame: ``ego`` or ``lidar``, the frame of the grid.
+        time: whose stamp that frame refers to: ``lidar`` or ``reference_camera``.
     """
 
     reader: str
@@ -130,11 +130,11 @@ class DatasetHeader:
     """What all frames of a data set share.
 
     Attributes:
-        name: of the data set, for people.
-        cameras: names of the cameras a complete frame has.
-        label_sets: key -> what its files are.
-        ego_frame: name of the ego frame where the data came from.
-        root: folder that paths are relative to, itself relative to the index (or absolute).
+        name: of the data set, for display.
+        cameras: names of the cameras of a complete frame.
+        label_sets: key -> format of its files.
+        ego_frame: name of the ego frame in the source data.
+        root: folder that paths are relative to; itself relative to the index, or absolute.
         source: how it was made, as JSON.
     """
 

@@ -1,7 +1,7 @@
 """The causal loss of CausalOcc (arXiv 2509.08388).
 
-The features of one class in the volume should depend on the pixels of that class, and on no
-others. Legend: B batch, N cameras, C channels, X, Y, Z voxels, h, w feature pixels.
+The features of a class in the volume should depend only on the pixels of that class. Legend: B
+batch, N cameras, C channels, X, Y, Z voxels, h, w feature pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def causal_loss(
     pixel_targets_BNhw: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Mean over samples, unweighted; differentiable through the lifting, twice.
+    """Unweighted mean over samples; needs second derivatives through the lifting.
 
     Args:
         volume_BCXYZ: features whose channels add up to the context's mass, with their graph.
@@ -46,7 +46,7 @@ def causal_loss(
 
 
 def _choose(targets_XYZ: Tensor, generator: torch.Generator) -> int | None:
-    """One of the classes that occur, the last left out: 255 where there is a mask, else free."""
+    """One of the classes that occur, except the last: 255 if there is a mask, else free."""
     candidates = torch.unique(targets_XYZ)[:-1]
     if not len(candidates):
         return None
@@ -54,7 +54,7 @@ def _choose(targets_XYZ: Tensor, generator: torch.Generator) -> int | None:
 
 
 def _attribution_loss(influence_Nhw: Tensor, pixel_targets_Nhw: Tensor, target: int) -> Tensor:
-    """Binary cross entropy between influence and "shows the class" where both are known."""
+    """Binary cross entropy of the influence; target 1 for pixels that show the class."""
     clamped = influence_Nhw.clamp(0.0, 1.0)
     straight = influence_Nhw + (clamped - influence_Nhw).detach()
     counts = (pixel_targets_Nhw != UNKNOWN_CLASS) & (straight != 0)

@@ -1,4 +1,4 @@
-"""How often each class occurs, and the weights that follow from it.
+"""Class frequencies, and the class weights that follow from them.
 
 Legend: C classes of an annotation set, K = C + 1 classes of a head with a leading dummy class.
 """
@@ -79,7 +79,7 @@ def mask_weights(label_set: str) -> Tensor:
 
 
 def sampling_weights(label_set: str) -> Tensor:
-    """(K,) float32 chance of a voxel of each class to be drawn, free space at 1 where commonest."""
+    """(K,) float32 relative chance that a voxel of a class is drawn; the most frequent has 1."""
     counts = class_frequencies(label_set)
     relative = (counts.max() / counts) ** _SAMPLING_EXPONENT
     return torch.cat([torch.zeros(1), relative.float()])

@@ -39,7 +39,7 @@ def moving_voxels(labels_BXYZ: Tensor, flow_BXYZ2: Tensor, label_set: LabelSet) 
 
 
 def flow_losses(bins_VK2: Tensor, truth_V2: Tensor) -> FlowLosses:
-    """All three terms over the voxels of :func:`moving_voxels`; zero where there are none.
+    """All three terms over the voxels of :func:`moving_voxels`; zero if there are none.
 
     Args:
         bins_VK2: logits over the bins of each component.

@@ -113,7 +113,7 @@ class MaskLoss:
         Candidates are drawn without replacement by class weight; those whose own logit is nearest
         to zero are kept, and the rest comes uniformly from all supervised voxels. Where there are
         fewer supervised voxels than draws the others fill up, and count as outside every mask; the
-        published training does the same, regularly so for images.
+        reference code does the same; for images this is the usual case.
         """
         config, (masks, voxels) = self.config, logits_MP.shape
         points = min(config.points, voxels)

@@ -19,7 +19,7 @@ from occ_training.losses.voxels import geometric_scale, lovasz_softmax, semantic
 
 _POSITIVE_SHARE, _FOCUS = 0.25, 2.0
 _MASK_WEIGHT, _DICE_WEIGHT = 5.0, 5.0
-_CLASS_WEIGHT = 4.0  # of costs and of losses: the published two weights of 2, multiplied
+_CLASS_WEIGHT = 4.0  # of costs and of losses: product of two weights of 2 in the reference code
 
 
 class MatchedLosses(NamedTuple):
@@ -78,7 +78,7 @@ def listed_voxel_loss(logits_VK: Tensor, labels_VC: Tensor, class_weights_K: Ten
 def matched_losses(
     class_logits_QK: Tensor, mask_logits_QV: Tensor, labels_V: Tensor
 ) -> MatchedLosses:
-    """Losses of one sample's masks, each class that occurs matched with one of them.
+    """Losses of one sample's masks; each class that occurs is matched with one mask.
 
     Args:
         class_logits_QK: of the classes without free space.
@@ -113,7 +113,7 @@ def matched_losses(
 def matching_costs(
     class_logits_QK: Tensor, mask_logits_QV: Tensor, classes_M: Tensor, truth_MV: Tensor
 ) -> Tensor:
-    """(Q, M) what it costs to give a class to a mask: the losses themselves, by pairs."""
+    """(Q, M) cost of matching a class with a mask: the losses themselves, for every pair."""
     voxels = mask_logits_QV.shape[1]
     outside, inside = F.softplus(mask_logits_QV), F.softplus(-mask_logits_QV)
     entropy_QM = (inside @ truth_MV.T + outside @ (1 - truth_MV).T) / voxels

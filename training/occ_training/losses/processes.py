@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The average of ``value`` over all processes, without gradient; itself in one process."""
+    """The average of ``value`` over all processes, without gradient."""
     value = value.detach().clone()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
@@ -20,7 +20,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def mean_of(total: Tensor, count: Tensor) -> Tensor:
-    """``total / count`` over the global batch; zero, with a gradient of zero, where count is 0.
+    """``total / count`` over the global batch; zero with zero gradient if count is 0.
 
     Args:
         total: () sum over this process's samples.

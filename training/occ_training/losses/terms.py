@@ -1,6 +1,6 @@
-"""What a network is told about a step: terms, each a choice of losses with its weights.
+"""Loss terms: each combines losses with their weights.
 
-A recipe lists its terms; the loss is their plain sum. Legend as in :mod:`occ_training.losses`.
+A recipe lists its terms; the loss is their sum. Legend as in :mod:`occ_training.losses`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class SupervisedStep:
-    """A step's outputs beside its labels.
+    """Outputs and labels of a step.
 
     Attributes:
-        net: the network, for terms that read its parameters.
-        card: what it was built from.
+        net: the network, for terms that use its parameters.
+        card: of the network.
         batch: samples on the network's device.
         outputs: of the network.
-        seed: of everything drawn at random in this step.
+        seed: of all random draws in this step.
     """
 
     net: Network
@@ -61,9 +61,12 @@ class SupervisedStep:
 
     @property
     def labels_BXYZ(self) -> Tensor:
-        """Class ids, 255 where nothing is to be learnt."""
+        """Class ids, 255 = not supervised."""
         if self.batch.labels_BXYZ is None:
-            raise DatasetError("the samples have no occupancy labels, which this recipe needs")
+            raise DatasetError(
+                "this recipe needs occupancy labels, and the samples have none; add labels to the "
+                "data set"
+            )
         return self.batch.labels_BXYZ
 
     @cached_property
@@ -93,7 +96,7 @@ class SupervisedStep:
         return self.batch.depth_BNHW
 
     def generators(self, purpose: str, device: torch.device) -> list[torch.Generator]:
-        """One per sample: the draws belong to the frame, wherever in the batch it is."""
+        """One per sample, seeded by the frame, so draws do not depend on its place in the batch."""
         return [
             torch.Generator(device).manual_seed(seed_of(self.seed, index, *purpose.encode()))
             for index in self.batch.indices
@@ -104,7 +107,7 @@ class Term(Protocol):
     """A part of the loss.
 
     Attributes:
-        contents: what it needs of a frame, besides images.
+        contents: what it needs of a frame besides images.
     """
 
     contents: ClassVar[tuple[Content, ...]]
@@ -133,8 +136,8 @@ class VoxelMasks:
 class ImageMasks:
     """The same prototypes on the lifted context, against classes of lidar points (ALOcc).
 
-    Where the voxels' classes are numbered differently (OpenOcc) the two still share prototypes,
-    and class weights follow the voxels' numbering, as published.
+    If the classes of the voxels have other ids (OpenOcc), both still share the prototypes, and the
+    class weights follow the ids of the voxels, as in the reference code.
     """
 
     contents: ClassVar[tuple[Content, ...]] = ("depth", "point_classes")
@@ -228,7 +231,10 @@ class Velocities:
         """``flow_bins``, ``flow`` and ``flow_cosine``."""
         outputs, truth = step.outputs, step.batch.flow_BXYZ2
         if truth is None:
-            raise DatasetError("this recipe learns velocities, and the data set has none")
+            raise DatasetError(
+                "this recipe supervises velocities, and the data set has none; add flow to the "
+                "labels, or leave the term out of the recipe"
+            )
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
         features_VC = outputs.flow_features_BCXYZ.movedim(1, -1)[known]
         bins_VK2 = step.net.velocity_bins(features_VC)
@@ -242,7 +248,7 @@ class Velocities:
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLoss:
-    """What is seen decides about its own class only (CausalOcc, arXiv 2509.08388)."""
+    """Features of a class depend only on pixels of that class (CausalOcc, arXiv 2509.08388)."""
 
     contents: ClassVar[tuple[Content, ...]] = ("labels", "depth", "point_classes")
     weight: float = 0.02
@@ -304,7 +310,7 @@ class ListedVoxels:
 
 
 def full_precision(outputs: Outputs) -> Outputs:
-    """Outputs as float32, which every loss is computed in."""
+    """The outputs in float32, in which every loss is computed."""
     if not isinstance(outputs, NetOutputs):
         return outputs
     floats = {

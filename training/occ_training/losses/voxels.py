@@ -19,8 +19,8 @@ _RATIO_FLOOR = 1e-5
 def supervised(logits_BKXYZ: Tensor, targets_BXYZ: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (V, K) float32 and targets (V,) of the voxels that have a label.
 
-    Logits that are not finite are set to zero, as published: one overflow in half precision
-    must not end a run of days.
+    Logits that are not finite are set to zero, as in the reference code, so that an overflow in
+    half precision does not end a long run.
     """
     has_label = targets_BXYZ != UNKNOWN_CLASS
     logits_VK = logits_BKXYZ.movedim(1, -1)[has_label].float()
@@ -117,7 +117,7 @@ def lovasz_softmax(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
 
 
 def _jaccard_steps(truth_V: Tensor) -> Tensor:
-    """Growth of the Jaccard loss as voxels are got wrong one after the other."""
+    """Increase of the Jaccard loss as wrong voxels are added one by one."""
     intersection_V = truth_V.sum() - truth_V.cumsum(0)
     union_V = truth_V.sum() + (1.0 - truth_V).cumsum(0)
     loss_V = 1.0 - intersection_V / union_V
