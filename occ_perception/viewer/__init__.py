@@ -1,4 +1,4 @@
-"""Images of predictions, made without a display."""
+"""Images, films and interactive views of predictions; images need no display."""
 
 from occ_perception.viewer.comparison import compare
 from occ_perception.viewer.images import (

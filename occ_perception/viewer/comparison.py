@@ -16,7 +16,7 @@ UInt8 = NDArray[np.uint8]
 
 CORRECT, WRONG_CLASS, MISSED, INVENTED, FREE = range(5)
 VERDICTS = ("correct", "wrong class", "missed", "invented")
-"""Names of the verdicts on voxels, in the order of their ids; FREE means rightly free."""
+"""Names of the verdicts on voxels, in the order of their ids; FREE means correctly free."""
 
 VERDICT_COLOURS = ((199, 206, 214), (245, 176, 30), (40, 96, 224), (222, 40, 52))
 
@@ -25,12 +25,12 @@ _NO_SUCH_CLASS = 254
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a prediction got right and wrong.
+    """The verdict on every voxel of a prediction.
 
     Attributes:
-        verdict_XYZ: uint8, see :data:`VERDICTS`; FREE where both are free, 255 where the truth is
-            unknown or does not count.
-        truth: the ground truth it was compared with.
+        verdict_XYZ: uint8, see :data:`VERDICTS`; FREE where both are free, 255 where the ground
+            truth is unknown or not counted.
+        truth: the ground truth.
     """
 
     verdict_XYZ: UInt8
@@ -51,12 +51,12 @@ def compare(
     """Compare classes by name.
 
     Args:
-        prediction: what a model said.
-        truth: what it should have said; voxels that are unknown there are not compared.
-        counted_XYZ: voxels to compare, such as those that a camera sees; all where not given.
+        prediction: output of a model.
+        truth: ground truth; its unknown voxels are not compared.
+        counted_XYZ: voxels to compare, such as those that a camera sees; None for all.
 
     Raises:
-        ViewerError: the two are on different grids.
+        ViewerError: the two have different grids.
     """
     same_size = prediction.grid.dims == truth.grid.dims
     if not same_size or not np.allclose(_corners(prediction), _corners(truth), atol=1e-2):
@@ -85,7 +85,7 @@ def compare(
 
 
 def _corners(prediction: OccupancyPrediction) -> NDArray[np.float64]:
-    """The lower corner, and the corners that lie beside it along each axis, in ego."""
+    """The lower corner and its three neighbours along the axes, in ego."""
     lower, extent = np.asarray(prediction.grid.lower), np.asarray(prediction.grid.dims)
     corners = lower + np.diag(extent * np.asarray(prediction.grid.voxel_size))
     return transform_points(prediction.ego_T_grid, np.vstack([lower, corners]))

@@ -1,4 +1,4 @@
-"""Paper, text and marks of the images: everything that is not data."""
+"""Drawing: sheets, text, scale bars, arrows and marks."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TICK_METRES = (1, 2, 5, 10, 20, 50, 100)
 
 
 class Sheet:
-    """Paper to put images and words on."""
+    """A canvas for images and text."""
 
     def __init__(self, width: int, height: int) -> None:
         self._image = Image.new("RGB", (width, height), PAPER)
         self._draw = ImageDraw.Draw(self._image)
 
     def put(self, rgb: UInt8, left: float, top: float) -> None:
-        """Lay an image (H, W, 3) down with its upper left corner at a place."""
+        """Paste an image (H, W, 3) with its upper left corner at (``left``, ``top``)."""
         self._image.paste(Image.fromarray(rgb), (round(left), round(top)))
 
     def write(
@@ -48,7 +48,7 @@ class Sheet:
         anchor: str = "la",
         on: Colour | None = None,
     ) -> None:
-        """Write a line; ``anchor`` as in Pillow, ``on`` is the colour of a box behind it."""
+        """Write a line; ``anchor`` as in Pillow, ``on`` is the colour of a box behind the text."""
         place = (left, top)
         if on is not None:
             x0, y0, x1, y1 = self._draw.textbbox(place, words, font=_font(size), anchor=anchor)
@@ -81,7 +81,7 @@ def text_width(words: str, size: int = TEXT) -> float:
 
 
 def fit_text(words: str, width: float, size: int = TEXT) -> str:
-    """The line, cut with an ellipsis where it is wider than ``width`` pixels."""
+    """The line, cut with an ellipsis if it is wider than ``width`` pixels."""
     if text_width(words, size) <= width:
         return words
     while words and text_width(words + "…", size) > width:
@@ -90,7 +90,7 @@ def fit_text(words: str, width: float, size: int = TEXT) -> str:
 
 
 def tick_values(low: float, high: float, at_most: int) -> list[int]:
-    """Round metres in [low, high], as many as fit."""
+    """Round values in metres within [low, high], at most ``at_most``."""
     step = next((step for step in _TICK_METRES if (high - low) / step <= at_most), _TICK_METRES[-1])
     first = math.ceil(low / step - 1e-6)
     last = math.floor(high / step + 1e-6)
@@ -98,7 +98,7 @@ def tick_values(low: float, high: float, at_most: int) -> list[int]:
 
 
 def scale_bar(sheet: Sheet, view: View, left: float, bottom: float) -> None:
-    """A bar of a round length, about a sixth of the view, with its length written above it."""
+    """Draw a bar of a round length, about a sixth of the view, with its length above it."""
     scale = view.pixels_per_metre[0]
     wanted = view.rgb.shape[1] / 6 / scale
     metres = max((step for step in _TICK_METRES if step <= wanted), default=_TICK_METRES[0])
@@ -109,7 +109,7 @@ def scale_bar(sheet: Sheet, view: View, left: float, bottom: float) -> None:
 
 
 def mark_vehicle(view: View) -> UInt8:
-    """The view from above with an arrow head at the ego origin that points forward."""
+    """The view from above with an arrow head at the ego origin, pointing forward."""
     rgb: UInt8 = view.rgb.copy()
     outline = [(2.4, 0.0), (-1.2, 1.3), (-0.5, 0.0), (-1.2, -1.3)]
     size = max(1.0, 6.0 / view.pixels_per_metre[0])
@@ -122,7 +122,7 @@ def mark_vehicle(view: View) -> UInt8:
 def draw_arrows(
     rgb: UInt8, arrows: Iterable[tuple[tuple[float, float], tuple[float, float]]]
 ) -> None:
-    """Draw arrows from pixel to pixel, dark on a white edge so that they show on every colour."""
+    """Draw arrows from pixel to pixel, dark with a white edge to stand out on every colour."""
     arrows = list(arrows)
     for colour, width in (((255, 255, 255), 4), (INK, 2)):
         for start, end in arrows:

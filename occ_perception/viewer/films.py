@@ -1,4 +1,4 @@
-"""Images one after the other: as a film file, or as numbered files in a folder."""
+"""Writes sequences of images: as a film file, or as numbered files in a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
 
-# Browsers play the first, which not every build of OpenCV can write; most players play the second.
+# Browsers play the first, but not every build of OpenCV can write it. Most players play the second.
 _CODECS = ("vp09", "mp4v")
 
 
@@ -25,7 +25,7 @@ class ImageSink(Protocol):
     """Takes images (H, W, 3) uint8 RGB in their order."""
 
     def write(self, rgb: UInt8) -> None:
-        """Add one."""
+        """Add an image."""
 
     def __enter__(self) -> ImageSink: ...
 
@@ -33,26 +33,26 @@ class ImageSink(Protocol):
 
 
 class Film:
-    """An .mp4 file; a context manager. The file takes its name when the context ends well.
+    """An .mp4 file; a context manager. The file appears when the context ends without an error.
 
     Args:
-        path: the file to make; an older one is replaced.
-        images_per_second: how fast it plays.
+        path: the file to write; an existing one is replaced.
+        images_per_second: playing speed.
 
     Attributes:
-        codec: VP9 where OpenCV can write it, else MPEG-4 part 2, which browsers do not play.
+        codec: VP9 if OpenCV can write it, otherwise MPEG-4 part 2, which browsers do not play.
 
     Raises:
-        OptionError: the name does not end in .mp4, or the rate is not positive.
-        ViewerError: there is no codec.
-        OutputError: the file cannot be written, or came out shorter than it should be.
+        OptionError: the name does not end in .mp4, or the rate is out of range.
+        ViewerError: OpenCV has none of the codecs.
+        OutputError: the file cannot be written, or has fewer images than were written.
     """
 
     def __init__(self, path: str | Path, images_per_second: float) -> None:
         self.path = Path(path)
         self.codec = ""
         if self.path.suffix != ".mp4":
-            raise OptionError(f"{self.path} cannot become a film: expected a name ending in .mp4")
+            raise OptionError(f"{self.path} is not a film name: expected a name ending in .mp4")
         if not 0 < images_per_second <= 240:
             raise OptionError(f"{images_per_second} images per second, expected 0 to 240")
         self._rate = images_per_second
@@ -76,10 +76,10 @@ class Film:
                 self._check(self._unfinished)
 
     def write(self, rgb: UInt8) -> None:
-        """Add an image; all have the size of the first.
+        """Add an image; all must have the size of the first.
 
         Raises:
-            ValueError: another size.
+            ValueError: the image has another size.
         """
         height, width = rgb.shape[:2]
         if self._writer is None:
@@ -103,7 +103,7 @@ class Film:
         )
 
     def _check(self, unfinished: Path) -> None:
-        # The writer says nothing when the disk is full.
+        # The writer does not report a full disk.
         reader = cv2.VideoCapture(str(unfinished))
         readable = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
@@ -115,9 +115,9 @@ class Film:
 
 
 class ImageFolder:
-    """A folder of numbered PNG files; a context manager, as :class:`Film` is.
+    """A folder of numbered PNG files; a context manager, like :class:`Film`.
 
-    Those of an earlier film in the same folder give way, other files stay.
+    Numbered PNG files of an earlier film in the folder are deleted; other files stay.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -131,7 +131,7 @@ class ImageFolder:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Files are complete one by one."""
+        """Do nothing; each file is complete when written."""
 
     def write(self, rgb: UInt8) -> None:
         """Add an image."""

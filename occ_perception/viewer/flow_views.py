@@ -1,4 +1,4 @@
-"""Flow as hue: where things go by colour, how fast by its strength, seen from above."""
+"""Flow from above: direction as hue, speed as saturation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from occ_perception.viewer.views import (
 FULL_SPEED = 10.0
 """Speed of the strongest colours, m/s."""
 
-# Every colour is an id of its own, so that flow takes the way of labels to the image.
+# Every colour has an id, so that flow is drawn by the same code as labels.
 _HUES, _STEPS = 36, 7
 _FREE, _FIXED = _HUES * _STEPS, _HUES * _STEPS + 1
 _FIXED_COLOUR = (222, 225, 230)
@@ -32,17 +32,16 @@ _BRIGHTNESS = 225
 def flow_colours(velocity: NDArray[np.floating]) -> UInt8:
     """Colours (..., 3) uint8 RGB of velocities (..., 2), m/s.
 
-    Forward (+x) is red, left (+y) yellow-green, backward cyan and right violet; what stands is
-    grey.
+    Forward (+x) is red, left (+y) yellow-green, backward cyan, right violet, and standstill grey.
     """
     table: UInt8 = _colour_table()[_ids(velocity)]
     return table
 
 
 def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View:
-    """From above, x up and y to the left: the topmost voxel of every column that can move.
+    """View from above, x up and y to the left: the topmost movable voxel of every column.
 
-    Everything else that is occupied is light grey.
+    All other occupied voxels are light grey.
 
     Raises:
         ViewerError: the prediction has no flow.
@@ -58,7 +57,7 @@ def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View
         prediction, labels=ids.astype(np.uint8), class_names=names, empty_class=_FREE, flow=None
     )
     volume = ego_volume(shown)
-    # Flow below a tree or a bridge is shown all the same.
+    # Flow below a tree or a bridge is shown too.
     rank = np.where(volume.labels_XYZ < _FREE, 2, volume.labels_XYZ == _FIXED)
     best = rank.shape[2] - 1 - np.argmax(rank[:, :, ::-1], axis=2)
     topmost = np.take_along_axis(volume.labels_XYZ, best[..., None], axis=2)[..., 0]
@@ -78,7 +77,7 @@ def flow_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View
 
 
 def flow_wheel(pixels: int) -> UInt8:
-    """The colours of all directions up to :data:`FULL_SPEED`, forward up, left to the left."""
+    """The colour wheel of all directions up to :data:`FULL_SPEED`; forward up, left to the left."""
     axis = np.linspace(1.0, -1.0, pixels)
     x, y = np.meshgrid(axis, axis, indexing="ij")
     rgb = flow_colours(FULL_SPEED * np.stack([x, y], axis=-1))
@@ -99,7 +98,7 @@ def _colour_table() -> UInt8:
     """(256, 3) RGB by id."""
     hue, step = np.divmod(np.arange(_HUES * _STEPS), _STEPS)
     strength = step / (_STEPS - 1)
-    # Standing things must be told from the ground below them.
+    # Standing objects must stand out from the ground below them.
     brightness = np.where(step == 0, 120, _BRIGHTNESS)
     hsv = np.stack([hue * 180 / _HUES, 255 * strength, brightness], axis=-1)
     table = np.zeros((256, 3), np.uint8)

@@ -1,6 +1,6 @@
-"""Images of predictions for people: one frame on a page, a frame of a film, several on a sheet.
+"""Images of predictions: one frame on a page, a frame of a film, several frames on a sheet.
 
-A page is made of panels, see :mod:`occ_perception.viewer.panels`.
+A page consists of panels, see :mod:`occ_perception.viewer.panels`.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def prediction_image(
 ) -> UInt8:
     """One prediction on a page, (H, W, 3) uint8 RGB.
 
-    Views in perspective are left out where numba (extra ``viewer``) is not installed.
+    Views in perspective are left out if numba (extra ``viewer``) is not installed.
 
     Args:
-        prediction: what the model said.
+        prediction: output of the model.
         frame: the images it was made from.
-        comparison: of the prediction with the truth; adds a row that shows both.
+        comparison: comparison with ground truth; adds a row that shows both.
     """
     above = map_panel(prediction)
     left = [above, legend_panel([prediction], above.shape[1])]
@@ -95,13 +95,13 @@ def film_image(
 ) -> UInt8:
     """One prediction on a screen of :data:`FILM_SIZE`, (900, 1600, 3) uint8 RGB.
 
-    The legend lists the whole vocabulary, so that frames of a film differ only in what happens.
+    The legend lists all classes, so that it is the same in every frame of a film.
 
     Args:
-        prediction: what the model said.
+        prediction: output of the model.
         frame: the images it was made from.
-        comparison: of the prediction with the truth; the truth is shown beside it.
-        caption: what the prediction is, if it is none.
+        comparison: comparison with ground truth, which is shown beside the prediction.
+        caption: caption of the prediction, e.g. ``ground truth``.
 
     Raises:
         MissingPackageError: numba is not installed.
@@ -122,17 +122,17 @@ def sheet_image(
     """Several predictions from above, in reading order with one legend, (H, W, 3) uint8 RGB.
 
     Args:
-        predictions: at least one, of one vocabulary.
+        predictions: at least one, all with the same class names.
         columns: tiles per row.
-        tile_pixels: about how wide a tile is.
+        tile_pixels: approximate width of a tile.
 
     Raises:
-        ViewerError: no prediction, or two of different class names.
+        ViewerError: there is no prediction, or class names differ.
     """
     if not predictions or len({p.class_names for p in predictions}) > 1:
         raise ViewerError(
-            f"expected predictions of one vocabulary, got {len(predictions)} of "
-            f"{len({p.class_names for p in predictions})}"
+            f"expected predictions with the same class names, got {len(predictions)} predictions "
+            f"with {len({p.class_names for p in predictions})} sets of class names"
         )
     tiles = [_tile(prediction, tile_pixels) for prediction in predictions]
     columns = min(columns, len(tiles))
@@ -150,7 +150,7 @@ def sheet_image(
 
 
 def write_png(path: str | Path, rgb: UInt8) -> None:
-    """Write an image (H, W, 3) uint8 RGB; folders are made, and the file appears whole.
+    """Write an image (H, W, 3) uint8 RGB atomically; parent folders are created.
 
     Raises:
         OutputError: the file cannot be written.
@@ -162,7 +162,7 @@ def write_png(path: str | Path, rgb: UInt8) -> None:
 
 
 def _headline(sheet: Sheet, prediction: OccupancyPrediction, width: int) -> None:
-    """Which model, with what history, at which time."""
+    """Write the model, its history and the stamp."""
     model = prediction.model or "unnamed model"
     sheet.write(model, _MARGIN, _MARGIN, TEXT + 2)
     stamp = f"{stamp_words(prediction.stamp_ns)}   grid in {prediction.frame_id}"
@@ -203,7 +203,7 @@ def _comparison_row(comparison: Comparison, width: int, in_perspective: bool) ->
 def _fill_with_prediction(
     sheet: Sheet, prediction: OccupancyPrediction, frame: CameraFrame | None, caption: str
 ) -> None:
-    """The volume large, the map and the legend to its right, the cameras in a row below."""
+    """A large volume, map and legend to its right, the cameras in a row below."""
     width, height = FILM_SIZE
     inner, top, bottom = width - 2 * _MARGIN, _TOP, height - _MARGIN
     if frame is not None:
@@ -226,7 +226,7 @@ def _fill_with_comparison(
     frame: CameraFrame | None,
     comparison: Comparison,
 ) -> None:
-    """Prediction and truth side by side; cameras, difference and legends below."""
+    """Prediction and ground truth side by side; cameras, difference and legends below."""
     width, height = FILM_SIZE
     half = (width - 2 * _MARGIN - _NARROW_GAP) // 2
     middle = _MARGIN + half + _NARROW_GAP

@@ -1,4 +1,4 @@
-"""Occupancy in an Open3D window to turn and zoom (extra ``open3d``)."""
+"""Shows occupancy in an Open3D window that can be rotated and zoomed (extra ``open3d``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_WINDOW = (
 
 
 class Open3DWindow:
-    """A window on some predictions, the first one shown; N and P go forth and back, Q closes.
+    """A window with predictions, starting at the first; N next, P previous, Q closes.
 
     Args:
         predictions: at least one.
@@ -38,7 +38,7 @@ class Open3DWindow:
 
     def __init__(self, predictions: Sequence[OccupancyPrediction]) -> None:
         self._open3d = _open3d()
-        # Open3D would draw into memory, and wait for keys that nobody can press.
+        # Without a display Open3D would render off screen and wait for keys forever.
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             raise ViewerError(_NO_WINDOW)
         self._predictions = predictions
@@ -55,7 +55,7 @@ class Open3DWindow:
         self._show(first=True)
 
     def run(self) -> None:
-        """Until the user closes the window."""
+        """Run until the user closes the window."""
         self.window.run()
         self.window.destroy_window()
 

@@ -1,4 +1,4 @@
-"""Panels of a page: each an image of one thing with its words, that any page can hold."""
+"""Panels: images with captions (map, cameras, volume, legends) that a page is composed of."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _WHEEL = 45
 
 
 def history_words(prediction: OccupancyPrediction) -> tuple[str, Colour]:
-    """The state of the model's history, and the ink to say it in; no words where it has none."""
+    """The state of the model's history as text, and its colour; no text without a history."""
     count = prediction.history_length
     if not count and not prediction.history_break:
         return "", PALE_INK
@@ -62,7 +62,7 @@ def history_words(prediction: OccupancyPrediction) -> tuple[str, Colour]:
     if not prediction.committed:
         words += ", this one not added"
     if prediction.history_break:
-        return f"history emptied: {prediction.history_break}", WARNING
+        return f"history cleared: {prediction.history_break}", WARNING
     return words, PALE_INK
 
 
@@ -72,7 +72,7 @@ def stamp_words(stamp_ns: int) -> str:
 
 
 def map_panel(prediction: OccupancyPrediction) -> UInt8:
-    """The view from above with its axes, arrows of motion, the vehicle and a scale bar."""
+    """The view from above with axes, motion arrows, the vehicle and a scale bar."""
     view = birds_eye_view(prediction)
     rgb = _marked(prediction, view)
     height, width = rgb.shape[:2]
@@ -90,7 +90,7 @@ def map_panel(prediction: OccupancyPrediction) -> UInt8:
 
 
 def plain_map(prediction: OccupancyPrediction, pixels: int) -> UInt8:
-    """The view from above with arrows and the vehicle only, about so many pixels wide."""
+    """The view from above with arrows and the vehicle only, about ``pixels`` wide."""
     return _marked(prediction, birds_eye_view(prediction, pixels))
 
 
@@ -130,12 +130,12 @@ def _ticks_right(sheet: Sheet, view: View, left: float, bottom: float) -> None:
 
 
 def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = False) -> UInt8:
-    """The frame set's images as one sees them: front row left to right, rear row left to right.
+    """The images of a frame set: a front row and a rear row, each from left to right.
 
     Args:
         frame: the frame set.
-        size: width and greatest height of the panel, pixels.
-        one_row: all of them in a row, the front ones first.
+        size: width and maximum height of the panel, pixels.
+        one_row: whether to put all images in one row, front cameras first.
     """
     rows = camera_rows(frame.rig)
     if one_row:
@@ -160,8 +160,8 @@ def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = Fals
 def camera_rows(rig: CameraRig) -> list[list[str]]:
     """Camera names in spatial order, at most three to a row.
 
-    First those that look ahead or to a side, then those that look back; in each row the camera
-    that looks farthest left comes first.
+    Cameras that look ahead or to a side come first, then those that look back. In each row the
+    camera that looks farthest to the left comes first.
     """
     axis = {camera.name: camera.ego_T_cam[:2, 2] for camera in rig.cameras}
     ahead = [name for name in rig.names if axis[name][0] > -0.17]  # to 10 degrees behind abeam
@@ -197,7 +197,7 @@ def _camera_tile(frame: CameraFrame, name: str, width: int) -> UInt8:
 
 
 def side_panel(prediction: OccupancyPrediction, width: int, half_width: float = 6.0) -> UInt8:
-    """What is within ``half_width`` metres of the vehicle, from its right, with axes."""
+    """The view from the right, of voxels within ``half_width`` metres of the vehicle, with axes."""
     view = side_view(prediction, half_width, width - _AXIS)
     height = view.rgb.shape[0]
     sheet = Sheet(width, LINE + height + 26)
@@ -214,9 +214,9 @@ def side_panel(prediction: OccupancyPrediction, width: int, half_width: float = 
 
 
 def volume_panel(prediction: OccupancyPrediction, size: tuple[int, int], caption: str) -> UInt8:
-    """The view in perspective with a word on it, of exactly that (width, height).
+    """The view in perspective with a caption, of size (width, height).
 
-    Where there is flow, it is shown from above in a corner.
+    Flow, if there is any, is shown from above in a corner.
     """
     rgb = _captioned(volume_image(prediction, size), caption)
     if prediction.flow is None:
@@ -228,7 +228,7 @@ def volume_panel(prediction: OccupancyPrediction, size: tuple[int, int], caption
 
 
 def flow_panel(prediction: OccupancyPrediction, pixels: int) -> UInt8:
-    """Flow as hue from above, about so many pixels wide, with the wheel that explains it."""
+    """Flow as hue from above, about ``pixels`` wide, with its colour wheel."""
     rgb = mark_vehicle(flow_view(prediction, pixels))
     height, width = rgb.shape[:2]
     sheet = Sheet(width + 2, height + 2)
@@ -243,7 +243,7 @@ def flow_panel(prediction: OccupancyPrediction, pixels: int) -> UInt8:
 
 
 def difference_panel(comparison: Comparison, size: tuple[int, int], caption: str) -> UInt8:
-    """Verdicts in perspective with a word on it, of exactly that (width, height)."""
+    """Verdicts in perspective with a caption, of size (width, height)."""
     return _captioned(difference_image(comparison, size), caption)
 
 
@@ -256,7 +256,7 @@ def _captioned(rgb: UInt8, caption: str) -> UInt8:
 
 
 def legend_panel(predictions: Sequence[OccupancyPrediction], width: int) -> UInt8:
-    """Swatch, name and number of voxels of every class that occurs; free space is not listed."""
+    """Swatch, name and number of voxels of every class present, without free space."""
     class_names, empty = predictions[0].class_names, predictions[0].empty_class
     counts = np.zeros(256, np.int64)
     for prediction in predictions:
@@ -272,7 +272,7 @@ def legend_panel(predictions: Sequence[OccupancyPrediction], width: int) -> UInt
 
 
 def vocabulary_panel(prediction: OccupancyPrediction, width: int, columns: int) -> UInt8:
-    """Swatch and name of every class that can occur, the same for all frames of a film."""
+    """Swatch and name of every class of the model, the same for all frames of a film."""
     colours = colours_of_ids(prediction.class_names)
     entries = [
         (name, _colour(colours[label]), "")
@@ -283,7 +283,7 @@ def vocabulary_panel(prediction: OccupancyPrediction, width: int, columns: int) 
 
 
 def verdict_panel(comparison: Comparison, width: int, columns: int) -> UInt8:
-    """Swatch, name and share of every verdict among the voxels that are occupied in either grid."""
+    """Swatch, name and share of every verdict, among voxels that are occupied in either grid."""
     counts = comparison.counts
     total = max(sum(counts), 1)
     entries = [
@@ -298,7 +298,7 @@ def _colour(rgb: NDArray[np.integer]) -> Colour:
 
 
 def _swatches(entries: Sequence[tuple[str, Colour, str]], width: int, columns: int) -> UInt8:
-    """Names beside their colours, down the columns."""
+    """Names beside their colours, filled column by column."""
     rows = max(1, math.ceil(len(entries) / columns))
     sheet = Sheet(width, rows * (LINE + 4))
     if not entries:

@@ -1,4 +1,4 @@
-"""Occupied voxels and lidar points as PLY files, which Open3D, MeshLab and CloudCompare read."""
+"""Writes voxels and lidar points as PLY files, for Open3D, MeshLab, CloudCompare and others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from occ_perception.geometry import transform_points
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.views import colours_of_ids
 
-# Names of types in the header; x, y and z must be float for some readers.
+# Type names in the header. Some readers require x, y and z as float.
 _TYPES = {"f4": "float", "u1": "uchar", "u2": "ushort", "i4": "int"}
 
 
 def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: str = "") -> None:
-    """Write points as binary little-endian PLY; folders are made, and the file appears whole.
+    """Write points atomically as binary little-endian PLY; parent folders are created.
 
     Args:
         path: the file.
@@ -28,7 +28,7 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
         comment: a line for the header.
 
     Raises:
-        ValueError: a type that PLY does not have, or columns of different length.
+        ValueError: a column has a type that PLY lacks, or the lengths differ.
         OutputError: the file cannot be written.
     """
     kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
@@ -50,7 +50,7 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
 
 
 def voxel_columns(prediction: OccupancyPrediction) -> dict[str, NDArray[Any]]:
-    """Centres of occupied voxels in ego, their colours, class ids, and flow where there is some."""
+    """Centres of occupied voxels in ego, colours, class ids, and flow if the prediction has it."""
     labels = prediction.labels
     voxels = np.argwhere((labels != prediction.empty_class) & (labels != UNKNOWN_CLASS))
     centres = transform_points(prediction.ego_T_grid, prediction.grid.centers(voxels))
@@ -68,7 +68,7 @@ def voxel_columns(prediction: OccupancyPrediction) -> dict[str, NDArray[Any]]:
 def lidar_columns(
     points: NDArray[np.floating[Any]], intensity: NDArray[np.floating[Any]] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Positions (n, 3) and, where known, intensities (n,) of lidar points."""
+    """Positions (n, 3) and, if known, intensities (n,) of lidar points."""
     columns = _positions(points)
     if intensity is not None:
         columns["intensity"] = intensity.astype(np.float32)

@@ -37,7 +37,7 @@ _EYE, _TARGET = (-32.0, 0.0, 19.0), (8.0, 0.0, 0.0)
 
 @dataclass
 class _DrivenPath:
-    """The piece of the path that still grows; a log of hours stays in proportion to its length."""
+    """The current piece of the driven path; pieces keep the log size proportional to its length."""
 
     piece: int = 0
     points: list[NDArray[np.float64]] = field(default_factory=list)
@@ -49,13 +49,13 @@ class _DrivenPath:
 
 
 class RerunLog:
-    """Sends moments to a rerun viewer or a recording; a context manager.
+    """Sends frames to a rerun viewer or a recording; a context manager.
 
-    A recording takes its name, from an older one too, when the context ends well and it holds a
-    moment.
+    A recording appears, and replaces an existing one, when the context ends without an error and
+    holds at least one frame.
 
     Args:
-        save_to: .rrd file to write; a viewer is opened on this machine where not given.
+        save_to: .rrd file to write; None opens a viewer on this machine.
 
     Raises:
         MissingPackageError: rerun is not installed.
@@ -83,7 +83,7 @@ class RerunLog:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Send or write what is still on its way.
+        """Send or write all pending data.
 
         Raises:
             ViewerError: the viewer could not start, or was closed.
@@ -99,8 +99,8 @@ class RerunLog:
             self._stream.flush()
         except RuntimeError as error:
             raise ViewerError(
-                f"rerun did not take everything: {error}. Where its viewer cannot open a window, "
-                "write a recording (--out drive.rrd) and look at it with "
+                f"rerun did not accept all data: {error}. If its viewer cannot open a window, "
+                "write a recording (--out drive.rrd) and open it with "
                 "`rerun --web-viewer drive.rrd`"
             ) from error
         finally:
@@ -112,9 +112,9 @@ class RerunLog:
         frame: CameraFrame | None = None,
         truth: OccupancyPrediction | None = None,
     ) -> None:
-        """One moment; all of it at the prediction's stamp.
+        """Add one frame at the prediction's stamp.
 
-        Without a frame the ego stays where it was.
+        Without a camera frame the ego pose stays unchanged.
         """
         self._moments += 1
         self._stream.set_time(TIMELINE, timestamp=np.datetime64(prediction.stamp_ns, "ns"))
@@ -131,7 +131,7 @@ class RerunLog:
         self._stream.log(entity, *archetypes, static=static)
 
     def _name_classes(self, prediction: OccupancyPrediction) -> None:
-        """Colours and names; predictions and truth of one log share them by name."""
+        """Log class colours and names, shared by name between prediction and ground truth."""
         self._vocabulary = prediction.class_names
         colours = colours_of_ids(prediction.class_names)
         rows = [
@@ -216,7 +216,7 @@ class RerunLog:
 
 
 def _blueprint(rig: CameraRig) -> Any:
-    """The volume in front of the cameras as one sees them; the view follows the vehicle."""
+    """The layout: the volume above the cameras in spatial order; the view follows the vehicle."""
     import rerun.blueprint as blueprint
 
     behind = blueprint.EyeControls3D(position=_EYE, look_target=_TARGET, eye_up=(0, 0, 1))

@@ -1,7 +1,7 @@
-"""Views of a prediction as plain coloured maps: from above, and along the vehicle from its right.
+"""Orthographic views of a prediction as coloured images: from above, and from the right.
 
-A view knows where a point of the ego frame lies in it, so that marks and text can be put on it
-without knowing how it was made. Legend: X forward, Y left, Z up in the ego frame.
+A view maps points of the ego frame to pixels, so that marks and text can be drawn on it. Legend:
+X forward, Y left, Z up in the ego frame.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FREE_COLOUR = (255, 255, 255)
 UNKNOWN_COLOUR = (214, 218, 224)
 OUTSIDE_COLOUR = (236, 238, 241)
 
-# How far the highest voxel is lightened towards white, and a step of one metre seen from the light
-# is lightened or darkened; small enough to leave every class its hue.
+# How much the highest voxel is lightened towards white, and how much a step of one metre is
+# lightened or darkened; small enough to keep the hue of every class.
 _HEIGHT_TINT = 0.22
 _RELIEF_PER_METRE = 0.16
 _RELIEF_LIMIT = 0.26
@@ -33,7 +33,7 @@ _DEPTH_TINT = 0.45
 
 
 class ViewerError(OccError):
-    """Something cannot be shown, or not here; the message says why."""
+    """Something cannot be shown; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class View:
         rgb: (H, W, 3) uint8.
         origin: metres along the image's right and up axes at its lower left corner.
         pixels_per_metre: along right and up.
-        right_sign: -1 where the ego axis shown to the right points left, as y does from above.
+        right_sign: -1 if the ego axis points to the left in the image, like y from above.
     """
 
     rgb: UInt8
@@ -53,7 +53,7 @@ class View:
     right_sign: int = 1
 
     def pixel(self, right: float, up: float) -> tuple[float, float]:
-        """Column and row of a point given by its two ego coordinates, metres; may lie outside."""
+        """Column and row of a point, from its two ego coordinates in metres; may lie outside."""
         column = (self.right_sign * right - self.origin[0]) * self.pixels_per_metre[0]
         row = self.rgb.shape[0] - (up - self.origin[1]) * self.pixels_per_metre[1]
         return column, row
@@ -61,11 +61,11 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class EgoVolume:
-    """Labels on voxels along the axes of the ego frame.
+    """Labels on a grid along the axes of the ego frame.
 
     Attributes:
-        labels_XYZ: uint8 class ids; the empty class outside of the prediction's grid.
-        inside_XY: bool, columns that belong to the grid.
+        labels_XYZ: uint8 class ids; the empty class outside the prediction's grid.
+        inside_XY: bool, columns inside the prediction's grid.
         lower: minimum corner, metres.
         voxel: edge lengths, metres.
     """
@@ -77,9 +77,10 @@ class EgoVolume:
 
 
 def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
-    """The prediction's labels by nearest voxel on ego axes; unchanged if its grid lies on them.
+    """The prediction's labels resampled to ego axes; unchanged if its grid lies along them.
 
-    Only yaw and translation of the grid's pose count: a lidar is mounted level within a degree.
+    Sampling takes the nearest voxel. Only yaw and translation of the grid's pose are used: a lidar
+    is mounted level within a degree.
     """
     grid, pose = prediction.grid, prediction.ego_T_grid
     yaw = np.arctan2(pose[1, 0], pose[0, 0])
@@ -109,13 +110,13 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
 
 
 def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View:
-    """From above, x up and y to the left: the topmost class of every column.
+    """View from above, x up and y to the left: the topmost class of every column.
 
-    Higher is lighter, and light falls in from the upper left, so that edges of things stand out.
+    Higher voxels are lighter, and light comes from the upper left, so that edges stand out.
 
     Args:
-        prediction: what to show.
-        target_pixels: about how wide or high the image becomes; voxels are whole pixels.
+        prediction: the prediction.
+        target_pixels: approximate width or height of the image; voxels are whole pixels.
     """
     volume = ego_volume(prediction)
     occupied = _occupied(volume.labels_XYZ, prediction.empty_class)
@@ -145,14 +146,18 @@ def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) ->
 def side_view(
     prediction: OccupancyPrediction, half_width: float = 6.0, target_pixels: int = 800
 ) -> View:
-    """From the right of the vehicle, x to the right and z up: what is within ``half_width`` of it.
+    """View from the right of the vehicle, x to the right and z up.
 
-    Heights are drawn at twice the scale of lengths. Nearer things hide farther ones, which fade.
+    Heights are drawn at twice the scale of lengths. Nearer voxels hide farther ones; farther ones
+    are lighter.
 
     Args:
-        prediction: what to show.
-        half_width: |y| of the voxels that are shown, metres.
-        target_pixels: how wide the image becomes at most; voxels are whole pixels.
+        prediction: the prediction.
+        half_width: largest |y| of the voxels that are shown, metres.
+        target_pixels: maximum width of the image; voxels are whole pixels.
+
+    Raises:
+        ViewerError: the grid has no voxels within ``half_width``.
     """
     volume = ego_volume(prediction)
     y = volume.lower[1] + (np.arange(volume.labels_XYZ.shape[1]) + 0.5) * volume.voxel[1]
@@ -184,15 +189,15 @@ def side_view(
 def motion_arrows(
     prediction: OccupancyPrediction, longest: float = 8.0, min_speed: float = 0.5
 ) -> tuple[Float64, Float64]:
-    """Where things move: one arrow per patch of touching voxels that move, seen from above.
+    """Motion arrows: one per patch of connected moving voxels, seen from above.
 
     Args:
-        prediction: with flow; without it there are no arrows.
-        longest: longer patches are cut into squares of that edge, metres.
-        min_speed: slower voxels are at rest, m/s.
+        prediction: prediction; without flow there are no arrows.
+        longest: longer patches are cut into squares of this edge length, metres.
+        min_speed: slower voxels count as standing, m/s.
 
     Returns:
-        Middles of the patches' tops (n, 3) in ego, metres, and mean velocities (n, 2), m/s.
+        Centres of the patches' tops (n, 3) in ego, metres, and mean velocities (n, 2), m/s.
     """
     nothing = np.empty((0, 3)), np.empty((0, 2))
     if prediction.flow is None:
@@ -231,7 +236,7 @@ def shade(rgb: UInt8, lightness: NDArray[np.floating]) -> UInt8:
 
 
 def colours_of_ids(class_names: Sequence[str]) -> UInt8:
-    """(256, 3) RGB of every id; ids without a name are as loud as names without a colour."""
+    """(256, 3) RGB of every id; ids without a name get the colour of unknown names."""
     table = palette_of([""] * 256)
     table[: len(class_names)] = palette_of(list(class_names))
     return table
@@ -243,7 +248,7 @@ def _occupied(labels: UInt8, empty_class: int) -> NDArray[np.bool_]:
 
 
 def _relief(surface_XY: Float64) -> Float64:
-    """Lightness of slopes: positive where the ground falls towards the light at +x, +y."""
+    """Lightness of slopes: positive where the surface falls towards the light at +x, +y."""
     padded = np.pad(surface_XY, ((0, 1), (0, 1)), mode="edge")
     rise = surface_XY - (padded[1:, :-1] + padded[:-1, 1:]) / 2
     lightness: Float64 = np.clip(_RELIEF_PER_METRE * rise, -_RELIEF_LIMIT, _RELIEF_LIMIT)

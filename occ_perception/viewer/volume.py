@@ -1,6 +1,6 @@
-"""A voxel grid in perspective: every ray stops at the first drawn voxel, under sun and sky.
+"""Renders a voxel grid in perspective: every ray stops at the first drawn voxel.
 
-numba (extra ``viewer``) is loaded on first use; its machine code is kept on disk.
+numba (extra ``viewer``) is loaded on first use; its machine code is cached on disk.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
 _ROWS_PER_TASK = 24
-# Difference to a neighbouring pixel, of 255, that calls for more rays.
+# Difference to a neighbouring pixel, of 255, above which a pixel gets more rays.
 _VISIBLE_STEP = 14.0
 
 
 @dataclass(frozen=True)
 class ViewPoint:
-    """Where the viewer stands and looks, in the ego frame.
+    """Position and direction of the viewer, in the ego frame.
 
     Attributes:
         eye: position, metres.
@@ -67,9 +67,9 @@ class ViewPoint:
         return focal, (width - 1) / 2, (height - 1) / 2
 
     def pixels(self, points: Float64, size: tuple[int, int]) -> tuple[Float64, Float64]:
-        """Where points (n, 3) of the ego frame appear: (n, 2) columns and rows, (n,) depths.
+        """Project points (n, 3) of the ego frame: (n, 2) columns and rows, (n,) depths.
 
-        Positions of points that are not in front of the viewer (depth <= 0) mean nothing.
+        Positions of points that are not in front of the viewer (depth <= 0) are meaningless.
         """
         focal, column, row = self.lens(size)
         at = transform_points(invert_transform(self.ego_T_eye()), points)
@@ -79,7 +79,7 @@ class ViewPoint:
 
 
 def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
-    """Behind and above the grid's middle, so that what lies ahead fills the image."""
+    """A view point behind and above the centre of the grid, looking ahead."""
     reach = float(max(np.subtract(grid.upper, grid.lower)[:2])) / 2
     middle = (np.array(grid.lower) + np.array(grid.upper)) / 2
     x, y, _ = (float(value) for value in ego_T_grid[:3, :3] @ middle + ego_T_grid[:3, 3])
@@ -88,12 +88,12 @@ def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
 
 @dataclass(frozen=True, eq=False)
 class RenderedVolume:
-    """An image of a volume and what is in it.
+    """An image of a volume, with distance and voxel of every pixel.
 
     Attributes:
         rgb: (H, W, 3) uint8.
         distance: (H, W) float32 metres from the eye along each pixel's ray, inf in the sky.
-        voxel: (H, W) int32 flat C-order index of the voxel that is seen, negative elsewhere.
+        voxel: (H, W) int32 flat C-order index of the visible voxel, negative if there is none.
     """
 
     rgb: UInt8
@@ -114,13 +114,13 @@ def render_volume(
     """Cast a ray through every pixel, and four more where neighbours differ.
 
     Args:
-        labels_XYZ: contents of the voxels.
-        colours: (256, 3) RGB by content; what is level, open and in the sun has its colour.
-        drawn: (256,) which contents are seen; the others are air. 255 is always air.
-        grid, ego_T_grid: where the voxels lie.
-        view_point: where to look from.
+        labels_XYZ: labels of the voxels.
+        colours: (256, 3) RGB by label; a level, open surface in the sun has exactly this colour.
+        drawn: (256,) labels that are drawn; the others are transparent. 255 is never drawn.
+        grid, ego_T_grid: grid of the voxels and its pose.
+        view_point: position and direction of the viewer.
         size: width and height in pixels.
-        threads: how many work on it; the image does not depend on it.
+        threads: number of threads; the image does not depend on it.
 
     Raises:
         MissingPackageError: numba is not installed.

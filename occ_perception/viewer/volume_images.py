@@ -28,12 +28,13 @@ def volume_image(
 ) -> UInt8:
     """Occupied voxels in the colours of their classes, (H, W, 3) uint8 RGB.
 
-    Flat arrows above movers reach as far as they go in a second. The white vehicle is the ego.
+    Flat arrows above moving objects show the distance covered in one second. The white vehicle is
+    the ego vehicle.
 
     Args:
-        prediction: what to show.
+        prediction: the prediction.
         size: width and height in pixels.
-        view_point: behind and above the vehicle where not given.
+        view_point: by default behind and above the vehicle.
 
     Raises:
         MissingPackageError: numba is not installed.
@@ -67,9 +68,9 @@ def difference_image(
     size: tuple[int, int] = (900, 600),
     view_point: ViewPoint | None = None,
 ) -> UInt8:
-    """Occupied voxels in the colours of the verdicts on them, (H, W, 3) uint8 RGB.
+    """Occupied voxels in the colours of their verdicts, (H, W, 3) uint8 RGB.
 
-    Args and errors as for :func:`volume_image`; unknown voxels of the truth are left out.
+    Arguments and errors as in :func:`volume_image`; voxels with unknown truth are left out.
     """
     truth = comparison.truth
     colours = np.zeros((256, 3), np.uint8)
@@ -86,7 +87,7 @@ def arrow_outline(start: Float64, way: Float64) -> Float64:
     length = float(np.hypot(*way))
     forward = np.array([*way, 0.0]) / length
     left = np.array([-forward[1], forward[0], 0.0])
-    # Short arrows shrink as a whole, so that they stay arrows.
+    # Short arrows are scaled as a whole to keep their shape.
     scale = min(1.0, length / (1.5 * _HEAD_LENGTH))
     neck = length - scale * _HEAD_LENGTH
     shape = [

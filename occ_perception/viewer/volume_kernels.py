@@ -1,8 +1,7 @@
-"""Rays through a voxel grid, compiled; importing this module loads numba.
+"""Compiled kernels that cast rays through a voxel grid; importing this module loads numba.
 
-All loops live in this one file: numba notices a change of the file a kernel is in, and of no
-other, when it decides whether machine code kept on disk is still good. Kernels release the GIL
-and every pixel is independent of the others.
+All loops are in this one file, because numba checks only the file of a kernel for changes before
+it reuses cached machine code. Kernels release the GIL, and every pixel is independent.
 
 Spaces are those of :class:`~occ_perception.viewer.volume_stage.Stage`. A ray has one parameter in
 all of them: metres from the eye.
@@ -19,18 +18,18 @@ import numpy as np
 from occ_perception.viewer.volume_stage import NOTHING
 
 FLOOR, MARKER, SKY = -2, -3, -4
-"""What a ray met, where it met no voxel."""
+"""Ids of what a ray hits if it hits no voxel."""
 
-# Infinities steer rays that run along an axis, so the compiler may not assume them away.
+# Rays along an axis rely on infinities, so the compiler must not assume them away.
 _RELAXED = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
-    # Nothing is allocated here; counting references to the stage's arrays would halve the speed.
+    # Kernels allocate nothing. Reference counting of the stage's arrays would halve the speed.
     settings: Any = {"nogil": True, "_nrt": False, "fastmath": _RELAXED, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:  # nowhere to keep machine code: read-only package, no home
+    except RuntimeError:  # no place for the cache: read-only package, no home folder
         return numba.njit(**settings)(function)
 
 
@@ -54,9 +53,11 @@ def _span(o: float, d: float, last: float) -> Any:
 
 @_kernel
 def _axis_walk(o: float, d: float, near: float, last: int) -> Any:
-    """Start of a walk along an axis: voxel, step, parameter of its far border, of a voxel's length.
+    """Start of a walk along an axis.
 
-    Rounding may put the start just beyond the face through which a ray enters, hence the limits.
+    Returns the voxel, the step, the parameter of the voxel's far border, and the parameter length
+    of a voxel. Rounding may put the start just outside the face that the ray enters through, so the
+    voxel is clamped.
     """
     voxel = min(max(int(np.floor(o + d * near)), 1), last - 1)
     if d > 0.0:
@@ -70,7 +71,7 @@ def _axis_walk(o: float, d: float, near: float, last: int) -> Any:
 def _first_voxel(stage: Any, origin: Any, way: Any, near: float, far: float) -> Any:
     """The first drawn voxel between two parameters: (t, i, j, k, axis crossed on entering).
 
-    t is negative where there is none. The walk is that of Amanatides and Woo, "A fast voxel
+    t is negative if there is none. The traversal is that of Amanatides and Woo, "A fast voxel
     traversal algorithm for ray tracing", Eurographics 1987.
     """
     ox, oy, oz = origin
@@ -117,7 +118,7 @@ def _first_voxel(stage: Any, origin: Any, way: Any, near: float, far: float) -> 
 
 @_kernel
 def _first_body(stage: Any, o: Any, d: Any, far: float) -> Any:
-    """Where a ray in ego enters the marker: (t, body, plane), t negative where it does not."""
+    """Where a ray in ego enters the marker: (t, body, plane); t is negative if it misses."""
     best, which, through = far, -1, -1
     for body in range(len(stage.bodies) - 1):
         enter, leave, plane = 1e-6, best, -1
@@ -142,7 +143,7 @@ def _first_body(stage: Any, o: Any, d: Any, far: float) -> Any:
 
 @_kernel
 def _sunlit(stage: Any, p: Any, n: Any) -> Any:
-    """Share of the sun's light on a surface at ``p`` in ego with normal ``n``: cosine or 0."""
+    """Sunlight on a surface at ``p`` in ego with normal ``n``: the cosine, or 0 in shadow."""
     s = stage.sun
     cosine = n[0] * s[0] + n[1] * s[1] + n[2] * s[2]
     if cosine <= 0.0:
@@ -160,7 +161,7 @@ def _sunlit(stage: Any, p: Any, n: Any) -> Any:
 
 @_kernel
 def _fullness(stage: Any, p: Any, n: Any) -> Any:
-    """How full the space in front of a surface is, 0 (open) to 1; none outside of the grid."""
+    """How full the space in front of a surface is, 0 (open) to 1; 0 outside the grid."""
     x, y, z = _to_voxels(
         stage.voxel_T_ego, p[0] + 0.9 * n[0], p[1] + 0.9 * n[1], p[2] + 0.9 * n[2], 1.0
     )
@@ -180,9 +181,9 @@ def _fullness(stage: Any, p: Any, n: Any) -> Any:
 
 @_kernel
 def _corner_light(side: bool, other: bool, corner: bool) -> Any:
-    """Light in the corner of a face, by which of the three voxels around it in front are there.
+    """Light in the corner of a face, from the three neighbouring voxels in front of it.
 
-    The rule is common in games with worlds of blocks.
+    This is the usual ambient-occlusion rule for voxel faces in games.
     """
     if side and other:
         return 0.0
@@ -202,8 +203,8 @@ def _line(distance: float, width: float, footprint: float) -> Any:
 def _face_marks(voxels: Any, voxel: int, front: int, along: Any, at: Any, seen: float) -> Any:
     """Light in the corners and darkness of the edges of a face at (s, t) in [0, 1].
 
-    ``voxel`` and the voxel ``front`` of its face are flat indices, ``along`` the steps of the flat
-    index along s and t, ``seen`` what a pixel covers, in voxels.
+    ``voxel`` and ``front``, the voxel in front of its face, are flat indices. ``along`` holds the
+    steps of the flat index along s and t, ``seen`` the size of a pixel in voxels.
     """
     u, v = along
     s, t = at
@@ -227,7 +228,7 @@ def _face_marks(voxels: Any, voxel: int, front: int, along: Any, at: Any, seen: 
 
 @_kernel
 def _edge(same: bool, distance: float, seen: float) -> Any:
-    """Darkness near the edge of a face; strong where another thing begins."""
+    """Darkness near the edge of a face; stronger if the neighbour has another label."""
     if same:
         return 0.16 * _line(distance, 0.05, seen)
     return 0.50 * _line(distance, 0.07, seen)
@@ -258,10 +259,10 @@ def _lit(stage: Any, colour: Any, p: Any, n: Any, open_share: float) -> Any:
 
 @_kernel
 def _trace(stage: Any, o: Any, d: Any, pixel: float) -> Any:
-    """Follow one ray in ego: (red, green, blue, distance, what was met).
+    """Follow one ray in ego: (red, green, blue, distance, hit).
 
-    ``pixel`` is the angle of a pixel in radians. What was met is a flat voxel index, or one of
-    FLOOR, MARKER and SKY.
+    ``pixel`` is the angle of a pixel in radians. The hit is a flat voxel index, or one of FLOOR,
+    MARKER and SKY.
     """
     origin = _to_voxels(stage.voxel_T_ego, o[0], o[1], o[2], 1.0)
     way = _to_voxels(stage.voxel_T_ego, d[0], d[1], d[2], 0.0)
@@ -292,7 +293,7 @@ def _voxel_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, p
     _, rows, layers = stage.shape
     steps = (rows * layers, layers, 1)
     voxel = (i * rows + j) * layers + k
-    # A pixel covers more of a face that is seen at a slant.
+    # A pixel covers more of a face seen at a grazing angle.
     slant = abs(n[0] * d[0] + n[1] * d[1] + n[2] * d[2])
     scale = np.sqrt(way[0] ** 2 + way[1] ** 2 + way[2] ** 2)
     seen = pixel * t * scale / np.sqrt(max(slant, 0.05))
@@ -311,7 +312,7 @@ def _voxel_colour(stage: Any, o: Any, d: Any, origin: Any, way: Any, hit: Any, p
 
 @_kernel
 def _backdrop(stage: Any, o: Any, d: Any) -> Any:
-    """The floor that the grid stands on, fading into the horizon, and the sky."""
+    """The floor below the grid, fading into the horizon, and the sky."""
     height, radius = stage.floor
     h = _sky(stage, 0.0)
     if d[2] >= -1e-9 or o[2] <= height:
@@ -355,10 +356,10 @@ def _display(value: float) -> Any:
 def trace_rows(
     stage: Any, eye: Any, lens: Any, first: int, last: int, rgb: Any, distance: Any, met: Any
 ) -> None:
-    """One ray through the middle of every pixel of some rows.
+    """Cast one ray through the centre of every pixel of some rows.
 
     Args:
-        stage: what there is.
+        stage: the scene.
         eye: (3, 4) float64 ``ego_T_eye``, x right, y down, z forward.
         lens: focal length, column and row of the principal point, pixels.
         first, last: rows to fill.
@@ -380,7 +381,7 @@ def trace_rows(
 
 @_kernel
 def _contrast(rgb: Any, row: int, column: int) -> Any:
-    """Largest difference of a channel to one of the four neighbours."""
+    """Largest difference of a channel to any of the four neighbours."""
     most = 0.0
     for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0)):
         r, c = row + dr, column + dc
@@ -394,12 +395,13 @@ def _contrast(rgb: Any, row: int, column: int) -> Any:
 def smooth_rows(
     stage: Any, eye: Any, lens: Any, first: int, last: int, rgb: Any, smooth: Any, threshold: float
 ) -> None:
-    """Four more rays for every pixel that differs from a neighbour; the others are copied.
+    """Cast four more rays for every pixel that differs from a neighbour; copy the others.
 
     Args:
-        stage, eye, lens, first, last, rgb: as in :func:`trace_rows`, all rows of it done.
+        stage, eye, lens, first, last, rgb: as in :func:`trace_rows`, which must have filled all
+            rows.
         smooth: (H, W, 3) uint8 to fill.
-        threshold: difference of a channel that calls for more rays.
+        threshold: difference of a channel above which a pixel gets more rays.
     """
     o = (eye[0, 3], eye[1, 3], eye[2, 3])
     for row in range(first, last):

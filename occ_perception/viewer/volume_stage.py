@@ -1,7 +1,7 @@
-"""What rays can meet: a voxel volume on a floor, the vehicle, sun and sky; arrays for kernels.
+"""The scene of the renderer as arrays for its kernels: voxels, floor, vehicle, sun and sky.
 
-Spaces: ``ego`` is base_link in metres; ``voxel`` is the grid's own axes with one unit per voxel and
-the lower corner of the grid at (1, 1, 1), because volumes carry a margin of one voxel of nothing.
+Spaces: ``ego`` is base_link in metres. ``voxel`` has the grid's axes, one unit per voxel, and the
+lower corner of the grid at (1, 1, 1), because volumes have a margin of one empty voxel.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ NOTHING = 255
 
 _SUN = (-0.42, 0.46, 0.78)
 _HORIZON, _ZENITH = (236, 240, 245), (150, 178, 208)
-# Black shows no shape: colours reflect at least this share of light.
+# Colours reflect at least this share of light, because black shows no shape.
 _LEAST_REFLECTION = 0.03
-# Half-size of the neighbourhood whose fullness darkens a surface, metres.
+# Half-size of the neighbourhood that darkens a surface, metres.
 _SURROUNDINGS = 1.0
 _MARKER_COLOURS = ((250, 250, 252), (62, 70, 82))
 _GRID_OF_WHOLE_MARKER = 40.0
 
 
 class Stage(NamedTuple):
-    """Everything that rays can meet and its light; arrays are C-contiguous.
+    """Everything that rays can hit, and the light; arrays are C-contiguous.
 
     Attributes:
-        voxels: (X + 2, Y + 2, Z + 2) uint8 in C order, flat; colour index, NOTHING where free.
-        shape: of the volume with its margin.
-        density: (X + 2, Y + 2, Z + 2) float32, how full the surroundings of a voxel are, 0 to 1.
+        voxels: (X + 2, Y + 2, Z + 2) uint8 in C order, flat; colour index, NOTHING if free.
+        shape: shape of the volume with its margin.
+        density: (X + 2, Y + 2, Z + 2) float32, filled share of a voxel's neighbourhood, 0 to 1.
         colours: (256, 3) float32 linear light.
         voxel_T_ego: (3, 4) float64.
         ego_R_voxel: (3, 3) float64 directions of the voxel axes.
@@ -69,7 +69,7 @@ def build_stage(
     grid: VoxelGrid,
     ego_T_grid: Float64,
 ) -> Stage:
-    """Prepare labels for the rays; arguments as for :func:`~.volume.render_volume`."""
+    """The stage of a volume; arguments as in :func:`~.volume.render_volume`."""
     voxels = np.full([count + 2 for count in grid.dims], NOTHING, np.uint8)
     voxels[1:-1, 1:-1, 1:-1] = np.where(drawn[labels_XYZ], labels_XYZ, NOTHING)
     size = np.asarray(grid.voxel_size)
@@ -105,7 +105,7 @@ def build_stage(
 def _marker(scale: float) -> tuple[Float64, NDArray[np.int32]]:
     """The vehicle as two convex bodies in ego: their faces, and the first face of each body.
 
-    A face is the plane ``normal @ point = offset``; bodies lie where the left side is smaller.
+    A face is the plane ``normal @ point = offset``; inside a body the left side is smaller.
     """
     body = [
         *((1, 0, 0, 3.75), (-1, 0, 0, 0.95), (0, 1, 0, 0.93), (0, -1, 0, 0.93)),

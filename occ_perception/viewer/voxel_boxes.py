@@ -1,4 +1,4 @@
-"""Occupied voxels as few boxes, for viewers that draw boxes or triangles."""
+"""Merges occupied voxels into few boxes, for viewers that draw boxes or triangles."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class VoxelBoxes:
 
 
 def boxes_of_voxels(prediction: OccupancyPrediction) -> VoxelBoxes:
-    """All occupied voxels that can be seen from somewhere, none twice.
+    """Boxes that cover all occupied voxels that can be visible, each voxel once.
 
-    Rows along x of one class become one box, and rows that lie beside each other along y and are
-    equally long one more. Rows that are enclosed on all sides are left out.
+    Voxels of one class in a row along x become one box. Rows of equal length beside each other
+    along y are merged. Rows enclosed on all sides are left out.
     """
     labels = prediction.labels
     occupied = (labels != prediction.empty_class) & (labels != UNKNOWN_CLASS)
@@ -63,11 +63,11 @@ def boxes_of_voxels(prediction: OccupancyPrediction) -> VoxelBoxes:
 
 
 def triangles_of_boxes(boxes: VoxelBoxes) -> tuple[Float64, NDArray[np.int64], NDArray[np.int64]]:
-    """Faces as triangles that turn counter-clockwise seen from outside.
+    """Faces of the boxes as triangles, counter-clockwise seen from outside.
 
     Returns:
-        Vertices (24 n, 3), each of one face only so that edges stay sharp; triangles (12 n, 3) of
-        vertex indices; and the box of every vertex (24 n,).
+        Vertices (24 n, 3), not shared between faces, so that edges stay sharp; triangles (12 n, 3)
+        of vertex indices; and the box of every vertex (24 n,).
     """
     corners: list[Float64] = []
     faces: list[NDArray[np.int64]] = []
@@ -88,7 +88,7 @@ def triangles_of_boxes(boxes: VoxelBoxes) -> tuple[Float64, NDArray[np.int64], N
 
 
 def _surface(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels with a free neighbour, or none at all, on some side."""
+    """Voxels with a free neighbour, or at the border of the grid, on any side."""
     padded = np.pad(occupied, 1)
     inside = occupied.copy()
     for axis in range(3):
