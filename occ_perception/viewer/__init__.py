@@ -7,7 +7,7 @@ from occ_perception.viewer.images import (
     sheet_image,
     write_png,
 )
-from occ_perception.viewer.volume_images import difference_image, volume_image
+from occ_perception.viewer.volume import difference_image, volume_image
 
 __all__ = [
     "compare",

@@ -37,7 +37,7 @@ from occ_perception.viewer.views import (
     motion_arrows,
     side_view,
 )
-from occ_perception.viewer.volume_images import (
+from occ_perception.viewer.volume import (
     ARROW_SECONDS,
     difference_image,
     volume_image,

@@ -20,7 +20,7 @@ from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.viewer.panels import camera_rows
 from occ_perception.viewer.views import ViewerError, colours_of_ids, motion_arrows
-from occ_perception.viewer.volume_images import ARROW_SECONDS
+from occ_perception.viewer.volume import ARROW_SECONDS
 from occ_perception.viewer.voxel_boxes import boxes_of_voxels
 
 APPLICATION = "occ_perception"

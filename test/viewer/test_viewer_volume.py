@@ -26,8 +26,13 @@ from occ_perception.viewer.comparison import (
     compare,
 )
 from occ_perception.viewer.views import ViewerError, colours_of_ids
-from occ_perception.viewer.volume import ViewPoint, render_volume, view_point_behind
-from occ_perception.viewer.volume_images import difference_image, volume_image
+from occ_perception.viewer.volume import (
+    ViewPoint,
+    difference_image,
+    render_volume,
+    view_point_behind,
+    volume_image,
+)
 
 OCC3D = LABEL_SETS["occ3d"]
 NAMES = OCC3D.class_names
