@@ -14,8 +14,7 @@ from rclpy.qos import QoSProfile
 from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
 from occ_perception.bags.recording import Recording
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.ros.lockstep import header_stamp_of_bytes
-from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.message_classes import header_stamp_of_bytes, message_class_of
 from occ_perception.ros.messages import flow_from_message, prediction_from_message
 from occ_perception.ros.player import playing_qos
 from occ_perception.sensing.from_messages import stamp_ns

@@ -7,7 +7,6 @@ header carries the stamp of the frame set's reference image.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from rclpy.subscription import Subscription
 from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import Recording
 from occ_perception.errors import OccError
-from occ_perception.ros.message_classes import message_class_of
+from occ_perception.ros.message_classes import header_stamp_of_bytes, message_class_of
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
 from occ_perception.sensing.layouts import TopicLayout
 from occ_perception.sensing.time_jumps import TimeJump
@@ -216,13 +215,3 @@ class Lockstep:
         self._output_count += 1
         if self._has_header:
             self._output_stamps.add(header_stamp_of_bytes(raw))
-
-
-def header_stamp_of_bytes(raw: bytes) -> int:
-    """The stamp of a serialized message that begins with a std_msgs/Header.
-
-    CDR: four bytes of encapsulation (the second holds the byte order), then int32 seconds and
-    uint32 nanoseconds.
-    """
-    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
-    return int(seconds) * 1_000_000_000 + int(nanoseconds)
