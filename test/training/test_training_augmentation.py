@@ -175,5 +175,5 @@ def test_a_part_of_the_grid_and_coarser_voxels() -> None:
         block = labels.semantics_XYZ[2 * x : 2 * x + 2, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2]
         counts = np.bincount(block.ravel(), minlength=18)[:17]
         assert coarse.semantics_XYZ[x, y, z] == (counts.argmax() if counts.any() else 17)
-    with pytest.raises(DatasetError, match="cannot be put on"):
+    with pytest.raises(DatasetError, match="cannot be converted to"):
         labels_on_grid(labels, own, VoxelGrid((0, 0, 0), (0.5, 0.5, 0.5), (4, 4, 2)), 17)

@@ -21,7 +21,7 @@ class RunFile:
 
     Attributes:
         recipe: with the changes applied.
-        data: data set to learn from, None where the file names none.
+        data: training data set, None if the file names none.
         labels: key of its labels, None = those of the model's label set.
         validation: data set to evaluate on, None for none.
         devices: processes per machine: a number or ``auto``.

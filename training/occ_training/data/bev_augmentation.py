@@ -1,7 +1,7 @@
-"""Turning and mirroring of the grid while training, and what it does to labels.
+"""Rotation and mirroring of the grid during training, applied to labels.
 
 The networks lift features to ``bda @ p`` for a point p of the grid's frame (BEVDet, arXiv
-2112.11790); labels and velocities are moved the same way. Legend: X, Y, Z voxels.
+2112.11790); labels and velocities are transformed the same way. Legend: X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class BevAugmentation:
     """Ranges that each frame's augmentation is drawn from.
 
     Attributes:
-        rotation_deg: (lowest, highest) turn to the left, degrees.
-        scale: (lowest, highest) factor; labels do not follow it, so it is 1 in every recipe.
+        rotation_deg: (lowest, highest) rotation to the left, degrees.
+        scale: (lowest, highest) factor; labels are not scaled, so it is 1 in every recipe.
         flip_x, flip_y: probability of mirroring x, and y.
     """
 
@@ -33,7 +33,7 @@ class BevAugmentation:
     flip_y: float = 0.5
 
     def draw(self, rng: np.random.Generator) -> Float64:
-        """(3, 3) matrix ``mirror @ scale @ turn``, drawn in the order turn, scale, x, y."""
+        """(3, 3) matrix ``mirror @ scale @ turn``, drawn in the order rotation, scale, x, y."""
         angle = np.deg2rad(rng.uniform(*self.rotation_deg))
         scale = rng.uniform(*self.scale)
         mirror_x = rng.uniform() < self.flip_x
@@ -45,15 +45,15 @@ class BevAugmentation:
 
 
 def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> FrameLabels:
-    """Labels as they stand in the augmented grid.
+    """Labels in the augmented grid.
 
-    A voxel takes what was at its centre, nearest voxel; 255 (unseen, no flow) where that lies
-    outside. A mirrored grid is an exact permutation of its voxels.
+    A voxel takes the values of the original voxel at its centre; outside of the grid it is 255,
+    unseen, without flow. A mirrored grid is an exact permutation of its voxels.
 
     Args:
-        labels: of the plain grid.
-        bda_33: (3, 3) turn and mirror about z; x and y may mix, z is kept.
-        grid: voxels; its middle need not be the origin.
+        labels: of the original grid.
+        bda_33: (3, 3) rotation and mirroring about z; x and y can mix, z does not change.
+        grid: voxels; its centre need not be the origin.
     """
     if np.array_equal(bda_33, np.eye(3)):
         return labels
@@ -80,13 +80,13 @@ def augment_labels(labels: FrameLabels, bda_33: Float64, grid: VoxelGrid) -> Fra
 def _source_voxels(
     bda_33: Float64, grid: VoxelGrid
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Column (i, j) of the plain grid at the centre of each augmented column, and whether any."""
+    """Column (i, j) of the original grid at each augmented column's centre; whether it exists."""
     X, Y, _ = grid.dims
     columns = np.stack(np.meshgrid(np.arange(X), np.arange(Y), indexing="ij"), axis=-1)
     centers_XY2 = np.asarray(grid.lower[:2]) + (columns + 0.5) * np.asarray(grid.voxel_size[:2])
     source_XY2 = centers_XY2 @ np.linalg.inv(bda_33[:2, :2]).T
     voxels_XY2 = (source_XY2 - np.asarray(grid.lower[:2])) / np.asarray(grid.voxel_size[:2])
-    # Centres of mirrored voxels are centres up to rounding; a floor alone would be as good.
+    # Centres of mirrored voxels are again centres, up to rounding, so floor is safe.
     index_XY2 = np.floor(voxels_XY2).astype(np.int64)
     inside_XY = np.all((index_XY2 >= 0) & (index_XY2 < (X, Y)), axis=-1)
     index_XY2[~inside_XY] = 0

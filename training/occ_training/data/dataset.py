@@ -1,8 +1,8 @@
 """The frames of a data set as samples for one model.
 
-Follows the data side of the published training (ALOcc, arXiv 2411.07725, and its BEVDet ancestors):
-the order of draws, images of the frame before under the same augmentation, ego motion between
-the instants that labels belong to. Legend: see :mod:`occ_training.data.sample`.
+Follows the data pipeline of the reference code (ALOcc, arXiv 2411.07725, based on BEVDet): the
+order of random draws, previous images under the same augmentation, ego motion between the times
+that labels refer to. Legend: see :mod:`occ_training.data.sample`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CONTENTS = ("labels", "depth", "point_classes", "previous_images", "ray_origins
 
 
 class Visit(NamedTuple):
-    """A frame, and which of the visits to it this is: each visit draws its own augmentation."""
+    """A frame and the number of the visit to it; each visit has its own augmentation."""
 
     frame: int
     number: int
@@ -57,20 +57,20 @@ class Visit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """What of a frame is loaded, and how it is changed.
+    """What is loaded of a frame, and how it is augmented.
 
     Attributes:
-        contents: what is wanted beside the images: ``labels`` (and masks and flow where the set
-            has them), ``depth`` maps and ``point_classes`` maps of the lidar,
-            ``previous_images`` (of networks that match them), ``ray_origins`` for ray metrics.
-        labels: key of the label set in the data set; the one the model was made for unless given.
+        contents: in addition to the images: ``labels`` (with masks and flow if the set has
+            them), ``depth`` maps and ``point_classes`` maps of the lidar, ``previous_images`` (for
+            networks that match images), ``ray_origins`` for ray metrics.
+        labels: key of the label set in the data set; None = the model's label set.
         ignore_unseen: labels become 255 where ``camera`` or ``lidar`` sees nothing, or where no
             ``ray`` of the benchmark passes; None keeps all.
         image, bev: augmentation; None for evaluation.
-        pieces: parts that each recording is cut into, each with its own history.
-        point_ids: classes in point maps are those of the label set, or Occ3D's whatever the label
-            set is (the published flow models were trained with those).
-        winners: which of the points in a pixel counts.
+        pieces: number of pieces that each recording is cut into, each with its own history.
+        point_ids: classes in point maps are those of the label set, or always Occ3D's (the released
+            flow models were trained with those).
+        winners: selects the point of a pixel.
         seed: of the augmentation. The same seed, frame and visit give the same sample in any
             process.
     """
@@ -89,23 +89,22 @@ class SampleOptions:
 class OccupancyDataset(Dataset[Sample]):
     """Frames of an index as samples for one model.
 
-    Frames that lack a camera, a label or a sweep that is asked for are left out; see
-    :attr:`left_out`, and print it. Items are taken by position, or by :class:`Visit`.
+    Frames that lack a requested camera, label or sweep are left out and listed in
+    :attr:`left_out`. Items are indexed by position or by :class:`Visit`.
 
     Args:
         index: the data set.
         card: the model: cameras, preprocessing, label set, frame of the grid.
-        options: what is loaded, and how it is changed.
-        config: the network where it is not the card's own (other sizes).
+        options: what is loaded, and how it is augmented.
+        config: of the network if it is not the card's own (other sizes).
 
     Attributes:
         frames: the usable frames.
         left_out: the others.
-        groups_F: (frames,) int64, number of the group each frame shares its history with.
+        groups_F: (frames,) int64, number of the group with which each frame shares its history.
 
     Raises:
-        DatasetError: no frame is usable, the labels do not fit the model, or an option makes no
-            sense.
+        DatasetError: no frame is usable, the labels do not fit the model, or an option is invalid.
     """
 
     def __init__(
@@ -124,9 +123,9 @@ class OccupancyDataset(Dataset[Sample]):
         key = self.options.labels or card.label_set
         self._label_key = key if "labels" in self.options.contents else None
         self._check_options(index)
-        self._layout = index.header.label_sets.get(key) if self._label_key else None
-        if self._layout is not None:
-            _check_format(self._layout, card)
+        self._label_format = index.header.label_sets.get(key) if self._label_key else None
+        if self._label_format is not None:
+            _check_format(self._label_format, card)
         self.index, self.left_out = usable_frames(
             index,
             card.cameras,
@@ -143,14 +142,14 @@ class OccupancyDataset(Dataset[Sample]):
         return len(self.frames)
 
     def starts(self, index: int) -> bool:
-        """Whether a frame begins its group."""
+        """Whether a frame is the first of its group."""
         return index == 0 or bool(self.groups_F[index] != self.groups_F[index - 1])
 
     def __getitem__(self, item: int | Visit) -> Sample:
         """The sample of a frame.
 
         Raises:
-            DataFileError: a file is missing or damaged; the message says which, and what to do.
+            DataFileError: a file is missing or damaged; the message names it and the next step.
         """
         index, visit = item if isinstance(item, tuple) else (item, 0)
         if not 0 <= index < len(self.frames):
@@ -160,7 +159,7 @@ class OccupancyDataset(Dataset[Sample]):
         except DataFileError as error:
             raise DataFileError(
                 f"frame {self.frames[index].token}: {error}. `occ-train prepare verify INDEX` "
-                "lists all such files and makes an index without them"
+                "lists all such files and writes an index without them"
             ) from error
 
     def _sample(self, index: int, visit: int) -> Sample:
@@ -209,7 +208,7 @@ class OccupancyDataset(Dataset[Sample]):
     # -- images ----------------------------------------------------------------------------
 
     def _plans(self, frame: FrameRecord, rng: np.random.Generator) -> list[ImagePlan]:
-        """How each camera's images are changed; all are drawn before anything else is."""
+        """The plan of each camera's images; they are drawn before anything else."""
         sizes = [(frame.cameras[n].width, frame.cameras[n].height) for n in self.card.cameras]
         augmentation = self.options.image
         if augmentation is None:
@@ -228,23 +227,24 @@ class OccupancyDataset(Dataset[Sample]):
     # -- geometry ----------------------------------------------------------------------------
 
     def _frame_before(self, index: int) -> FrameRecord:
-        """The frame whose images are matched: the one before in the recording, else itself.
+        """The frame whose images are matched: the previous one of the recording, or else itself.
 
-        Where a recording is cut into pieces, the first frame of a piece still has one.
+        The first frame of a piece still has the previous frame of the recording.
         """
         frame = self.frames[index]
         before = self.frames[index - 1] if index else frame
         return before if before.sequence == frame.sequence else frame
 
     def _world_T_ego(self, frame: FrameRecord) -> Float64:
-        """Ego pose at the instant the labels belong to: the lidar's for the published sets."""
-        if self._layout is not None and self._layout.time == "reference_camera":
+        """Ego pose at the time of the labels: the lidar's stamp for the public sets."""
+        if self._label_format is not None and self._label_format.time == "reference_camera":
             return frame.world_T_reference_ego
         return frame.world_T_lidar_ego
 
     def _grid_T_cameras(self, frame: FrameRecord) -> Float64:
-        """(N, 4, 4); the grid lies in the ego frame at the reference camera's stamp, or in the
-        lidar's at its own.
+        """(N, 4, 4) camera poses in the frame of the grid.
+
+        That is the ego frame at the reference camera's stamp, or the lidar frame at its own stamp.
         """
         world_T_grid = frame.world_T_reference_ego
         if self.card.grid_frame == "lidar":
@@ -256,7 +256,7 @@ class OccupancyDataset(Dataset[Sample]):
         return np.stack([frame.cameras[name].world_T_cam for name in self.card.cameras])
 
     def _camera_motion(self, previous: FrameRecord, frame: FrameRecord) -> Float64:
-        """(N, 4, 4), each camera now to the same camera in the frame before."""
+        """(N, 4, 4), from each camera to the same camera in the previous frame."""
         if previous is frame:
             return np.tile(np.eye(4), (len(self.card.cameras), 1, 1))
         return invert_transform(self._world_T_cameras(previous)) @ self._world_T_cameras(frame)
@@ -317,14 +317,14 @@ class OccupancyDataset(Dataset[Sample]):
         return LABEL_SETS[name]
 
     def _labels(self, frame: FrameRecord, bda_33: Float64) -> FrameLabels | None:
-        if self._label_key is None or self._layout is None:
+        if self._label_key is None or self._label_format is None:
             return None
         path = self.index.path(frame.labels[self._label_key])
-        labels = read_labels(path, self._layout)
+        labels = read_labels(path, self._label_format)
         labels = self._without_unseen(labels, frame)
-        if not _same_shape_by_intent(self._layout, self._grid):
-            empty = LABEL_SETS[self._layout.classes].empty_class
-            labels = labels_on_grid(labels, self._layout.grid, self._grid, empty)
+        if not _same_shape_by_intent(self._label_format, self._grid):
+            empty = LABEL_SETS[self._label_format.classes].empty_class
+            labels = labels_on_grid(labels, self._label_format.grid, self._grid, empty)
         return augment_labels(labels, bda_33, self._grid)
 
     def _without_unseen(self, labels: FrameLabels, frame: FrameRecord) -> FrameLabels:
@@ -338,12 +338,12 @@ class OccupancyDataset(Dataset[Sample]):
             seen = read_ray_mask(path, self.index.header.label_sets[self._ray_mask_key])
         else:
             seen = labels.camera_mask_XYZ if rule == "camera" else labels.lidar_mask_XYZ
-        if seen is None and self._layout is not None and self._layout.frame == "lidar":
-            return labels  # SurroundOcc and OpenOccupancy have no masks; every voxel counts
+        if seen is None and self._label_format is not None and self._label_format.frame == "lidar":
+            return labels  # SurroundOcc and OpenOccupancy have no masks: all are supervised
         if seen is None:
             raise DataFileError(
                 f"{self.index.path(frame.labels[self._label_key or ''])}: has no {rule} mask; "
-                "load it without ignore_unseen"
+                "use labels with that mask, or set ignore_unseen to null"
             )
         labels.semantics_XYZ[~seen] = UNKNOWN_CLASS
         return labels
@@ -368,21 +368,21 @@ class OccupancyDataset(Dataset[Sample]):
 
 
 def _check_format(label_format: LabelFormat, card: ModelCard) -> None:
-    """Refuse labels of other classes, or in another frame, than the model predicts."""
+    """Refuse labels whose classes or frame differ from the model's output."""
     if LABEL_SETS[label_format.classes].class_names != card.labels.class_names:
         raise DatasetError(
             f"labels have the classes of {label_format.classes}, model {card.name} predicts those "
-            f"of {card.label_set}"
+            f"of {card.label_set}; choose other labels or another model"
         )
     if label_format.frame != card.grid_frame:
         raise DatasetError(
             f"labels lie in the {label_format.frame} frame, model {card.name} predicts in the "
-            f"{card.grid_frame} frame"
+            f"{card.grid_frame} frame; choose other labels or another model"
         )
 
 
 def _same_shape_by_intent(label_format: LabelFormat, grid: VoxelGrid) -> bool:
-    """A published SurroundOcc model has the numbers of another grid; voxel counts alone agree."""
+    """Whether grids count as equal: a released SurroundOcc model only has the same voxel counts."""
     return label_format.reader == "surroundocc" and label_format.grid.dims == grid.dims
 
 

@@ -1,8 +1,8 @@
-"""Which files of a data set are missing or damaged, and what is left without them.
+"""Checks for missing and damaged files of a data set.
 
-The rule: a frame without a usable image of its reference camera is left out. Of other files only
-the entry is dropped (a camera, the sweep, the points' classes, a label set); who needs it leaves
-the frame out when the data set is used. Nothing is dropped without a line in the report.
+A frame without a usable image of its reference camera is left out. For other files only the entry
+is dropped (a camera, the sweep, the points' classes, a label set); a model that needs the entry
+leaves the frame out when it uses the data set. Everything that is dropped is in the report.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from occ_training.data.label_files import (
 from occ_training.data.records import FrameRecord
 
 Check = Literal["present", "whole", "decode"]
-"""How closely files are looked at: there and not empty; complete, too; read as training does."""
+"""How thoroughly files are checked: exist and not empty; also complete; decoded as in training."""
 
 
 @dataclass
 class CheckReport:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        problems: one line per file: frame, path, what is wrong.
-        left_out: tokens of frames that are not in the data set any more.
-        dropped: kind of entry (``CAM_BACK``, ``lidar``, ``occ3d`` ...) -> number of frames that
-            go on without it.
-        frames: number of frames looked at.
+        problems: one line per file: frame, path, problem.
+        left_out: tokens of frames that were removed from the data set.
+        dropped: kind of entry (``CAM_BACK``, ``lidar``, ``occ3d`` ...) -> number of frames from
+            which it was dropped.
+        frames: number of frames checked.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class CheckReport:
     frames: int = 0
 
     def summary(self) -> str:
-        """One line for people."""
+        """The result in one line of text."""
         kept = self.frames - len(self.left_out)
         text = f"{kept} of {self.frames} frames are usable"
         if self.dropped:
@@ -76,16 +76,16 @@ def check_files(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DatasetIndex, CheckReport]:
-    """Look at every file of a data set.
+    """Check every file of a data set.
 
     Args:
         index: the data set.
-        check: how closely.
-        threads: files looked at together; reading, not computing, takes the time.
+        check: how thoroughly.
+        threads: frames checked in parallel; the time is spent on reading, not on computing.
         progress: called with (frames done, frames in all).
 
     Returns:
-        The data set without what cannot be used, and what that is.
+        The data set without unusable frames and entries, and the report.
     """
     report = CheckReport(frames=len(index))
     kept = []
@@ -105,11 +105,11 @@ def check_files(
 
 
 def _problems(index: DatasetIndex, frame: FrameRecord, check: Check) -> dict[str, str]:
-    """Kind of file -> what is wrong with it."""
+    """Kind of file -> problem."""
     found = {file.kind: _problem(file, check) for file in _files(index, frame)}
     problems = {kind: problem for kind, problem in found.items() if problem}
     if "lidar" in problems:
-        problems.pop("point classes", None)  # they are compared with their sweep, and go with it
+        problems.pop("point classes", None)  # they cannot be checked without their sweep
     return problems
 
 
@@ -162,7 +162,7 @@ def _whole_points(path: Path, columns: int) -> None:
     size = path.stat().st_size
     if size % (4 * columns):
         raise DataFileError(
-            f"{path}: {size} bytes are no whole number of points of {columns} float32"
+            f"{path}: {size} bytes are not a whole number of points of {columns} float32"
         )
 
 
@@ -171,7 +171,7 @@ def _rows_of(path: Path, row_bytes: int) -> int:
 
 
 def _whole_classes(path: Path, rows: Callable[[], int]) -> None:
-    """Raw files have a byte per point."""
+    """Raw files have one byte per point."""
     _whole_arrays(path)
     size, points = path.stat().st_size, rows()
     if path.suffix not in (".npz", ".npy") and size != points:
@@ -179,18 +179,18 @@ def _whole_classes(path: Path, rows: Callable[[], int]) -> None:
 
 
 def _whole_arrays(path: Path) -> None:
-    """A zip file has its table of contents at the end; an .npy file says its size in front."""
+    """A zip file has its table of contents at the end; an .npy file has its size in the header."""
     try:
         if path.suffix == ".npz":
             np.load(path).close()
         elif path.suffix == ".npy":
             np.load(path, mmap_mode="r")
     except Exception as error:  # numpy and zipfile fail in many ways on damaged files
-        raise DataFileError(f"{path}: is no whole {path.suffix} file ({error})") from error
+        raise DataFileError(f"{path}: is not a complete {path.suffix} file ({error})") from error
 
 
 def _without(frame: FrameRecord, kinds: set[str]) -> FrameRecord:
-    """The frame without entries whose file cannot be used. The lidar's pose always stays."""
+    """The frame without entries whose file is unusable. The lidar's pose is always kept."""
     if not kinds:
         return frame
     lidar = frame.lidar

@@ -1,4 +1,4 @@
-"""Labels on the voxels of a network whose grid is a part of the annotated one, or coarser.
+"""Labels on the grid of a network that is a part of the annotated grid, or coarser.
 
 Legend: X, Y, Z voxels.
 """
@@ -22,20 +22,21 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 def labels_on_grid(
     labels: FrameLabels, own: VoxelGrid, wanted: VoxelGrid, empty_class: int
 ) -> FrameLabels:
-    """Labels of one grid on the voxels of another.
+    """Convert labels from one grid to another.
 
-    The wanted grid lies in the annotated one, its voxels are whole numbers of annotated voxels. A
-    coarser voxel takes the most frequent class that is neither free nor unlabelled, else free, else
-    255; it is seen if one of its voxels is; its flow is the mean over voxels of its class.
+    The wanted grid lies inside the annotated one, and its voxels are integer multiples of the
+    annotated voxels. A coarser voxel takes the most frequent class that is neither free nor
+    unlabelled, else free, else 255. It is seen if one of its annotated voxels is. Its flow is the
+    mean over the annotated voxels of its class.
 
     Args:
         labels: as read.
-        own: voxels they have.
-        wanted: voxels of the network's output.
+        own: grid of the labels.
+        wanted: grid of the network's output.
         empty_class: id of free space.
 
     Raises:
-        DatasetError: the voxels do not fit into each other.
+        DatasetError: the grids do not fit.
     """
     if own == wanted:
         return labels
@@ -69,8 +70,8 @@ def _fit(own: VoxelGrid, wanted: VoxelGrid) -> tuple[tuple[int, ...], tuple[int,
     )
     if not whole or (steps < 1).any() or (starts < 0).any() or (ends > own.dims).any():
         raise DatasetError(
-            f"labels on {_text(own)} cannot be put on {_text(wanted)}: its voxels must be whole "
-            "numbers of annotated voxels inside the annotated volume"
+            f"labels on {_text(own)} cannot be converted to {_text(wanted)}: its voxels must be "
+            "integer multiples of annotated voxels, inside the annotated volume"
         )
     return tuple(int(s) for s in steps), tuple(int(s) for s in starts)
 

@@ -1,4 +1,4 @@
-"""Which frames of an index a model can use, and which of them share a history."""
+"""The frames of an index that a model can use, and the groups of frames that share a history."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from occ_training.data.index import DatasetIndex
 from occ_training.data.records import DatasetError, FrameRecord
 
-# A hole in a recording as long as this many usual frame spacings begins a new history. Key frames
-# of nuScenes jitter by a fifth.
+# A gap of more than this many median frame spacings starts a new history. Key frames of nuScenes
+# jitter by a fifth.
 _LONGEST_GAP = 2.5
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Frames a model cannot use.
+    """Frames that a model cannot use.
 
     Attributes:
-        reasons: what they lack -> how many frames lack it.
+        reasons: what frames lack -> number of frames that lack it.
         tokens: of the frames.
     """
 
@@ -31,7 +31,7 @@ class LeftOut:
     tokens: tuple[str, ...]
 
     def summary(self, frames: int) -> str:
-        """One line for people; empty if nothing was left out."""
+        """One line of text; empty if nothing was left out."""
         if not self.tokens:
             return ""
         reasons = ", ".join(f"{what} in {count}" for what, count in sorted(self.reasons.items()))
@@ -46,10 +46,10 @@ def usable_frames(
     point_classes: bool = False,
     lidar_pose: bool = False,
 ) -> tuple[DatasetIndex, LeftOut]:
-    """The frames that have all of these, and what the others lack.
+    """The frames that have everything requested, and what the others lack.
 
     Raises:
-        DatasetError: no frame has them; the message says what they lack.
+        DatasetError: no frame has everything; the message says what they lack.
     """
     kept, tokens = [], []
     reasons: Counter[str] = Counter()
@@ -78,21 +78,21 @@ def usable_frames(
 
 
 def history_groups(frames: Sequence[FrameRecord], pieces: int = 1) -> np.ndarray:
-    """(frames,) int64 number of the group each frame shares its history with, ascending.
+    """(frames,) int64 number of the group with which each frame shares its history, ascending.
 
-    A recording is a group. It is cut where frames are missing for long, and into ``pieces`` parts
-    of ``ceil(n / pieces)`` frames (sequences_split_num of the published training).
+    A recording is a group. It is cut at long gaps, and into ``pieces`` parts of
+    ``ceil(n / pieces)`` frames (``sequences_split_num`` of the reference code).
     """
     spacing_ns = _usual_spacing_ns(frames)
     runs: list[int] = []
     for position, frame in enumerate(frames):
         before = frames[position - 1] if position else None
-        goes_on = (
+        continues = (
             before is not None
             and before.sequence == frame.sequence
             and frame.stamp_ns - before.stamp_ns <= _LONGEST_GAP * spacing_ns
         )
-        if goes_on:
+        if continues:
             runs[-1] += 1
         else:
             runs.append(1)

@@ -1,7 +1,7 @@
-"""Images of a frame as network input: plain as at run time, or augmented while training.
+"""Images of a frame as network input: plain as at run time, or augmented for training.
 
-Resize, crop, mirror, turn, and the map of pixels that goes with them (BEVDet, arXiv 2112.11790).
-Legend: H, W network input size.
+Resize, crop, mirror, rotate, and the matching pixel map (BEVDet, arXiv 2112.11790). Legend: H, W
+network input size.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class ImageAugmentation:
     """Ranges that the augmentation of each image is drawn from.
 
     Attributes:
-        scale: (lowest, highest), added to the factor that makes the native image as wide as the
-            input.
-        crop_below: (lowest, highest) share of the resized height left out below the crop.
+        scale: (lowest, highest), added to the factor that scales the native image to the width of
+            the input.
+        crop_below: (lowest, highest) share of the resized height below the crop.
         flip: probability of mirroring left and right.
-        rotation_deg: (lowest, highest) turn against the clock, degrees.
+        rotation_deg: (lowest, highest) counterclockwise rotation, degrees.
         light: strength of changes of brightness and contrast, 0 for none.
     """
 
@@ -45,11 +45,11 @@ class ImageAugmentation:
     def draw(
         self, rng: np.random.Generator, image: Size, preprocessing: Preprocessing
     ) -> ImagePlan:
-        """The plan of one camera, drawn in the order scale, crop, mirror, turn, light.
+        """The plan of one camera, drawn in the order scale, crop, mirror, rotation, light.
 
         Args:
-            rng: source of the draws.
-            image: (width, height) of the file; it may be smaller than the native image.
+            rng: random generator.
+            image: (width, height) of the file; it can be smaller than the native image.
             preprocessing: sizes of native image and input.
         """
         rows, columns = preprocessing.input_size
@@ -74,10 +74,10 @@ class ImagePlan:
     Attributes:
         crop: sizes and box.
         factor: of the resizing, before sizes are truncated to whole pixels.
-        mirror: left and right change places, after cropping.
-        rotation_deg: turn about the middle against the clock, after mirroring; corners that come
-            from outside are black.
-        contrast, brightness: factors about middle grey, and of middle grey itself; 1 for none.
+        mirror: left and right are swapped, after cropping.
+        rotation_deg: counterclockwise rotation about the centre, after mirroring; corners from
+            outside are black.
+        contrast, brightness: factor about middle grey, and factor of middle grey; 1 for none.
     """
 
     crop: CropPlan
@@ -104,7 +104,7 @@ class ImagePlan:
         return np.asarray(turned.rotate(self.rotation_deg))
 
     def _lit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """In other light: one table for all bytes."""
+        """Contrast and brightness, as one table for all bytes."""
         if self.contrast == self.brightness == 1.0:
             return pixels
         table = (np.arange(256) - 128.0) * self.contrast + 128.0 * self.brightness
@@ -113,8 +113,8 @@ class ImagePlan:
     def pixel_map(self, native_columns: int) -> tuple[Float64, Float64]:
         """Pixels of the native image to input pixels: (3, 3) matrix, (3,) offset.
 
-        Depth passes through as third component. Mirroring and turning are about (W / 2, H / 2),
-        half a pixel off the middle of the pixel grid, as the published models were trained.
+        Depth is the third component and does not change. Mirroring and rotation are about
+        (W / 2, H / 2), half a pixel off the centre of the pixel grid, as in the reference code.
         """
         left, top, right, bottom = self.crop.box
         size = np.array([right - left, bottom - top], dtype=np.float64)
@@ -135,10 +135,10 @@ class ImagePlan:
 
 
 def read_image(path: Path, size: Size) -> NDArray[np.uint8]:
-    """Decode a file with the package's one decoder; RGB (height, width, 3) uint8.
+    """Decode a file with the decoder of the node; RGB (height, width, 3) uint8.
 
     Raises:
-        DataFileError: missing or damaged, or not of the calibrated size.
+        DataFileError: missing, damaged, or not of the calibrated size.
     """
     try:
         image = decode_image(EncodedImage(path.suffix, path.read_bytes()))
@@ -153,7 +153,7 @@ def read_image(path: Path, size: Size) -> NDArray[np.uint8]:
 
 
 def normalise(crops_NHW3: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
-    """RGB bytes (N, H, W, 3) to network input (N, 3, H, W), with the running node's own bits."""
+    """RGB bytes (N, H, W, 3) to network input (N, 3, H, W), bit-identical to the running node."""
     return _normaliser(preprocessing).normalise(torch.from_numpy(crops_NHW3))
 
 

@@ -1,7 +1,8 @@
-"""Pickled annotation files of published code bases, read without running anything.
+"""Reader for pickled annotation files of public code bases that executes none of their code.
 
-Unpickling may import and call whatever the file names. Here only plain values and numpy arrays of
-numbers or text are built; a file that names anything else is refused, and the message says what.
+Unpickling can import and call anything that the file names. This reader builds only plain values
+and numpy arrays of numbers or text. A file that names anything else is refused; the message gives
+the name.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _NUMPY_SCALARS = (np.bool_, np.float16, np.float32, np.float64, np.int32, np.int
 
 
 def _dtype(name: Any, *_: Any) -> np.dtype[Any]:
-    """A type of numbers or text by its name; a copy, as its state may be set."""
+    """A type of numbers or text by its name; a copy, because its state can be set."""
     dtype = np.dtype(name, False, True) if isinstance(name, str) else None
     if dtype is None or dtype.kind not in _PLAIN_KINDS:
         raise pickle.UnpicklingError(f"has arrays of {name!r}, expected numbers or text")
@@ -28,22 +29,22 @@ def _dtype(name: Any, *_: Any) -> np.dtype[Any]:
 
 
 def _reconstruct(*_: Any) -> NDArray[Any]:
-    """An empty array, whose state follows."""
+    """An empty array; the file then sets its state."""
     return np.empty(0, np.int8)
 
 
 def _scalar(dtype: np.dtype[Any], raw: bytes) -> Any:
-    """One number, from as many bytes as it has."""
+    """One number from its bytes."""
     return np.frombuffer(raw, dtype, count=1)[0]
 
 
 def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> Any:
-    """What protocol 5 of pickle calls for contiguous arrays."""
+    """Called by protocol 5 of pickle for contiguous arrays."""
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order).copy()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 and older call for the bytes of an array."""
+    """Called by pickles of protocol 2 and older for the bytes of an array."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}, expected latin1")
     return text.encode("latin1")
@@ -53,7 +54,7 @@ def _ordered_dict(*items: Any) -> dict[Any, Any]:
     return dict(*items)
 
 
-# What files name for arrays and containers, and what is called in its place.
+# Names that files use for arrays and containers, and the functions called instead.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
     ("numpy", "dtype"): _dtype,
@@ -72,14 +73,14 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """The unpickler in Python, where it can be said whose state a file may set."""
+    """The unpickler in Python, which allows a check of whose state a file sets."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
-        """Set the state of an array, or of its type if numpy itself would write that state.
+        """Set the state of an array, or of a dtype if numpy itself would write that state.
 
-        Any other state of a type may claim that its bytes are addresses of objects.
+        Any other state of a dtype could declare its bytes to be addresses of objects.
         """
         state, value = self.stack[-1], self.stack[-2]  # type: ignore[attr-defined]
         if isinstance(value, np.dtype):
@@ -93,7 +94,7 @@ class _PlainUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
-        """The function or type a pickle names, if it is one of the few that are harmless."""
+        """The function or type that a pickle names, if it is one of the allowed ones."""
         module = {"__builtin__": "builtins"}.get(module, module)
         try:
             return _ALLOWED[(module, name)]
@@ -104,15 +105,15 @@ class _PlainUnpickler(pickle._Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refuse references to things outside of the file."""
-        raise pickle.UnpicklingError(f"refers to something outside of the file: {pid!r}")
+        """Refuse references to objects outside of the file."""
+        raise pickle.UnpicklingError(f"refers to an object outside of the file: {pid!r}")
 
 
 def load_info_pickle(path: str | Path) -> Any:
     """Content of a pickle file: dicts, lists, numbers, text and numpy arrays of numbers or text.
 
     Raises:
-        DatasetError: missing, damaged, or it names something that is not needed for that.
+        DatasetError: missing, damaged, or it names something else.
     """
     file = Path(path)
     try:
@@ -120,8 +121,8 @@ def load_info_pickle(path: str | Path) -> Any:
             return _PlainUnpickler(stream).load()
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle may fail in any way
+    except Exception as error:  # a damaged pickle can fail in any way
         raise DatasetError(
-            f"{file} cannot be read as an annotation file: {error}. If you trust where it comes "
-            "from, rewrite it with plain lists, and numpy arrays of numbers or text"
+            f"{file} cannot be read as an annotation file: {error}. If you trust its source, "
+            "rewrite it with plain lists, and numpy arrays of numbers or text"
         ) from error

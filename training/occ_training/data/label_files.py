@@ -1,9 +1,8 @@
-"""Files of the public annotation sets as label volumes with the ids of predictions.
+"""Readers for the files of the public annotation sets, as label volumes with our class ids.
 
-What each format says about free space, and in which order it lists voxels, is in
-docs/conventions.md. Sources: Occ3D (arXiv 2304.14365), SurroundOcc (arXiv 2303.09551),
-OpenOccupancy (arXiv 2303.03991), OpenOcc v2.1 (occupancy and flow challenge of CVPR 2024), nuScenes
-lidarseg.
+docs/conventions.md describes how each format encodes free space and orders its voxels. Sources:
+Occ3D (arXiv 2304.14365), SurroundOcc (arXiv 2303.09551), OpenOccupancy (arXiv 2303.03991), OpenOcc
+v2.1 (occupancy and flow challenge of CVPR 2024), nuScenes lidarseg.
 
 Legend: X, Y, Z voxels, P points.
 """
@@ -36,7 +35,7 @@ LABEL_FORMATS: dict[str, LabelFormat] = {
     "openoccupancy": LabelFormat("openoccupancy", "openoccupancy", OPENOCCUPANCY_GRID, "lidar"),
     "waymo": LabelFormat("waymo", "waymo", OCC3D_GRID),
 }
-"""The published annotation sets by the key that data sets list them under."""
+"""The public annotation sets by their key in data sets."""
 
 WAYMO_FREE_IN_FILE = 23
 LIDARSEG_CLASSES = 32
@@ -50,13 +49,13 @@ class DataFileError(DatasetError):
 
 @dataclass(frozen=True, eq=False)
 class FrameLabels:
-    """What a label file says about one frame.
+    """The labels of one frame.
 
     Attributes:
         semantics_XYZ: uint8 class ids of the label set, 255 = unlabelled.
-        camera_mask_XYZ, lidar_mask_XYZ: bool, voxels that cameras or the lidar see; None where the
-            set does not say.
-        flow_XYZ2: float32 (vx, vy) in m/s along the grid's axes, None where the set has none.
+        camera_mask_XYZ, lidar_mask_XYZ: bool, voxels that cameras or the lidar see; None if the
+            set has no such mask.
+        flow_XYZ2: float32 (vx, vy) in m/s along the grid's axes, None if the set has none.
     """
 
     semantics_XYZ: NDArray[np.uint8]
@@ -73,7 +72,7 @@ def read_labels(path: Path, label_format: LabelFormat) -> FrameLabels:
         label_format: its format, voxels and class ids.
 
     Raises:
-        DataFileError: missing or damaged, of another shape, or with ids that are no classes.
+        DataFileError: missing or damaged, of another shape, or with invalid class ids.
         DatasetError: no reader of that name.
     """
     reader = READERS.get(label_format.reader)
@@ -88,7 +87,7 @@ def read_labels(path: Path, label_format: LabelFormat) -> FrameLabels:
 
 
 def read_ray_mask(path: Path, label_format: LabelFormat) -> NDArray[np.bool_]:
-    """Voxels that rays of the OpenOcc benchmark cross, (X, Y, Z) bool; errors as read_labels."""
+    """(X, Y, Z) bool, voxels that rays of the OpenOcc benchmark cross; errors as read_labels."""
     try:
         with np.load(path) as arrays:
             return _mask(path, arrays["ray_mask2"], label_format)
@@ -100,7 +99,7 @@ def read_points(path: Path, columns: tuple[str, ...]) -> NDArray[np.float32]:
     """Lidar points (P, columns) from little-endian float32 rows.
 
     Raises:
-        DataFileError: missing, empty, or no whole number of rows.
+        DataFileError: missing, empty, or not a whole number of rows.
     """
     try:
         data = path.read_bytes()
@@ -108,24 +107,23 @@ def read_points(path: Path, columns: tuple[str, ...]) -> NDArray[np.float32]:
         raise DataFileError(f"{path}: {_reason(error)}") from error
     if not data or len(data) % (4 * len(columns)):
         raise DataFileError(
-            f"{path}: {len(data)} bytes are no whole number of points of {len(columns)} float32 "
+            f"{path}: {len(data)} bytes are not a whole number of points of {len(columns)} float32 "
             f"({', '.join(columns)})"
         )
     return np.frombuffer(data, dtype="<f4").reshape(-1, len(columns))
 
 
 def read_point_classes(path: Path, ids: str, label_set: LabelSet, points: int) -> NDArray[np.uint8]:
-    """Class ids (P,) of points in the terms of a label set, 255 where it has no such class.
+    """Class ids (P,) of points, converted to a label set; 255 for classes that it does not have.
 
     Args:
         path: raw uint8, ``.npy``, or ``.npz`` with one array.
-        ids: what the file holds: ``lidarseg`` or the name of a label set.
-        label_set: what is wanted. Classes are matched by name.
-        points: P, how many the sweep has.
+        ids: meaning of the ids in the file: ``lidarseg`` or the name of a label set.
+        label_set: wanted classes, matched by name.
+        points: P, number of points of the sweep.
 
     Raises:
-        DataFileError: missing or damaged, of another number of points, or with ids the set does
-            not have.
+        DataFileError: missing or damaged, of another number of points, or with invalid ids.
     """
     try:
         if path.suffix == ".npz":
@@ -150,8 +148,8 @@ def read_point_classes(path: Path, ids: str, label_set: LabelSet, points: int) -
 
 # -- point classes -------------------------------------------------------------------------------
 
-# Occ3D class of each general class of nuScenes lidarseg, as the published training data has it.
-# Class 0 is "noise" there: animals, debris, things that fit nowhere, the ego vehicle.
+# Occ3D class of each general class of nuScenes lidarseg, as in the reference training data.
+# Class 0 is "noise" there: animals, debris, objects of no other class, the ego vehicle.
 _LIDARSEG_MEMBERS = {
     0: (0, 1, 5, 7, 8, 10, 11, 13, 19, 20, 29, 31),
     1: (9,),
@@ -183,7 +181,7 @@ def lidarseg_to_occ3d() -> NDArray[np.uint8]:
 
 
 def point_class_table(ids: str, label_set: LabelSet) -> NDArray[np.int16]:
-    """(256,) class of the label set for each id of a file, 255 for none, -1 for ids not in use."""
+    """(256,) class of the label set for each id of a file, 255 for none, -1 for unused ids."""
     table = np.full(256, _NO_SUCH_ID, dtype=np.int16)
     table[UNKNOWN_CLASS] = UNKNOWN_CLASS
     occ3d = LABEL_SETS["occ3d"].class_names
@@ -194,7 +192,7 @@ def point_class_table(ids: str, label_set: LabelSet) -> NDArray[np.int16]:
     else:
         raise DatasetError(f"no point classes {ids!r}; there are lidarseg, {', '.join(LABEL_SETS)}")
     targets = {name: k for k, name in enumerate(label_set.class_names)}
-    targets.pop(label_set.class_names[label_set.empty_class])  # no point lies in free space
+    targets.pop(label_set.class_names[label_set.empty_class])  # free space has no points
     table[: len(names)] = [targets.get(name, UNKNOWN_CLASS) for name in names]
     return table
 
@@ -243,7 +241,7 @@ def _openoccupancy(path: Path, label_format: LabelFormat) -> FrameLabels:
 
 
 def _scattered(path: Path, label_format: LabelFormat, columns: tuple[int, int, int]) -> FrameLabels:
-    """Rows of voxel and class; what is not listed, or listed as 0, is free."""
+    """Rows of voxel index and class; voxels that are not listed, or listed as 0, are free."""
     rows = np.load(path)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise DataFileError(f"{path}: rows of shape {rows.shape}, expected (n, 4)")
@@ -268,7 +266,7 @@ READERS: dict[str, Callable[[Path, LabelFormat], FrameLabels]] = {
     "openoccupancy": _openoccupancy,
     "waymo": _waymo,
 }
-"""Readers by the name that a data set's header gives. ``occ3d`` also reads files with flow."""
+"""Readers by their name in the header of a data set. ``occ3d`` also reads files with flow."""
 
 
 def _semantics(path: Path, volume: NDArray[Any], label_format: LabelFormat) -> NDArray[np.uint8]:
@@ -277,7 +275,7 @@ def _semantics(path: Path, volume: NDArray[Any], label_format: LabelFormat) -> N
     wrong = ((volume < 0) | (volume >= label_set.num_classes)) & (volume != UNKNOWN_CLASS)
     if wrong.any():
         raise DataFileError(
-            f"{path}: ids {np.unique(volume[wrong])[:8].tolist()} are no classes of "
+            f"{path}: ids {np.unique(volume[wrong])[:8].tolist()} are not classes of "
             f"{label_set.name}, which has 0 to {label_set.num_classes - 1} and 255"
         )
     return np.ascontiguousarray(volume, dtype=np.uint8)
@@ -302,5 +300,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, KeyError):
-        return f"is no file of that format: {error.args[0]}"
+        return f"is not a file of that format: {error.args[0]}"
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -1,7 +1,7 @@
-"""nuScenes folders, and their twins from the synthetic town, as an index of frames.
+"""Index of the frames of a nuScenes folder, or of a folder of the synthetic town.
 
-From the devkit's JSON tables, or from the info pickles that the published code bases share. Labels
-are looked for where the sets unpack them:
+Reads the devkit's JSON tables, or the info pickles that public code bases share. Labels are
+expected where the sets unpack them:
 
     gts/<scene>/<token>/labels.npz                                Occ3D
     openocc_v2/<scene>/<token>/labels.npz                         OpenOcc v2.1
@@ -51,7 +51,7 @@ def index_from_tables(
     Args:
         root: folder with the tables folder and ``samples``.
         version: name of the tables folder.
-        scenes: names; all unless given.
+        scenes: names; None = all.
 
     Raises:
         NuScenesError: no such tables, or they are incomplete.
@@ -105,19 +105,19 @@ def index_from_tables(
 
 
 def index_from_infos(root: str | Path, infos: Mapping[str, Any]) -> DatasetIndex:
-    """Key frames that an info file lists.
+    """Key frames of an info file.
 
     Args:
-        root: folder with ``samples``; of paths in the file only what follows that counts.
+        root: folder with ``samples``; paths in the file are used from that folder on.
         infos: content of the file, see :func:`~occ_training.data.info_pickles.load_info_pickle`.
 
     Raises:
-        DatasetError: it is no list of infos, or a field is missing.
+        DatasetError: it is not a list of infos, or a field is missing.
     """
     folder = Path(root)
     rows = infos.get("infos") if isinstance(infos, Mapping) else None
     if not isinstance(rows, list) or not rows:
-        raise DatasetError("is no nuScenes info file: it has no list of infos")
+        raise DatasetError("is not a nuScenes info file: it has no list of infos")
     version = str(dict(infos.get("metadata") or {}).get("version", ""))
     sizes: dict[str, tuple[int, int]] = {}
     point_classes = _lidarseg_files(folder, version, None)
@@ -131,7 +131,7 @@ def index_from_infos(root: str | Path, infos: Mapping[str, Any]) -> DatasetIndex
 
 
 class _Names:
-    """What the label folders call a frame."""
+    """Names of a frame, and its label files."""
 
     def __init__(
         self, scene: str, token: str, scene_token: str, lidar_token: str, sweep: str
@@ -185,7 +185,7 @@ def _frame(
 def _in_order(
     root: Path, name: str, frames: list[FrameRecord], source: dict[str, Any]
 ) -> DatasetIndex:
-    """Scenes by their first frame, each in the order of time."""
+    """An index with the scenes ordered by their first frame, each in time order."""
     scenes: dict[str, list[FrameRecord]] = defaultdict(list)
     for frame in sorted(frames, key=lambda f: (f.stamp_ns, f.token)):
         scenes[frame.sequence].append(frame)
@@ -203,14 +203,14 @@ def _in_order(
 
 
 def _wanted_scenes(rows: list[Row], scenes: Iterable[str] | None, where: Path) -> dict[str, str]:
-    """Token -> name of the scenes that are asked for."""
+    """Token -> name of the requested scenes."""
     by_name = {row["name"]: row["token"] for row in rows}
     names = list(by_name) if scenes is None else list(scenes)
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         few = ", ".join(sorted(by_name)[:10])
         raise DatasetError(
-            f"no scene {', '.join(unknown[:10]) or '(none asked for)'} in {where}; it has "
+            f"no scene {', '.join(unknown[:10]) or '(none requested)'} in {where}; it has "
             f"{len(by_name)}: {few}{', ...' if len(by_name) > 10 else ''}"
         )
     return {by_name[name]: name for name in names}
@@ -233,7 +233,7 @@ PointClasses = Callable[[str, str], tuple[str | None, str]]
 
 
 def _lidarseg_files(root: Path, version: str, tables: NuScenesTables | None) -> PointClasses:
-    """Function from token and file of a sweep to the file of its point classes, and their ids."""
+    """A function from token and file of a sweep to the file of its point classes and their ids."""
     if (root / "lidar_seg").is_dir():
         return lambda _token, sweep: (
             f"lidar_seg/{Path(sweep).name.split('.')[0]}.npz",
@@ -292,7 +292,7 @@ def _info_pose(record: Row, name: str) -> NDArray[np.float64]:
 
 
 def _below_root(path: str) -> str:
-    """``./data/nuscenes/samples/…`` as others have it, relative to our root."""
+    """A path such as ``./data/nuscenes/samples/…``, relative to our root."""
     parts = Path(path).parts
     for folder in ("samples", "sweeps"):
         if folder in parts:
@@ -301,7 +301,7 @@ def _below_root(path: str) -> str:
 
 
 def _image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image; that of nuScenes where the file cannot say."""
+    """(width, height) of an image; the size of nuScenes if the file cannot be read."""
     try:
         with Image.open(path) as image:
             return image.width, image.height

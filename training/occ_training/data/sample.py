@@ -1,4 +1,4 @@
-"""What training and evaluation get of one frame, and of a batch of frames.
+"""Samples and batches for training and evaluation.
 
 Legend: B batch, N cameras in the order of the model card, H, W network input size, X, Y, Z voxels
 of the labels, T ray origins.
@@ -19,30 +19,30 @@ from occ_training.data.records import DatasetError
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One frame, ready for a network and a loss or a metric. Tensors are on the CPU.
+    """One frame as network input, with labels. Tensors are on the CPU.
 
     Attributes:
-        index: position in the data set; evaluation counts each once.
+        index: position in the data set.
         token: the frame's name.
         sequence: the recording or scene.
         group: number of the run of frames that share a history (a sequence, or a piece of one).
         start: whether the frame begins its group.
-        images_N3HW: float32, preprocessed as the card says, augmented where asked.
+        images_N3HW: float32, with the preprocessing of the card, augmented if requested.
         grid_T_cam_N44: float32, camera to the frame of the grid, see CameraTensors.
         K_N33: float32, intrinsics at the card's native size.
         image_rotation_N33, image_translation_N3: float32, native pixel -> input pixel.
         bev_augmentation_33: float32, applied to the grid's frame; identity without.
         previous_T_current_44: float64, ego motion since the frame before in the group; identity
             at a start.
-        previous_images_N3HW: images of the frame before in the recording, of the first frame its
-            own, cropped alike; None where the network does not match images.
-        previous_cam_T_cam_N44: float64, each camera now to the same camera then, for matching.
-        depth_NHW: float32 metres at input resolution, 0 where no point fell; None without lidar.
-        semantics_NHW: uint8 class ids of those points (of the label set), 255 where none.
-        labels_XYZ: uint8 class ids of the label set, 255 = ignored. The augmentation is applied.
-        camera_mask_XYZ, lidar_mask_XYZ: bool, what cameras or lidar see, None where unknown.
-        flow_XYZ2: float32 (vx, vy) in m/s along the (augmented) grid's axes, None without.
-        lidar_origins_T3: float64 origins for ray metrics, None where not asked for.
+        previous_images_N3HW: images of the previous frame of the recording, with the same crop; the
+            frame's own images for the first frame. None if the network does not match images.
+        previous_cam_T_cam_N44: float64, from each camera to itself in the previous frame.
+        depth_NHW: float32 metres at input resolution, 0 = no point; None without lidar.
+        semantics_NHW: uint8 class ids of those points (of the label set), 255 = no class.
+        labels_XYZ: uint8 class ids of the label set, 255 = ignored; augmented.
+        camera_mask_XYZ, lidar_mask_XYZ: bool, what cameras or lidar see, None if unknown.
+        flow_XYZ2: float32 (vx, vy) in m/s along the (augmented) grid's axes, None without flow.
+        lidar_origins_T3: float64 origins for ray metrics, None if not requested.
     """
 
     index: int
@@ -75,7 +75,7 @@ class Batch:
     Attributes:
         indices, tokens, sequences, groups: one per slot.
         cameras: calibration as the networks take it.
-        lidar_origins: one (T, 3) tensor per slot, T differs; None where not asked for.
+        lidar_origins: one (T, 3) tensor per slot, T differs; None if not requested.
     """
 
     indices: tuple[int, ...]
@@ -101,7 +101,7 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device; ray origins stay where they are, the metrics move them."""
+        """The same on a device; the metrics move the ray origins."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in fields(self)
@@ -126,11 +126,11 @@ class Batch:
 
         Args:
             position_B: int64, frames committed since the start per slot; the caller counts them.
-            depth_rate: how much of the measured depth is given to the network (see DepthHint);
-                None gives it none.
+            depth_rate: share of the measured depth in the lifting (see DepthHint); None = no
+                measured depth.
 
         Raises:
-            ValueError: measured depth is asked for and the samples were loaded without.
+            ValueError: measured depth is requested and the samples were loaded without.
         """
         depth = None
         if depth_rate is not None:
@@ -153,10 +153,10 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, one per slot. What one sample lacks (labels, flow, depth) all must lack.
+    """Stack samples, one per slot. Either all samples or none have labels, flow and depth.
 
     Raises:
-        DatasetError: samples differ in what they have, or in shapes; the message names field and
+        DatasetError: samples differ in their contents or shapes; the message names field and
             frames.
     """
 

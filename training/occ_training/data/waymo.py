@@ -1,13 +1,13 @@
-"""Waymo folders in the layout of the published Occ3D-Waymo models as an index of frames.
+"""Index of the frames of a Waymo folder, as used for the released Occ3D-Waymo models.
 
     <root>/image_<k>/<number>.{jpg,png}   five cameras, number = split * 10^6 + scene * 1000 + frame
     <root>/velodyne/<number>.bin          points: x, y, z, intensity, elongation, time
     <labels>/<scene>/<frame>_04.npz       Occ3D-Waymo, three digits each
     a pickle pose[scene][frame][camera]   intrinsics, sensor2ego, ego2global
 
-The pose list and the folders disagree about cameras 2 and 3: the images that belong to pose 2 are
-in folder 3 and the other way round. Points are in the ego frame. The files have no stamps; frames
-are 0.1 s apart.
+Pose list and folders number cameras 2 and 3 differently: the images of pose 2 are in folder 3 and
+vice versa. Points are in the ego frame. The files have no stamps; frames are assumed to be 0.1 s
+apart.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ def index_from_waymo(
         root: folder with ``image_0`` to ``image_4`` (and ``velodyne``).
         poses: content of the pose pickle.
         labels: folder of the Occ3D-Waymo labels; None without labels.
-        scenes: three-digit numbers of the scenes to take; all unless given.
-        numbers: the frames to take (``image_idx`` of an info file); those of ``image_0`` unless
-            given.
+        scenes: three-digit numbers of the scenes to use; None = all.
+        numbers: the frames to use (``image_idx`` of an info file); None = those of ``image_0``.
 
     Raises:
         DatasetError: no images, no such scene, or a frame without poses.
@@ -158,7 +157,7 @@ def _images(root: Path) -> tuple[str, list[int]]:
 
 
 def _image_size(folder: Path, suffix: str, numbers: list[int]) -> tuple[int, int]:
-    """(width, height) of a camera's images: of the first file that says so."""
+    """(width, height) of a camera's images, from the first file that exists."""
     files = (folder / f"{number:07d}{suffix}" for number in numbers)
     first = next((file for file in files if file.is_file()), None)
     try:
@@ -197,15 +196,15 @@ def _matrix(pose: Mapping[str, Any], name: str, number: int) -> NDArray[np.float
 
 
 def image_numbers(infos: Any) -> list[int]:
-    """The frames that a published info file lists, in its order.
+    """The frames of an info file, in its order.
 
     Raises:
-        DatasetError: it is no such list.
+        DatasetError: it is not such a list.
     """
     rows = infos.get("infos", ()) if isinstance(infos, Mapping) else infos
     try:
         return [int(row["image"]["image_idx"]) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"is no Waymo info file: expected a list of infos with image.image_idx ({error})"
+            f"is not a Waymo info file: expected a list of infos with image.image_idx ({error})"
         ) from error

@@ -1,1 +1,1 @@
-"""Occupancy labels from a recording's own lidar: geometry for people without annotations."""
+"""Occupancy labels from raw lidar, for recordings without annotations."""

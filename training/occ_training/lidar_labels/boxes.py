@@ -1,4 +1,4 @@
-"""Boxes around things that may move, from annotation topics or a file, at any time."""
+"""Tracks of boxes around movable objects, from annotation topics or a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from occ_perception.sensing.from_messages import stamp_ns
 MARKERS, DETECTIONS = "visualization_msgs/msg/MarkerArray", "vision_msgs/msg/Detection3DArray"
 BOX_TYPES = (MARKERS, DETECTIONS)
 USUAL_TOPICS = ("/ground_truth/boxes", "/markers/annotations")
-"""Where boxes are looked for when nothing is said; the second is that of nuScenes converters."""
+"""Topics that are used by default; the second is that of nuScenes converters."""
 
 _CUBE = 1
 _LONGEST_GAP_NS = 1_200_000_000
@@ -35,16 +35,16 @@ _MOVED_M = 0.5
 
 
 class BoxFileError(OccError):
-    """A file of boxes with a line that is none; the message has its number."""
+    """A file of boxes has a line that is not a box; the message has its number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """A box at one instant.
+    """A box at one time.
 
     Attributes:
-        track: identity of the thing.
-        name: its class, "" where nothing says.
+        track: identity of the object.
+        name: its class, "" if unknown.
         world_T_box: (4, 4) pose of its centre, x along its length.
         size: (3,) length, width, height, metres.
         velocity: (2,) over ground in world axes, m/s.
@@ -57,8 +57,10 @@ class Box:
     velocity: Float64
 
     def holds(self, points: NDArray[Any], margin: float) -> NDArray[np.bool_]:
-        """(n,) whether world points (n, 3) lie inside; ``margin`` widens all sides but the floor,
-        which is raised by as much: the ground is not part of what stands on it.
+        """(n,) whether world points (n, 3) lie inside.
+
+        ``margin`` (metres) widens all sides except the bottom, which is raised by it, so that the
+        ground is not part of the object.
         """
         from occ_training.lidar_labels.kernels import points_in_box
 
@@ -81,7 +83,7 @@ class _Track:
         return bool(np.ptp(places, axis=0).max() > _MOVED_M)
 
     def at(self, key: str, stamp: int) -> Box | None:
-        """The box between two sightings, or within a moment of one."""
+        """The box between two sightings, or at most 60 ms before the first or after the last."""
         stamps = self.stamps
         after = bisect_left(stamps, stamp)
         if after < len(stamps) and stamps[after] == stamp:
@@ -101,7 +103,7 @@ class _Track:
         return Box(key, self.name, pose, self.sizes[nearest], self._velocity(nearest))
 
     def _velocity(self, at: int) -> Float64:
-        """Difference of the neighbouring sightings."""
+        """(2,) m/s, from the neighbouring sightings."""
         first, last = max(at - 1, 0), min(at + 1, len(self.stamps) - 1)
         seconds = (self.stamps[last] - self.stamps[first]) * 1e-9
         if seconds <= 0 or seconds > 2e-9 * _LONGEST_GAP_NS:
@@ -120,7 +122,7 @@ class BoxTracks:
         return len(self._tracks)
 
     def add(self, track: str, name: str, stamp: int, world_T_box: Float64, size: Float64) -> None:
-        """Take one sighting; any order, an equal stamp is ignored."""
+        """Add a sighting, in any order; one with an equal stamp is ignored."""
         known = self._tracks[track]
         known.name = name or known.name
         at = bisect_left(known.stamps, stamp)
@@ -131,7 +133,7 @@ class BoxTracks:
         known.sizes.insert(at, size)
 
     def moving(self) -> BoxTracks:
-        """The tracks that change their place by more than half a metre."""
+        """The tracks that move by more than 0.5 m."""
         kept = BoxTracks()
         kept._tracks.update({key: one for key, one in self._tracks.items() if one.moves()})
         return kept
@@ -143,10 +145,10 @@ class BoxTracks:
 
 
 def box_topic(recording: Recording, wanted: str | None) -> str | None:
-    """The topic with the boxes; None where nothing is wanted and none has a usual name.
+    """The topic with the boxes: the wanted one, or a usual one; None if there is no usual one.
 
     Raises:
-        BagError: the wanted topic is not there, or holds no boxes.
+        BagError: the wanted topic does not exist, or has no boxes.
     """
     names = USUAL_TOPICS if wanted is None else (wanted,)
     for name in names:
@@ -165,11 +167,11 @@ def box_topic(recording: Recording, wanted: str | None) -> str | None:
 def boxes_from_message(message: Any, world_frame: str) -> Iterator[tuple[str, str, int, Any, Any]]:
     """(track, class, stamp, ``world_T_box``, size) of each box of a message.
 
-    Cubes of a MarkerArray are named by ``ns`` and numbered by ``id``; a Detection3DArray has
-    ``id`` and the class of the best hypothesis.
+    For cubes of a MarkerArray the class is ``ns`` and the track ``ns`` with ``id``; for a
+    Detection3DArray the track is ``id`` and the class that of the best hypothesis.
 
     Raises:
-        ValueError: boxes in another frame than ``world_frame``, or impossible numbers.
+        ValueError: boxes in another frame than ``world_frame``, or invalid numbers.
     """
     if hasattr(message, "markers"):
         for marker in message.markers:
@@ -208,7 +210,7 @@ def _size(key: str, values: Any) -> Float64:
 
 
 def read_box_topic(recording: Recording, topic: str, world_frame: str) -> BoxTracks:
-    """All boxes of a topic; messages that cannot be used are listed as the recording's problems."""
+    """All boxes of a topic; unusable messages become problems of the recording."""
     tracks = BoxTracks()
     for message in recording.messages({topic}):
         _take(tracks, recording, message, world_frame)
@@ -232,7 +234,7 @@ def read_box_file(path: Path) -> BoxTracks:
     height], "quaternion_xyzw": [0, 0, 0, 1]}``, in the world frame of the ego poses.
 
     Raises:
-        BoxFileError: a line that is not of this kind; the text has its number.
+        BoxFileError: a line is not a box; the message has its number.
     """
     tracks = BoxTracks()
     with path.open(encoding="utf-8") as lines:

@@ -1,4 +1,4 @@
-"""Where the ground is, from points alone: what never moves, and what lidar rings leave gaps in."""
+"""Ground from lidar points: it never moves, and lidar rings leave gaps in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from occ_perception.geometry import Float64
 Float32 = NDArray[np.float32]
 
 STEEPEST = 0.2
-"""Ground rises by less than this per metre; kerbs are allowed for on top of it."""
+"""Largest slope of the ground; kerbs are added to it."""
 _KERB = 0.12
 _NEIGHBOURHOOD_M = 3.0
 _TOLERANCE_M = 0.25
@@ -24,7 +24,7 @@ _START_TOLERANCE_M = 0.3
 _STRIDE_M = 12.0
 _STEP_M = 0.2
 _BEND = 0.025
-"""How the ground grows: from near the vehicle, across a stride, by steps and bends so high."""
+"""Growth of the ground: start radius and its tolerance, stride, height tolerance and its slope."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Ground:
         return on_ground
 
     def gap_points(self, labels: NDArray[np.uint8]) -> tuple[Float32, NDArray[np.uint8]]:
-        """Points (n, 3), two by two to a cell, where ground was inferred, and their classes.
+        """Points (n, 3), four per cell, where ground was inferred, and their classes.
 
         ``labels`` (I, J) are the classes of the cells.
         """
@@ -65,9 +65,9 @@ class Ground:
         return np.concatenate(parts).astype(np.float32), np.tile(labels[i, j], 4)
 
     def classes(self, points: Float32, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(I, J) the class that points on the ground have most often; the nearest cell's in gaps.
+        """(I, J) most frequent class of the points on the ground; in gaps that of the nearest cell.
 
-        255 where no point has a class.
+        255 if no point has a class.
         """
         known = np.flatnonzero(self.holds(points) & (labels != 255))
         if not len(known):
@@ -98,13 +98,13 @@ class Ground:
 def find_ground(points: Float32, cell: float, widest_gap: float, poses: Float64) -> Ground:
     """The ground under points (n, 3), metres along the world's axes, z up.
 
-    It begins under the vehicle, whose frame stands on it, and grows outwards: a raster cell's
-    lowest point is ground if it continues the ground known nearby, and if no lowest point within
-    3 m lies lower than a slope of 20 % and a kerb explain. Gaps up to ``widest_gap`` metres between
-    cells of ground are bridged with the smoothed height around them.
+    The search starts under the vehicle, whose frame stands on the ground, and grows outwards. The
+    lowest point of a raster cell is ground if it continues the known ground nearby, and if no
+    lowest point within 3 m is lower than a slope of 20 % plus a kerb allows. Gaps up to
+    ``widest_gap`` metres between cells of ground are filled with the smoothed height around them.
 
     Args:
-        points: of everything that stands still.
+        points: of everything static.
         cell: edge of the raster's cells.
         widest_gap: metres.
         poses: (m, 4, 4) ego poses in the frame of the points.
@@ -137,7 +137,7 @@ def find_ground(points: Float32, cell: float, widest_gap: float, poses: Float64)
 def _under_vehicle(
     poses: Float64, lower: Float64, cell: float, shape: tuple[int, ...]
 ) -> tuple[Float32, Float64]:
-    """(I, J) height of the plane that the nearest vehicle stands on, and how far that one is."""
+    """(I, J) height of the ground plane of the nearest ego pose, and the distance to that pose."""
     origins, normals = poses[:, :3, 3], poses[:, :3, 2]
     i, j = np.floor((origins[:, :2] - lower) / cell).astype(np.int64).T
     i, j = np.clip(i, 0, shape[0] - 1), np.clip(j, 0, shape[1] - 1)
@@ -153,7 +153,7 @@ def _under_vehicle(
 
 
 def _highest_ground(lowest: Float32, cell: float) -> Float32:
-    """The highest that each cell's ground can be, given the lowest points around it."""
+    """Upper limit of each cell's ground, from the lowest points around it."""
     reach = int(_NEIGHBOURHOOD_M / cell)
     allowed = np.full(lowest.shape, np.inf, np.float32)
     padded = np.pad(lowest, reach, constant_values=np.inf)
@@ -181,7 +181,7 @@ def _closed(measured: NDArray[np.bool_], widest: float) -> NDArray[np.bool_]:
 def _smoothed(
     heights: Float32, measured: NDArray[np.bool_], sigma: float, farthest: float
 ) -> Float32:
-    """Average of the measured heights around, nearer ones counting more."""
+    """Weighted average of the surrounding measured heights; nearer ones have more weight."""
     middle = float(heights[measured].mean()) if measured.any() else 0.0
     values = np.where(measured, heights - middle, 0.0)
     total = np.zeros(heights.shape)

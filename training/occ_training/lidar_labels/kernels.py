@@ -1,13 +1,13 @@
-"""Lidar rays through voxels, compiled; importing this module loads numba.
+"""Compiled kernels for lidar rays through voxels; importing this module loads numba.
 
-All loops live in this one file: numba notices a change of the file a kernel is in, and of no
-other, when it decides whether machine code kept on disk is still good.
+All kernels are in this file, because numba invalidates cached machine code only when the file of
+the kernel itself changes.
 
-Voxels of the world lie in bricks of BRICK x BRICK x BRICK, of which only those near the wanted
-frames exist: ``table`` (I, J, K) gives the brick's row in the pools, -1 where there is none. A
-voxel keeps one bit per time slot in ``hits`` (a point fell into it) and ``crossings`` (a ray went
-through it). Walks from voxel to voxel follow Amanatides & Woo, "A Fast Voxel Traversal Algorithm
-for Ray Tracing", 1987.
+Voxels of the world are stored in bricks of BRICK x BRICK x BRICK. Only bricks near the wanted
+frames exist: ``table`` (I, J, K) gives the row of a brick in the pools, -1 if it does not exist. A
+voxel has one bit per time slot in ``hits`` (a point fell into it) and ``crossings`` (a ray crossed
+it). The traversal follows Amanatides & Woo, "A Fast Voxel Traversal Algorithm for Ray Tracing",
+1987.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def _kernel(function: Callable[..., Any]) -> Any:
     settings: Any = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:  # nowhere to keep machine code: read-only package, no home
+    except RuntimeError:  # no place for the cache: read-only package, no home
         return numba.njit(**settings)(function)
 
 
 @_kernel
 def _voxel_of(table: Any, i: int, j: int, k: int) -> int:
-    """Position of a voxel in the flat pools; -1 where no brick is."""
+    """Position of a voxel in the flat pools; -1 if its brick does not exist."""
     bi, bj, bk = i >> _SHIFT, j >> _SHIFT, k >> _SHIFT
     if (
         bi < 0
@@ -64,10 +64,10 @@ def observe_rays(
     voxel: float,
     farthest: float,
 ) -> None:
-    """Enter rays that share an origin.
+    """Mark the voxels that rays with a common origin hit and cross.
 
     ``origin`` (3,) and ``points`` (n, 3) are metres from the table's lower corner; ``bit`` is the
-    sweep's time slot as uint64. A ray marks what it crosses before the voxel of its point.
+    sweep's time slot as uint64. A ray crosses the voxels before that of its point.
     """
     ox, oy, oz = origin[0] / voxel, origin[1] / voxel, origin[2] / voxel
     for n in range(points.shape[0]):
@@ -115,7 +115,7 @@ def observe_rays(
 
 @_kernel
 def cast_into_grid(occupied: Any, seen: Any, origin: Any, directions: Any, reach: float) -> None:
-    """Mark in ``seen`` (X, Y, Z) what rays cross up to and with the first occupied voxel.
+    """Mark in ``seen`` (X, Y, Z) the voxels that rays cross, up to the first occupied one.
 
     ``origin`` (3,) and ``directions`` (n, 3) are in voxels of the grid; ``reach`` is the largest
     ray parameter.
@@ -207,14 +207,14 @@ def fill_grid(
 ) -> None:
     """Count points in the voxels of one frame's grid.
 
-    A point that is not ``trusted`` is carried from its own time slot to the frame's only if no
-    slot from one to the other saw its place free: crossed and not hit. Next to the frame's slot,
-    which is too long for what moves, the sweep of the frame itself (``hit_now``, ``crossed_now``)
-    must not see it free either.
+    A point that is not ``trusted`` is carried from its own time slot to the frame's only if its
+    voxel was free (crossed and not hit) in no slot between them. A slot is too long for moving
+    objects, so in slots next to the frame's the sweep of the frame itself (``hit_now``,
+    ``crossed_now``) must not see the voxel as free either.
 
     ``points`` (n, 3) are metres from the table's lower corner, ``grid_T_world`` (3, 4) maps them to
-    voxels of the grid; ``counts`` (X, Y, Z) and ``votes`` (X, Y, Z, classes) are added to, the
-    votes only for ``labels`` that are classes.
+    voxels of the grid. ``counts`` (X, Y, Z) and ``votes`` (X, Y, Z, classes) are incremented, votes
+    only for ``labels`` that are classes.
     """
     X, Y, Z = counts.shape
     m = grid_T_world
@@ -265,7 +265,7 @@ def look_up(table: Any, pool: Any, bits: Any, voxel: float, world_T_grid: Any, f
 
 @_kernel
 def points_in_box(points: Any, box_T_world: Any, half: Any, inside: Any) -> None:
-    """Set ``inside`` (n,) where a point (n, 3) lies in a box.
+    """Set ``inside`` (n,) for the points (n, 3) in a box.
 
     ``box_T_world`` (3, 4); ``half`` (2, 3) are the lowest and highest coordinates in the box.
     """

@@ -1,4 +1,4 @@
-"""Labels for the frames of a recording, from its own lidar, a few seconds of sweeps in memory."""
+"""Labels for the frames of a recording from its lidar, with a few seconds of sweeps in memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from occ_training.lidar_labels.window import LabelRule, SweepWindow
 Mask = NDArray[np.bool_]
 
 NAMELESS_CLASS = 0
-"""Class of occupied voxels whose points have none: ``others`` of Occ3D."""
+"""Class of occupied voxels whose points have no class: ``others`` of Occ3D."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledFrame:
-    """A frame that wants labels.
+    """A frame that needs labels.
 
     Attributes:
-        time_line: how often time had gone back in the recording before it.
+        time_line: how often time went back in the recording before it.
         stamp_ns: of its reference camera.
-        rig: its cameras, with the distortion their images have.
-        world_T_ego: (4, 4) at that stamp.
+        rig: its cameras, with the distortion of their images.
+        world_T_ego: (4, 4) ego pose at that stamp.
         ego_T_cam: camera -> (4, 4) pose at its own exposure in the ego axes at ``stamp_ns``.
     """
 
@@ -44,12 +44,12 @@ class LabelledFrame:
 
 @dataclass(frozen=True, eq=False)
 class LidarLabels:
-    """Labels of one frame, as Occ3D has them.
+    """Labels of one frame in the format of Occ3D.
 
     Attributes:
         semantics: (X, Y, Z) uint8 class ids.
-        mask_lidar: (X, Y, Z) voxels that are occupied, or that a ray went through.
-        mask_camera: (X, Y, Z) those of them that a camera sees.
+        mask_lidar: (X, Y, Z) voxels that are occupied, or that a ray crossed.
+        mask_camera: (X, Y, Z) voxels of ``mask_lidar`` that a camera sees.
         flow: (X, Y, Z, 2) float32 over ground along the ego axes, m/s; None without boxes.
     """
 
@@ -60,14 +60,14 @@ class LidarLabels:
 
 
 class LidarLabeller:
-    """Makes labels of sweeps.
+    """Makes labels from sweeps.
 
     Args:
-        grid: voxels of the labels, cubes, in ego axes.
-        classes: vocabulary of the labels.
-        boxes: what moves; its points go where the box is. Without boxes points are carried only
-            to frames until which nobody saw their place free.
-        rule: numbers.
+        grid: cubic voxels of the labels, in ego axes.
+        classes: label set of the labels.
+        boxes: tracks of objects; points of moving ones follow the box. Without boxes a point is
+            carried to a frame only if its voxel was not observed as free in between.
+        rule: parameters.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class LidarLabeller:
     def label(
         self, frames: Sequence[LabelledFrame], sweeps: Iterable[Sweep]
     ) -> Iterator[tuple[LabelledFrame, LidarLabels | None]]:
-        """Labels of frames that are in the order of time; None where no sweep is near.
+        """Labels of frames in time order; None if no sweep is near.
 
-        Sweeps are read once, in the order of time, and dropped as soon as no frame needs them.
+        Sweeps are read once, in time order, and dropped as soon as no frame needs them.
         """
         window = round(self._rule.window_s * 1e9)
         near: deque[Sweep] = deque()
@@ -125,7 +125,7 @@ class LidarLabeller:
         )
         stamps = np.array([sweep.stamp_ns for sweep in sweeps])
         for frame in frames:
-            # A frame without a sweep of its own time shows nothing that moves.
+            # Without a sweep at its own time a frame would lack moving objects.
             if np.abs(stamps - frame.stamp_ns).min() > self._rule.nearest_sweep_s * 1e9:
                 yield frame, None
                 continue
@@ -145,7 +145,7 @@ class LidarLabeller:
 
 
 def _cores(frames: Sequence[LabelledFrame], longest_ns: int) -> Iterator[list[LabelledFrame]]:
-    """Frames of one time line and at most so long."""
+    """Sections of frames: one time line each, at most ``longest_ns`` long."""
     core: list[LabelledFrame] = []
     for frame in frames:
         if core and (

@@ -1,4 +1,4 @@
-"""Lidar sweeps of a recording in the world frame, each point from where it was measured."""
+"""Lidar sweeps of a recording in the world frame, with motion compensation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_CLASS = 255
 CLASS_FIELDS = ("label", "class", "class_id", "semantic", "classification")
 """Names of the point field that holds a class id."""
 
-# Vehicles turn by less than a hundredth of a degree in this time.
+# Points are grouped by this time. Vehicles turn by less than a hundredth of a degree in it.
 _PART_NS = 5_000_000
 _LONGEST_SWEEP_NS = 300_000_000
 _NEAREST_M = 1.5
@@ -28,17 +28,17 @@ _NEAREST_M = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """One turn of the sensor.
+    """One sweep of the sensor.
 
     Attributes:
-        time_line: how often time had gone back before it.
+        time_line: how often time went back in the recording before it.
         stamp_ns: of its message.
         world_T_ego: (4, 4) at that stamp.
         ego_T_lidar: (4, 4) mount.
         origins: (m, 3) float64 positions of the sensor, world, metres.
         starts: (m + 1,) points ``starts[i]:starts[i + 1]`` were measured from ``origins[i]``.
         points: (n, 3) float64 world, metres.
-        classes: (n,) uint8 class ids, NO_CLASS where nothing says.
+        classes: (n,) uint8 class ids, NO_CLASS if unknown.
     """
 
     time_line: int
@@ -52,20 +52,20 @@ class Sweep:
 
 
 class WorldSweeps:
-    """The sweeps of one topic with the ego poses of the recording; iterate to get them.
+    """Iterates over the sweeps of one topic, with the ego poses of the recording.
 
-    Points are placed with the pose at their own time where they carry one (fields ``time`` in
+    Points are placed with the pose at their own time if they carry one (fields ``time`` in
     seconds or ``t``, ``time_offset``, ``offset_time`` in nanoseconds after the stamp, ``timestamp``
     in absolute seconds or nanoseconds), else with the pose at the sweep's stamp. Points within
-    1.5 m of the sensor are left out: the vehicle itself.
+    1.5 m of the sensor belong to the vehicle and are left out.
 
     Args:
-        drive: where to read.
+        drive: the recording.
         topic: of sensor_msgs/PointCloud2.
-        class_ids: what the class field's values mean; without it they are class ids themselves.
-        num_classes: ids from here on mean no class.
-        period_ns: sweeps that follow the one before by less are passed over.
-        only_ns: stamps of the sweeps that are wanted; None wants all.
+        class_ids: value of the class field -> class id; None = the values are class ids.
+        num_classes: ids from this one on count as no class.
+        period_ns: least time between sweeps that are used.
+        only_ns: stamps of the wanted sweeps; None = all.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class WorldSweeps:
 
 
 def _class_table(class_ids: Mapping[int, int] | None, num_classes: int) -> NDArray[np.uint8]:
-    """Class id by point value; the last row is for values that are not in the table."""
+    """Class id by value of the class field; the last row is for unknown values."""
     if class_ids is None:
         class_ids = {n: n for n in range(num_classes)}
     table = np.full(max(class_ids, default=0) + 3, NO_CLASS, np.uint8)
@@ -148,7 +148,7 @@ def _class_table(class_ids: Mapping[int, int] | None, num_classes: int) -> NDArr
 
 
 def _offsets_ns(rows: NDArray[np.void], stamp: int) -> NDArray[np.int64] | None:
-    """Each point's time after the stamp; None where the points carry none."""
+    """Each point's time after the stamp; None if the points carry no times."""
     names = rows.dtype.names or ()
     for name in ("t", "time_offset", "offset_time"):
         if name in names:
@@ -165,7 +165,7 @@ def _offsets_ns(rows: NDArray[np.void], stamp: int) -> NDArray[np.int64] | None:
             return None
     if offsets.size and np.abs(offsets).max() > _LONGEST_SWEEP_NS:
         raise ValueError(
-            f"points lie {np.abs(offsets).max() / 1e6:.0f} ms from their sweep's stamp, expected "
+            f"points are {np.abs(offsets).max() / 1e6:.0f} ms from their sweep's stamp, expected "
             f"at most {_LONGEST_SWEEP_NS / 1e6:.0f} ms; the time field has another unit or clock"
         )
     return offsets

@@ -1,4 +1,4 @@
-"""Which voxels of a frame's grid the cameras see."""
+"""The voxels of a frame's grid that the cameras see."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _RAY_SPACING = np.radians(0.2)
 def camera_mask(
     occupied: Mask, rig: CameraRig, ego_T_cam: Mapping[str, Float64], grid: VoxelGrid
 ) -> Mask:
-    """(X, Y, Z) the voxels that camera rays cross, up to and with the first occupied one.
+    """(X, Y, Z) the voxels that camera rays cross, up to and including the first occupied one.
 
-    That is how Occ3D defines it (arXiv 2304.14365, section 3.3). Lens distortion is considered.
+    This is the definition of Occ3D (arXiv 2304.14365, section 3.3). It includes lens distortion.
 
     Args:
         occupied: (X, Y, Z) bool.
-        rig: cameras with the distortion their images have.
+        rig: cameras with the distortion of their images.
         ego_T_cam: camera -> (4, 4) pose at its exposure in the frame's ego axes.
         grid: voxel layout in those axes.
     """

@@ -1,4 +1,4 @@
-"""Some seconds of a drive: all sweeps together, and the occupancy they show at each frame."""
+"""The accumulated sweeps of a section of a drive, and the occupancy of each of its frames."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Mask = NDArray[np.bool_]
 Pool = NDArray[np.unsignedinteger[Any]]
 
 SLOTS = 64
-"""Time slots of a section: what a voxel remembers of each is one bit."""
+"""Time slots of a section; a voxel has one bit for each."""
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How sweeps become labels.
+    """Parameters of the labels.
 
     Attributes:
-        window_s: sweeps up to this long before and after a frame count for it.
-        slot_s: length of the time slots in which free space is remembered.
-        farthest_m: rays show free space up to this far.
-        least_points: points that make a voxel occupied.
-        ground_gap_m: gaps of the ground up to this wide are closed.
-        free_span_s: free space seen up to this long before and after a frame is observed.
-        box_margin_m: points this far outside of a moving box belong to it.
-        nearest_sweep_s: frames without a sweep so near are left without labels.
+        window_s: a frame uses sweeps up to this time before and after it.
+        slot_s: length of the time slots for free space.
+        farthest_m: rays mark free space up to this distance.
+        least_points: number of points that makes a voxel occupied.
+        ground_gap_m: gaps of the ground up to this width are filled.
+        free_span_s: rays up to this time before and after a frame make a voxel observed.
+        box_margin_m: points up to this distance outside of a moving box belong to it.
+        nearest_sweep_s: a frame without a sweep within this time gets no labels.
     """
 
     window_s: float = 6.0
@@ -48,18 +48,18 @@ class LabelRule:
 
     @property
     def core_s(self) -> float:
-        """How long the frames of one section may last, so that its sweeps fit into the slots."""
+        """Longest duration of the frames of a section, so that its sweeps fit into the slots."""
         return SLOTS * self.slot_s - 2 * self.window_s
 
 
 @dataclass(frozen=True, eq=False)
 class LidarOccupancy:
-    """What the lidar shows at one frame, in the frame's grid.
+    """Occupancy of one frame from the lidar, in the frame's grid.
 
     Attributes:
-        occupied: (X, Y, Z) some point or inferred ground lies in the voxel.
-        classes: (X, Y, Z) uint8 the points' most frequent class, NO_CLASS where they have none.
-        observed: (X, Y, Z) occupied, or some ray went through.
+        occupied: (X, Y, Z) a point or inferred ground lies in the voxel.
+        classes: (X, Y, Z) uint8 most frequent class of the points, NO_CLASS if they have none.
+        observed: (X, Y, Z) occupied, or crossed by a ray.
         flow: (X, Y, Z, 2) float32 over ground along the ego axes, m/s; of moving boxes.
     """
 
@@ -70,15 +70,17 @@ class LidarOccupancy:
 
 
 class SweepWindow:
-    """The sweeps around some frames, ready to be asked for each frame's occupancy.
+    """The accumulated sweeps around some frames.
 
     Args:
         poses: (n, 4, 4) ``world_T_ego`` of the frames.
-        stamps: their stamps, ns; at most ``SLOTS * slot_s`` seconds with the sweeps.
-        sweeps: in the order of time.
-        boxes: what moves; its points are kept apart and go where the box is.
+        stamps: of the frames, ns; frames and sweeps together span at most ``SLOTS * slot_s``
+            seconds.
+        sweeps: in time order.
+        boxes: tracks of objects; points of moving ones are stored apart and follow the box.
         grid: voxels of the labels, in ego axes.
         class_names: id -> name, to which the boxes' names are matched.
+        rule: parameters.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class SweepWindow:
     # -- preparation -----------------------------------------------------------------------------
 
     def _make_bricks(self, poses: Sequence[Float64]) -> None:
-        """Bricks where some frame's grid is."""
+        """Allocate the bricks that the frames' grids touch."""
         from occ_training.lidar_labels.kernels import BRICK
 
         self._voxel = float(self._grid.voxel_size[0])
@@ -129,7 +131,7 @@ class SweepWindow:
         return min(max(slot, 0), SLOTS - 1)
 
     def _gather(self) -> None:
-        """All points in one array, those of moving boxes apart."""
+        """Collect all points in one array; those of moving boxes separately."""
         points, classes, slots = [], [], []
         self._on_boxes: dict[str, list[tuple[Float64, NDArray[np.uint8]]]] = {}
         self._bounds = [0]
@@ -196,7 +198,7 @@ class SweepWindow:
     # -- one frame -------------------------------------------------------------------------------
 
     def occupancy(self, stamp_ns: int, world_T_ego: Float64) -> LidarOccupancy:
-        """The occupancy at a frame of this section."""
+        """The occupancy of a frame of this section."""
         from occ_training.lidar_labels.kernels import look_up
 
         dims = self._grid.dims
@@ -225,7 +227,7 @@ class SweepWindow:
         return bits
 
     def _grid_T_world(self, world_T_ego: Float64) -> Float64:
-        """(3, 4) from metres from the corner to voxels of the grid."""
+        """(3, 4) from metres relative to the corner to voxels of the grid."""
         ego_T_corner = invert_transform(world_T_ego)
         ego_T_corner[:3, 3] += ego_T_corner[:3, :3] @ self._corner
         scale = 1.0 / np.array(self._grid.voxel_size)
