@@ -1,4 +1,4 @@
-"""SE(3), pinhole cameras and voxel grids in numpy; everything here is float64 and knows no ROS."""
+"""SE(3), pinhole cameras and voxel grids in numpy float64, without ROS."""
 
 from occ_perception.geometry.cameras import ImageAffine, project_points, scale_intrinsics
 from occ_perception.geometry.transforms import (

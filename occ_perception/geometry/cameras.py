@@ -1,4 +1,4 @@
-"""Pinhole projection and the affine that image resizing and cropping apply to pixels.
+"""Pinhole projection, and the affine pixel map of image resizing and cropping.
 
 Pixels are (u right, v down), the centre of the top-left pixel is (0, 0). The camera optical frame
 is x right, y down, z forward.
@@ -18,8 +18,8 @@ from occ_perception.geometry.transforms import Float64
 class ImageAffine:
     """Maps native pixels to network-input pixels: ``uv_in = scale * uv_native + offset``.
 
-    The published image pipeline (resize by one factor, then crop) is exactly this; as a pair
-    (rotation 3x3, translation 3) it is what the papers call post_rots and post_trans.
+    The image pipeline of the reference code (resize by one factor, then crop) has exactly this
+    form. As a pair (rotation 3x3, translation 3) it is called post_rots and post_trans there.
     """
 
     scale: float
@@ -35,7 +35,7 @@ class ImageAffine:
 def scale_intrinsics(K: ArrayLike, factor: float) -> Float64:
     """Intrinsics (3, 3) of the same camera at ``factor`` times the image size.
 
-    Follows the convention of the published pipelines, ``u' = factor * u`` (no half-pixel term).
+    Follows the convention of the reference code, ``u' = factor * u`` (no half-pixel term).
     """
     scaled = np.array(K, dtype=np.float64)
     scaled[:2] *= factor

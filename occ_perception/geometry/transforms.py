@@ -3,7 +3,8 @@
 Naming: ``a_T_b`` maps homogeneous column vectors from frame b to frame a, so
 ``a_T_c = a_T_b @ b_T_c``. Quaternions are in ROS order (x, y, z, w); metres and radians.
 
-SciPy is imported where rotations change their form: networks are measured on machines without it.
+SciPy is imported inside the functions that convert rotations, because networks are benchmarked on
+machines without it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
 
-# A quaternion further from unit norm than this was not meant as a rotation. Drivers that store
-# float32 quaternions are off by 1e-7, hand-typed ones by about 1e-3.
+# A quaternion further from unit norm than this is not a rotation. Quaternions stored as float32 are
+# off by 1e-7, hand-typed ones by about 1e-3.
 _UNIT_NORM_TOLERANCE = 1e-2
 
 # Hand-typed rotation matrices have three or four digits.
@@ -50,11 +51,11 @@ def matrix_from_pose(translation: ArrayLike, quaternion_xyzw: ArrayLike) -> Floa
 
 
 def require_rigid(a_T_b: ArrayLike, name: str) -> None:
-    """Refuse a matrix that is no rigid transform (4, 4).
+    """Refuse a matrix that is not a rigid transform (4, 4).
 
     Raises:
         ValueError: wrong shape, not finite, or not a rotation with a translation in the last
-            column; ``name`` says in the text which matrix it was.
+            column; the text contains ``name``.
     """
     matrix = np.asarray(a_T_b, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -109,14 +110,14 @@ def interpolate_transform(a_T_b0: ArrayLike, a_T_b1: ArrayLike, fraction: float)
     Args:
         a_T_b0: (4, 4) pose at fraction 0.
         a_T_b1: (4, 4) pose at fraction 1.
-        fraction: where to evaluate; outside [0, 1] extrapolates at constant velocity.
+        fraction: position between the poses; outside [0, 1] extrapolates at constant velocity.
     """
     from scipy.spatial.transform import Rotation
 
     first = np.asarray(a_T_b0, dtype=np.float64)
     second = np.asarray(a_T_b1, dtype=np.float64)
     start = Rotation.from_matrix(first[:3, :3])
-    # Slerp is a turn at constant rate about the fixed axis of the relative rotation.
+    # Slerp is a rotation at constant rate about the fixed axis of the relative rotation.
     turn = (start.inv() * Rotation.from_matrix(second[:3, :3])).as_rotvec()
     result = np.eye(4)
     result[:3, :3] = (start * Rotation.from_rotvec(fraction * turn)).as_matrix()

@@ -1,4 +1,4 @@
-"""The voxel grid: where voxel [i, j, k] of a public volume lies.
+"""The voxel grid: positions of the voxels [i, j, k] of a public volume.
 
 Public volumes are indexed [X, Y, Z], lower corner first: the centre of voxel (i, j, k) is
 ``lower + (index + 0.5) * voxel_size`` in the grid's frame, metres.
@@ -20,7 +20,7 @@ _FAR_INDEX = 2.0**31
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """A regular grid in some frame (``base_link`` or a lidar frame, the holder says which).
+    """A regular grid in a frame that its owner defines (``base_link`` or a lidar frame).
 
     Attributes:
         lower: minimum corner (x, y, z), metres.
@@ -49,11 +49,11 @@ class VoxelGrid:
             )
 
     def with_columns(self, count: tuple[int, int], size: float) -> VoxelGrid:
-        """The same layers over other columns, centred on the origin of the frame.
+        """A grid with the same layers and other columns, centred on the origin of the frame.
 
         Args:
-            count: of columns along (x, y).
-            size: of a column along x and y, metres.
+            count: number of columns along (x, y).
+            size: edge length of a column along x and y, metres.
         """
         (X, Y), (_, _, Z) = count, self.dims
         return VoxelGrid(
@@ -115,17 +115,17 @@ class VoxelGrid:
     def indices(self, points: ArrayLike) -> NDArray[np.int64]:
         """Voxel indices (..., 3) of points (..., 3); may lie outside, see :meth:`contains`.
 
-        A point that is not finite, or absurdly far away, lies outside.
+        A point that is not finite, or extremely far away, lies outside.
         """
         offset = np.asarray(points, dtype=np.float64) - np.asarray(self.lower)
         voxels = np.floor(offset / np.asarray(self.voxel_size))
-        # What a cast makes of NaN and of huge values differs between processors: 0 on some.
+        # Casting NaN and huge values gives different results on different processors, e.g. 0.
         bounded = np.clip(np.nan_to_num(voxels, nan=-1.0), -_FAR_INDEX, _FAR_INDEX)
         indices: NDArray[np.int64] = bounded.astype(np.int64)
         return indices
 
     def contains(self, indices: ArrayLike) -> NDArray[np.bool_]:
-        """Whether integer indices (..., 3) are voxels of this grid."""
+        """Whether integer indices (..., 3) lie inside this grid."""
         index = np.asarray(indices)
         inside: NDArray[np.bool_] = np.all((index >= 0) & (index < np.asarray(self.dims)), axis=-1)
         return inside

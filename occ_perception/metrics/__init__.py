@@ -1,7 +1,7 @@
-"""How good a prediction is: voxel and ray scores of the published protocols, and flow errors.
+"""Metrics of occupancy predictions: voxel and ray scores of published protocols, flow errors.
 
-Needs torch and numpy, nothing compiled and no ROS. See docs/metrics.md for formulas, conventions
-and the quirks of the published evaluations that are kept.
+Needs torch and numpy only. See docs/metrics.md for formulas, conventions and the quirks of the
+reference evaluations that are kept.
 """
 
 from occ_perception.metrics.counting import CountingMetric, MetricsError

@@ -1,7 +1,7 @@
-"""The base of every metric here: a handful of integer counters that add up.
+"""The base class of all metrics: integer counters that can be added.
 
-A metric of this package never stores predictions. All it remembers is int64 sums, so two partial
-results merge by addition, in any order and any grouping, to exactly the same numbers as one pass.
+A metric never stores predictions. Its state is int64 sums, so partial results merge by addition,
+in any order and grouping, to exactly the same numbers as one pass.
 
 Legend for shapes: B frames, X Y Z voxels of the grid, C classes (free space included).
 """
@@ -20,15 +20,15 @@ from occ_perception.labels import UNKNOWN_CLASS, LabelSet
 
 
 class MetricsError(OccError):
-    """Volumes that cannot be compared, or scores that are not computed for them."""
+    """Volumes that cannot be compared, or a score that cannot be computed for them."""
 
 
 class CountingMetric(nn.Module, ABC):
-    """A metric whose whole state is int64 counters.
+    """A metric whose state is int64 counters.
 
-    The verbs are those of torchmetrics: ``update`` takes a batch, ``compute`` gives the scores,
-    ``merge`` adds another partial result, ``reset`` starts over. As an ``nn.Module`` it follows its
-    parent to a device; its counters are no part of a checkpoint.
+    The methods are named as in torchmetrics: ``update`` takes a batch, ``compute`` returns the
+    scores, ``merge`` adds another partial result, ``reset`` starts over. As an ``nn.Module`` it
+    moves to a device with its parent; its counters are not saved in checkpoints.
 
     Attributes:
         frames: () int64, frames seen.
@@ -43,7 +43,7 @@ class CountingMetric(nn.Module, ABC):
         self.add_counter("frames", ())
 
     def add_counter(self, name: str, shape: tuple[int, ...]) -> None:
-        """Declare a counter: zeros of ``shape``, int64, an attribute called ``name``."""
+        """Declare a counter: int64 zeros of ``shape`` as the attribute ``name``."""
         self.register_buffer(name, torch.zeros(shape, dtype=torch.int64), persistent=False)
         self._counter_names.append(name)
 
@@ -53,16 +53,16 @@ class CountingMetric(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the counters are; inputs are moved there."""
+        """Device of the counters; inputs are moved there."""
         return self.frames.device
 
     def signature(self) -> tuple[Any, ...]:
-        """What must be equal for two partial results to belong together."""
+        """Properties that must be equal to merge two partial results."""
         return (type(self).__name__, self.label_set)
 
     @abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Count a batch of frames; arguments are the metric's own."""
+        """Count a batch of frames; each metric defines its arguments."""
 
     def merge(self, other: CountingMetric) -> Self:
         """Add the counts of ``other``, seen on different frames; returns self.
@@ -80,24 +80,24 @@ class CountingMetric(nn.Module, ABC):
         return self
 
     def reset(self) -> None:
-        """Forget every frame."""
+        """Set all counters to zero."""
         for counter in self.counters().values():
             counter.zero_()
 
     def compute(self) -> dict[str, Tensor]:
         """Scores by name, 0-d float64 tensors: fractions of 1, velocities in m/s, NaN = no value.
 
-        Scores of one class are called ``score[class]``; ``frames`` says how many were counted.
-        Where ``torch.distributed`` is initialised, the counts of all processes are summed first
-        (one collective: every process must call), so every process gets the same scores. The
-        counters themselves do not change.
+        Scores of one class are called ``score[class]``; ``frames`` is the number of frames. If
+        ``torch.distributed`` is initialised, the counts of all processes are summed first (one
+        collective call, which every process must make), so every process gets the same scores. The
+        counters do not change.
         """
         total = sum_over_processes(self.counters())
         return {**self.scores(total), "frames": total["frames"].double()}
 
     @abstractmethod
     def scores(self, counters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The scores that follow from ``counters``; what a metric is, once the counting is done."""
+        """The scores computed from ``counters``; each metric implements this."""
 
 
 def sum_over_processes(counters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,8 +120,8 @@ def class_ids(
     Args:
         volume: integer tensor or array.
         what: its name in error messages.
-        label_set: the vocabulary.
-        device: where to count.
+        label_set: the label set.
+        device: device of the result.
         unknown_allowed: whether 255 (unlabelled) may occur.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Velocity errors along rays and voxels, and the Occ Score that joins them with RayIoU.
+"""Velocity errors along rays and voxels, and the Occ Score that combines them with RayIoU.
 
 Source: the OpenOcc benchmark of the CVPR 2024 occupancy-and-flow challenge; the score is the one
 ALOcc (arXiv 2411.07725) reports. Legend: B frames, X Y Z voxels, C classes, N rays.
@@ -40,8 +40,8 @@ class FlowScore(RayIoU):
         mAVE_TP, mAVE_GT_RAY, mAVE_VOXEL = means over k, classes without a value skipped
         OccScore       = 0.9 RayIoU + 0.1 max(1 - mAVE_TP, 0)
 
-    Published tables have a column "mAVE" beside "mAVE_TP" without saying which of the other two it
-    is; both are given.
+    Published tables have a column "mAVE" beside "mAVE_TP" without stating which of the other two it
+    is; both are computed.
 
     Attributes:
         samples: (3, C) int64, rays or voxels behind each of the three errors.
@@ -79,7 +79,7 @@ class FlowScore(RayIoU):
             target_flow: (B, X, Y, Z, 2) true (vx, vy), m/s; any float type.
 
         Raises:
-            MetricsError: as :meth:`RayIoU.update`; or a flow has another shape, or is not finite
+            MetricsError: as in :meth:`RayIoU.update`; or a flow has a wrong shape, or is not finite
                 where it is compared.
         """
         pred_BXYZ, true_BXYZ = self._checked(preds, target, origins)

@@ -1,7 +1,7 @@
-"""What is evaluated on which annotation set, under which mask: one name per published protocol.
+"""Evaluation protocols: the metrics and masks of each annotation set, as published.
 
-A protocol has parts, each one metric with its own mask; :class:`Evaluation` feeds them all from one
-prediction and one :class:`FrameTruth`.
+A protocol has parts; each is one metric with its mask. :class:`Evaluation` updates all of them from
+one prediction and one :class:`FrameTruth`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FrameTruth:
         lidar_mask: (X, Y, Z) bool or 0/1, voxels the lidar saw.
         flow: (X, Y, Z, 2) velocity (vx, vy) in m/s, along the grid's axes.
         lidar_origins: (T, 3) ray origins, see :func:`~occ_perception.metrics.rays.lidar_origins`.
-        name: of the frame, for error messages.
+        name: name of the frame, for error messages.
     """
 
     labels: Any
@@ -50,10 +50,10 @@ class Part:
     """One metric of a protocol.
 
     Attributes:
-        build: makes the empty metric for a grid.
-        inputs: argument of its ``update`` -> where it comes from: ``predicted_labels``,
-            ``predicted_flow`` or a field of :class:`FrameTruth`.
-        by_default: whether it runs when nobody asks for it by name.
+        build: creates the empty metric for a grid.
+        inputs: argument of its ``update`` -> source: ``predicted_labels``, ``predicted_flow`` or a
+            field of :class:`FrameTruth`.
+        by_default: whether it runs without being requested by name.
     """
 
     build: Callable[[VoxelGrid], CountingMetric]
@@ -127,18 +127,18 @@ PROTOCOLS: dict[str, Protocol] = _protocols()
 
 
 class Evaluation(nn.Module):
-    """All metrics of a protocol, fed frame by frame.
+    """All metrics of a protocol, updated frame by frame.
 
-    Results of different frames, seen by different objects, processes or machines, ``merge`` to the
-    same numbers as one pass. See that each frame is counted once: the report says how many were.
+    Results of different frames, from different objects, processes or machines, ``merge`` to the
+    same numbers as one pass. Each frame must be counted once; the report contains their number.
 
     Args:
         protocol: a key of :data:`PROTOCOLS`.
-        parts: which of its parts to run; None = those it runs by default.
-        grid: voxel layout of the volumes; matters to the ray metrics only.
+        parts: names of the parts to run; None = the default parts.
+        grid: voxel layout of the volumes; only the ray metrics use it.
 
     Raises:
-        MetricsError: no such protocol or part; the message lists what there is.
+        MetricsError: no such protocol or part; the message lists the existing ones.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Evaluation(nn.Module):
     ) -> None:
         super().__init__()
         if protocol not in PROTOCOLS:
-            raise MetricsError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+            raise MetricsError(f"no protocol {protocol!r}; protocols are {', '.join(PROTOCOLS)}")
         self.protocol = PROTOCOLS[protocol]
         known = self.protocol.parts
         names = [n for n in known if known[n].by_default] if parts is None else list(parts)
@@ -159,7 +159,7 @@ class Evaluation(nn.Module):
         self.metrics = nn.ModuleDict({name: known[name].build(grid) for name in names})
 
     def part(self, name: str) -> CountingMetric:
-        """The metric behind a part."""
+        """The metric of a part."""
         return cast(CountingMetric, self.metrics[name])
 
     def update(self, labels: Any, truth: FrameTruth, flow: Any = None) -> None:
@@ -167,12 +167,12 @@ class Evaluation(nn.Module):
 
         Args:
             labels: (X, Y, Z) predicted class ids.
-            truth: what there is to compare with.
-            flow: (X, Y, Z, 2) predicted (vx, vy) in m/s, where the protocol has flow.
+            truth: ground truth.
+            flow: (X, Y, Z, 2) predicted (vx, vy) in m/s, if the protocol has flow.
 
         Raises:
-            MetricsError: the frame lacks something a part needs, or shapes or ids are wrong; the
-                message names frame and part. The frame has then not been counted by any part.
+            MetricsError: the frame lacks an input of a part, or shapes or ids are wrong; the
+                message names frame and part. In that case no part has counted the frame.
         """
         sources = {
             "predicted_labels": labels,
@@ -183,7 +183,7 @@ class Evaluation(nn.Module):
         try:
             for name in self.metrics:
                 self._update_part(name, sources)
-        except BaseException:  # a part may have counted the frame already
+        except BaseException:  # some parts may have counted the frame
             for name, counters in before.items():
                 for counter, value in counters.items():
                     self.part(name).counters()[counter].copy_(value)
@@ -205,7 +205,7 @@ class Evaluation(nn.Module):
         return self
 
     def reset(self) -> None:
-        """Forget every frame."""
+        """Set all counters to zero."""
         for name in self.metrics:
             self.part(name).reset()
 

@@ -1,4 +1,4 @@
-"""RayIoU: what a lidar would see in the prediction, against what it would see in the truth.
+"""RayIoU: compares simulated lidar rays in the prediction and in the ground truth.
 
 Source: SparseOcc (arXiv 2312.17118). Unlike a voxel score under a visibility mask it does not
 reward thick surfaces. Legend: B frames, X Y Z voxels, C classes, T origins, N rays.
@@ -71,7 +71,7 @@ class RayIoU(CountingMetric):
         self.add_counter("rays", ())
 
     def signature(self) -> tuple[Any, ...]:
-        """Equal for metrics of one kind, label set and grid."""
+        """Equal for metrics of the same class, label set and grid."""
         return (*super().signature(), self.grid)
 
     def update(self, preds: Any, target: Any, origins: Sequence[Any]) -> None:

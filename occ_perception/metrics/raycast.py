@@ -1,13 +1,13 @@
-"""First occupied voxel along many rays, for several volumes of one grid at once, in plain torch.
+"""Casts many rays through several volumes of one grid, to the first occupied voxel, in plain torch.
 
-All rays step in lockstep from voxel to voxel (Amanatides & Woo, "A Fast Voxel Traversal Algorithm
-for Ray Tracing", 1987); rays that have ended are dropped from the working set now and then. The
-path of a ray does not depend on the volumes, so ground truth and prediction share one walk.
+All rays step together from voxel to voxel (Amanatides & Woo, "A Fast Voxel Traversal Algorithm for
+Ray Tracing", 1987). Rays that have ended are dropped from the working set from time to time. The
+path of a ray does not depend on the volumes, so ground truth and prediction share one traversal.
 
-The distance reported is that at which the ray *leaves* the hit voxel, and arithmetic is float64 on
-float32 voxel coordinates: the conventions of the published RayIoU (arXiv 2312.17118).
+The distance is where the ray *leaves* the hit voxel, and arithmetic is float64 on float32 voxel
+coordinates. These are the conventions of the reference code of RayIoU (arXiv 2312.17118).
 
-Legend: V volumes, X Y Z voxels, T origins, R directions, N = T * R rays, M rays still under way.
+Legend: V volumes, X Y Z voxels, T origins, R directions, N = T * R rays, M active rays.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch import Tensor
 from occ_perception.geometry import VoxelGrid
 from occ_perception.metrics.counting import MetricsError
 
-# The published caster gives up after this many voxels. A ray inside the grid crosses at most
-# X + Y + Z of them, so the limit only ever ends a ray that starts hundreds of metres away.
+# The reference code stops after this many voxels. A ray inside the grid crosses at most X + Y + Z
+# of them, so the limit affects only rays that start hundreds of metres away.
 MAX_APPROACH_VOXELS = 1001
 
 MAX_VOLUMES = 7
-_OUTSIDE = 128  # bit 7 of the voxel code; bits 0..6 say which volumes are occupied there
+_OUTSIDE = 128  # bit 7 of the voxel code; bits 0..6 tell which volumes are occupied there
 _NEVER = torch.finfo(torch.float64).max
 
-# Ended rays keep costing until they are dropped, dropping costs a copy of the rest.
+# Ended rays cost time until they are dropped; dropping them copies the others.
 _DROP_BELOW = 0.8
 
 
 @dataclass(frozen=True, eq=False)
 class RayHits:
-    """Where rays end.
+    """End points of rays.
 
     Attributes:
         voxels: (V, N) int64, flat index into an [X, Y, Z] volume: the first occupied voxel, or the
-            last voxel inside the grid where all are free, or 0 for a ray that misses the grid.
+            last voxel inside the grid if all are free, or 0 for a ray that misses the grid.
         distances: (V, N) float32, metres from the origin to where the ray leaves that voxel; minus
             one voxel for a ray that misses the grid.
     """
@@ -47,7 +47,7 @@ class RayHits:
     distances: Tensor
 
     def values(self, volumes: Tensor) -> Tensor:
-        """(V, N, ...) what the volumes (V, X, Y, Z, ...) hold at the hit voxels."""
+        """(V, N, ...) values of the volumes (V, X, Y, Z, ...) at the hit voxels."""
         flat = volumes.reshape(volumes.shape[0], -1, *volumes.shape[4:])
         return torch.stack(
             [volume[voxels] for volume, voxels in zip(flat, self.voxels, strict=True)]
@@ -56,10 +56,10 @@ class RayHits:
 
 @dataclass
 class _Walk:
-    """Rays under way: next crossing per axis, its increment, and the step it means.
+    """Active rays: next crossing per axis, its increment, and the step in the flat index.
 
-    ``crossing`` and ``increment`` (3, M) are float64 ray parameters in voxel units, ``stride``
-    (3, M) what to add to ``voxel`` (M,) when an axis is crossed.
+    ``crossing`` and ``increment`` (3, M) are float64 ray parameters in voxel units. ``stride``
+    (3, M) is added to ``voxel`` (M,) when an axis is crossed.
     """
 
     ray: Tensor
@@ -93,7 +93,7 @@ def first_hits(occupied: Tensor, origins: Tensor, directions: Tensor, grid: Voxe
 
     Raises:
         ValueError: the volumes are not of this grid, or too many.
-        MetricsError: the grid's voxels are no cubes.
+        MetricsError: the grid's voxels are not cubes.
     """
     if tuple(occupied.shape[1:]) != grid.dims or not 0 < len(occupied) <= MAX_VOLUMES:
         raise ValueError(
@@ -112,7 +112,7 @@ def first_hits(occupied: Tensor, origins: Tensor, directions: Tensor, grid: Voxe
 
 
 def _voxel_codes(occupied: Tensor) -> Tensor:
-    """Flat uint8 table with one bit per volume, in a rim of voxels that are outside."""
+    """Flat uint8 table with one bit per volume, padded by a border of outside voxels."""
     X, Y, Z = occupied.shape[1:]
     codes = torch.full((X + 2, Y + 2, Z + 2), _OUTSIDE, dtype=torch.uint8, device=occupied.device)
     inner = codes[1:-1, 1:-1, 1:-1]
@@ -125,7 +125,7 @@ def _voxel_codes(occupied: Tensor) -> Tensor:
 def _begin(
     origins: Tensor, directions: Tensor, grid: VoxelGrid
 ) -> tuple[_Walk, tuple[int, int, int]]:
-    """The rays at their first voxel inside the grid; those that never enter are left out."""
+    """The rays at their first voxel inside the grid; rays that never enter are left out."""
     device = origins.device
     lower = torch.tensor(grid.lower, dtype=torch.float64, device=device)
     edge = torch.tensor(grid.voxel_size, dtype=torch.float32, device=device).double()
@@ -164,7 +164,7 @@ def _begin(
 def _approach(
     index: Tensor, crossing: Tensor, increment: Tensor, step: Tensor, dims: Tensor
 ) -> Tensor:
-    """Walk rays that start outside up to the grid, in place; returns (N,) bool: inside now."""
+    """Advance rays that start outside to the grid, in place; returns (N,) bool: inside now."""
     inside = ((index >= 0) & (index < dims)).all(0)
     rows = (~inside).nonzero()[:, 0]
     for _ in range(MAX_APPROACH_VOXELS):
@@ -226,7 +226,7 @@ def _march(walk: _Walk, codes: Tensor, voxels: Tensor, leave: Tensor) -> None:
 
 
 def _unpadded(voxels: Tensor, padded: tuple[int, int, int], dims: tuple[int, int, int]) -> Tensor:
-    """Flat indices of the volume from those of the rimmed table; -1 (missed the grid) becomes 0."""
+    """Flat volume indices from those of the padded table; -1 (missed the grid) becomes 0."""
     x = voxels // (padded[1] * padded[2]) - 1
     y = voxels // padded[2] % padded[1] - 1
     z = voxels % padded[2] - 1

@@ -1,7 +1,7 @@
-"""The simulated lidar of RayIoU: where its rays start and where they point.
+"""The simulated lidar of RayIoU: origins and directions of its rays.
 
-Source: SparseOcc (arXiv 2312.17118), section on RayIoU. A frame is looked at from several poses
-the lidar has had, or will have, in the same scene, so that what is hidden now counts as well.
+Source: SparseOcc (arXiv 2312.17118), section on RayIoU. Rays are cast from several past and future
+lidar poses of the same scene, so that regions hidden in the current frame count too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ AZIMUTHS = 360
 MAX_ORIGINS = 8
 ORIGIN_RANGE_M = 39.0
 
-# Ten downward pitches hit the ground 1 m, 2 m .. 10 m away seen from 1 m height. Above them the
-# pitch grows evenly; the last one exceeds the limit, because the published loop tests first.
+# From 1 m height the ten lowest pitches hit the ground at 1 m, 2 m .. 10 m. Above them the pitch
+# grows evenly. The last one exceeds the limit, because the reference code tests before it adds.
 _GROUND_RINGS = 10
 _PITCH_LIMIT = 0.21
 
@@ -51,7 +51,7 @@ def lidar_directions() -> NDArray[np.float32]:
 def lidar_origins(
     world_T_ego: ArrayLike, ego_T_lidar: ArrayLike, index: int
 ) -> NDArray[np.float64]:
-    """Ray origins of one keyframe: where its scene's lidar stood, in this keyframe's ego frame.
+    """Ray origins of one keyframe: positions of the scene's lidar, in this keyframe's ego frame.
 
     Args:
         world_T_ego: (n, 4, 4) ego poses of all keyframes of the scene, in order, at lidar time.
@@ -77,7 +77,7 @@ def lidar_origins(
         raise ValueError(f"keyframe {index} is not in a scene of {len(poses)} keyframes")
     world_T_lidar = poses @ extrinsics
     lidar_T_lidars = invert_transform(world_T_lidar[index]) @ world_T_lidar
-    # The published lists hold these positions as float32, and the frame's own as exactly zero.
+    # The reference code stores these positions as float32, and the frame's own as exactly zero.
     positions = lidar_T_lidars[:, :3, 3].astype(np.float32).astype(np.float64)
     positions[index] = 0.0
     ego_T_this_lidar = extrinsics[index]

@@ -1,4 +1,4 @@
-"""Scores of an evaluation as a table for people, and as JSON and CSV for programs."""
+"""The report of an evaluation: scores as tables, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Report:
     """Scores of one evaluation.
 
     Attributes:
-        title: of the model or run.
+        title: name of the model or run.
         protocol: name of the protocol.
-        frames: how many frames were counted.
+        frames: number of frames counted.
         scores: part of the protocol -> score -> value: fractions of 1, velocity errors in m/s, NaN
-            where there is no value; scores of one class are called ``score[class]``.
+            if there is no value; scores of one class are called ``score[class]``.
     """
 
     title: str
@@ -33,9 +33,9 @@ class Report:
     scores: Mapping[str, Mapping[str, float]]
 
     def tables(self) -> Group:
-        """Rich tables: the scores, then one per part with those of each class."""
+        """Rich tables: the scores, then one table per part with the scores of each class."""
         parts = [self._classes(part) for part in self.scores]
-        from rich.console import Group  # scores are computed on machines without it, too
+        from rich.console import Group  # imported here: computing scores does not need rich
 
         return Group(self._summary(), *(table for table in parts if table.row_count))
 
@@ -119,7 +119,7 @@ def split_score(name: str) -> tuple[str, str | None]:
 
 
 def unit_of(score: str) -> str:
-    """What the tables print a score in: ``m/s`` for velocity errors, else ``%``."""
+    """Unit of a score in the tables: ``m/s`` for velocity errors, otherwise ``%``."""
     return "m/s" if score.removeprefix("m").startswith("AVE") else "%"
 
 

@@ -1,6 +1,6 @@
 """Intersection over union of voxels: mIoU, mIoU_D and IoU in the two published conventions.
 
-Counts are summed over the whole data set before any ratio is taken; a score is never a mean over
+Counts are summed over the whole data set before ratios are computed; a score is never a mean over
 frames. Legend: B frames, X Y Z voxels, C classes.
 """
 
@@ -20,7 +20,7 @@ from occ_perception.metrics.counting import (
     same_shape,
 )
 
-# Keeps an absent class at 0 instead of NaN in the SurroundOcc evaluation, as published.
+# Keeps an absent class at 0 instead of NaN in the SurroundOcc evaluation, as in the reference code.
 _SURROUNDOCC_EPSILON = 1e-8
 
 
@@ -34,9 +34,9 @@ class VoxelIoU(CountingMetric):
         mIoU_D = the same over the moving classes of the label set
         IoU    = the same ratio for "occupied" against "free"
 
-    A voxel whose ground truth is 255 (unlabelled) is no part of ``H``, but counts as occupied in
-    the binary IoU: published behaviour, visible only without a mask. Source: Occ3D (Tian et al.,
-    NeurIPS 2023); mIoU_D: ALOcc (arXiv 2411.07725).
+    A voxel whose ground truth is 255 (unlabelled) is not part of ``H``, but counts as occupied in
+    the binary IoU. The reference code does the same; it matters only without a mask. Source: Occ3D
+    (Tian et al., NeurIPS 2023); mIoU_D: ALOcc (arXiv 2411.07725).
 
     Attributes:
         confusion: (C, C) int64, ``H``.
@@ -95,10 +95,10 @@ class VoxelIoU(CountingMetric):
 class SurroundOccIoU(VoxelIoU):
     """mIoU, mIoU_D and IoU as the SurroundOcc and OpenOccupancy evaluations count them.
 
-    Differs from :class:`VoxelIoU` in three ways: id 0 ("others", "noise" there) has no score and no
-    part in the means; a class that occurs nowhere scores 0 instead of being skipped; an unlabelled
-    voxel (255) is skipped in the binary IoU too. There is no visibility mask. Ground truth comes
-    with its empty voxels set to the free class. Source: SurroundOcc (arXiv 2303.09551).
+    Differs from :class:`VoxelIoU` in three ways: id 0 ("others" or "noise") has no score and is not
+    part of the means; a class that never occurs scores 0 instead of being skipped; an unlabelled
+    voxel (255) is skipped in the binary IoU too. There is no visibility mask. In the ground truth
+    the free class must be set for empty voxels. Source: SurroundOcc (arXiv 2303.09551).
     """
 
     def update(self, preds: Any, target: Any) -> None:  # type: ignore[override]
