@@ -1,7 +1,7 @@
 """The console script ``occ``.
 
-Command modules import heavy things (torch, rosbags, rclpy) inside their functions, so that
-``occ --help`` answers at once and bag tools run on machines without torch or ROS.
+Command modules import heavy packages (torch, rosbags, rclpy) inside their functions, so that
+``occ --help`` is fast and bag tools run on machines without torch or ROS.
 """
 
 from __future__ import annotations

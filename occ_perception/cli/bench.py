@@ -1,4 +1,4 @@
-"""``occ bench``: what a model costs on this machine."""
+"""``occ bench``: measures the latency of a model on this machine."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ class Precision(str, Enum):
 def bench(
     model: Annotated[str | None, typer.Argument(help="As `occ models list` prints it.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
-    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP32,
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the network.")
+    ] = Precision.FP32,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Let torch compile the network; takes minutes.")
+        bool, typer.Option("--compile", help="Compile the network with torch; takes minutes.")
     ] = False,
     stages: Annotated[bool, typer.Option("--stages", help="Time the network's parts.")] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 50,
-    warm_up: Annotated[int, typer.Option(min=1, help="Frames before them.")] = 5,
+    warm_up: Annotated[int, typer.Option(min=1, help="Frames to run before measuring.")] = 5,
     out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the results.")
     ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -42,7 +44,7 @@ def bench(
 ) -> None:
     """Measure steady-state streaming: decoded images in, labels out.
 
-    Images are drawn at the model's native size, weights are random: neither changes the cost.
+    Images are random at the model's native size, and weights are random; neither affects latency.
     """
     if (model is None) == (compare is None):
         raise OptionError("give either a model to measure, or --compare A.json B.json")

@@ -1,4 +1,4 @@
-"""``occ convert``: data sets become recordings."""
+"""``occ convert``: converts data sets into recordings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Turn data sets into bags.", no_args_is_help=True)
+app = typer.Typer(help="Convert data sets into bags.", no_args_is_help=True)
 
 
 class Storage(str, Enum):
@@ -20,7 +20,7 @@ class Storage(str, Enum):
 
 @app.callback()
 def _convert() -> None:
-    """Turn data sets into bags."""
+    """Convert data sets into bags."""
 
 
 @app.command()
@@ -28,14 +28,14 @@ def nuscenes(
     root: Annotated[Path, typer.Argument(help="nuScenes folder in the devkit's format.")],
     version: Annotated[str, typer.Option(help="Tables, e.g. v1.0-mini or v1.0-trainval.")],
     scene: Annotated[str, typer.Option(help="Scene name, e.g. scene-0103.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="rosbag2 folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="rosbag2 folder to write.")],
     storage: Annotated[Storage, typer.Option(help="Container format.")] = Storage.MCAP,
     keyframes: Annotated[
-        bool, typer.Option("--keyframes", help="Annotated frames (2 Hz), not all (12 Hz).")
+        bool, typer.Option("--keyframes", help="Only annotated frames (2 Hz) instead of all (12).")
     ] = False,
     lidar: Annotated[bool, typer.Option("--lidar", help="Write the lidar too.")] = False,
 ) -> None:
-    """Write one nuScenes scene as a rosbag2 folder that the node and `ros2 bag play` read."""
+    """Write one nuScenes scene as a rosbag2 folder, for the node and for `ros2 bag play`."""
     from rich.progress import Progress
 
     from occ_perception.bags.nuscenes import convert_nuscenes

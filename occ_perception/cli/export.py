@@ -1,4 +1,4 @@
-"""``occ export``: occupancy and lidar as files for other programs."""
+"""``occ export``: writes occupancy and lidar points as files for other programs."""
 
 from __future__ import annotations
 

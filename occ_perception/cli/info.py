@@ -1,4 +1,4 @@
-"""``occ info``: what a bag holds and what the node would miss in it."""
+"""``occ info``: reports the content of a bag and what the node would lack."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN_PROBLEMS = 10
 def info(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder or file, or a ROS 1 bag.")],
     layout: Annotated[
-        str | None, typer.Option(help="Topic layout, name or YAML file; recognised if left out.")
+        str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
     ] = None,
 ) -> None:
     """Show topics, frame sets, gaps, the layout that fits, and what is missing for the node."""
@@ -47,7 +47,7 @@ def _print_topics(console: Console, report: BagReport) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    # Whole names, wider than the terminal where need be: they are for copying.
+    # Names are printed in full, even if wider than the terminal, so that they can be copied.
     table.add_column("topic", min_width=max((len(t.name) for t in report.topics), default=0))
     table.add_column("type", min_width=max((len(t.kind) for t in report.topics), default=0))
     for column in ("messages", "Hz", "longest gap"):

@@ -1,4 +1,4 @@
-"""``occ models``: what can be run."""
+"""``occ models``: lists and describes the models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> None:
-    """Models that can be run; without a command, their list."""
+    """List or describe models; lists them without a command."""
     if context.invoked_subcommand is None:
         list_models()
 
@@ -45,7 +45,7 @@ def list_models() -> None:
             card.label_set,
             _figures(card),
         )
-    # Names are there to be copied: better a line that the terminal wraps than a name cut short.
+    # Names must be complete to be copied, so lines may be wider than the terminal.
     Console(width=_TABLE_WIDTH).print(table)
 
 
@@ -70,7 +70,7 @@ def show_model(
 
 
 def _print_parts(net: nn.Module, macs: Mapping[str, float]) -> None:
-    """A row per part, and below it the modules that it is made of."""
+    """Print a row per part, and below it the modules that it consists of."""
     from rich.console import Console
     from rich.table import Table
 
@@ -117,7 +117,7 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
         ("labels", card.label_set),
         ("published", ", ".join(f"{k} {v}" for k, v in (card.published or {}).items()) or "-"),
         ("protocol", card.protocol or "-"),
-        ("weights", card.url or "not published"),
+        ("weights", card.url or "not released"),
         ("sha256", card.sha256 or "unknown"),
         ("licence", card.licence or "-"),
         ("note", card.note or "-"),

@@ -1,4 +1,4 @@
-"""Where errors become one line: the group that the commands of both command lines run in."""
+"""The command group of both command lines: prints errors as one line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typer.core import TyperGroup
 from occ_perception.errors import sentence_for
 
 _WRONG_INPUT = 2
-_INTERRUPTED = 130  # as shells say that SIGINT ended a program
+_INTERRUPTED = 130  # the exit code of a program ended by SIGINT, as in shells
 
 
 class PlainErrors(TyperGroup):
-    """Turns errors that a user can mend into one line and exit code 2; others are defects.
+    """Prints errors that a user can fix as one line, with exit code 2; others are defects.
 
-    ``--debug`` shows the traceback of both. Ctrl-C ends a command with 130, without a word.
+    ``--debug`` shows the traceback of both. Ctrl-C ends a command with exit code 130 and no output.
     """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a reader that has gone away is noticed here, not at exit
+            sys.stdout.flush()  # a closed pipe raises here, not at exit
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(_INTERRUPTED) from interrupt
         except Exception as error:

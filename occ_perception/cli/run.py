@@ -1,4 +1,4 @@
-"""``occ run``: a bag in, occupancy out, without ROS."""
+"""``occ run``: runs a model on a bag, without ROS."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def run(
         typer.Option(metavar="SEED", help="Random weights instead; the output is meaningless."),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Topic layout, name or YAML file; recognised if left out.")
+        str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
     ] = None,
     rig: Annotated[
-        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag if left out.")
+        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag by default.")
     ] = None,
     lidar_topic: Annotated[
         str | None,
-        typer.Option(help="Points for models that are given depth; recognised if left out."),
+        typer.Option(help="Lidar points, for models that take lidar depth; found by default."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     commit_spacing: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Between frames of the history; the model's own."),
+        typer.Option(metavar="SECONDS", help="Spacing of the history; by default the model's."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Use every n-th frame of the bag.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write one .npz per frame.")] = False,
 ) -> None:
-    """Run a model on a bag: predictions as a bag, an image per frame, a summary.
+    """Run a model on a bag; write predictions as a bag, an image per frame, and a summary.
 
-    OUT gets predictions/ (rosbag2 with occ_msgs, storage mcap), images/, summary.json and, on
-    request, npz/. An interrupted run keeps what it has; its summary says finished: false.
+    OUT contains predictions/ (rosbag2 with occ_msgs, storage mcap), images/, summary.json and, with
+    --npz, npz/. An interrupted run keeps its results; its summary has finished: false.
     """
     from occ_perception.bags.drive import open_recording
     from occ_perception.bags.recording import BagError
@@ -72,7 +72,10 @@ def run(
             _warn(f"weights are random (seed {random_weights}): the output is meaningless")
         if loaded.card.absent_cameras:
             absent = ", ".join(loaded.card.absent_cameras)
-            _warn(f"no camera is {absent}: what only it would see stays empty or is guessed")
+            _warn(
+                f"the rig has no {absent}; voxels that only such a camera sees stay empty or are "
+                "guessed"
+            )
         ego_frame = frames.layout.pose.ego_frame
         stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
         record = Record(
@@ -88,7 +91,7 @@ def run(
                     results.add(prediction, frame)
                     record.add(prediction)
             except (Exception, KeyboardInterrupt) as caught:
-                failure = caught  # what was written is worth keeping; the bag must be closed
+                failure = caught  # raised below, after the bag is closed and the summary written
         record.problems = frames.problems
     summary = record.summary(failure)
     write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -99,7 +102,7 @@ def run(
     if failure is not None:
         raise failure
     if not record.timings_ms:
-        raise BagError(f"{bag} gave no complete frame; `occ info {bag}` says what is missing")
+        raise BagError(f"{bag} has no complete frame; `occ info {bag}` shows what is missing")
 
 
 def _warn(text: str) -> None:
@@ -120,12 +123,12 @@ def _with_progress(frames: RecordedDrive, every: int, limit: int | None) -> Iter
 
 
 class Results:
-    """Writes everything that belongs to one frame.
+    """Writes the results of each frame.
 
     Args:
         out: folder of the run.
         writer: open bag for the predictions.
-        npz: whether arrays are wanted too.
+        npz: whether to write arrays too.
     """
 
     def __init__(self, out: Path, writer: BagWriter, npz: bool) -> None:
@@ -138,7 +141,7 @@ class Results:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, prediction: OccupancyPrediction, frame: CameraFrame) -> None:
-        """One frame and what was predicted for it."""
+        """Write the prediction of one frame."""
         from occ_perception.viewer.images import prediction_image, write_png
 
         name = f"{self._count:06d}_{prediction.stamp_ns}"
@@ -169,14 +172,14 @@ def _save_arrays(path: Path, prediction: OccupancyPrediction) -> None:
 
 @dataclass
 class Record:
-    """What happened during a run.
+    """Record of a run.
 
     Attributes:
-        bag, layout, model, device: what was run on what.
-        absent_cameras: cameras of the model that the rig does not have.
+        bag, layout, model, device: settings of the run.
+        absent_cameras: cameras of the model that the rig lacks.
         problems: what the reader skipped.
-        timings_ms: of every frame, by stage.
-        breaks: when and why the history was emptied.
+        timings_ms: durations of every frame, by stage.
+        breaks: stamps at which the history was cleared, with reasons.
         committed: frames that entered the history.
     """
 
@@ -198,7 +201,7 @@ class Record:
             self.breaks.append((prediction.stamp_ns, prediction.history_break))
 
     def summary(self, failure: BaseException | None) -> dict[str, Any]:
-        """As summary.json holds it; latency leaves out the first frame, which warms up."""
+        """The content of summary.json; latency excludes the first frame, which warms up."""
         from occ_perception import __version__
         from occ_perception.runtime.benchmark import percentiles
 
@@ -242,7 +245,7 @@ def _print_summary(summary: dict[str, Any], record: Record, out: Path) -> None:
         table.add_row(stage, *(f"{value:.1f}" for value in values.values()))
     if table.row_count:
         console.print(table)
-    _print_some(console, "history emptied", [f"{s} ns: {reason}" for s, reason in record.breaks])
+    _print_some(console, "history cleared", [f"{s} ns: {reason}" for s, reason in record.breaks])
     _print_some(console, "skipped", summary["problems"])
     console.print(f"results in {out}", markup=False)
 

@@ -1,4 +1,4 @@
-"""``occ town``: drives through synthetic towns, with exact labels."""
+"""``occ town``: generates drives through synthetic towns, with exact labels."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from occ_perception.errors import OptionError
 if TYPE_CHECKING:
     from occ_perception.synthetic.production import Production
 
-app = typer.Typer(help="Make drives through synthetic towns, with exact labels.")
+app = typer.Typer(help="Generate drives through synthetic towns, with exact labels.")
 
-# As in synthetic.seeds, which `occ --help` must not import.
+# The same values as in synthetic.seeds, which `occ --help` must not import.
 DEMO_TOWN, DEMO_DRIVE = 30_000, 4
 
 _TOWN = typer.Option(help="Seed: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000.")
-_DRIVE = typer.Option(help="Which drive through the town, 0-999.")
+_DRIVE = typer.Option(help="Number of the drive through the town, 0-999.")
 _TOWNS = typer.Option(
     metavar="N[-M]",
     help="Seeds: 0-9999 train, 10000-10499 validation, 20000-20499 test, 30000 demo.",
 )
-_DRIVES = typer.Option(metavar="N[-M]", help="Which drives through each town, 0-999.")
-_SIZE = typer.Option(help="Image size WxH; less high than 16:9 is cropped at the top.")
-_JOBS = typer.Option(help="Threads; all CPUs unless given.", min=1)
+_DRIVES = typer.Option(metavar="N[-M]", help="Numbers of the drives through each town, 0-999.")
+_SIZE = typer.Option(help="Image size WxH; flatter than 16:9 is cropped at the top.")
+_JOBS = typer.Option(help="Threads; all CPUs by default.", min=1)
 
 
 class Rate(str, Enum):
@@ -39,12 +39,12 @@ class Rate(str, Enum):
 
 @app.callback()
 def _town() -> None:
-    """Make drives through synthetic towns, with exact labels."""
+    """Generate drives through synthetic towns, with exact labels."""
 
 
 @app.command()
 def drive(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make or to add to.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create or to add to.")],
     town: Annotated[str, _TOWNS] = str(DEMO_TOWN),
     drive: Annotated[str, _DRIVES] = str(DEMO_DRIVE),
     frames: Annotated[int, typer.Option(help="Frame sets; a drive lasts 20 s.", min=1)] = 40,
@@ -60,19 +60,17 @@ def drive(
         float, typer.Option(help="Relative error of a bag's odometry, e.g. 0.01.", min=0.0)
     ] = 0.0,
     lidar: Annotated[
-        float, typer.Option(help="Lidar sweeps per second of a bag, 0 for none.", min=0.0)
+        float, typer.Option(help="Lidar sweeps per second of a bag; 0 = none.", min=0.0)
     ] = 0.0,
     jitter_rig: Annotated[
-        bool, typer.Option("--jitter-rig", help="Mount the cameras a little off, by drive.")
+        bool, typer.Option("--jitter-rig", help="Vary the camera mounts slightly between drives.")
     ] = False,
-    jobs: Annotated[
-        int | None, typer.Option(help="CPUs to use; all of them unless given.", min=1)
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="CPUs to use; all by default.", min=1)] = None,
 ) -> None:
     """Record drives as a nuScenes-format folder with label files, or as rosbag2.
 
-    The folder takes any number of drives; an interrupted one goes on where it stopped. The bag
-    has the truth on /ground_truth topics. Several drives are written side by side, bags into
+    A folder can hold any number of drives. The same command continues an interrupted run. A bag has
+    the ground truth on /ground_truth topics. Several drives are written in parallel, bags into
     OUT/<name of the drive>.
     """
     from occ_perception.synthetic.production import Production
@@ -120,7 +118,7 @@ def _write(
 
 
 def _numbers(option: str, text: str) -> range:
-    """``7`` or ``0-19``, both included."""
+    """The numbers of ``7`` or ``0-19``, both ends included."""
     first, _, last = text.partition("-")
     try:
         numbers = range(int(first), int(last or first) + 1)
@@ -141,7 +139,7 @@ def render(
     samples: Annotated[int, typer.Option(help="Rays per pixel, 1, 2 or 4.")] = 2,
     jobs: Annotated[int | None, _JOBS] = None,
 ) -> None:
-    """Write a contact sheet of one moment: images, classes, labels and masks from above."""
+    """Write a contact sheet of one frame: images, classes, labels and masks from above."""
     from occ_perception.synthetic.drive import Drive
     from occ_perception.synthetic.route import DURATION_S
     from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
@@ -150,7 +148,7 @@ def render(
     from occ_perception.viewer.images import write_png
 
     if not 0.0 <= time <= DURATION_S:
-        raise OptionError(f"a drive lasts {DURATION_S:g} s, there is nothing at {time:g} s")
+        raise OptionError(f"--time must be 0 to {DURATION_S:g} s, the drive's length; got {time:g}")
     if samples not in (1, 2, 4):
         raise OptionError(f"rays per pixel must be 1, 2 or 4, got {samples}")
     options = SensorOptions(size=image_size(size or "704x396"), samples=samples, threads=jobs)
@@ -163,7 +161,7 @@ def image_size(text: str) -> tuple[int, int]:
     """``800x450`` as (width, height).
 
     Raises:
-        OptionError: it is not of that form.
+        OptionError: the text has another form.
     """
     try:
         width, height = (int(part) for part in text.lower().split("x"))

@@ -1,4 +1,4 @@
-"""``occ weights``: getting, checking and converting checkpoints."""
+"""``occ weights``: downloads, checks and converts checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from occ_perception.models.checkpoint import KeyReport
 
-app = typer.Typer(help="Checkpoints: fetch, check, convert.", no_args_is_help=True)
+app = typer.Typer(help="Download, check and convert checkpoints.", no_args_is_help=True)
 
 _FILE = typer.Argument(help="Checkpoint: .pth or .safetensors.")
 _MODEL = typer.Option("--model", "-m", help="See `occ models list`.")
@@ -21,10 +21,10 @@ _DOES_NOT_FIT = 1
 def fetch(
     name: Annotated[str, typer.Argument(help="As `occ models list` prints it.")],
 ) -> None:
-    """Download a published checkpoint; commands then find it by the model's name.
+    """Download a released checkpoint; commands then find it by the model's name.
 
-    Files are kept in $OCC_WEIGHTS, or ~/.cache/occ_perception. Their sha256 is recorded there and
-    compared whenever they are used.
+    Files are stored in $OCC_WEIGHTS, or ~/.cache/occ_perception. Their sha256 is recorded there and
+    checked at every use.
     """
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.weight_files import fetch_weights, find_weights, recorded_checksum
@@ -32,7 +32,8 @@ def fetch(
     card = get_card(name)
     here = find_weights(card) is not None
     path = fetch_weights(card)
-    typer.echo(f"{path}: {'was here' if here else 'fetched'}, sha256 {recorded_checksum(path)}")
+    what = "already there" if here else "fetched"
+    typer.echo(f"{path}: {what}, sha256 {recorded_checksum(path)}")
 
 
 @app.command("check")
@@ -41,7 +42,7 @@ def check(
     model: Annotated[str, _MODEL],
     every_key: Annotated[bool, typer.Option("--all", help="One line per key.")] = False,
 ) -> None:
-    """Say what would become of every key of a file. Exits with 1 if it does not fit."""
+    """Report which keys of a file match a model. The exit code is 1 if the file does not fit."""
     from occ_perception.models.checkpoint import checkpoint_report
     from occ_perception.models.zoo import get_card
 
@@ -59,7 +60,7 @@ def convert(
     model: Annotated[str, _MODEL],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .safetensors.")],
 ) -> None:
-    """Write a checkpoint as safetensors, under its published tensor names."""
+    """Write a checkpoint as safetensors, with its original keys."""
     from occ_perception.models.checkpoint import convert_checkpoint
     from occ_perception.models.zoo import get_card
 
@@ -80,9 +81,9 @@ def _print_report(report: KeyReport, every_key: bool) -> None:
     for what, count in counts.items():
         typer.echo(f"{what:<18}{count:>6}")
     if every_key:
-        published = {ours: theirs for theirs, ours in report.renamed.items()}
+        checkpoint_keys = {ours: theirs for theirs, ours in report.renamed.items()}
         for key in report.loaded:
-            renamed = f"{published[key]} -> {key}" if key in published else key
+            renamed = f"{checkpoint_keys[key]} -> {key}" if key in checkpoint_keys else key
             typer.echo(f"loaded: {renamed}")
     for key, reason in report.ignored.items():
         typer.echo(f"ignored: {key}: {reason}")

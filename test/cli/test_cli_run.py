@@ -202,7 +202,7 @@ def test_a_rig_with_fewer_cameras_runs_and_says_so(bag: Path, tmp_path: Path) ->
     options = ("-m", SMALL_MODEL, "--random-weights", 4, "--limit", 1, "-o", out)
     result = occ("run", bag, *options, "--rig", tmp_path / "five.yaml")
     assert result.exit_code == 0, result.output
-    assert "no camera is CAM_BACK" in result.output
+    assert "the rig has no CAM_BACK" in result.output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["absent_cameras"] == ["CAM_BACK"]
     assert summary["model"].endswith(" without CAM_BACK")

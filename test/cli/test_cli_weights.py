@@ -95,7 +95,7 @@ def test_a_kept_file_is_used_without_being_named_and_refused_when_changed(
     kept.parent.mkdir()
     kept.write_bytes(file.read_bytes())
     fetched = occ("fetch", NAME)  # there already: nobody is asked
-    assert fetched.exit_code == 0 and fetched.output.startswith(f"{kept}: was here, sha256 ")
+    assert fetched.exit_code == 0 and fetched.output.startswith(f"{kept}: already there, sha256 ")
     model = load_model(NAME)
     assert fetched.output.split()[-1].startswith(model.weights_id)
     with kept.open("ab") as stream:

@@ -91,7 +91,7 @@ def test_default_parts_are_those_of_published_tables():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(MetricsError, match="there are occ3d, openocc"):
+    with pytest.raises(MetricsError, match="protocols are occ3d, openocc"):
         Evaluation("kitti")
     with pytest.raises(MetricsError, match="has parts camera_mask, all_voxels"):
         Evaluation("waymo", ["rays"])
