@@ -1,8 +1,8 @@
 """Make the wheels in the running virtual environment usable on this machine. Idempotent.
 
-1. The ROS wheels export CMake files that name the Python and NumPy headers of the host they were
-   built on; they are pointed to this environment's.
-2. torchvision is declared importable beside a torch without CUDA (torchvision_on_cpu.py).
+1. The ROS wheels export CMake files with the paths of Python and NumPy headers on their build host.
+   These are replaced by the paths of this environment.
+2. torchvision's CUDA wheel becomes importable with a torch without CUDA (torchvision_on_cpu.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STARTUP_MODULE = Path(__file__).with_name("torchvision_on_cpu.py")
 
 
 def point_cmake_to_this_python(share: Path) -> int:
-    """Replace the build host's header folders below `share`; the number of files changed."""
+    """Replace the build host's header folders below `share`; returns how many files changed."""
     replacements = {
         r"/opt/python/cp\d+-cp\d+/lib/python[\d.]+/site-packages/numpy/_core/include": (
             np.get_include()
@@ -37,7 +37,7 @@ def point_cmake_to_this_python(share: Path) -> int:
 
 
 def install_startup_module(site_packages: Path) -> None:
-    """Copy the module and let Python import it at start-up (a .pth line)."""
+    """Copy the module, and add a .pth file so that Python imports it at start."""
     shutil.copy(STARTUP_MODULE, site_packages)
     pth = site_packages / f"{STARTUP_MODULE.stem}.pth"
     pth.write_text(f"import {STARTUP_MODULE.stem}\n")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds everything a checkout needs into .venv/ and install/:  scripts/setup.sh  (= make setup)
 #
-# Each step leaves a stamp holding a checksum of what it was made from. A step whose stamp is
-# current is skipped; an interrupted one has no stamp and is done again.
+# Each step writes a stamp with a checksum of its inputs. A step with a current stamp is skipped; an
+# interrupted step has no stamp and is repeated.
 #
-# PYTHON   interpreter that .venv is made from (default: the one it was made from, at first python3)
+# PYTHON   interpreter for .venv (default: the one of the existing .venv, or else python3)
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -34,24 +34,24 @@ require_tools() {
   [ ${#missing[@]} = 0 ] || fail "not found: ${missing[*]}. Debian and Ubuntu: apt-get install build-essential cmake python3-dev python3-venv"
 }
 
-# The same for an interpreter and for the environments made from it.
+# Prints the same text for an interpreter and for its virtual environments.
 interpreter_of() {
   "$1" -c 'import os, sys; print("Python %d.%d in" % sys.version_info[:2], os.path.realpath(sys.base_prefix))'
 }
 
-# Sets python. What is installed in .venv belongs to its interpreter, so that one stays.
+# Sets python. An existing .venv keeps its interpreter, because its packages belong to it.
 choose_python() {
   python=${PYTHON:-python3}
   [ -e "$venv/bin/python" ] || [ -L "$venv/bin/python" ] || return 0
   local there wanted
   there=$(interpreter_of "$venv/bin/python") \
-    || fail ".venv/bin/python does not run any more; start anew: make clean, then make setup"
+    || fail ".venv/bin/python no longer runs; start over: make clean, then make setup"
   [ ! -f "$stamps/venv" ] || "$venv/bin/python" -c 'import pip' 2> /dev/null \
-    || fail ".venv was made for another version than $there; start anew: make clean, then make setup"
+    || fail ".venv was made for another version than $there; start over: make clean, then make setup"
   if [ -n "$PYTHON" ]; then
     wanted=$(interpreter_of "$PYTHON") || fail "PYTHON=$PYTHON does not run"
     [ "$wanted" = "$there" ] \
-      || fail ".venv has $there, PYTHON=$PYTHON is $wanted; leave PYTHON out, or start anew: make clean, then make setup PYTHON=$PYTHON"
+      || fail ".venv has $there, PYTHON=$PYTHON is $wanted; leave PYTHON out, or start over: make clean, then make setup PYTHON=$PYTHON"
   fi
   python=$venv/bin/python
 }
@@ -66,11 +66,11 @@ sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file(
   "$venv/bin/python" -m pip install -q -c constraints/workspace.txt pip setuptools wheel
 }
 
-# A torch that is already in .venv stays: that is how a machine with its own CUDA build keeps it.
+# Keeps a torch that is already in .venv, for example a machine's own CUDA build.
 install_torch() {
   if "$venv/bin/python" -c 'import importlib.metadata as m, sys
 sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/null; then
-    say "keeping the torch that .venv already has"
+    say "keeping the torch in .venv"
   else
     "$venv/bin/pip" install -q -c constraints/workspace.txt "$(grep '^torch==' constraints/torch.txt)"
   fi
@@ -93,7 +93,7 @@ build_workspace() {
   AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv colcon build
 }
 
-# What a symlinked install does not follow by itself: messages, metadata, lists of data files.
+# Inputs that a symlinked install does not track: messages, metadata, lists of data files.
 workspace_checksum() {
   {
     cat occ_msgs/msg/*.msg occ_msgs/CMakeLists.txt {.,occ_msgs,training}/package.xml \

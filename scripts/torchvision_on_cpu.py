@@ -1,11 +1,11 @@
-"""Lets torchvision's CUDA wheel be imported beside a torch without CUDA.
+"""Allows the import of torchvision's CUDA wheel with a torch without CUDA.
 
-The wheel's compiled operators need CUDA libraries. Where these are missing torchvision skips its
-operators, but still registers shape functions for two of them, which fails for operators that do
-not exist. timm imports torchvision for its data transforms only, so declaring the two is enough.
+The wheel's compiled operators need CUDA libraries. Without them torchvision skips its operators,
+but still registers shape functions for two of them, which fails because the operators do not exist.
+timm imports torchvision only for its data transforms, so declaring the two is enough.
 
-Python imports this at every start (a .pth file), hence no import of torch here: the work is done
-when torchvision is first looked for, and only if its operators do not load.
+Python imports this module at every start (through a .pth file), so it does not import torch. It
+acts when torchvision is first imported, and only if its operators do not load.
 """
 
 import sys
@@ -17,7 +17,7 @@ _OPERATORS = (
 
 
 class _DeclareMissingOperators:
-    """A module finder that finds nothing; it acts when torchvision is first asked for."""
+    """A module finder that finds nothing; it acts when torchvision is first imported."""
 
     library: object
 

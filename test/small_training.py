@@ -80,7 +80,7 @@ def _kept() -> TemporaryDirectory:
 
 @cache
 def town_index(drives: int = 3, frames: int = 3) -> DatasetIndex:
-    """Key frames of a few drives through one town; read it, do not change it."""
+    """Key frames of a few drives through one town; read-only."""
     clips = [Clip(7, drive, 4, frames) for drive in range(drives)]
     data = TownData(size=IMAGE, jitter_rig=False, points="lidar")
     return town_dataset(Path(_kept().name), f"{drives}x{frames}", clips, data, jobs=1)

@@ -1,7 +1,7 @@
-"""One small training run in a process of its own: ``small_training_run.py OUT INDEX [options]``.
+"""One small training run in its own process: ``small_training_run.py OUT INDEX [options]``.
 
-Prints the loss of every step. With ``--kill-at N`` the process ends as after `kill -9` when step N
-is done.
+Prints the loss of every step. With ``--kill-at N`` the process kills itself with SIGKILL after step
+N.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from small_training import small_card, small_recipe
 
 
 class KillAt(pl.Callback):
-    """Ends the process without any farewell."""
+    """Ends the process with SIGKILL."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -32,7 +32,7 @@ class KillAt(pl.Callback):
 
 
 class NoDropout(pl.Callback):
-    """Dropout draws for a whole batch at once, so it depends on how the batch is spread."""
+    """Switches dropout off: its draws depend on the distribution of the batch over processes."""
 
     def on_train_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for module in pl_module.modules():

@@ -1,10 +1,11 @@
-"""Digests of what this checkout computes on the CPU, and what differs between two of them.
+"""Digests of the outputs of this checkout on the CPU, and a comparison of two sets of digests.
 
     python scripts/digests make OUT.json [--only 'network/*'] [--jobs 2]
     python scripts/digests compare BEFORE.json AFTER.json
 
-Shows that a change of structure changes no bit: make digests of two commits on one machine, then
-compare. They hold for one machine and one torch only, so none are kept in the repository.
+Use it to show that refactoring does not change a bit: make digests of two commits on one machine,
+then compare them. Digests are valid only for one machine and one version of torch, so none are
+stored in the repository.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from comparison import compare
 
 
 def make(out: Path, only: str, jobs: int) -> int:
-    """Write the digests of all jobs whose names match; 1 if a job failed."""
+    """Write the digests of all jobs whose names match; returns 1 if a job failed."""
     import running
 
     names = [name for name in running.job_names() if fnmatch.fnmatchcase(name, only)]
     if not names:
-        print(f"no job matches {only!r}; `python scripts/digests list` names them")
+        print(f"no job matches {only!r}; `python scripts/digests list` prints the names")
         return 1
     header = running.header()
     digests, failures = running.run(names, jobs)
     out.write_text(json.dumps({"header": header, "digests": digests}, indent=1, sort_keys=True))
     print(f"{out}: {len(digests)} digests of {len(names) - len(failures)} jobs")
     if failures:
-        print(f"without {', '.join(failures)}, which failed")
+        print(f"failed: {', '.join(failures)}")
     return 1 if failures else 0
 
 
@@ -45,17 +46,17 @@ def list_jobs() -> int:
 
 
 def main() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="digests", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="compute digests")
     making.add_argument("out", type=Path)
-    making.add_argument("--only", default="*", metavar="PATTERN", help="jobs, as in a shell")
+    making.add_argument("--only", default="*", metavar="PATTERN", help="shell pattern of job names")
     making.add_argument("--jobs", type=int, default=1, help="processes")
-    comparing = commands.add_parser("compare", help="name what differs; status 1 if anything")
+    comparing = commands.add_parser("compare", help="list differences; exit status 1 if any")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
-    commands.add_parser("list", help="names of the jobs")
+    commands.add_parser("list", help="print the names of the jobs")
     chosen = parser.parse_args()
     if chosen.command == "make":
         return make(chosen.out, chosen.only, chosen.jobs)
@@ -65,6 +66,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Before torch is loaded, and inherited by worker processes.
+    # Set before torch is imported; worker processes inherit it.
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "COLUMNS": "200"}
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What differs between two files of digests."""
+"""Comparison of two files of digests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NAMES_A_MACHINE = ("cpu", "numpy", "torch")
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print every name that differs or is on one side only; 1 if there is any."""
+    """Print every name that differs or is in one file only; returns 1 if there is any."""
     first, second = (json.loads(path.read_text()) for path in (before, after))
     for key in _NAMES_A_MACHINE:
         if first["header"][key] != second["header"][key]:
@@ -24,7 +24,7 @@ def compare(before: Path, after: Path) -> int:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, list[str]]:
-    """Names by what is wrong with them: ``different``, ``only before`` or ``only after``."""
+    """Names by kind of difference: ``different``, ``only before`` or ``only after``."""
     return {
         "different": sorted(n for n in before.keys() & after.keys() if before[n] != after[n]),
         "only before": sorted(before.keys() - after.keys()),

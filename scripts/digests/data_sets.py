@@ -1,4 +1,4 @@
-"""Data sets: what `occ-train convert`, `prepare` and `eval` make, and samples as loaded."""
+"""Data sets: outputs of `occ-train convert`, `prepare` and `eval`, and loaded samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from values import Named, files_in, flat
 
 
 def jobs() -> dict[str, Any]:
-    """Conversions by source of labels, an index of a folder, its samples, scores on it."""
+    """Conversions by label source, the index of a folder, its samples, scores on it."""
     return {
         **{f"convert/{k}": partial(_convert, k) for k in ("ground-truth", "lidar", "none")},
         "convert/foxglove": _convert_foxglove,
@@ -45,7 +45,7 @@ def _convert_foxglove(scratch: Path) -> Named:
 
 @cache
 def prepared() -> Path:
-    """The index of a folder of two drives through the town; kept as long as the process."""
+    """The index of a folder with two drives through the town; kept until the process ends."""
     folder = town_folder(Path(_kept().name) / "folder", 0, 1)
     index = folder.with_name("index.jsonl")
     options = "--version v1.0-town --threads 1"
@@ -64,7 +64,7 @@ def _prepare(_scratch: Path) -> Named:
 
 
 def _samples(_scratch: Path) -> Named:
-    """Frames as recipes load them, augmented on two visits."""
+    """Frames as recipes load them, with the augmentation of two visits."""
     from occ_training.data.dataset import OccupancyDataset, Visit
     from occ_training.data.index import DatasetIndex
     from occ_training.recipes import RECIPES
@@ -74,7 +74,7 @@ def _samples(_scratch: Path) -> Named:
     index = DatasetIndex.load(prepared())
     for name in ("alocc_3d_depth", "alocc_flow_2d", "fbocc", "sparseocc", "alocc_town"):
         card = get_card(name)
-        # The town's labels have no masks of rays, and those with flow none of cameras either.
+        # The town's labels have no ray mask, and those with flow have no camera mask either.
         options = replace(RECIPES[name](), ignore_unseen=None).sample_options(card)
         data = OccupancyDataset(index, card, options)
         for visit in (Visit(0, 0), Visit(1, 1), Visit(4, 0)):
@@ -84,10 +84,10 @@ def _samples(_scratch: Path) -> Named:
 
 
 def _eval(scratch: Path) -> Named:
-    """Scores of a seeded network at full size, and the answers they are counted from."""
-    index, scores, answers = prepared(), scratch / "scores.json", scratch / "answers"
+    """Scores of a seeded network at full size, and its saved outputs."""
+    index, scores, outputs = prepared(), scratch / "scores.json", scratch / "outputs"
     how = "alocc_town --random-weights 1 --device cpu --sequence town-20000-001"
-    paths = (index, "--json", scores, "--save", answers)
+    paths = (index, "--json", scores, "--save", outputs)
     command(f"eval {how} --data", *paths, program="occ-train")
     yield "scores", scores.read_text()
-    yield from files_in(answers)
+    yield from files_in(outputs)

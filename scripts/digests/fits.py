@@ -13,7 +13,7 @@ from networks import INPUT_SIZE
 from towns import clips
 from values import Named, flat
 
-# Together they have every kind of network and every term of a loss.
+# Together they cover every kind of network and every loss term.
 _FAMILIES = (
     "alocc_2d_mini",
     "alocc_3d_depth",
@@ -52,7 +52,7 @@ def _fit(name: str, scratch: Path) -> Named:
     from occ_perception.models.zoo import get_card
 
     class FirstGradients(pl.Callback):
-        """Keeps the gradients of the first step by parameter."""
+        """Stores the gradients of the first step by parameter."""
 
         def __init__(self) -> None:
             self.found: dict[str, Any] = {}
@@ -65,12 +65,12 @@ def _fit(name: str, scratch: Path) -> Named:
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     full = get_card(name).config.geometry.grid
-    # SparseOcc wants whole blocks of 8, and few of them, as it keeps thousands of voxels.
+    # SparseOcc needs whole blocks of 8; few of them, because it keeps thousands of voxels.
     columns = 16 if name == "sparseocc" else 50
     lower, size = (-0.8 * columns, -0.8 * columns, full.lower[2]), (1.6, 1.6, full.voxel_size[2])
     wide = VoxelGrid(lower, size, (columns, columns, full.dims[2]))
     card = get_card(name).resized(INPUT_SIZE, wide)
-    # The town's labels have no masks of rays, and those with flow none of cameras either.
+    # The town's labels have no ray mask, and those with flow have no camera mask either.
     recipe = replace(
         RECIPES[name](),
         ignore_unseen=None if name.startswith("alocc_flow") else "camera",

@@ -20,7 +20,7 @@ _FACTS = (
     *("label_set", "class_scores", "excluded_class", "published", "protocol", "url", "sha256"),
     *("packaged", "licence", "backbone", "modality", "note", "names", "unused_keys"),
 )
-"""What a card says, under the names that users of a card know."""
+"""Public fields of a model card."""
 
 
 def jobs() -> dict[str, Any]:
@@ -31,7 +31,7 @@ def jobs() -> dict[str, Any]:
 
 
 def _small(card: Any) -> Any:
-    """The card with images of 64x96 and columns of 1 m over 16 m x 8 m; all else stays."""
+    """The card with images of 64x96 and columns of 1 m over 16 m x 8 m, otherwise unchanged."""
     from occ_perception.geometry import VoxelGrid
 
     full = card.config.geometry.grid
@@ -115,7 +115,7 @@ def _stream(title: str, model: Any, times_s: tuple[float, ...]) -> Named:
 
 
 def prediction_values(where: str, prediction: Any) -> Named:
-    """What a prediction says, all but how long it took."""
+    """All of a prediction except its timings."""
     yield f"{where}/labels", prediction.labels
     yield f"{where}/flow", prediction.flow
     facts = replace(prediction, timings_ms={}, flow=None)

@@ -1,4 +1,4 @@
-"""What needs no network: codec, history schedule, labels, metrics, images of volumes."""
+"""Parts without a network: codec, history schedule, labels, metrics, images of volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from values import Named, files_in, flat
 
 
 def jobs() -> dict[str, Any]:
-    """One job for each room."""
+    """One job for each part."""
     return {
         "codec": _codec,
         "labels": _labels,
@@ -60,7 +60,7 @@ def _metrics(_scratch: Path) -> Named:
 
 
 def _drawn_scores(protocol: str, grid: Any, seed: int) -> tuple[Any, Any, Any]:
-    """Predicted labels, a truth with everything that a protocol could ask for, predicted flow."""
+    """Predicted labels, ground truth with all inputs that protocols use, predicted flow."""
     from occ_perception.labels import LABEL_SETS
     from occ_perception.metrics import FrameTruth
 
@@ -111,8 +111,8 @@ def _schedule(_scratch: Path) -> Named:
                 time_s -= 40.0 if number == 150 else 0.0
                 pose = np.eye(4)
                 pose[0, 3] = 8.0 * time_s + (200.0 if number > 100 else 0.0)
-                moment = FrameInfo(round(time_s * 1e9), pose, "ab"[number > 170], "rig")
-                decision = schedule.decide(history, moment)
+                frame = FrameInfo(round(time_s * 1e9), pose, "ab"[number > 170], "rig")
+                decision = schedule.decide(history, frame)
                 history = decision.history
                 lines.append(
                     f"{decision.start} {decision.commit} {decision.break_reason} {history.length} "
@@ -122,7 +122,7 @@ def _schedule(_scratch: Path) -> Named:
 
 
 def _viewer(scratch: Path) -> Named:
-    """Single images, and what `occ view` makes of a recording with cameras and truth."""
+    """Single images, and the files of `occ view` for a recording with cameras and ground truth."""
     from small_footage import guess_at, truth_at, write_footage
     from towns import command
 

@@ -1,4 +1,4 @@
-"""Recordings: what we write, and what reading those of others gives."""
+"""Recordings: the ones that we write, and the frames read from other tools' recordings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FAMILIES = {
 
 
 def jobs() -> dict[str, Any]:
-    """Reading by family, writing by command, and cases from elsewhere where they are there."""
+    """Reading by family, writing by command, and the cases of ``OCC_SHARED`` if it is set."""
     reading = {f"reading/{name}": partial(_family, name) for name in _FAMILIES}
     cases = {f"cases/{path.parent.name}": partial(_case, path) for path in _cases()}
     return {
@@ -38,7 +38,7 @@ def jobs() -> dict[str, Any]:
 
 
 def frames_in(where: str, bag: Path, **options: Any) -> Named:
-    """The frames that a recording gives, and what was skipped."""
+    """The frames of a recording, and what was skipped."""
     from occ_perception import open_recording
 
     with open_recording(bag, **options) as frames:
@@ -69,7 +69,7 @@ def _family(name: str, scratch: Path) -> Named:
 
 
 def _layout_with_rig(name: str, images: list[Any], scratch: Path) -> Any:
-    """The family's layout, which takes intrinsics from a rig, with one for these images."""
+    """The layout of a family without intrinsics, with a rig for these images."""
     from occ_perception.frames import CameraRig
     from occ_perception.sensing.calibration import load_rig, save_rig
     from occ_perception.sensing.layouts import load_layout
@@ -85,7 +85,7 @@ def _layout_with_rig(name: str, images: list[Any], scratch: Path) -> Any:
 
 
 def _town(scratch: Path) -> Named:
-    """Every frame as a model with lidar depth wants it, and as one with a grid at the lidar."""
+    """Every frame; also for a model with lidar depth, and for one with a grid at the lidar."""
     from occ_perception.models.zoo import get_card
 
     bag = town_bag(scratch / "bag")
@@ -122,14 +122,14 @@ def _run(scratch: Path) -> Named:
 
 
 def _cases() -> list[Path]:
-    """Recordings of the folder that OCC_SHARED names, whatever is odd about them."""
+    """Unusual recordings of the folder ``OCC_SHARED``."""
     folder = Path(os.environ.get("OCC_SHARED", "/nonexistent")) / "cases"
     found = [*folder.glob("*/bag"), *folder.glob("*/x.mcap"), *folder.glob("*/drive*")]
     return sorted(path for path in found if path.is_dir() or path.suffix == ".mcap")
 
 
 def _case(path: Path, _scratch: Path) -> Named:
-    """What is said about it, and its frames; a refusal counts as well."""
+    """The output of `occ info`, and the frames or the error message."""
     from typer.testing import CliRunner
 
     from occ_perception.cli import app

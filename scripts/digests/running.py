@@ -1,4 +1,4 @@
-"""Runs the jobs in processes of their own and collects their digests."""
+"""Runs the jobs in separate processes and collects their digests."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from values import Named, digest
 ROOT = Path(__file__).resolve().parents[2]
 
 Job = Callable[[Path], Named]
-"""Names and values, computed with the help of an empty folder."""
+"""A function from an empty scratch folder to names and values."""
 
 
 def jobs() -> dict[str, Job]:
-    """Every job by name: the beginning of the names of its digests."""
+    """Every job by name; the names of its digests start with it."""
     _use_this_checkout()
     import data_sets
     import fits
@@ -44,7 +44,7 @@ def job_names() -> list[str]:
 
 
 def header() -> dict[str, str]:
-    """What the digests depend on."""
+    """The environment that the digests depend on."""
     import numpy
     import torch
 
@@ -82,7 +82,7 @@ def run(names: list[str], processes: int) -> tuple[dict[str, str], dict[str, str
 
 
 def run_job(name: str) -> tuple[dict[str, str], float]:
-    """The digests of one job, and its seconds; independent of earlier jobs of the process."""
+    """The digests of one job, and its time in seconds; independent of earlier jobs."""
     import numpy
     import torch
 
@@ -97,15 +97,15 @@ def run_job(name: str) -> tuple[dict[str, str], float]:
         for part, value in jobs()[name](Path(scratch)):
             key = f"{name}/{part}"
             if key in found:
-                raise ValueError(f"two values are called {key}")
+                raise ValueError(f"two values have the name {key}")
             found[key] = digest(value)
     if not found:
-        raise ValueError(f"job {name} gave nothing")
+        raise ValueError(f"job {name} returned no values")
     return found, time.perf_counter() - begun
 
 
 def _use_this_checkout() -> None:
-    """Import the packages and the tests' small inputs from the checkout this file lies in."""
+    """Import the packages and the small inputs of the tests from this checkout."""
     for folder in (ROOT / "test", ROOT / "training", ROOT):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))

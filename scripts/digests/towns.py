@@ -1,4 +1,4 @@
-"""The synthetic town: what sensors deliver, recordings and folders of short drives."""
+"""The synthetic town: sensor data, recordings and folders of short drives."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def jobs() -> dict[str, Any]:
 
 
 def command(words: str, *more: Any, program: str = "occ") -> str:
-    """What ``occ`` (or ``occ-train``) prints to standard output.
+    """Run ``occ`` (or ``occ-train``); returns what it prints to standard output.
 
     Args:
-        words: of the command line, with blanks between.
+        words: of the command line, separated by blanks.
         more: paths and numbers, each one word.
         program: ``occ`` or ``occ-train``.
 
@@ -43,13 +43,13 @@ def command(words: str, *more: Any, program: str = "occ") -> str:
     app = {"occ": occ_perception.cli.app, "occ-train": occ_training.cli.app}[program]
     done = CliRunner().invoke(app, [*words.split(), *map(str, more)])
     if done.exit_code:
-        said = f"{done.stdout}{done.stderr}"
-        raise RuntimeError(f"{program} {words} {more}: status {done.exit_code}: {said}")
+        output = f"{done.stdout}{done.stderr}"
+        raise RuntimeError(f"{program} {words} {more}: status {done.exit_code}: {output}")
     return done.stdout
 
 
 def town_bag(out: Path, options: str = "--bag mcap --lidar 10") -> Path:
-    """A drive of three frame sets, with lidar unless said otherwise, its files of one fixed age."""
+    """A drive of three frame sets, by default with lidar, with a fixed modification time."""
     place = f"--town {TOWN} --drive {DRIVE} --frames 3 --size 160x90 --jobs 1"
     command(f"town drive {place} {options} --out", out)
     age_files(out)
@@ -65,7 +65,7 @@ def town_folder(out: Path, *drives: int) -> Path:
 
 
 def clips(folder: Path) -> Any:
-    """The index of two short clips as the training of the town's models renders them."""
+    """The index of two short clips, rendered as for training."""
     from occ_training.town import TownData, town_dataset
 
     data = TownData(towns=1, drives=2, clip_frames=2, size=(176, 99))
@@ -73,7 +73,7 @@ def clips(folder: Path) -> Any:
 
 
 def age_files(folder: Path) -> None:
-    """Give files one time of change: data sets note it."""
+    """Set a fixed modification time, because data sets store it."""
     for path in folder.rglob("*"):
         os.utime(path, (1_700_000_000, 1_700_000_000))
 
@@ -109,8 +109,7 @@ def frame_values(where: str, frame: Any) -> Named:
         distortion = (camera.frame_id, camera.distortion_model, *camera.distortion)
         yield f"{where}/rig/{camera.name}", [*calibration, *distortion]
     yield f"{where}/rig/lidar", frame.rig.ego_T_lidar
-    told = (frame.reference_camera, frame.reused, frame.sequence, frame.token)
-    yield f"{where}/facts", told
+    yield f"{where}/facts", (frame.reference_camera, frame.reused, frame.sequence, frame.token)
     yield from flat(frame.lidar, f"{where}/lidar")
 
 

@@ -15,7 +15,7 @@ Named = Iterator[tuple[str, Any]]
 
 
 def digest(value: Any) -> str:
-    """The sha256 of one value. Type and shape of an array count, its memory layout does not."""
+    """The sha256 of one value: of type, shape and contents of an array, not its memory layout."""
     sha = hashlib.sha256()
     for part in _bytes_of(value):
         sha.update(part)
@@ -51,7 +51,7 @@ def _bytes_of(value: Any) -> Iterator[bytes]:
 def flat(value: Any, name: str = "") -> Named:
     """The leaves of nested dataclasses, mappings, tuples and lists, each under its own name.
 
-    Functions and classes count by their name alone, lists of plain values as one leaf.
+    Functions and classes are represented by their names, lists of plain values are one leaf.
     """
     if isinstance(value, partial):
         value = {"function": value.func, "arguments": value.args, "options": value.keywords}
@@ -79,11 +79,11 @@ def _plain(value: Any) -> Any:
 
 
 def files_in(folder: Path, without: tuple[str, ...] = ()) -> Named:
-    """Every file's content by its path in ``folder``, whose own place does not matter.
+    """Every file's content by its path in ``folder``; the location of the folder has no effect.
 
     Args:
-        folder: read with all folders in it.
-        without: endings of names that are passed over.
+        folder: read recursively.
+        without: suffixes of files that are skipped.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.endswith(without):
@@ -92,7 +92,7 @@ def files_in(folder: Path, without: tuple[str, ...] = ()) -> Named:
 
 
 def messages_in(bag: Path) -> Named:
-    """What a rosbag2 folder holds: the raw messages of every topic, their order, the metadata."""
+    """The content of a rosbag2 folder: raw messages of every topic, their order, the metadata."""
     from rosbags.highlevel import AnyReader
 
     from occ_perception.bags.message_types import ros2_types

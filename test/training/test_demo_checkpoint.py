@@ -1,4 +1,4 @@
-"""The demonstration checkpoint: trained from seeds by its recipe, ended, gone on with, packed."""
+"""The demonstration checkpoint: trained by its recipe, interrupted, resumed, packed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
-    """As on a GPU: bfloat16 in convolutional parts only, the lifting sees float32."""
+    """As on a GPU: bfloat16 only in convolutional parts, float32 in the lifting."""
     card, seen = small_card(), []
     assert RECIPES["alocc_town"]().precision == "bf16"
     recipe = small_recipe(precision="bf16")
@@ -56,8 +56,7 @@ def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_learns_two_frames_by_heart(tmp_path, capsys) -> None:
-    """The loss of two frames falls to a fraction, and the network then knows them."""
+def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
     card = small_card()
     recipe = RECIPES["alocc_town"]().lasting(300 * 16)
     optimiser = replace(recipe.optimiser, lr=2e-3)
@@ -89,7 +88,7 @@ def fit_two(recipe, index, out: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_command_survives_a_kill_and_its_checkpoint_loads(tmp_path, monkeypatch) -> None:
-    """SIGKILL after a checkpoint; the same command goes on there, and its result is packed."""
+    """SIGKILL after a checkpoint; the same command resumes there, and the result is packed."""
     out = tmp_path / "town"
     options = [
         *("town.towns=1", "town.drives=1", "town.clip_frames=2", "town.validation_towns=1"),

@@ -37,7 +37,7 @@ def test_a_point_of_the_image_is_found_where_the_pixel_map_puts_it(
     seen = plan.apply(image, "bicubic")[..., 0].astype(float)
     assert seen.shape == (256, 704)
     where = np.array([(seen * axis).sum() for axis in np.meshgrid(np.arange(704), np.arange(256))])
-    # The published map leaves out half a pixel here and there (scale, mirror, turn).
+    # The map of the reference code omits half-pixel offsets (scale, mirror, rotation).
     assert where / seen.sum() == pytest.approx(expected, abs=1.6)
 
 
@@ -50,7 +50,7 @@ def test_plain_plan_is_the_running_nodes() -> None:
     assert ImagePlan.plain((1920, 886), side).pixel_map(1920)[1].tolist() == [0.0, 197.0, 0.0]
 
 
-def test_draws_come_in_the_published_order() -> None:
+def test_draws_have_the_order_of_the_reference_code() -> None:
     rng = np.random.default_rng(4)
     plan = ImageAugmentation().draw(rng, (1600, 900), PREPROCESSING)
     again = np.random.default_rng(4)
@@ -107,7 +107,7 @@ def test_labels_move_as_points_do(seed: int, augmentation: BevAugmentation) -> N
     here, there = tuple(voxels[inside].T), tuple(came_from[inside].T)
     assert np.array_equal(moved.semantics_XYZ[here], labels.semantics_XYZ[there])
     assert np.array_equal(moved.camera_mask_XYZ[here], labels.camera_mask_XYZ[there])
-    # A velocity is the difference of two places a second apart.
+    # A velocity is the difference of two positions one second apart.
     velocity = np.concatenate([labels.flow_XYZ2[there], np.zeros((inside.sum(), 1))], axis=1)
     assert moved.flow_XYZ2[here] == pytest.approx((velocity @ bda.T)[:, :2], abs=1e-5)
     outside = tuple(voxels[~inside].T)
@@ -130,7 +130,7 @@ def test_mirroring_reverses_axes_exactly(seed: int) -> None:
 
 
 @pytest.mark.parametrize("angle", [-20.0, 7.3, 22.5])
-def test_turning_is_the_published_rotation_of_the_map(angle: float) -> None:
+def test_rotation_is_that_of_the_map_in_the_reference_code(angle: float) -> None:
     labels = labels_of(1, OCC3D_GRID)
     bda = BevAugmentation(rotation_deg=(angle, angle), flip_x=0.0, flip_y=0.0).draw(
         np.random.default_rng(0)
@@ -145,14 +145,14 @@ def test_turning_is_the_published_rotation_of_the_map(angle: float) -> None:
     places = F.affine_grid(theta, (1, *image_ZYX.shape), align_corners=False)
     turned = F.grid_sample(image_ZYX[None], places, mode="nearest", align_corners=False)[0]
     expected = np.where(turned == 0, 255, turned - 1).transpose(2, 1, 0)
-    # Places within rounding of a border between two voxels may fall on either side.
+    # Positions on the border of two voxels, up to rounding, can fall on either side.
     assert (moved != expected).mean() < 2e-3
     assert (moved == 255).mean() > 0.02
     wrong_way = augment_labels(labels, bda.T, OCC3D_GRID).semantics_XYZ
     assert (wrong_way != expected).mean() > 0.5
 
 
-def test_bev_draws_come_in_the_published_order() -> None:
+def test_bev_draws_have_the_order_of_the_reference_code() -> None:
     bda = TURNING.draw(np.random.default_rng(9))
     again = np.random.default_rng(9)
     angle, scale = np.deg2rad(again.uniform(-22.5, 22.5)), again.uniform(1, 1)

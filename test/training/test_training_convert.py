@@ -1,4 +1,4 @@
-"""Bags to data sets: what a town bag holds must arrive, and damage must show."""
+"""Bags to data sets: the content of a town bag is converted, and damage is reported."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_poses_and_calibration_are_those_of_the_drive(dataset) -> None:
     for n, frame in enumerate(index.frames):
         for name, camera in frame.cameras.items():
             exact = car.drive.pose(car.exposure(name, n / 2))
-            # Odometry comes at 50 Hz; between two poses it is a straight line.
+            # Odometry has 50 Hz; poses in between are interpolated linearly.
             assert np.allclose(camera.world_T_ego, exact, atol=2e-3)
             assert np.allclose(camera.K, car.rig.camera(name).K)
             assert np.allclose(camera.ego_T_cam, car.rig.camera(name).ego_T_cam, atol=1e-12)
@@ -179,7 +179,7 @@ def test_label_folders_are_matched_by_stamp_and_by_token(bag, dataset, tmp_path)
 
 
 @pytest.mark.parametrize("family", [families.clynamen, families.foxglove])
-def test_other_peoples_bags_become_data_sets(family, tmp_path) -> None:
+def test_bags_of_other_tools_become_data_sets(family, tmp_path) -> None:
     raw = family is families.clynamen  # without camera_info: has the size of the nuScenes rig
     images = nuscenes_folder.drawn_images(
         keyframes=2, with_sweeps=not raw, size=(1600, 900) if raw else (160, 90)
@@ -205,7 +205,10 @@ def test_other_peoples_bags_become_data_sets(family, tmp_path) -> None:
 
 
 def rewritten(bag: Path, out: Path, change) -> Path:
-    """The bag again, each message passed through ``change(topic, stamp, message)``; None drops."""
+    """A copy of the bag with each message changed by ``change(topic, stamp, message)`` or dropped.
+
+    None drops a message.
+    """
     with Recording(bag) as recording, BagWriter(out) as writer:
         for message in recording.messages():
             changed = change(message.topic, message.received_ns, recording.decode(message))
@@ -289,7 +292,7 @@ def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
         convert_bags([bag, other], out, options)
     assert [f.stem for f in (out / "parts").iterdir()] == ["drive"]
     assert [f.name for f in (out / "frames").iterdir()] == ["drive"]
-    # A process that is killed cleans nothing up.
+    # A killed process does not clean up.
     (out / "frames" / ".second.unfinished" / "second" / "CAM_FRONT").mkdir(parents=True)
     (out / "frames" / "second").mkdir()
     monkeypatch.undo()
@@ -302,8 +305,8 @@ def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
     assert len(DatasetIndex.load(out / "parts" / "drive.jsonl")) == FRAMES
 
 
-def test_bags_keep_their_names_whoever_comes_along(bag, tmp_path) -> None:
-    """Recordings in numbered folders, and namesakes that are converted again on their own."""
+def test_bags_keep_their_names_in_later_calls(bag, tmp_path) -> None:
+    """Recordings in numbered folders, and bags of equal name that are converted again alone."""
     bags = [tmp_path / name for name in ("rec.1", "rec.2", "a/drive", "b/drive")]
     for copy in bags:
         shutil.copytree(bag, copy)

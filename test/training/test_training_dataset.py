@@ -88,7 +88,7 @@ def test_grids_of_the_lidar_frame_refer_to_the_lidar_at_its_own_stamp() -> None:
 
 
 def test_a_voxel_projects_to_the_pixels_that_show_it_whatever_the_augmentation() -> None:
-    """The chain networks use, from pixel to grid, undone with what the sample says."""
+    """The chain from pixel to grid that networks use, inverted with the maps of the sample."""
     plain, changed = dataset(contents=())[1], augmented(contents=())[Visit(1, 5)]
     assert not torch.equal(plain.images_N3HW, changed.images_N3HW)
     native = {}
@@ -137,7 +137,7 @@ def test_starts_and_motion_follow_the_recordings() -> None:
     assert [s.group for s in samples] == [0, 0, 0, 1, 1, 1]
     frames = folders.town_index().frames
     for i in (1, 2, 4, 5):
-        # Published motion is between lidar times, whatever the cameras' stamps.
+        # As in the reference code, motion is between lidar times, whatever the cameras' stamps.
         expected = np.linalg.inv(frames[i - 1].lidar.world_T_ego) @ frames[i].lidar.world_T_ego
         assert samples[i].previous_T_current_44.numpy() == pytest.approx(expected, abs=1e-9)
         assert samples[i].previous_T_current_44.dtype == torch.float64
@@ -145,7 +145,7 @@ def test_starts_and_motion_follow_the_recordings() -> None:
         assert torch.equal(samples[i].previous_T_current_44, torch.eye(4, dtype=torch.float64))
 
 
-def test_labels_at_the_reference_cameras_time_bring_motion_of_that_time() -> None:
+def test_with_labels_at_the_reference_cameras_stamp_motion_refers_to_it_too() -> None:
     index = folders.town_index()
     label_format = replace(index.header.label_sets["occ3d"], time="reference_camera")
     header = replace(index.header, label_sets={**index.header.label_sets, "occ3d": label_format})
@@ -155,7 +155,7 @@ def test_labels_at_the_reference_cameras_time_bring_motion_of_that_time() -> Non
     assert sample.previous_T_current_44.numpy() == pytest.approx(expected, abs=1e-9)
 
 
-def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
+def test_matching_uses_the_previous_frame_even_across_a_cut() -> None:
     pieces = dataset(contents=("previous_images",), pieces=2)
     # Three frames in two pieces of ceil(3 / 2).
     assert pieces.groups_F.tolist() == [0, 0, 1, 2, 2, 3]
@@ -174,10 +174,10 @@ def test_matching_uses_the_frame_before_even_where_a_recording_is_cut() -> None:
     assert torch.equal(begin.previous_cam_T_cam_N44[0], torch.eye(4, dtype=torch.float64))
 
 
-def test_the_frame_before_gets_the_same_augmentation() -> None:
+def test_the_previous_frame_gets_the_same_augmentation() -> None:
     data = augmented(contents=("previous_images",))
     sample, plain = data[Visit(1, 2)], dataset(contents=())[0]
-    # Where the image of the frame before shows a native pixel, it shows it at the same place.
+    # The previous image shows a native pixel at the same place.
     target = np.array([800.0, 560.0, 1.0])
     for n in range(6):
         A, a = sample.image_rotation_N33[n].numpy(), sample.image_translation_N3[n].numpy()
@@ -218,7 +218,7 @@ def test_depth_and_class_maps_against_a_loop_over_points() -> None:
                     depth[n, row, column], source[n, row, column] = z, i
     ours = sample.depth_NHW.numpy()
     hit = depth > 0
-    # Float32 matrices of the sample may push a point over the border of a pixel.
+    # The float32 matrices of the sample can move a point across the border of a pixel.
     same = (ours > 0) == hit
     assert hit.sum() > 10_000 and (~same).sum() < 10
     both = (ours > 0) & hit
@@ -271,21 +271,21 @@ def test_real_points_fall_on_what_the_cameras_see(shared_dir: Path) -> None:
     assert found > 300
 
 
-def test_the_published_rule_is_not_the_nearest_in_big_images() -> None:
+def test_the_reference_rule_is_not_the_nearest_in_big_images() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60_000, 90_000) + 120_000
     depths = rng.uniform(1, 45, 90_000).astype(np.float32)
-    near, published = nearest_point(pixels, depths), first_by_float32_rank(pixels, depths)
+    near, reference = nearest_point(pixels, depths), first_by_float32_rank(pixels, depths)
     assert np.array_equal(np.unique(pixels[near]), np.unique(pixels))
-    assert np.array_equal(np.sort(pixels[published]), np.unique(pixels))
+    assert np.array_equal(np.sort(pixels[reference]), np.unique(pixels))
     for p in pixels[near][:50]:
         assert depths[near][pixels[near] == p] == depths[pixels == p].min()
     farther = (
-        depths[published][np.argsort(pixels[published])] - (depths[near][np.argsort(pixels[near])])
+        depths[reference][np.argsort(pixels[reference])] - (depths[near][np.argsort(pixels[near])])
     )
     assert (farther >= 0).all() and 0 < (farther > 0).mean() < 0.2
     assert farther.max() < 1.6
-    # In a small image single precision tells all depths apart.
+    # In a small image single precision distinguishes all depths.
     assert depths[first_by_float32_rank(pixels % 500, depths)].tolist() == (
         depths[nearest_point(pixels % 500, depths)].tolist()
     )
@@ -311,7 +311,7 @@ def test_labels_masks_and_flow_are_those_of_the_files() -> None:
         assert sample.camera_mask_XYZ is None
 
 
-def test_a_mask_that_the_file_does_not_have_is_no_mask_of_everything(tmp_path: Path) -> None:
+def test_a_missing_mask_is_none_and_cannot_be_used_to_ignore(tmp_path: Path) -> None:
     index = folders.town_index()
     np.savez(tmp_path / "labels.npz", semantics=np.zeros((200, 200, 16), dtype=np.uint8))
     frame = replace(index.frames[0], labels={"occ3d": str(tmp_path / "labels.npz")})
@@ -321,7 +321,7 @@ def test_a_mask_that_the_file_does_not_have_is_no_mask_of_everything(tmp_path: P
         dataset(bare, ignore_unseen="camera")[0]
 
 
-def test_a_ray_mask_is_read_from_beside_the_labels(tmp_path: Path) -> None:
+def test_a_ray_mask_is_read_from_its_own_label_set(tmp_path: Path) -> None:
     index = folders.town_index()
     mask = np.random.default_rng(0).random((200, 200, 16)) < 0.3
     np.savez(tmp_path / "labels.npz", ray_mask2=mask)
@@ -355,13 +355,13 @@ def test_labels_follow_the_augmented_grid_of_the_sample() -> None:
 
 @pytest.mark.parametrize("model", ["alocc_3d_surroundocc", "alocc_2d_mini_surroundocc"])
 def test_surroundocc_voxels_are_taken_as_they_are(model: str, tmp_path: Path) -> None:
-    """The mini model was published with the numbers of another grid; its labels were these."""
+    """The released mini model has the values of another grid, but was trained with these labels."""
     rows = np.array([[0, 0, 0, 1], [199, 5, 15, 16], [100, 100, 8, 255]])
     np.save(tmp_path / "rows.npy", rows)
     index = folders.town_index()
     frame = replace(index.frames[0], labels={"surroundocc": str(tmp_path / "rows.npy")})
     header = replace(index.header, label_sets={"surroundocc": LABEL_FORMATS["surroundocc"]})
-    options = SampleOptions(ignore_unseen="camera")  # as published; the set has no masks
+    options = SampleOptions(ignore_unseen="camera")  # as in the recipes; the set has no masks
     data = OccupancyDataset(
         replace(index, header=header, frames=(frame,)), get_card(model), options
     )
@@ -436,7 +436,7 @@ def test_frames_that_lack_something_are_left_out_and_listed() -> None:
     assert data[0].token == rest[0].token and data[0].start
 
 
-def test_a_file_that_breaks_later_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_later_is_named(tmp_path: Path) -> None:
     index = folders.town_index()
     frame = index.frames[0]
     camera = frame.cameras["CAM_FRONT"]

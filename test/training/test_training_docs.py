@@ -1,4 +1,4 @@
-"""The steps of docs/training.md lead from a bag with an ordinary lidar to predictions."""
+"""The step-by-step commands of docs/training.md convert, train, evaluate and predict."""
 
 from __future__ import annotations
 

@@ -40,23 +40,23 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_one_two_and_three_processes_give_identical_numbers(town: Path, tmp_path: Path) -> None:
-    """Two frames of each of three drives, so that history passes from frame to frame."""
+    """Two frames of each of three drives, so that history is used."""
     for jobs in (1, 2, 3):
         run(
             app,
             *("eval", "alocc_town", "--data", town, "--random-weights", 3, "--device", "cpu"),
             *("--part", "camera_mask", "--part", "all_voxels", "--jobs", jobs),
             *("--json", tmp_path / f"{jobs}.json", "--csv", tmp_path / f"{jobs}.csv"),
-            *("--save", tmp_path / f"answers_{jobs}"),
+            *("--save", tmp_path / f"outputs_{jobs}"),
         )
     scores = [(tmp_path / f"{jobs}.json").read_text() for jobs in (1, 2, 3)]
     assert scores[0] == scores[1] == scores[2]
     assert json.loads(scores[0])["frames"] == 6
     with (tmp_path / "1.csv").open() as lines:
         assert {row["part"] for row in csv.DictReader(lines)} == {"camera_mask", "all_voxels"}
-    answers = [sorted((tmp_path / f"answers_{jobs}").rglob("*.npz")) for jobs in (1, 3)]
-    assert len(answers[0]) == 6
-    for one, three in zip(*answers, strict=True):
+    outputs = [sorted((tmp_path / f"outputs_{jobs}").rglob("*.npz")) for jobs in (1, 3)]
+    assert len(outputs[0]) == 6
+    for one, three in zip(*outputs, strict=True):
         volume = np.load(one)["semantics"]
         assert volume.shape == (200, 200, 16) and volume.dtype == np.uint8
         assert np.array_equal(volume, np.load(three)["semantics"])
@@ -64,7 +64,7 @@ def test_one_two_and_three_processes_give_identical_numbers(town: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_numbers_of_one_process(town: Path, tmp_path: Path) -> None:
-    """In processes of its own: Ray keeps its settings for good, and nobody else may use it."""
+    """In separate processes, because Ray keeps its settings; with a token for this test alone."""
     pytest.importorskip("ray")
     command = [sys.executable, "-c", "from occ_training.cli import main; main()", "eval"]
     command += ["alocc_town", "--data", str(town), "--random-weights", "3", "--device", "cpu"]
@@ -78,8 +78,8 @@ def test_a_ray_cluster_gives_the_numbers_of_one_process(town: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 1), ("cuda", 1), ("cpu", 0)])
-def test_a_cluster_is_given_sequences_one_by_one(tmp_path, monkeypatch, device, gpus) -> None:
-    """The GPUs of this machine say nothing about the cluster's."""
+def test_a_cluster_gets_one_task_per_sequence(tmp_path, monkeypatch, device, gpus) -> None:
+    """The GPUs of this machine do not matter to the cluster."""
     folders.town_index().save(tmp_path)
     given = []
 

@@ -1,4 +1,4 @@
-"""One training step of every family: its recipe's terms fit its network and reach all of it."""
+"""One training step of every family: the recipe's terms reach every parameter of the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from occ_perception.models.zoo import get_card
 
 pytestmark = pytest.mark.slow
 
-# What a step does not reach: (family, beginning of the parameter's name) -> reason.
+# Parameters that a step does not reach: family -> prefixes of their names.
 UNREACHED = {
     "alocc_3d_waymo": ("head.image_embed",),  # no classes of lidar points, no image term
     "causal_bevdetocc": ("depth.depth_logits.bias",),
@@ -92,7 +92,7 @@ def test_a_step_reaches_every_parameter(name: str) -> None:
 
 
 @pytest.mark.slow(ci=True)
-def test_sparseocc_learns_voxels_and_masks() -> None:
+def test_sparseocc_trains_voxels_and_masks() -> None:
     card = small_sparse_card()
     net = small_sparse().requires_grad_(True)
     training, losses = step_of(net, card, "sparseocc", card.grid.dims)

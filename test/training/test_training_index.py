@@ -1,4 +1,4 @@
-"""The index of a data set: what is written is read, and what is wrong is named."""
+"""The index of a data set: it is read as written, and errors are located."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def three(root: Path) -> DatasetIndex:
     )
 
 
-def test_everything_survives_the_file_to_the_last_bit(tmp_path: Path) -> None:
+def test_an_index_is_read_back_without_loss(tmp_path: Path) -> None:
     written = three(tmp_path / "data")
     file = written.save(tmp_path / "elsewhere")
     read = DatasetIndex.load(file)
@@ -43,7 +43,7 @@ def test_everything_survives_the_file_to_the_last_bit(tmp_path: Path) -> None:
     )
 
 
-def test_a_failed_save_leaves_the_index_that_was_there(tmp_path: Path) -> None:
+def test_a_failed_save_keeps_the_earlier_index(tmp_path: Path) -> None:
     good = three(tmp_path)
     file = good.save(tmp_path)
     before = file.read_bytes()
@@ -88,12 +88,12 @@ def test_sequences_must_not_be_mixed(tmp_path: Path) -> None:
         folders.index(tmp_path, a0, b0, a1)
 
 
-def test_a_missing_index_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_index_names_the_commands(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="occ-train prepare"):
         DatasetIndex.load(tmp_path)
 
 
-def test_selection_keeps_the_order_and_names_strangers(tmp_path: Path) -> None:
+def test_selection_keeps_the_order_and_names_unknown_sequences(tmp_path: Path) -> None:
     index = three(tmp_path)
     assert [frame.token for frame in index.select(["b", "a"]).frames] == ["a0", "a1", "b0"]
     assert [frame.token for frame in index.select(["b"]).frames] == ["b0"]
@@ -101,11 +101,11 @@ def test_selection_keeps_the_order_and_names_strangers(tmp_path: Path) -> None:
         index.select(["c"])
 
 
-def test_groups_are_recordings_cut_into_pieces_and_at_holes() -> None:
+def test_groups_are_recordings_cut_into_pieces_and_at_gaps() -> None:
     seven = [folders.frame(f"a{n}", "a", 100 * n) for n in range(7)]
     two = [folders.frame(f"b{n}", "b", 100 * n) for n in range(2)]
     assert history_groups(seven + two).tolist() == [0] * 7 + [1] * 2
-    # ceil(7 / 2) = 4 frames, then the rest; each recording begins anew
+    # ceil(7 / 2) = 4 frames, then the rest; each recording starts a new group
     assert history_groups(seven + two, pieces=2).tolist() == [0] * 4 + [1] * 3 + [2, 3]
     holed = [*seven[:3], *seven[5:], *two]
     assert history_groups(holed).tolist() == [0, 0, 0, 1, 1, 2, 2]

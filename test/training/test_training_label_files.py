@@ -1,4 +1,4 @@
-"""Label files of the public sets, against literal readings of their formats and real files."""
+"""Label files of the public sets, against their format definitions and real files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_rows_land_in_their_voxels(tmp_path: Path, name: str, columns: str) -> N
     assert (volume == 255).sum() == 5
 
 
-def test_files_of_the_other_row_order_are_noticed(tmp_path: Path) -> None:
+def test_files_of_the_other_row_order_are_refused(tmp_path: Path) -> None:
     rows = np.array([[500, 3, 20, 4]])  # x, y, z: not an OpenOccupancy row
     np.save(tmp_path / "rows.npy", rows)
     with pytest.raises(DataFileError, match="outside"):
@@ -99,7 +99,7 @@ def test_real_openocc_file_means_what_the_class_table_says(shared_dir: Path) -> 
     assert np.abs(labels.flow_XYZ2[moving]).max() > 1.0
     road = label_set.class_names.index("driveable_surface")
     assert np.bincount(np.nonzero(labels.semantics_XYZ == road)[2]).argmax() in (1, 2)
-    # Read with the table of Occ3D, whose free space is 17, the same file is all wrong.
+    # With the table of Occ3D, whose free space is 17, the same file gives wrong classes.
     as_occ3d = read_labels(file, LABEL_FORMATS["occ3d"])
     assert (as_occ3d.semantics_XYZ == LABEL_SETS["occ3d"].empty_class).sum() == 0
 

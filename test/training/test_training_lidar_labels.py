@@ -1,4 +1,4 @@
-"""Labels from lidar: a flat place with a wall and something that crosses it, answers by hand."""
+"""Labels from lidar: flat ground, a wall and a car that crosses, with labels computed by hand."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ SPEED = 4.0
 
 
 def car_at(t: float) -> np.ndarray:
-    """Centre; it crosses between the sensor and the wall."""
+    """Centre of the car, which crosses between the sensor and the wall."""
     return np.array([6.1, -10.0 + SPEED * t, GROUND_Z + 0.05 + CAR_SIZE[2] / 2])
 
 
 def ego_at(t: float) -> np.ndarray:
-    """The vehicle creeps forward."""
+    """Ego pose; the vehicle moves forward slowly."""
     pose = np.eye(4)
     pose[0, 3] = 0.3 * t
     return pose
 
 
 def meet_box(origin, rays, low, high):
-    """Distance at which rays enter a box, infinite where they miss."""
+    """Distance at which rays enter a box, infinite if they miss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (low - origin) / rays, (high - origin) / rays
     near, far = np.minimum(a, b).max(axis=1), np.maximum(a, b).min(axis=1)
@@ -113,7 +113,7 @@ def tracks() -> BoxTracks:
 
 
 def touched(low, high, t=FRAME_T) -> np.ndarray:
-    """Voxels whose volume meets a world box, in the grid at ``t``."""
+    """Voxels that touch a world box, in the grid at ``t``."""
     centres = GRID.centers(np.stack(np.indices(GRID.dims), axis=-1)) + ego_at(t)[:3, 3]
     half = np.array(GRID.voxel_size) / 2 + 1e-3
     return ((centres + half >= low) & (centres - half <= high)).all(axis=-1)
@@ -131,7 +131,7 @@ def truth(t=FRAME_T) -> dict[str, np.ndarray]:
 
 
 def voxel(x, y, z) -> tuple[int, ...]:
-    """Voxel of a world place at the frame."""
+    """Voxel of a world point in the frame's grid."""
     return tuple(GRID.indices(np.array([x, y, z]) - ego_at(FRAME_T)[:3, 3]))
 
 
@@ -145,14 +145,14 @@ def known() -> dict[str, np.ndarray]:
     return truth()
 
 
-def test_nothing_is_occupied_that_is_not_there(sweeps, known) -> None:
-    """In particular no trail of the car: its places before and after were seen free."""
+def test_free_space_is_not_occupied(sweeps, known) -> None:
+    """In particular the car leaves no trail: its places before and after were seen as free."""
     occupied = labels_of(sweeps).semantics != FREE
     anything = known["ground"] | known["wall"] | known["car"]
     assert not (occupied & ~anything).any()
 
 
-def test_what_stands_is_found_with_its_class(sweeps, known) -> None:
+def test_static_objects_are_found_with_their_class(sweeps, known) -> None:
     labels = labels_of(sweeps)
     x = voxel(WALL_LOW[0] + 0.01, 0, 1)[0]
     face = known["wall"].copy()
@@ -169,9 +169,7 @@ def test_what_stands_is_found_with_its_class(sweeps, known) -> None:
     assert (labels.semantics[ground & near] == ROAD).mean() > 0.97
 
 
-def test_gaps_between_frame_sets_on_the_ground_are_closed_and_shadows_are_not(
-    sweeps, known
-) -> None:
+def test_gaps_between_rings_on_the_ground_are_filled_and_shadows_are_not(sweeps, known) -> None:
     without = labels_of(sweeps, rule=LabelRule(ground_gap_m=0.1)).semantics == ROAD
     closed = labels_of(sweeps).semantics == ROAD
     assert closed[known["ground"]].sum() > without[known["ground"]].sum() * 1.1
@@ -181,14 +179,14 @@ def test_gaps_between_frame_sets_on_the_ground_are_closed_and_shadows_are_not(
     assert not closed[behind].any()
 
 
-def test_the_moving_thing_is_where_it_is_now(sweeps, known) -> None:
+def test_a_moving_object_is_at_its_place_in_the_frame(sweeps, known) -> None:
     labels = labels_of(sweeps)
     car = labels.semantics == CAR
     assert car.any() and not (car & ~known["car"]).any()
     assert labels.flow is None
 
 
-def test_boxes_gather_the_moving_thing_from_all_sweeps_and_give_its_flow(sweeps, known) -> None:
+def test_boxes_collect_a_moving_object_from_all_sweeps_and_give_its_flow(sweeps, known) -> None:
     alone, gathered = labels_of(sweeps), labels_of(sweeps, tracks())
     assert (gathered.semantics == CAR).sum() > 1.3 * (alone.semantics == CAR).sum()
     assert not ((gathered.semantics == CAR) & ~known["car"]).any()
@@ -206,7 +204,7 @@ def test_a_parked_car_that_leaves_is_kept_until_then() -> None:
 
 
 def _parked(t: float) -> Sweep:
-    """As if the car had stood in the middle all the time."""
+    """A sweep with the car parked in the middle."""
     now = sweep(t, with_car=False)
     origin = now.origins[0]
     rays = now.points - origin
@@ -245,7 +243,7 @@ def test_frames_far_from_every_sweep_get_no_labels(sweeps) -> None:
     assert labels_of([]) is None
 
 
-def test_long_drives_are_worked_off_in_sections_and_memory_does_not_grow() -> None:
+def test_long_drives_are_processed_in_sections_and_memory_does_not_grow() -> None:
     rule = LabelRule(window_s=1.0, slot_s=0.1)  # sections of 4.4 s
     alive: list[int] = []
 
@@ -266,7 +264,7 @@ def test_long_drives_are_worked_off_in_sections_and_memory_does_not_grow() -> No
     assert all(read <= t + 4.4 + 1.0 + 0.5 for t, read in read_when)
 
 
-def test_camera_rays_stop_at_the_first_occupied_voxel_and_follow_the_lens() -> None:
+def test_camera_rays_stop_at_the_first_occupied_voxel_and_include_distortion() -> None:
     rig = front_camera()
     occupied = np.zeros(GRID.dims, bool)
     occupied[GRID.indices((6.1, 0, 0))[0], :, :] = True
@@ -284,7 +282,7 @@ def test_camera_rays_stop_at_the_first_occupied_voxel_and_follow_the_lens() -> N
     assert barrel.sum() > 1.02 * seen.sum(), "a barrel lens sees more"
 
 
-def test_ground_bends_with_the_road_and_leaves_out_what_stands_on_it() -> None:
+def test_ground_follows_the_road_and_leaves_out_objects_on_it() -> None:
     rng = np.random.default_rng(0)
     xy = rng.uniform(-20, 20, (40_000, 2))
     z = 0.05 * xy[:, 0]
@@ -297,7 +295,7 @@ def test_ground_bends_with_the_road_and_leaves_out_what_stands_on_it() -> None:
     assert not on_ground[stands].any()
 
 
-def test_point_times_are_read_in_the_units_of_the_drivers() -> None:
+def test_point_times_are_read_in_the_units_of_lidar_drivers() -> None:
     stamp = 1_600_000_000_000_000_000
     for name, kind, values in (
         ("t", "u4", [0, 50_000_000]),

@@ -1,4 +1,4 @@
-"""The training loop on frames of the town: state, resume, processes, averages, precision."""
+"""The training loop on frames of the town: state, resuming, processes, averages, precision."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(out: Path, index: Path, *options: str, status: int = 0) -> None:
 
 
 def logged(out: Path, name: str = "loss") -> dict[int, float]:
-    """Step -> value, from the log that people read."""
+    """Step -> value, from the CSV log."""
     with (out / "logs/csv/metrics.csv").open() as lines:
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(lines) if row[name]}
 
@@ -73,14 +73,14 @@ def training_of(recipe, card):
 # --- resume and processes -------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, index_file) -> None:
-    """SIGKILL at step 5, in the middle of everything; the last checkpoint is of step 4."""
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, index_file) -> None:
+    """SIGKILL at step 5; the last checkpoint is of step 4."""
     run(tmp_path / "whole", index_file)
     run(tmp_path / "killed", index_file, "--kill-at", "5", status=-9)
     killed = finished_checkpoints(tmp_path / "killed/checkpoints")
     assert [path.name for path in killed] == ["step_0000002", "step_0000004"]
     with (tmp_path / "killed/logs/csv/metrics.csv").open("a") as log:
-        log.write("0.1,0.2")  # a line that the end cut off
+        log.write("0.1,0.2")  # a truncated line
     run(tmp_path / "killed", index_file)
 
     for file in ("weights.safetensors", "slot_0000.safetensors", "slot_0001.safetensors"):
@@ -100,8 +100,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, index_file) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(tmp_path, index_file) -> None:
-    """Gloo, the same global batch; norms keep their statistics, points belong to the frame."""
+def test_two_processes_train_as_one_does(tmp_path, index_file) -> None:
+    """Gloo, the same global batch; norms keep their statistics, draws depend on the frame."""
     run(tmp_path / "one", index_file, "--by-sample")
     run(tmp_path / "two", index_file, "--by-sample", "--devices", "2")
     one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
@@ -113,13 +113,13 @@ def test_two_processes_learn_what_one_learns(tmp_path, index_file) -> None:
     ]
     apart = max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0])
     assert apart < 5e-4
-    # A checkpoint of two processes goes on in one.
+    # One process resumes a checkpoint of two.
     run(tmp_path / "two", index_file, "--by-sample", "--steps", "8")
     assert list(logged(tmp_path / "two")) == list(range(8))
 
 
 @pytest.mark.slow
-def test_loader_processes_change_nothing(tmp_path, index_file) -> None:
+def test_loader_processes_do_not_change_the_result(tmp_path, index_file) -> None:
     run(tmp_path / "own", index_file, "--steps", "3")
     run(tmp_path / "two", index_file, "--steps", "3", "--workers", "2")
     assert logged(tmp_path / "own") == logged(tmp_path / "two")
@@ -129,7 +129,7 @@ def test_loader_processes_change_nothing(tmp_path, index_file) -> None:
 
 
 def batches(recipe, card, steps: int):
-    """The batches of the first steps, as the loop would load them."""
+    """The batches of the first steps, as the training loop loads them."""
     from occ_training.sampler import SlotSampler
 
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
@@ -174,7 +174,7 @@ def test_without_history_every_frame_is_a_start_for_the_volume_but_not_for_flow(
         alone = fresh._forward(replace(batch, start_B=torch.tensor([True, True])))
     assert torch.allclose(logits["off"], alone.logits_BKXYZ, atol=1e-5)
     assert not torch.allclose(logits["on"], alone.logits_BKXYZ, atol=1e-3)
-    # Flow compares with the frame before all the same: its velocities are not those of a start.
+    # Flow still compares with the previous frame: its velocities are not those of a first frame.
     assert not torch.allclose(outputs.flow_BXYZ2, alone.flow_BXYZ2, atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_the_state_keeps_no_graph() -> None:
     assert not any(t.requires_grad for t in state_tensors(training.slots.state).values())
 
 
-def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
+def test_losses_are_those_of_the_terms_and_reach_every_parameter() -> None:
     card = small_card()
     recipe = small_recipe(history_from=0, depth_fading=None)
     training = training_of(recipe, card)
@@ -199,7 +199,7 @@ def test_losses_are_those_of_the_terms_and_learn_every_parameter() -> None:
     sum(losses.values()).backward()
     still = [n for n, p in training.net.named_parameters() if p.grad is None]
     assert still == []
-    # Without classes of lidar points data parallel training waits for no gradient that never comes.
+    # Without classes of lidar points no trained parameter is left without a gradient.
     plain = training_of(recipe.without("point_classes"), card)
     losses = plain.losses(batch, plain._forward(batch))
     assert not any("image" in name for name in losses)
@@ -227,7 +227,7 @@ def test_half_precision_trains(tmp_path, precision: str) -> None:
     assert list(values.values()) == pytest.approx(list(logged(full).values()), rel=0.03)
 
 
-def test_recomputing_costs_no_accuracy() -> None:
+def test_recomputing_does_not_change_gradients() -> None:
     card = small_card()
     gradients = []
     for names in ((), ("image.backbone", "encoder")):
@@ -241,13 +241,13 @@ def test_recomputing_costs_no_accuracy() -> None:
     assert all(torch.allclose(plain[n], twice[n], rtol=1e-4, atol=1e-6) for n in plain)
 
 
-def test_a_part_to_recompute_that_there_is_not_is_refused_with_near_ones() -> None:
+def test_an_unknown_part_to_recompute_is_refused_with_similar_names() -> None:
     recipe = small_recipe(recomputed=("image.backbon",))
     with pytest.raises(OptionError, match=r"'image.backbon'.* similar names are .*image.back"):
         training_of(recipe, small_card())
 
 
-def test_terms_that_the_network_has_nothing_for_are_refused() -> None:
+def test_terms_that_the_network_does_not_support_are_refused() -> None:
     net = small_network(get_card("bevdetocc_sf"))
     with pytest.raises(ValueError, match=r"no prototypes .* leave the term ImageMasks out"):
         net.image_prototypes()
@@ -266,7 +266,7 @@ def test_measured_depth_fades_for_cameras_and_stays_for_depth_models() -> None:
     assert measured_depth_rate(with_sensor, recipe, 11) == 1.0
 
 
-def test_labels_of_two_frames_help_the_flow_head_until_their_share_has_faded() -> None:
+def test_the_flow_head_gets_labels_of_two_frames_until_their_share_is_zero() -> None:
     card, recipe = small_card(), small_recipe()
     training = training_of(recipe, card)
     given = []
@@ -278,7 +278,7 @@ def test_labels_of_two_frames_help_the_flow_head_until_their_share_has_faded() -
     assert torch.equal(given[1].labels_BXYZ, second.labels_BXYZ)
     assert torch.equal(given[1].previous_labels_BXYZ, first.labels_BXYZ)
     assert not torch.equal(first.labels_BXYZ, second.labels_BXYZ)
-    # Another process goes on with what the slots remembered.
+    # Another process continues from the saved state of the slots.
     other = training_of(recipe, card)
     other.net.load_state_dict(training.net.state_dict())
     other.slots.restore(training.slots.tensors(), torch.device("cpu"))
@@ -292,7 +292,7 @@ def test_labels_of_two_frames_help_the_flow_head_until_their_share_has_faded() -
         other.slots.forward(replace(first, labels_BXYZ=None), motion_rate=1.0)
 
 
-def test_the_matching_is_that_of_the_labels_as_long_as_the_recipe_says() -> None:
+def test_motion_fading_replaces_the_matching_by_that_of_the_labels() -> None:
     card = small_card()
     recipe = small_recipe(history_from=0, depth_fading=None)
     flows = {}
@@ -308,8 +308,8 @@ def test_the_matching_is_that_of_the_labels_as_long_as_the_recipe_says() -> None
     assert not torch.allclose(*features, atol=1e-3)
 
 
-def test_the_velocity_term_is_the_error_of_the_answer() -> None:
-    """Over the voxels whose velocity is known, of what the network answers at inference."""
+def test_the_velocity_term_is_the_error_of_the_output() -> None:
+    """Over voxels with a known velocity, against the output of the network at inference."""
     card = small_card()
     recipe = small_recipe(history_from=0, depth_fading=None, motion_fading=None)
     training = training_of(recipe, card)
@@ -318,7 +318,7 @@ def test_the_velocity_term_is_the_error_of_the_answer() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     with torch.no_grad():
-        training.net.flow.predict[2].bias[2 * 60] += 5.0  # one component answers differently
+        training.net.flow.predict[2].bias[2 * 60] += 5.0  # changes one component
     (batch,) = batches(recipe, card, 1)
     moves = (batch.labels_BXYZ < 11) & (batch.labels_BXYZ > 1)  # bicycle, bus, car ...
     flow_BXYZ2 = torch.where(moves[..., None], torch.tensor([3.0, -7.0]), batch.flow_BXYZ2)
@@ -327,12 +327,12 @@ def test_the_velocity_term_is_the_error_of_the_answer() -> None:
         losses = training.losses(batch, training._forward(batch))
     training.net.eval()
     with torch.no_grad():
-        answer = training._forward(batch).flow_BXYZ2
+        output = training._forward(batch).flow_BXYZ2
     known = moving_voxels(batch.labels_BXYZ, flow_BXYZ2, card.labels)
     assert known.sum() > 10
-    error = (answer - flow_BXYZ2)[known]
+    error = (output - flow_BXYZ2)[known]
     assert float(losses["flow"]) == pytest.approx(float(error.square().mean()), rel=1e-3)
-    swapped = (answer.flip(-1) - flow_BXYZ2)[known]
+    swapped = (output.flip(-1) - flow_BXYZ2)[known]
     assert float(losses["flow"]) != pytest.approx(float(swapped.square().mean()), rel=1e-2)
 
 
@@ -366,7 +366,7 @@ def test_weights_of_a_checkpoint_load_into_the_model(tmp_path) -> None:
     assert report.problems == []
 
 
-def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
+def test_a_run_can_start_from_matching_tensors_of_another_network(tmp_path) -> None:
     card = small_card()
     net, other = card.build(), card.build()
     file = tmp_path / "detector.pth"
@@ -384,7 +384,7 @@ def test_a_run_may_begin_from_what_fits_of_another_network(tmp_path) -> None:
     assert all(torch.equal(after[k], source[k] if k in taken else before[k]) for k in after)
 
 
-def test_too_few_sequences_for_the_batch_are_named(tmp_path) -> None:
+def test_too_few_sequences_for_the_batch_are_refused(tmp_path) -> None:
     card = small_card()
     recipe = small_recipe(batch=4)
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
@@ -414,7 +414,7 @@ def test_shares_of_any_number_of_processes_add_up_to_the_same_scores() -> None:
     assert '"frames": 9' in reports[0]
 
 
-def test_validation_in_the_course_of_training_leaves_it_alone(tmp_path) -> None:
+def test_validation_during_training_does_not_change_it(tmp_path) -> None:
     card, recipe = small_card(), small_recipe(steps=2, validate_every=1)
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
     held_out = OccupancyDataset(town_index(drives=1), card, evaluation_options(card))

@@ -51,14 +51,14 @@ def sigmoid(x: float) -> float:
         ("waymo", [0, 1, 0.92768, 1.054686, 1.153748], [0.87221, 0.897864, 0.736472]),
     ],
 )
-def test_mask_weights_are_the_published_numbers(label_set, first, last) -> None:
+def test_mask_weights_are_those_of_the_reference_code(label_set, first, last) -> None:
     weights = mask_weights(label_set)
     assert len(weights) == LABEL_SETS[label_set].num_classes + 1
     assert weights[: len(first)].tolist() == pytest.approx(first, abs=2e-6)
     assert weights[-len(last) :].tolist() == pytest.approx(last, abs=2e-6)
 
 
-def test_sampling_weights_are_the_published_numbers() -> None:
+def test_sampling_weights_are_those_of_the_reference_code() -> None:
     expected = [0, 6.6914, 5.6199, 10.5566, 5.3038, 3.2502, 7.15, 10.0029, 5.4958, 8.2253, 5.3078]
     expected += [4.229, 1.8111, 4.5868, 2.4634, 2.3561, 2.0557, 2.0079, 1.0]
     assert sampling_weights("occ3d").tolist() == pytest.approx(expected, abs=6e-5)
@@ -128,7 +128,7 @@ def test_points_are_distinct_within_each_draw_and_prefer_what_is_uncertain() -> 
     assert float(certain.gather(1, important).mean()) < 0.7 * float(certain.mean())
 
 
-def test_unsupervised_voxels_fill_up_where_there_are_too_few() -> None:
+def test_unsupervised_voxels_fill_up_if_there_are_too_few() -> None:
     logits, targets = mask_example()
     targets[1, 20:] = 255
     drawn = MaskLoss("occ3d", MaskLossConfig(points=30)).draw_points(
@@ -145,7 +145,7 @@ def test_the_race_draws_in_proportion_to_the_weights() -> None:
 
 
 def test_masks_depend_on_the_sample_alone() -> None:
-    """What makes one process and two agree: a sample's terms do not know its batch."""
+    """One process and two agree because a sample's terms do not depend on its batch."""
     logits, targets = mask_example()
     loss = MaskLoss("occ3d", MaskLossConfig(points=40))
     both = loss(logits, targets, [random(7), random(8)])
@@ -205,7 +205,7 @@ def test_depth_binary_cross_entropy_against_loops() -> None:
 
 
 @pytest.mark.parametrize("loss", [depth_cross_entropy, depth_binary_cross_entropy])
-def test_no_measurement_is_no_loss_and_no_nan(loss) -> None:
+def test_without_measurements_the_loss_is_zero_and_not_nan(loss) -> None:
     surface, depth = depth_example()
     value = loss(surface, torch.zeros_like(depth), GEOMETRY)
     (gradient,) = torch.autograd.grad(value, surface)
@@ -238,7 +238,7 @@ def test_flow_losses_against_loops() -> None:
     generator = random(9)
     bins = torch.randn(3, 88, 2, generator=generator)
     truth = 6 * torch.randn(3, 2, generator=generator)
-    truth[0] = torch.tensor([30.0, -0.25])  # beyond the bins; a tie between two
+    truth[0] = torch.tensor([30.0, -0.25])  # outside of the bins; a tie between two
     truth[2] = 0.0  # standing
     got = flow_losses(bins, truth)
 
@@ -258,7 +258,7 @@ def test_flow_losses_against_loops() -> None:
     assert float(got.cosine) == pytest.approx(-np.mean(cosine), rel=1e-5)
 
 
-def test_flow_counts_where_something_can_move_and_its_velocity_is_known() -> None:
+def test_flow_is_supervised_for_movable_classes_with_a_known_velocity() -> None:
     labels = torch.tensor([0, 7, 8, 16, 255, 3], dtype=torch.uint8).view(1, 6, 1, 1)
     flow = torch.zeros(1, 6, 1, 1, 2)
     flow[0, 5, 0, 0, 1] = float("inf")
@@ -266,19 +266,19 @@ def test_flow_counts_where_something_can_move_and_its_velocity_is_known() -> Non
     assert known.flatten().tolist() == [True, True, False, False, False, False]
 
 
-def test_no_moving_voxel_is_no_flow_loss() -> None:
+def test_without_moving_voxels_the_flow_loss_is_zero() -> None:
     bins = torch.zeros(0, 88, 2, requires_grad=True)
     losses = flow_losses(bins, torch.zeros(0, 2))
     assert [float(value) for value in losses] == [0.0, 0.0, 0.0]
     torch.stack(losses).sum().backward()
-    assert bins.grad is not None  # data parallel training waits for gradients, zero or not
+    assert bins.grad is not None  # data parallel training also needs gradients that are zero
 
 
 # --- causal ---------------------------------------------------------------------------------------
 
 
 def test_causal_loss_against_a_known_influence() -> None:
-    """A linear "lifting" has its weights as gradient: the loss can be written down."""
+    """The gradient of a linear "lifting" is its weights, so the loss has a closed form."""
     generator = random(11)
     context = torch.randn(1, 1, 2, 1, 3, generator=generator, requires_grad=True)
     share = torch.rand(4, 3, generator=generator).requires_grad_()  # voxel, pixel
@@ -304,7 +304,7 @@ def test_causal_loss_against_a_known_influence() -> None:
 
 
 def test_causal_loss_has_the_gradient_of_its_influence() -> None:
-    """The loss is a gradient, so its own is a second one: numerically, through a splat."""
+    """The gradient of the loss is a second derivative; checked numerically through a splat."""
     generator = random(12)
     voxels = torch.randint(0, 6, (4, 5), generator=generator)  # of each pixel's samples
     context = torch.randn(1, 1, 3, 1, 4, generator=generator, dtype=torch.float64)

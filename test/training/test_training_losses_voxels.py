@@ -124,7 +124,7 @@ def test_lovasz_against_its_definition() -> None:
         levels = np.concatenate([[0.0], np.sort(errors)])
         total = 0.0
         for low, high in itertools.pairwise(levels):
-            wrong = errors > low  # voxels got wrong at this level
+            wrong = errors > low  # voxels that are wrong at this level
             predicted = truth ^ wrong
             jaccard = (truth & predicted).sum() / (truth | predicted).sum()
             total += (high - low) * (1 - jaccard)
@@ -139,15 +139,14 @@ def test_voxel_losses_differentiate() -> None:
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets), (logits,))
 
 
-def test_nothing_supervised_is_no_loss() -> None:
+def test_without_supervised_voxels_the_loss_is_zero() -> None:
     logits = torch.zeros(0, 6, requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.long)
     for loss in (cross_entropy, semantic_scale, lovasz_softmax):
         assert float(loss(logits, nothing)) == 0.0
 
 
-# --- listed voxels and matched masks
-# ---------------------------------------------------------------
+# --- listed voxels and matched masks --------------------------------------------------------------
 
 
 def test_listed_voxels_are_compared_with_all_they_cover() -> None:

@@ -1,4 +1,4 @@
-"""nuScenes folders and published info files become the same index."""
+"""nuScenes folders and info files of public code bases give the same index."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def table(name: str) -> dict[str, dict]:
     return {row["token"]: row for row in rows}
 
 
-def published_infos() -> dict:
-    """The town as an info file, joined record by record from its tables."""
+def info_file_content() -> dict:
+    """The town as an info file, joined from its tables."""
     mounts, poses, channels = table("calibrated_sensor"), table("ego_pose"), table("sensor")
     readings: dict[str, dict[str, dict]] = {}
     for row in table("sample_data").values():
@@ -87,7 +87,7 @@ def published_infos() -> dict:
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_info_files_give_the_index_of_the_tables(tmp_path: Path, protocol: int) -> None:
     file = tmp_path / "infos.pkl"
-    file.write_bytes(pickle.dumps(published_infos(), protocol=protocol))
+    file.write_bytes(pickle.dumps(info_file_content(), protocol=protocol))
     ours = index_from_infos(folders.town_folder(), load_info_pickle(file))
     theirs = folders.town_index()
     assert len(ours) == folders.DRIVES * folders.FRAMES
@@ -106,7 +106,7 @@ def test_info_files_give_the_index_of_the_tables(tmp_path: Path, protocol: int) 
 
 
 def test_poses_are_those_of_the_drive_at_camera_and_at_lidar_time() -> None:
-    """In a folder they count from the corner of the town's map, half of 300 m away."""
+    """In a folder they are relative to the corner of the town's map, 150 m away."""
     index = folders.town_index()
     on_map = np.zeros((4, 4))
     on_map[:2, 3] = 150.0
@@ -163,7 +163,7 @@ def test_pickles_that_name_anything_else_are_refused(tmp_path: Path, evil, capsy
 
 
 def pickled_array(dtype: bytes, state: bytes) -> bytes:
-    """Protocol 0, by hand: an array of one element of eight bytes, its type in a chosen state."""
+    """A handwritten pickle of protocol 0: an array of one eight-byte element with a dtype state."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
         b"(I1\n(I1\ntcnumpy\ndtype\n(S'%s'\nI00\nI01\ntR%sbI00\nS'12345678'\ntb." % (dtype, state)
@@ -186,7 +186,7 @@ ADDRESSES = b"(I3\nS'|'\nNNNI-1\nI-1\nI%d\nt"
 def test_types_that_make_addresses_of_bytes_are_refused(
     tmp_path: Path, dtype: bytes, state: bytes, message: str
 ) -> None:
-    """Not loaded in this process before it is refused: what went through would crash it."""
+    """In a separate process: a pickle that is not refused would crash it."""
     file = tmp_path / "infos.pkl"
     file.write_bytes(pickled_array(dtype, state))
     with pytest.raises(DatasetError, match=message):
@@ -217,7 +217,7 @@ def test_plain_values_and_arrays_come_back(tmp_path: Path) -> None:
         assert read["a"] == value["a"]
         assert np.array_equal(read["f"], value["f"]) and read["f"].dtype == np.float32
         assert read["n"].tolist() == ["car", "bus"] and read["big"].tolist() == [1, 2]
-        assert np.dtype("i4").isnative  # what a file says of its types stays its own
+        assert np.dtype("i4").isnative  # states in a file do not change numpy's own types
         assert read["s"] == 2.5
     (tmp_path / "cut.pkl").write_bytes((tmp_path / "4.pkl").read_bytes()[:50])
     with pytest.raises(DatasetError, match=r"cut\.pkl"):
@@ -229,7 +229,7 @@ def test_plain_values_and_arrays_come_back(tmp_path: Path) -> None:
 def test_info_files_of_other_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no list of infos"):
         index_from_infos(tmp_path, {"data_list": []})
-    infos = published_infos()
+    infos = info_file_content()
     del infos["infos"][2]["cams"]["CAM_BACK"]["cam_intrinsic"]
     with pytest.raises(DatasetError, match="info 2: field 'cam_intrinsic' is missing"):
         index_from_infos(tmp_path, infos)
@@ -250,7 +250,7 @@ def test_too_few_classes_of_points_are_listed(tmp_path: Path, check) -> None:
     assert kept.frames[0].lidar.semantics is None and kept.frames[0].lidar.points == "a.bin"
 
 
-def test_prepare_lists_what_is_broken_and_goes_on_without_it(tmp_path: Path) -> None:
+def test_prepare_lists_damaged_files_and_leaves_them_out(tmp_path: Path) -> None:
     root = tmp_path / "town"
     root.mkdir()
     for entry in folders.town_folder().iterdir():
@@ -316,7 +316,7 @@ def test_a_folder_without_sensor_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_path: Path) -> None:
-    """Also where a package is imported through a link, as symlinked colcon installs do."""
+    """Also if a package is imported through a symbolic link, as in symlinked colcon installs."""
     (tmp_path / "occ_training").symlink_to(Path(occ_training.__file__).parent)
     (tmp_path / "occ_perception").symlink_to(Path(occ_perception.__file__).parent)
     run = "from occ_training.cli import main; main()"
@@ -335,8 +335,8 @@ def test_messages_of_both_packages_are_one_line_however_they_are_installed(tmp_p
         assert message in result.stderr and "Traceback" not in result.stderr
 
 
-# Every sub-command with its arguments and options. A change here is a change for users and belongs
-# in the change log.
+# Every sub-command with its arguments and options. A change here affects users and belongs in the
+# change log.
 PREPARE = {
     "infos": ["ROOT", "PICKLE", "--out -o", "--check", "--threads"],
     "nuscenes": [

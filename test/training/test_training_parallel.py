@@ -1,4 +1,4 @@
-"""Work on local processes and on Ray gives the same, whatever fails in between."""
+"""Tasks on local processes and on Ray give the same results, also if some fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from occ_perception.errors import MissingPackageError
 
 
 def halve(number: int) -> tuple[int, int]:
-    """Half of an even number, and the process that knew it."""
+    """Half of an even number, and the id of the process."""
     if number == 13:
         os._exit(1)
     if number % 2:
@@ -27,12 +27,12 @@ def halve(number: int) -> tuple[int, int]:
 
 
 def visible_gpus(_number: int) -> str | None:
-    """What the process is given."""
+    """The GPUs that the process sees."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def note_and_wait(file: str) -> None:
-    """Write down which process this is, and stay."""
+    """Write the id of this process to a file, and wait."""
     Path(file).write_text(str(os.getpid()))
     time.sleep(600)
 
@@ -41,7 +41,7 @@ def by_item(outcomes) -> dict[int, Outcome]:
     return {outcome.item: outcome for outcome in outcomes}
 
 
-def test_failures_are_outcomes_and_the_rest_goes_on() -> None:
+def test_failures_are_outcomes_and_other_tasks_continue() -> None:
     for jobs in (1, 2):
         found = by_item(run_all(halve, [2, 3, 4], jobs))
         assert [found[n].result[0] for n in (2, 4)] == [1, 2]
@@ -50,13 +50,13 @@ def test_failures_are_outcomes_and_the_rest_goes_on() -> None:
         assert inside == (jobs == 1)
 
 
-def test_a_process_that_dies_is_an_outcome_too() -> None:
+def test_a_process_that_dies_is_an_outcome() -> None:
     found = by_item(run_all(halve, [13, 2], jobs=2))
     assert found[13].result is None and "Process" in found[13].error
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
-    """They would wait for ever otherwise, and keep their memory."""
+    """Otherwise they would wait forever and keep their memory."""
     script = (
         "import sys\nfrom test_training_parallel import note_and_wait\n"
         "from occ_training.parallel import run_all\n"
@@ -80,7 +80,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
         time.sleep(0.05)
 
 
-def test_without_ray_the_message_names_the_way_out(monkeypatch) -> None:
+def test_without_ray_the_message_names_the_alternative(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match="--jobs"):
         list(run_all(halve, [2], ray_address="local"))
@@ -88,14 +88,14 @@ def test_without_ray_the_message_names_the_way_out(monkeypatch) -> None:
 
 @pytest.fixture
 def ray_environment() -> dict[str, str]:
-    """Ray is there, and nobody else may send its workers work."""
+    """Environment of a Ray cluster that only this test can use."""
     pytest.importorskip("ray")
     return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @pytest.fixture
 def cluster(ray_environment) -> Iterator[str]:
-    """A Ray cluster of its own processes, as an operator starts one."""
+    """A Ray cluster in separate processes, started as an operator does."""
     port = 20_000 + os.getpid() % 20_000
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--port={port}", "--num-cpus=2", "--num-gpus=2", "--include-dashboard=false"]
@@ -113,7 +113,7 @@ def cluster(ray_environment) -> Iterator[str]:
 
 
 def outcomes(address: str, numbers: list[int], environment: dict[str, str]) -> dict[int, Outcome]:
-    """What a process of its own gets from a cluster: Ray keeps its settings for good."""
+    """Outcomes in a separate process, because Ray keeps its settings until the process ends."""
     command = [sys.executable, __file__, address, *map(str, numbers)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert run.returncode == 0, run.stderr
@@ -122,14 +122,14 @@ def outcomes(address: str, numbers: list[int], environment: dict[str, str]) -> d
 
 
 @pytest.mark.slow
-def test_a_running_cluster_does_the_work(cluster, ray_environment) -> None:
+def test_tasks_run_on_a_running_cluster(cluster, ray_environment) -> None:
     found = outcomes(cluster, [2, 3, 4, 6], ray_environment)
     assert [found[n].result[0] for n in (2, 4, 6)] == [1, 2, 3]
     assert found[3].error == "ValueError: 3 is odd"
 
 
 @pytest.mark.slow
-def test_each_call_takes_a_gpu_of_the_cluster_if_it_should(cluster, ray_environment) -> None:
+def test_each_call_takes_the_requested_gpus_of_the_cluster(cluster, ray_environment) -> None:
     for gpus, seen in (("1", [{"0"}, {"1"}, {"0", "1"}]), ("0", [{""}, {None}])):
         command = [sys.executable, __file__, cluster, "1", "2"]
         run = subprocess.run(
@@ -145,14 +145,14 @@ def test_each_call_takes_a_gpu_of_the_cluster_if_it_should(cluster, ray_environm
 
 
 @pytest.mark.slow
-def test_a_cluster_of_this_machine_is_started_and_ended(ray_environment) -> None:
+def test_a_local_cluster_is_started_and_stopped(ray_environment) -> None:
     found = outcomes("local", [2, 3, 13], ray_environment)
     assert found[2].result[0] == 1
     assert found[3].error == "ValueError: 3 is odd"
     assert found[13].result is None and found[13].error, "its worker died, also in retries"
 
 
-def test_nobody_answers_at_a_wrong_address() -> None:
+def test_a_wrong_address_is_an_error() -> None:
     pytest.importorskip("ray")
     with pytest.raises(WorkError, match="no Ray cluster"):
         list(run_all(halve, [2], ray_address="127.0.0.1:1"))

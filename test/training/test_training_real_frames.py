@@ -1,4 +1,4 @@
-"""A data set of four real key frames: images and poses by the published text, step by step."""
+"""A data set of four real key frames: images and poses as in the reference code, step by step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def dataset(raw) -> OccupancyDataset:
     return OccupancyDataset(index, CARD, SampleOptions(contents=contents))
 
 
-def published_image(path: Path) -> np.ndarray:
+def reference_image(path: Path) -> np.ndarray:
     """Pillow's default resize, crop, channels swapped, constants of red, green, blue in order."""
     image = Image.open(path).resize((704, 396)).crop((0, 140, 704, 396))
     blue_first = np.asarray(image)[..., ::-1].astype(np.float32)
@@ -70,11 +70,11 @@ def test_images_now_and_before(raw, dataset: OccupancyDataset) -> None:
         for images, frame in ((sample.images_N3HW, frames[2]), (
             sample.previous_images_N3HW, frames[1]
         )):  # fmt: skip
-            expected = published_image(folder / frame["cams"][name]["file"])
+            expected = reference_image(folder / frame["cams"][name]["file"])
             assert np.array_equal(images[n].numpy(), expected), name
 
 
-def test_matrices_by_the_published_products(raw, dataset: OccupancyDataset) -> None:
+def test_matrices_are_the_products_of_the_reference_code(raw, dataset: OccupancyDataset) -> None:
     _, frames = raw
     sample, now, before = dataset[3], frames[3], frames[2]
     front = np.array(now["cams"]["CAM_FRONT"]["ego2global"])

@@ -1,4 +1,4 @@
-"""Schedules, slot streams, recipes and run files: what decides about a run, without running it."""
+"""Schedules, slot sampling, recipes and run files: the definition of a run, without running it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.runtime.weight_files import WeightsError, weights_path
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
-# Commands of this kind; a change is a change for users.
+# Commands with their options; a change affects users.
 INTERFACE = {
     "fit": "RECIPE --out --data --labels --validation --frames --samples --devices --nodes"
     " --accelerator --set",
@@ -44,7 +44,7 @@ INTERFACE = {
 # --- schedules ------------------------------------------------------------------------------------
 
 
-def test_warm_up_is_the_published_line() -> None:
+def test_warm_up_is_the_line_of_the_reference_code() -> None:
     rate = LearningRate(warm_up_steps=200, warm_up_from=0.001)
     for step in (0, 1, 57, 199):
         assert rate.factor(step) == pytest.approx(1 - (1 - step / 200) * (1 - 0.001))
@@ -63,7 +63,7 @@ def test_measured_depth_fades_as_half_a_cosine() -> None:
     assert later.rate(24015) == pytest.approx(0.5)
 
 
-def test_decay_of_the_average_is_the_published_one() -> None:
+def test_decay_of_the_average_is_that_of_the_reference_code() -> None:
     schedule = Averaging()
     assert schedule.decay(1) == pytest.approx(0.999 * (1 - math.exp(-10561 / 2000)))
     assert schedule.decay(10**6) == pytest.approx(0.999)
@@ -102,10 +102,10 @@ def test_slots_walk_every_fourth_group_of_one_permutation_stream() -> None:
         assert list(column) == expected[:40]
 
 
-def test_a_stream_goes_on_at_any_step() -> None:
+def test_a_stream_can_start_at_any_step() -> None:
     assert stream(range(4), first=17) == stream(range(4))[17:]
     visits = list(SlotSampler(GROUPS, 1, range(1), 0, 3, 5))
-    assert [v[0][1] for v in visits] == [3, 4]  # the draw of each visit belongs to its step
+    assert [v[0][1] for v in visits] == [3, 4]  # the visit number is the step
 
 
 def test_too_few_groups_are_refused() -> None:
@@ -114,7 +114,7 @@ def test_too_few_groups_are_refused() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
-def test_evaluation_deals_every_sequence_once_and_evenly(processes: int) -> None:
+def test_evaluation_distributes_every_sequence_once_and_evenly(processes: int) -> None:
     lengths = np.random.default_rng(1).integers(30, 42, 150)
     groups = group_frames(np.repeat(np.arange(150), lengths))
     assert [len(g) for g in groups] == lengths.tolist()
@@ -152,13 +152,13 @@ def test_every_model_of_the_zoo_has_a_recipe_for_it() -> None:
         ("alocc_3d_surroundocc", 42_192, 16, 0, 10_548),
     ],
 )
-def test_recipes_have_the_published_lengths(name, steps, batch, history_from, fading_end) -> None:
+def test_recipes_have_the_reference_lengths(name, steps, batch, history_from, fading_end) -> None:
     recipe = RECIPES[name]()
     assert (recipe.steps, recipe.batch, recipe.history_from) == (steps, batch, history_from)
     assert (recipe.depth_fading and recipe.depth_fading.end) == fading_end
 
 
-def test_true_motion_fades_as_published() -> None:
+def test_true_motion_fades_as_in_the_reference_code() -> None:
     fading = RECIPES["alocc_flow_2d"]().motion_fading
     assert (
         fading
@@ -174,7 +174,7 @@ def test_true_motion_fades_as_published() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
+def test_recipes_load_what_their_terms_need(name: str) -> None:
     recipe, card = RECIPES[name](), get_card(name)
     contents = recipe.sample_options(card).contents
     for term in recipe.terms:
@@ -184,7 +184,7 @@ def test_recipes_ask_for_what_their_terms_need(name: str) -> None:
         assert "depth" in contents
 
 
-def test_a_run_over_fewer_samples_is_the_same_run_in_small() -> None:
+def test_a_run_over_fewer_samples_scales_its_schedules() -> None:
     recipe = RECIPES["alocc_town"]()
     short = recipe.lasting(recipe.steps * recipe.batch // 10)
     assert (short.steps, short.batch) == (1200, 16)
@@ -201,7 +201,7 @@ def test_a_run_over_fewer_samples_is_the_same_run_in_small() -> None:
         recipe.lasting(15)
 
 
-def test_the_demonstration_learns_from_the_town_and_is_gated() -> None:
+def test_the_demonstration_trains_on_the_town_and_has_a_gate() -> None:
     recipe = RECIPES["alocc_town"]()
     assert recipe.town is not None and recipe.gate is not None
     assert {name for name in RECIPES if RECIPES[name]().town} == {"alocc_town"}
@@ -232,7 +232,7 @@ def test_swin_layers_are_numbered_from_the_images() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_run_files_are_understood(path: Path) -> None:
+def test_shipped_run_files_can_be_read(path: Path) -> None:
     run = read_run(str(path), RECIPES)
     assert run.recipe.model in MODELS and run.data is not None
 
@@ -259,7 +259,7 @@ def test_a_printed_recipe_is_a_run_file_that_changes_nothing(name: str, tmp_path
         assert f"#   - {type(term).__name__}:" in printed.output
 
 
-def test_parts_that_a_recipe_has_not_can_be_given_to_it() -> None:
+def test_optional_parts_can_be_added_to_a_recipe() -> None:
     changes = {"gate": {"step": 100, "floor": 0.1}, "motion_fading": {"end": 10}}
     recipe = changed(RECIPES["alocc_2d"](), changes, "run.yaml")
     assert recipe.gate == Gate(step=100, floor=0.1)
@@ -278,7 +278,7 @@ def test_parts_that_a_recipe_has_not_can_be_given_to_it() -> None:
         ({"synchronised_norms": 1}, "synchronised_norms is 1"),
     ],
 )
-def test_wrong_changes_say_what_is_possible(change, message: str) -> None:
+def test_invalid_changes_name_what_is_possible(change, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         changed(RECIPES["alocc_2d"](), change, "run.yaml")
 
@@ -315,7 +315,7 @@ def test_recipes_are_listed_and_a_run_without_data_is_refused(tmp_path) -> None:
 
 
 def test_data_without_point_classes_is_trained_on_without_them(tmp_path, monkeypatch) -> None:
-    """An ordinary lidar says nothing of classes; the run file of the README has to do for it."""
+    """An ordinary lidar has no classes; the shipped run file must work for it."""
     trained = {}
 
     def train(recipe, dataset, *_, **__) -> Path:
@@ -335,8 +335,8 @@ def test_data_without_point_classes_is_trained_on_without_them(tmp_path, monkeyp
     assert trained == {0: ["VoxelMasks", "DepthCrossEntropy"]}
 
 
-def test_initial_weights_may_be_those_kept_of_a_model(tmp_path, monkeypatch) -> None:
-    """The run file for own recordings names them so, wherever they are kept."""
+def test_initial_weights_can_be_the_stored_checkpoint_of_a_model(tmp_path, monkeypatch) -> None:
+    """The run file for own recordings names the model, wherever its checkpoint is stored."""
     run = read_run(str(next(path for path in CONFIGS if path.stem == "own_data")), RECIPES)
     card = get_card(run.recipe.model)
     net = card.build()

@@ -1,4 +1,4 @@
-"""A folder and its run: one recipe each, gates, weights that diverge, checkpoints by the clock."""
+"""Run folders: one recipe each, gates, diverged weights, checkpoints by time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_failed_gate_ends_the_run_and_stays_failed(tmp_path) -> None:
 
     class Nothing(pl.Callback):
         def on_train_start(self, *_) -> None:
-            pytest.fail("a run that failed its gate goes on")
+            pytest.fail("a run that failed its gate continues")
 
     with pytest.raises(GateError, match=r"--set gate.floor=-?\d"):
         train(recipe, tmp_path, Nothing())
@@ -61,7 +61,7 @@ def test_a_failed_gate_ends_the_run_and_stays_failed(tmp_path) -> None:
     assert steps_of(tmp_path)[-1] == "step_0000003"
 
 
-def test_a_run_that_is_beyond_a_gate_is_looked_at_all_the_same(tmp_path) -> None:
+def test_a_run_that_is_beyond_a_gate_is_checked_after_its_next_step(tmp_path) -> None:
     recipe = small_recipe(steps=2, checkpoint_every=1)
     train(recipe, tmp_path)
     with pytest.raises(GateError, match="at the gate"):
@@ -78,7 +78,7 @@ def test_a_passed_gate_is_passed_once(tmp_path) -> None:
     assert [path.name for path in (tmp_path / "validation").glob("*.json")] == ["step_0000002.json"]
 
 
-def test_a_gate_needs_something_to_look_at(tmp_path) -> None:
+def test_a_gate_needs_validation_data_and_a_known_score(tmp_path) -> None:
     recipe = small_recipe(steps=1, gate=Gate(step=1, floor=-1.0, score="camera_mask/speed"))
     with pytest.raises(GateError, match=r"camera_mask/speed, the validation has camera_mask/mIoU"):
         train(recipe, tmp_path / "a")
@@ -92,7 +92,7 @@ def test_a_gate_needs_something_to_look_at(tmp_path) -> None:
 
 
 class Lose(pl.Callback):
-    """A weight becomes NaN in a step."""
+    """Sets a weight to NaN at a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -103,14 +103,14 @@ class Lose(pl.Callback):
                 next(pl_module.net.parameters()).fill_(float("nan"))
 
 
-def test_weights_that_are_no_numbers_are_not_written(tmp_path) -> None:
+def test_weights_that_are_not_finite_are_not_written(tmp_path) -> None:
     recipe = small_recipe(steps=3, checkpoint_every=1, averaging=None)
     with pytest.raises(DivergedError, match=r"no longer finite .* after 2 steps.*optimiser\.lr"):
         train(recipe, tmp_path, Lose(2))
     assert steps_of(tmp_path) == ["step_0000001"]
 
 
-def test_checkpoints_come_by_the_clock_too(tmp_path) -> None:
+def test_checkpoints_are_also_written_by_time(tmp_path) -> None:
     train(small_recipe(steps=3, kept_checkpoints=9, checkpoint_minutes=0.0), tmp_path)
     assert steps_of(tmp_path) == ["step_0000001", "step_0000002", "step_0000003"]
 

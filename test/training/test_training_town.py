@@ -1,4 +1,4 @@
-"""Frames of the town as a data set: what is in them, and that they are rendered once."""
+"""Frames of the town as a data set: their content, and that they are rendered only once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> DatasetIndex:
-    """Read it, do not change it."""
+    """A rendered data set; read-only."""
     return town_dataset(tmp_path_factory.mktemp("frames"), "both", CLIPS, DATA, jobs=1)
 
 
@@ -78,7 +78,7 @@ def test_a_clip_is_a_sequence_of_an_ordinary_data_set(rendered) -> None:
 
 
 def test_surfaces_lie_in_voxels_of_their_class(rendered) -> None:
-    """Points, poses, calibration and labels of a frame are about the same world."""
+    """Points, poses, calibration and labels of a frame are consistent."""
     frame = rendered.frames[0]
     lidar, grid = frame.lidar, rendered.header.label_sets["occ3d"].grid
     points = np.fromfile(rendered.path(lidar.points), np.float32).reshape(-1, 3)
@@ -98,7 +98,7 @@ def test_surfaces_lie_in_voxels_of_their_class(rendered) -> None:
     assert agree > 0.95 * inside.sum()
 
 
-def test_a_surface_is_seen_again_in_its_own_pixel(rendered) -> None:
+def test_a_surface_projects_to_its_own_pixel(rendered) -> None:
     """As measured depth of the network's input: most blocks of every camera have one."""
     card = small_card()
     options = small_recipe().sample_options(card)
@@ -149,7 +149,7 @@ def test_towns_of_the_splits_do_not_mix() -> None:
 # --- rendered once --------------------------------------------------------------------------------
 
 
-def test_what_is_there_is_not_rendered_again(rendered, monkeypatch) -> None:
+def test_existing_clips_are_not_rendered_again(rendered, monkeypatch) -> None:
     before = content(rendered.root)
     monkeypatch.setattr("occ_training.town._render_clip", lambda *_: pytest.fail("rendered"))
     printed = []
@@ -157,7 +157,7 @@ def test_what_is_there_is_not_rendered_again(rendered, monkeypatch) -> None:
     assert printed == [] and content(rendered.root) == before
 
 
-def test_frames_of_something_else_are_refused(rendered, monkeypatch) -> None:
+def test_frames_with_another_provenance_are_refused(rendered, monkeypatch) -> None:
     with pytest.raises(DatasetError, match=r"size \[176, 99\] there, \[352, 198\] wanted"):
         town_dataset(rendered.root, "both", CLIPS, replace(DATA, size=(352, 198)))
     with pytest.raises(DatasetError, match="points surfaces there, lidar wanted"):
@@ -167,7 +167,7 @@ def test_frames_of_something_else_are_refused(rendered, monkeypatch) -> None:
         town_dataset(rendered.root, "both", CLIPS, DATA)
 
 
-def test_a_killed_render_goes_on_with_what_is_missing(tmp_path, rendered) -> None:
+def test_a_killed_render_resumes_with_the_missing_clips(tmp_path, rendered) -> None:
     process = start(tmp_path)
     try:
         parts = tmp_path / "parts"
@@ -188,7 +188,7 @@ def frames_of(folder: Path) -> list[Path]:
     return list((folder / "frames").iterdir()) if (folder / "frames").is_dir() else []
 
 
-def test_a_folder_whose_index_was_not_written_any_more_is_rendered_anew(tmp_path, rendered) -> None:
+def test_a_clip_folder_without_an_index_is_rendered_again(tmp_path, rendered) -> None:
     (tmp_path / "frames" / CLIPS[0].name).mkdir(parents=True)
     (tmp_path / "frames" / CLIPS[0].name / "04.npz").write_bytes(b"half")
     town_dataset(tmp_path, "both", CLIPS, DATA, jobs=1)

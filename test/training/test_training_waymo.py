@@ -78,7 +78,7 @@ def poses(numbers: list[int] = NUMBERS) -> dict:
     return result
 
 
-def test_images_and_poses_of_cameras_two_and_three_change_places(root: Path) -> None:
+def test_images_and_poses_of_cameras_two_and_three_are_swapped(root: Path) -> None:
     index = index_from_waymo(root, poses(), root.parent / "occ")
     assert index.sequences() == {"003": range(0, 2), "007": range(2, 3)}
     first = index.frames[0]
@@ -97,7 +97,7 @@ def test_images_and_poses_of_cameras_two_and_three_change_places(root: Path) -> 
     assert first.lidar.world_T_lidar == pytest.approx(ego_pose(4))
 
 
-def test_keys_of_the_pose_file_may_be_numbers_or_text(root: Path) -> None:
+def test_keys_of_the_pose_file_can_be_numbers_or_text(root: Path) -> None:
     as_text = {
         f"{scene:03d}": {str(frame): entry for frame, entry in frames.items()}
         for scene, frames in poses().items()

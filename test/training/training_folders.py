@@ -1,4 +1,4 @@
-"""Small data set folders that the tests of the training data read."""
+"""Small data set folders for the tests of the training data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _kept() -> TemporaryDirectory:
 
 @cache
 def town_folder() -> Path:
-    """Two drives of three key frames in the devkit's format; read it, do not change it."""
+    """Two drives of three key frames in the devkit's format; read-only."""
     root = Path(_kept().name)
     for drive in range(DRIVES):
         write_devkit_drive(sensors(drive), root, frames=FRAMES)

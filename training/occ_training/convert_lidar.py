@@ -88,12 +88,12 @@ def _boxes(
         return None, "no boxes"
     if wanted is not None and Path(wanted).is_file():
         tracks = read_box_file(Path(wanted))
-        return tracks, f"{len(tracks)} tracks of boxes from {wanted}"
+        return tracks, f"{len(tracks)} tracks of boxes of {wanted}"
     topic = box_topic(recording, wanted)
     if topic is None:
         return None, "no boxes"
     tracks = read_box_topic(recording, topic, layout.pose.world_frame)
-    return tracks, f"{len(tracks)} tracks of boxes from {topic}"
+    return tracks, f"{len(tracks)} tracks of boxes of {topic}"
 
 
 def read_class_table(path: Path) -> dict[int, int]:
