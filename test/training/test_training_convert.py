@@ -269,7 +269,7 @@ def test_a_bag_that_breaks_off_gives_what_is_before_and_one_that_is_none_fails(
     assert sorted(f.stem for f in (tmp_path / "out" / "parts").iterdir()) == ["cut"]
 
 
-def test_what_was_interrupted_begins_anew_and_what_is_finished_stays(
+def test_an_interrupted_bag_is_converted_again_and_a_finished_one_is_kept(
     bag, tmp_path, monkeypatch
 ) -> None:
     other = tmp_path / "second"

@@ -149,7 +149,7 @@ def test_state_is_carried_and_started_slot_by_slot() -> None:
         for batch in joint:
             outputs = training._forward(batch)
     assert training.slots.position_B.tolist() == [1, 1]
-    # The last frame starts its slot: the same as if it were the first frame ever.
+    # The last frame is the first of its sequence, so its output does not depend on the others.
     fresh = training_of(recipe, card)
     fresh.net.eval()
     with torch.no_grad():

@@ -65,9 +65,9 @@ def test_sampling_weights_are_those_of_the_reference_code() -> None:
 
 
 def test_openocc_counts_are_those_of_the_same_names() -> None:
-    published_order = [4, 10, 9, 3, 5, 2, 6, 7, 8, 1, 11, 12, 13, 14, 15, 16, 17]
+    openocc_order = [4, 10, 9, 3, 5, 2, 6, 7, 8, 1, 11, 12, 13, 14, 15, 16, 17]
     occ3d = class_frequencies("occ3d")
-    assert class_frequencies("openocc").tolist() == occ3d[published_order].tolist()
+    assert class_frequencies("openocc").tolist() == occ3d[openocc_order].tolist()
 
 
 def test_head_targets_shift_ids_and_keep_unknown() -> None:

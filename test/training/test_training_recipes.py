@@ -195,8 +195,8 @@ def test_a_run_over_fewer_samples_scales_its_schedules() -> None:
     for share in (0.3, 0.6, 1.0):
         assert rates[0](round(12_000 * share)) == pytest.approx(rates[1](round(1200 * share)))
     assert recipe.lasting(recipe.steps * recipe.batch) == recipe
-    published = RECIPES["alocc_2d"]().lasting(96_060 * 4)
-    assert (published.steps, published.history_from) == (24_015, 4002)
+    shorter = RECIPES["alocc_2d"]().lasting(96_060 * 4)
+    assert (shorter.steps, shorter.history_from) == (24_015, 4002)
     with pytest.raises(RecipeError, match="15 samples are fewer than a batch of 16"):
         recipe.lasting(15)
 

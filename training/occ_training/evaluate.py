@@ -72,7 +72,7 @@ class EvaluationTask:
             index = index.select(self.sequences)
         options = evaluation_options(card, self.labels, self.parts)
         if not self.history:
-            options = replace(options, pieces=len(index))  # every frame is a piece of its own
+            options = replace(options, pieces=len(index))  # every frame is its own piece
         return OccupancyDataset(index, card, options)
 
 

@@ -211,10 +211,10 @@ def _check_frame(frame: FrameRecord, header: DatasetHeader, checked: set[int]) -
             f"{where}: no image of its reference camera {frame.reference_camera}; "
             f"it has {', '.join(frame.cameras) or 'none'}"
         )
-    strangers = [f"camera {name}" for name in frame.cameras if name not in header.cameras]
-    strangers += [f"label set {key}" for key in frame.labels if key not in header.label_sets]
-    if strangers:
-        raise DatasetError(f"{where}: {', '.join(strangers)} is not in the header")
+    unknown = [f"camera {name}" for name in frame.cameras if name not in header.cameras]
+    unknown += [f"label set {key}" for key in frame.labels if key not in header.label_sets]
+    if unknown:
+        raise DatasetError(f"{where}: {', '.join(unknown)} is not in the header")
     try:
         for name, camera in frame.cameras.items():
             if id(camera.K) not in checked or id(camera.ego_T_cam) not in checked:

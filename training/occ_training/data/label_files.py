@@ -44,7 +44,7 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 
 class DataFileError(DatasetError):
-    """A file of a data set that is missing or damaged; the message begins with its path."""
+    """A file of a data set that is missing or damaged; the message starts with its path."""
 
 
 @dataclass(frozen=True, eq=False)

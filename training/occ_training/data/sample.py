@@ -26,14 +26,14 @@ class Sample:
         token: the frame's name.
         sequence: the recording or scene.
         group: number of the run of frames that share a history (a sequence, or a piece of one).
-        start: whether the frame begins its group.
+        start: whether the frame is the first of its group.
         images_N3HW: float32, with the preprocessing of the card, augmented if requested.
         grid_T_cam_N44: float32, camera to the frame of the grid, see CameraTensors.
         K_N33: float32, intrinsics at the card's native size.
         image_rotation_N33, image_translation_N3: float32, native pixel -> input pixel.
         bev_augmentation_33: float32, applied to the grid's frame; identity without.
-        previous_T_current_44: float64, ego motion since the frame before in the group; identity
-            at a start.
+        previous_T_current_44: float64, ego motion since the previous frame of the group;
+            identity at the first frame.
         previous_images_N3HW: images of the previous frame of the recording, with the same crop; the
             frame's own images for the first frame. None if the network does not match images.
         previous_cam_T_cam_N44: float64, from each camera to itself in the previous frame.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS
 
-# Voxel counts over the training split of Occ3D-nuScenes and Occ3D-Waymo (as published with FB-Occ,
+# Voxel counts over the training split of Occ3D-nuScenes and Occ3D-Waymo (as used in FB-Occ,
 # arXiv 2307.01492, and ALOcc, arXiv 2411.07725).
 _NUSCENES = (
     944004,

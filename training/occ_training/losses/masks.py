@@ -34,13 +34,13 @@ class MaskLosses(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLossConfig:
-    """How many points, and how they count.
+    """Number and selection of the points, and the weight of the losses.
 
     Attributes:
-        points: compared per mask; never more than there are voxels.
+        points: per mask; at most the number of voxels.
         oversample: candidates per point.
-        important: share of the points taken where the prediction is least certain.
-        weight: of either loss.
+        important: share of the points at the least certain predictions.
+        weight: of each of the two losses.
     """
 
     points: int = 25088
@@ -53,8 +53,8 @@ class MaskLoss:
     """Mask and Dice loss of class logits.
 
     Args:
-        label_set: whose class frequencies balance the masks and the drawing of points.
-        config: numbers.
+        label_set: its class frequencies weight the masks and the drawing of points.
+        config: parameters.
     """
 
     def __init__(self, label_set: str, config: MaskLossConfig | None = None) -> None:
