@@ -1,7 +1,7 @@
 """A procedural town: six-camera drives with exact occupancy, flow, masks, lidar and poses.
 
-``Town(seed)`` is a world, ``Drive(town, index)`` twenty seconds in it, ``DriveSensors(drive)`` what
-the vehicle's sensors deliver. Importing this is cheap: numba is loaded by the first kernel used.
+``Town(seed)`` is a world, ``Drive(town, index)`` twenty seconds in it, and ``DriveSensors(drive)``
+returns the data of the vehicle's sensors. Importing this is cheap: the first kernel loads numba.
 """
 
 from occ_perception.synthetic.drive import Drive, Scene

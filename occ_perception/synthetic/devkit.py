@@ -1,6 +1,6 @@
-"""A drive as a folder in the nuScenes devkit's format, with Occ3D and OpenOcc label files.
+"""Writes drives as a folder in the nuScenes devkit's format, with Occ3D and OpenOcc label files.
 
-Converters, data set code and evaluation run on it as on the real thing:
+Converters, data set code and evaluation read it like the real data set:
 
     ROOT/<version>/*.json                      the devkit's tables, all drives of the folder merged
     ROOT/samples/<CHANNEL>/*.jpg, *.pcd.bin    keyframes
@@ -10,10 +10,10 @@ Converters, data set code and evaluation run on it as on the real thing:
     ROOT/maps/<town>.png                       driveable and footway raster
     ROOT/town/<scene>/                         records of each frame; drive.json = complete
 
-Labels are in the ego frame of the lidar's time, as in the published sets; positions count from the
-map's lower left corner, as its masks do. Every file appears under its name only when it is whole,
-so an interrupted run goes on where it stopped. The devkit opens no folder with lidarseg files that
-its tables lack: those of a drive stay with its records until it is complete.
+Labels are in the ego frame at the lidar's time, as in the real data sets; positions are relative to
+the lower left corner of the map and its masks. Files are written atomically, so an interrupted run
+can be continued. The devkit refuses a folder with lidarseg files that its tables lack; those of a
+drive therefore stay with its records until the drive is complete.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MAP_ORIGIN = np.array([-columns.HALF_TOWN, -columns.HALF_TOWN, 0.0])
 
 
 def token_of(*parts: object) -> str:
-    """32 hexadecimal digits from names, the same in every run."""
+    """A token of 32 hexadecimal digits from names, the same in every run."""
     return hashlib.sha256("/".join(str(part) for part in parts).encode()).hexdigest()[:32]
 
 
@@ -60,14 +60,14 @@ def write_devkit_drive(
 
     Args:
         sensors: the drive's sensors.
-        root: folder, made if need be; may hold other drives.
-        frames: number of keyframes, 2 Hz.
-        progress: called with (frames done, frames in all).
+        root: folder; created if missing, may hold other drives.
+        frames: number of keyframes, at 2 Hz.
+        progress: called with (frames done, number of frames).
 
     Raises:
-        OptionError: more frames than a drive has.
+        OptionError: a drive has fewer frames.
         OutputError: the folder holds this drive with other options, or a file could not be written;
-            what is there stays usable, and a later run continues.
+            existing files stay usable, and a later run continues.
     """
     write_devkit_frames(sensors, root, frames, progress)
     merge_devkit_drives(root)
@@ -79,7 +79,7 @@ def write_devkit_frames(
     frames: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Everything of :func:`write_devkit_drive` but the tables; any number of processes at once."""
+    """:func:`write_devkit_drive` without the tables; may run in several processes at once."""
     with _alone(root / "town" / sensors.drive.name):
         _write_frames(sensors, root, frames, progress)
 
@@ -110,12 +110,12 @@ def _write_frames(
 
 
 def merge_devkit_drives(root: Path) -> None:
-    """Make the devkit's tables anew from all complete drives of the folder.
+    """Rebuild the devkit's tables from all complete drives of the folder.
 
-    Their lidarseg files take their places at the same time.
+    Lidarseg files of the drives are moved to their final places at the same time.
 
-    One process after the other: tables of a merge that began before a drive was complete cannot
-    replace those that have it.
+    A lock admits one process at a time, so that tables from a merge that started before a drive was
+    complete cannot replace newer ones.
     """
     with _alone(root / "town"):
         for drive in (root / "town").glob("*/drive.json"):
@@ -126,7 +126,7 @@ def merge_devkit_drives(root: Path) -> None:
 
 
 def _write_frame(sensors: DriveSensors, root: Path, n: int, t: float) -> dict[str, Any]:
-    """Write one keyframe's files; the rows of the tables that describe it."""
+    """Write the files of one keyframe; returns its table rows."""
     drive = sensors.drive
     frame = sensors.frame(t)
     scene = drive.scene(t)
@@ -215,7 +215,7 @@ def _write_labels(root: Path, scene: str, sample: str, labels: OccupancyLabels) 
 def _annotations(
     scene: Scene, labels: OccupancyLabels, points: dict[str, int], drive: str
 ) -> list[dict[str, Any]]:
-    """Boxes of the instances near enough that the lidar hits, as sample_annotation rows."""
+    """Boxes of the near instances that the lidar hits, as sample_annotation rows."""
     count = np.bincount(labels.instances.ravel(), minlength=len(scene.velocities))
     seen = np.bincount(labels.instances[labels.mask_camera], minlength=len(scene.velocities))
     rows = []
@@ -231,7 +231,7 @@ def _annotations(
         middle = pose[:3, :3] @ ((lower + upper) / 2) + pose[:3, 3]
         _, rotation = quaternion_pose(pose)
         size = upper - lower
-        # A body shows the cameras at most about half of its voxels.
+        # Cameras see at most about half of a body's voxels.
         share = 2.0 * seen[body.instance] / max(int(count[body.instance]), 1)
         rows.append(
             {
@@ -251,18 +251,18 @@ def _annotations(
 
 
 def quaternion_pose(pose: ArrayLike) -> tuple[list[float], list[float]]:
-    """Translation and quaternion (w, x, y, z) of a matrix, as the tables hold them."""
+    """Translation and quaternion (w, x, y, z) of a matrix, as in the tables."""
     translation, (x, y, z, w) = pose_from_matrix(pose)
     return [float(value) for value in translation], [float(w), float(x), float(y), float(z)]
 
 
 def _on_map(position: ArrayLike) -> list[float]:
-    """A position of the town, metres from the lower left corner of its map."""
+    """A position in the town, in metres from the lower left corner of its map."""
     return [float(value) for value in np.asarray(position) - _MAP_ORIGIN]
 
 
 def _write_map(sensors: DriveSensors, root: Path) -> None:
-    """Driveable ground and footways as an image of 0.1 m pixels, north up."""
+    """Write driveable ground and footways as an image of 0.1 m pixels, north up."""
     import cv2
 
     path = root / "maps" / f"town-{sensors.drive.town.seed:05d}.png"
@@ -289,7 +289,7 @@ def _npz(**arrays: NDArray[Any]) -> bytes:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process after the other in a folder."""
+    """Lock a folder for one process at a time."""
     import fcntl
 
     with (_made(folder) / ".lock").open("w") as lock:

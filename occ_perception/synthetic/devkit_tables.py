@@ -1,4 +1,4 @@
-"""The devkit's tables: what is fixed, and how the records of all drives of a folder merge."""
+"""The devkit's tables: fixed tables, and the merge of the records of all drives of a folder."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 
 
 def static_records(sensors: DriveSensors, token: Token) -> dict[str, Any]:
-    """What describes a whole drive: its mounts, its town, when it begins."""
+    """The records of a whole drive: mounts, town, start time."""
     drive = sensors.drive
     mounts = [
         _mount(drive.name, camera.name, camera.ego_T_cam, camera.K.tolist(), token)

@@ -28,13 +28,13 @@ from occ_perception.synthetic.weather import Weather, draw_weather
 
 KEYFRAME_PERIOD_S = 0.5
 VIEW_RANGE = 130.0
-"""Solids further than this from the ego vehicle are left out, metres."""
+"""Solids farther than this from the ego vehicle are left out, metres."""
 _STRIDES_PER_METRE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The world around the ego vehicle at one time, ready for rays and labels.
+    """The world around the ego vehicle at one time, as input of rays and labels.
 
     Attributes:
         time: seconds since the drive's start.
@@ -58,10 +58,10 @@ def drive_name(town: int, index: int) -> str:
 
 @dataclass(eq=False)
 class Drive:
-    """Drive ``index`` of a town: 20 s of ego motion and traffic, the same for the same numbers.
+    """Drive ``index`` of a town: 20 s of ego motion and traffic, deterministic for its numbers.
 
     Raises:
-        OptionError: there is no such drive.
+        OptionError: the drive does not exist.
     """
 
     town: Town
@@ -77,17 +77,17 @@ class Drive:
 
     @cached_property
     def weather(self) -> Weather:
-        """Light and air of the whole drive."""
+        """Weather of the whole drive."""
         return draw_weather(self.town.seed, self.index)
 
     @cached_property
     def route(self) -> EgoRoute:
-        """The ego vehicle's way."""
+        """The ego vehicle's route."""
         return draw_route(self.town.seed, self.index, self.town.plan)
 
     @cached_property
     def roadside(self) -> StaticScene:
-        """Standing things that this drive adds to the town."""
+        """Static objects that this drive adds to the town."""
         static = self.town.static
         scene = StaticScene(self.town.ground, static.taken.copy(), static.next_instance)
         put_roadside(scene, self.town.seed, self.index, self.route)
@@ -95,12 +95,12 @@ class Drive:
 
     @cached_property
     def standing(self) -> tuple[Body, ...]:
-        """Boxes of everything with an instance id that never moves."""
+        """Boxes of all static instances."""
         return (*self.town.static.bodies, *self.roadside.bodies)
 
     @cached_property
     def fleet(self) -> Fleet:
-        """All actors, those that would collide left out."""
+        """All actors, without those that would collide."""
         town = self.town
         fleet = draw_fleet(town.seed, self.index, town.plan, town.ground, self.route)
         times = np.arange(0.0, DURATION_S + 1e-9, KEYFRAME_PERIOD_S)
@@ -111,7 +111,7 @@ class Drive:
         return fleet.without(colliding(fleet, self._obstacles(), ego))
 
     def _obstacles(self) -> Rectangles:
-        """Footprints of parked vehicles and of what the drive puts beside or on the road."""
+        """Footprints of parked vehicles and of the drive's own static objects."""
         bodies = self.standing
         poses = np.array([body.pose for body in bodies]).reshape(-1, 4)
         lower = np.array([body.lower for body in bodies]).reshape(-1, 3)
@@ -168,7 +168,7 @@ class Drive:
             shapes = np.concatenate([shapes, moved])
             tags = np.concatenate([tags, moved_tags])
             bodies += moved_bodies
-        # By figure, not by solid: nothing is left hanging in the air at the edge of the view.
+        # Whole figures are left out, not single solids, so that none float at the edge of the view.
         distance = np.hypot(anchors[:, 0] - pose[0, 3], anchors[:, 1] - pose[1, 3])
         near = distance < VIEW_RANGE
         ground = self.town.ground
@@ -183,7 +183,7 @@ class Drive:
     def _actors_at(
         self, t: float, velocities: Float64
     ) -> tuple[Float64, NDArray[np.int32], Float64, list[Body]]:
-        """Shapes, tags, anchors and boxes of the actors; fills in their ``velocities``."""
+        """Shapes, tags, anchors and boxes of the actors; fills ``velocities`` in."""
         fleet = self.fleet
         poses, exists = fleet.poses(t)
         before, _ = fleet.poses(t - 0.05)
@@ -219,7 +219,7 @@ def assemble_world(
     tags: NDArray[np.int32],
     middle: Float64,
 ) -> World:
-    """Sort solids into the cell grid around ``middle`` (2,) and bundle all that rays need."""
+    """Sort solids into the cell grid around ``middle`` (2,); returns the input of all rays."""
     from occ_perception.synthetic.kernels.rays import fill_cells
 
     count = columns.CELLS * columns.CELLS

@@ -15,7 +15,7 @@ from occ_perception.synthetic.streets import Road, StreetPlan
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """Raster and relief in world coordinates, see ``kernels/columns.py`` for what they hold."""
+    """Raster and relief in world coordinates; ``kernels/columns.py`` describes their content."""
 
     surface: NDArray[np.uint8]
     blocks: NDArray[np.uint8]
@@ -53,7 +53,7 @@ class Ground:
 
 
 def lay_ground(seed: int, plan: StreetPlan) -> Ground:
-    """Paint the raster of a street plan and draw the relief of town ``seed``."""
+    """Rasterise a street plan and generate the relief of town ``seed``."""
     from occ_perception.synthetic.kernels.paint import paint_ground
     from occ_perception.synthetic.kernels.terrain import summarise_blocks
 

@@ -1,8 +1,8 @@
 """Occupancy, instances, flow and masks of a scene, exact by construction.
 
-A voxel is occupied by a solid if it touches it, so nearly every visible surface lies in an occupied
-voxel. Buildings are hollow, vehicles, people and crowns are not. Class ids are those of
-Occ3D-nuScenes (arXiv 2304.14365); the OpenOcc variant has that set's order and no ``others``.
+A voxel is occupied if a solid touches it, so nearly every visible surface lies in an occupied
+voxel. Buildings are hollow; vehicles, people and tree crowns are not. Class ids are those of
+Occ3D-nuScenes (arXiv 2304.14365). The OpenOcc variant has the order of that set and no ``others``.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _PRIORITY = {
     columns.PEDESTRIAN: 9,
 }
 PRIORITY = np.array([_PRIORITY[n] for n in range(columns.FREE + 1)], dtype=np.int64)
-"""Which class keeps a voxel that several solids share: the higher one; thin things win."""
+"""Priority of classes in a voxel that several solids touch: the highest wins; thin objects lead."""
 
 
 @dataclass(frozen=True, eq=False)
 class OccupancyLabels:
-    """Labels of one instant in the ego frame of that instant.
+    """Labels at one time, in the ego frame at that time.
 
     Attributes:
         grid: voxel layout in ego axes.
@@ -61,7 +61,7 @@ class OccupancyLabels:
         instances: (X, Y, Z) int32 instance ids of the drive, 0 = none.
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy) along the ego axes, m/s; one
             vector per instance, exactly zero elsewhere.
-        mask_camera: (X, Y, Z) whether some camera sees the voxel.
+        mask_camera: (X, Y, Z) whether any camera sees the voxel.
         mask_lidar: (X, Y, Z) whether the lidar sees it within two seconds.
     """
 
@@ -74,18 +74,18 @@ class OccupancyLabels:
 
     @property
     def mask_like_occ3d(self) -> Mask:
-        """(X, Y, Z) what camera and lidar see: Occ3D's own camera mask lies in its lidar mask."""
+        """(X, Y, Z) voxels seen by camera and lidar; Occ3D's camera mask lies in its lidar mask."""
         return self.mask_camera & self.mask_lidar
 
 
 @dataclass(frozen=True, eq=False)
 class OpenOccLabels:
-    """The same labels as OpenOcc stores them.
+    """The same labels in the format of OpenOcc.
 
     Attributes:
-        semantics: (X, Y, Z) uint8, OpenOcc's order, 16 free; ``others`` has become free.
-        instances: (X, Y, Z): movers 1..n, then one number per stuff class, 0 free; uint8 unless
-            there are more than 255.
+        semantics: (X, Y, Z) uint8 in OpenOcc's order, 16 free; ``others`` is mapped to free.
+        instances: (X, Y, Z): movable objects 1..n, then one number per stuff class, 0 free; uint8
+            unless there are more than 255.
         flow: (X, Y, Z, 2) float32.
     """
 
@@ -155,11 +155,11 @@ def camera_mask(
 
     Args:
         scene: the world.
-        rig: cameras; use their uncropped images.
+        rig: cameras; use those of uncropped images.
         grid: voxel layout in ego axes.
         stride: pixels between rays.
-        stop_at: (X, Y, Z) labels at whose first occupied voxel a ray ends, as Occ3D has it;
-            None ends it at the surface itself, which leaves no stripes on rising ground.
+        stop_at: (X, Y, Z) labels; rays end at their first occupied voxel, as in Occ3D. With None
+            they end at the surface itself, which leaves no stripes on rising ground.
         threads: None = all CPUs.
     """
     from occ_perception.synthetic.kernels.volumes import observe_rows
@@ -194,14 +194,14 @@ def camera_mask(
         for index, camera in enumerate(rig.cameras)
         for row in range(0, camera.height, 30 * stride)
     ]
-    # Threads only ever write ones, so their order changes nothing.
+    # Threads only write ones, so their order does not matter.
     with ThreadPoolExecutor(threads or default_threads()) as pool:
         list(pool.map(task, jobs))
     return mask.astype(bool)
 
 
 class LidarMasks:
-    """Lidar masks along a drive; sweeps of static solids are kept from frame to frame."""
+    """Lidar masks along a drive; sweeps of static solids are cached between frames."""
 
     def __init__(self, drive: Drive, ego_T_lidar: Float64, grid: VoxelGrid = OCC3D_GRID) -> None:
         self._drive = drive
@@ -210,7 +210,7 @@ class LidarMasks:
         self._static: dict[float, LidarSweep] = {}
 
     def at(self, t: float, current: LidarSweep) -> Mask:
-        """(X, Y, Z) voxels seen by the sweep at ``t`` and, static solids only, within 2 s of it."""
+        """(X, Y, Z) voxels seen by the sweep at ``t`` and by static sweeps within 2 s of it."""
         from occ_perception.synthetic.kernels.volumes import observe_points
 
         mask = np.zeros(self._grid.dims, dtype=np.uint8)

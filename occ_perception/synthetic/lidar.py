@@ -21,13 +21,13 @@ _DROPOUT = 0.05
 
 @dataclass(frozen=True, eq=False)
 class LidarSweep:
-    """One turn of the sensor, every ray, before noise.
+    """One rotation of the sensor: every ray, before noise.
 
     Attributes:
-        world_T_lidar: (4, 4) sensor pose, one for the whole turn.
-        rays: (n, 3) unit directions in the lidar frame; column by column, rings within.
-        exact_ranges: (n,) metres; FARTHEST where nothing returns.
-        classes: (n,) uint8 Occ3D class; free where nothing returns.
+        world_T_lidar: (4, 4) sensor pose, the same for the whole rotation.
+        rays: (n, 3) unit directions in the lidar frame; column by column, rings within a column.
+        exact_ranges: (n,) metres; FARTHEST for rays without a return.
+        classes: (n,) uint8 Occ3D class; free for rays without a return.
         instances: (n,) int32 instance ids, 0 = none.
         brightness: (n,) 0..1.
     """
@@ -42,7 +42,7 @@ class LidarSweep:
 
 @dataclass(frozen=True, eq=False)
 class LidarPoints:
-    """What the sensor reports.
+    """The points that the sensor reports.
 
     Attributes:
         points: (n, 5) float32 x, y, z in the lidar frame (metres), intensity 0..255, ring.
@@ -67,7 +67,7 @@ def lidar_rays() -> Float64:
 
 
 def ray_sweep(scene: Scene, ego_T_lidar: Float64) -> LidarSweep:
-    """Cast one turn into a scene."""
+    """Cast the rays of one rotation into a scene."""
     from occ_perception.synthetic.kernels.volumes import sweep
 
     world_T_lidar = scene.world_T_ego @ ego_T_lidar
@@ -95,7 +95,7 @@ def ray_sweep(scene: Scene, ego_T_lidar: Float64) -> LidarSweep:
 
 
 def sense(sweep: LidarSweep, rng: np.random.Generator) -> LidarPoints:
-    """The points the sensor reports: 2 cm range noise, 5 % lost returns, none from the sky."""
+    """The reported points of a sweep: 2 cm range noise, 5 % lost returns, none from the sky."""
     count = len(sweep.rays)
     noise = rng.normal(0.0, _RANGE_NOISE, count)
     kept = rng.random(count) >= _DROPOUT

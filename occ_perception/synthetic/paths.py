@@ -1,4 +1,4 @@
-"""Paths by arc length and speeds by time: motion as a closed function, nothing is stepped."""
+"""Paths by arc length and speeds by time: motion in closed form, without time stepping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from occ_perception.geometry import Float64
 from occ_perception.synthetic.streets import EDGE, Road
 
 STEP = 0.5
-"""Spacing of a path's samples, metres; a curve of 70 m radius leaves its chord by 0.5 mm."""
+"""Spacing of a path's samples, metres; a curve of 70 m radius deviates from its chord by 0.5 mm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Path:
         return STEP * (len(self.points) - 1)
 
     def at(self, s: ArrayLike) -> Float64:
-        """(..., 3) x, y, heading at arc lengths ``s``; beyond the ends, the ends."""
+        """(..., 3) x, y, heading at arc lengths ``s``, clipped to the ends."""
         position = np.clip(np.asarray(s, dtype=np.float64) / STEP, 0.0, len(self.points) - 1.001)
         i = position.astype(np.int64)
         f = (position - i)[..., None]
@@ -57,7 +57,7 @@ def lane_points(road: Road, offset: float, direction: int) -> Float64:
 
 
 def joined(first: Float64, second: Float64, radius: float) -> tuple[Float64, float, float] | None:
-    """Turn from one polyline into another that crosses it.
+    """Connect two crossing polylines by an arc.
 
     Args:
         first: (n, 2) approach, through the crossing and beyond.
@@ -65,8 +65,8 @@ def joined(first: Float64, second: Float64, radius: float) -> tuple[Float64, flo
         radius: distance from the crossing at which the arc begins and ends, metres.
 
     Returns:
-        points of the whole way, and the arc lengths at which the arc begins and ends; None where
-        the two do not cross, or cross too close to their ends.
+        points of the whole path, and the arc lengths at which the arc begins and ends; None if the
+        two do not cross, or cross too close to their ends.
     """
     gaps, nearest = cKDTree(second).query(first)
     i = int(gaps.argmin())
@@ -105,7 +105,7 @@ class SpeedProfile:
     """Distance over time from phases of constant acceleration.
 
     Attributes:
-        starts: when each phase begins, seconds, ascending from 0; the last one never ends.
+        starts: start of each phase in seconds, ascending from 0; the last phase never ends.
         distances, speeds: at the beginning of each phase, metres and m/s.
         accelerations: during each phase, m/s².
     """

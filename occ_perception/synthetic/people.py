@@ -1,4 +1,4 @@
-"""Pedestrians and riders made of solids."""
+"""Pedestrians and riders, composed of solids."""
 
 from __future__ import annotations
 

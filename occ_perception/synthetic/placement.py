@@ -1,4 +1,4 @@
-"""Where things have been put already: a coarse map that keeps them from standing in each other."""
+"""A coarse map of occupied ground, so that placed objects do not overlap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CELLS = round(2 * HALF_TOWN / _CELL)
 
 
 class TakenMap:
-    """Footprints claimed so far, on half-metre cells over the town."""
+    """The ground claimed so far, on half-metre cells over the town."""
 
     def __init__(self, taken: NDArray[np.bool_] | None = None) -> None:
         self._taken = np.zeros((_CELLS, _CELLS), dtype=bool) if taken is None else taken
@@ -30,11 +30,13 @@ class TakenMap:
         half: tuple[float, float],
         surfaces: tuple[int, ...] | None = None,
     ) -> bool:
-        """Take a rectangle if it is free, inside the town and on the wanted surfaces only.
+        """Claim a rectangle if it is free, inside the town and on allowed surfaces only.
+
+        Returns whether it was claimed.
 
         Args:
-            ground: what lies there.
-            position: (2,) its middle in the world, metres.
+            ground: the ground.
+            position: (2,) its centre in the world, metres.
             yaw: its direction, radians.
             half: half length and half width, metres.
             surfaces: allowed surface codes; None allows all.
@@ -54,7 +56,7 @@ class TakenMap:
         return True
 
     def take_path(self, points: NDArray[np.float64], width: float) -> None:
-        """Take a strip along a polyline (n, 2) whose points are less than a cell apart."""
+        """Claim a strip along a polyline (n, 2) whose points are less than a cell apart."""
         reach = np.arange(-width / 2, width / 2 + 0.1, 0.4)
         offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
         index = np.floor((points[:, None] + offsets + HALF_TOWN) / _CELL).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Many drives, written by processes side by side."""
+"""Writes one drive, or many drives in parallel processes."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ Place = tuple[int, int]
 
 
 class DriveError(OccError):
-    """One of many drives could not be made; the message names it."""
+    """One of many drives could not be written; the message names it."""
 
 
 @dataclass(frozen=True)
 class Production:
-    """What is written of a drive.
+    """Settings of the output of a drive.
 
     Attributes:
-        frames: frame sets.
-        sensors: how they are recorded; ``threads`` are those of each process.
-        bag: container format of a recording, None for a nuScenes-format folder.
+        frames: number of frame sets.
+        sensors: sensor options; ``threads`` is the number per process.
+        bag: container format of a recording; None for a nuScenes-format folder.
         rate: frame sets per second.
-        odometry_noise, lidar_rate: of a recording, see :class:`BagOptions`.
+        odometry_noise, lidar_rate: options of a recording, see :class:`BagOptions`.
 
     Raises:
-        OptionError: more frames than a drive has, a noise or rate that is negative or not finite,
-            or what only a recording can hold.
+        OptionError: a drive has fewer frames, a noise or rate is negative or not finite, or an
+            option applies to recordings only.
     """
 
     frames: int
@@ -86,14 +86,14 @@ def write_drive(
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """One drive: the bag ``out``, or the nuScenes-format folder ``out``, to which it is added.
+    """Write one drive as the bag ``out``, or add it to the nuScenes-format folder ``out``.
 
-    What an earlier run completed is left as it is.
+    A drive that an earlier run has completed is left unchanged.
 
     Raises:
-        OptionError: there is no such town or drive.
-        OutputError: folder or bag hold it with other options or of another version, or could not
-            be written.
+        OptionError: the town or drive does not exist.
+        OutputError: folder or bag hold the drive with other options or of another version, or
+            cannot be written.
     """
     if production.bag is None:
         write_devkit_drive(_sensors(production, place), out, production.frames, progress)
@@ -108,21 +108,20 @@ def write_drives(
     processes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Many drives: bags ``out/<name of the drive>``, or all in the nuScenes-format folder ``out``.
+    """Write many drives: bags ``out/<name of the drive>``, or the nuScenes-format folder ``out``.
 
-    What an earlier run completed is left as it is.
+    Drives that an earlier run has completed are left unchanged.
 
     Args:
-        production: what is written of each.
-        places: which.
-        out: folder.
-        processes: how many work at a time.
-        progress: called with (drives done, drives in all).
+        production: settings of each drive.
+        places: the drives.
+        out: output folder.
+        processes: number of parallel processes.
+        progress: called with (drives done, number of drives).
 
     Raises:
-        OptionError: there is no such town or drive.
-        DriveError: one could not be made or written, see :func:`write_drive`; drives that are
-            complete by then stay.
+        OptionError: a town or drive does not exist.
+        DriveError: a drive could not be written, see :func:`write_drive`; completed drives stay.
     """
     places = list(places)
     for town, index in places:
@@ -150,8 +149,8 @@ def _await(work: Mapping[Future[None], Place], progress: Callable[[int, int], No
             raise DriveError(f"town {town}, drive {index}: {error}") from error
         except BrokenProcessPool as error:
             raise DriveError(
-                f"a process that wrote town {town}, drive {index} or another one was killed; is "
-                "there memory for fewer --jobs only? The same command goes on where it stopped"
+                f"a process that wrote town {town}, drive {index} or another one was killed, "
+                "perhaps for lack of memory; run the same command with fewer --jobs to continue"
             ) from error
         if progress is not None:
             progress(done + 1, len(work))
@@ -175,7 +174,7 @@ def _record(
     path: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """A drive as the bag ``path``, unless it is that already."""
+    """Write a drive as the bag ``path``, unless that bag exists."""
     assert production.bag is not None
     options = BagOptions(
         rate=production.rate,

@@ -1,4 +1,4 @@
-"""What a drive was made from: written with it, and compared before it is taken for made."""
+"""Provenance of a drive: the settings it was generated from, stored with it and compared."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from occ_perception.synthetic.seeds import GENERATOR_VERSION
 from occ_perception.synthetic.sensors import SensorOptions
 
 Provenance = dict[str, Any]
-"""Plain values by name, as JSON holds them."""
+"""JSON values by name."""
 
 BAG_KEY = "occ_perception_town"
-"""Where a recording's metadata holds its provenance."""
+"""Key of the provenance in a recording's metadata."""
 
 
 def provenance_of(options: SensorOptions, frames: int, **further: Any) -> Provenance:
-    """Everything that decides about a drive's files, but for the number of threads."""
+    """All settings that affect a drive's files; the number of threads does not."""
     return {
         "generator": GENERATOR_VERSION,
         "frames": frames,
@@ -31,32 +31,32 @@ def provenance_of(options: SensorOptions, frames: int, **further: Any) -> Proven
 
 
 def check_folder(records: Path, provenance: Provenance) -> None:
-    """Raise OutputError where a drive's records in a folder were made from another provenance."""
+    """Raise OutputError if a drive's records in a folder have another provenance."""
     path = records / "provenance.json"
     if path.exists() and (earlier := json.loads(path.read_text())) != provenance:
         raise OutputError(
-            f"{records} holds this drive as {earlier}, asked for is {provenance}; "
-            "choose another folder or delete that drive's records"
+            f"{records} holds this drive with {earlier}, requested is {provenance}; choose another "
+            "folder or delete that drive's records"
         )
 
 
 def is_recorded(bag: Path, provenance: Provenance) -> bool:
-    """Whether a bag is there and was made from a provenance.
+    """Whether a bag exists and has this provenance.
 
     Raises:
-        OutputError: there is something else, or a bag made from another provenance.
+        OutputError: the path is not a drive's bag, or the bag has another provenance.
     """
     if not bag.exists():
         return False
     earlier = _provenance_of_bag(bag)
     if earlier != provenance:
         held = (
-            f"holds a drive as {earlier}"
+            f"holds a drive with {earlier}"
             if earlier
-            else "exists and names no provenance of a drive"
+            else "exists and has no provenance of a drive"
         )
         raise OutputError(
-            f"{bag} {held}, asked for is {provenance}; choose another name or delete it"
+            f"{bag} {held}, requested is {provenance}; choose another name or delete it"
         )
     return True
 

@@ -1,4 +1,4 @@
-"""A drive as a rosbag2 in the package's own layout, with the ground truth beside the images."""
+"""Writes a drive as a rosbag2 in the layout ``occ_perception``, with ground truth."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = _JPEG_QUALITY) -> bytes
 
 @dataclass(frozen=True, kw_only=True)
 class BagOptions:
-    """What a recording holds.
+    """Options of a recording.
 
     Attributes:
-        rate: of frame sets, Hz; a multiple of 2.
+        rate: rate of frame sets, Hz; a multiple of 2.
         storage: container format.
-        odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 is exact.
-        lidar_rate: sweeps per second, 0 for none.
+        odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 = exact.
+        lidar_rate: sweeps per second; 0 = none.
     """
 
     rate: float = KEYFRAME_RATE
@@ -63,7 +63,7 @@ class BagOptions:
 def bag_provenance(
     place: tuple[int, int], sensors: SensorOptions, frames: int, options: BagOptions
 ) -> Provenance:
-    """What :func:`record_drive` notes in the bag of a drive (town and index)."""
+    """The provenance that :func:`record_drive` stores in the bag of a drive (town and index)."""
     return provenance_of(sensors, frames, town=place[0], drive=place[1], **asdict(options))
 
 
@@ -76,26 +76,26 @@ def record_drive(
 ) -> None:
     """Write a drive as a recording.
 
-    Images, calibrations, odometry and tf are what a vehicle would send. At 2 Hz the truth is on
-    ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and once more under
-    ``/ground_truth_in_view`` with everything that no camera sees unknown. It refers to the
-    reference camera's stamp, like the node's answers. The bag's metadata names the generator's
-    version and everything that was asked for.
+    The bag has the images, calibrations, odometry and tf of a vehicle. At 2 Hz the ground truth is
+    on ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and again under
+    ``/ground_truth_in_view``, where voxels that no camera sees are unknown. Its stamp is that of
+    the reference camera, like the stamp of the node's output. The bag's metadata contains the
+    provenance: the generator's version and all settings.
 
-    With a lidar the sweeps are on ``/lidar_top`` (their field ``label`` is the Occ3D class of each
-    point; all points of a sweep are measured at its stamp) and the boxes of everything that has
-    an instance are on ``/ground_truth/boxes``.
+    With a lidar, the sweeps are on ``/lidar_top`` (their field ``label`` is the Occ3D class of each
+    point; all points of a sweep are measured at its stamp), and the boxes of all instances are on
+    ``/ground_truth/boxes``.
 
     Args:
         sensors: the drive's sensors.
-        path: folder to make.
+        path: folder to write.
         frames: number of frame sets.
-        options: what else the bag holds.
-        progress: called with (frame sets done, frame sets in all).
+        options: options of the bag.
+        progress: called with (frame sets done, number of frame sets).
 
     Raises:
-        OptionError: more frames than the drive has, or a rate the keyframes do not divide.
-        OutputError: there is something at ``path``, or it could not be written.
+        OptionError: the drive has fewer frames, or the rate is not a multiple of 2 Hz.
+        OutputError: ``path`` exists or cannot be written.
     """
     from occ_perception.bags.writing import BagWriter, optical_frame
 
@@ -135,7 +135,7 @@ def record_drive(
 
 
 def _write_lidar(bag: BagWriter, sensors: DriveSensors, end: float, rate: float) -> None:
-    """Sweeps with the class of each point, and the boxes of that moment."""
+    """Write sweeps with the class of each point, and the boxes at the same time."""
     from occ_perception.bags.writing import LabelledBox
 
     names = LABEL_SETS["occ3d"].class_names
@@ -162,7 +162,7 @@ def _write_lidar(bag: BagWriter, sensors: DriveSensors, end: float, rate: float)
 def _write_odometry(
     bag: BagWriter, sensors: DriveSensors, times: list[float], noise: float
 ) -> None:
-    """Ego poses at 50 Hz, from before the first exposure until after the last."""
+    """Write ego poses at 50 Hz, from before the first exposure until after the last."""
     rng = random_for("odometry", sensors.drive.town.seed, sensors.drive.index)
     start = np.floor((times[0] - 0.08) * ODOMETRY_RATE)
     count = int((times[-1] + 0.04) * ODOMETRY_RATE - start) + 1

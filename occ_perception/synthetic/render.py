@@ -19,11 +19,11 @@ _ROWS_PER_TASK = 32
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one camera sees, before its sensor.
+    """The view of one camera, before its sensor.
 
     Attributes:
         colour: (H, W, 3) float32 linear light.
-        distance: (H, W) float32 metres along the ray, 0 where there is only sky.
+        distance: (H, W) float32 metres along the ray, 0 for sky.
         classes: (H, W) uint8 Occ3D class, 17 = sky.
         instances: (H, W) int32 instance id of the drive, 0 = none.
     """
@@ -34,7 +34,7 @@ class View:
     instances: NDArray[np.int32]
 
     def depth(self, K: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(H, W) distance along the optical axis, metres, 0 where there is only sky."""
+        """(H, W) distance along the optical axis, metres, 0 for sky."""
         height, width = self.distance.shape
         x = (np.arange(width) - K[0, 2]) / K[0, 0]
         y = (np.arange(height) - K[1, 2]) / K[1, 1]
@@ -43,7 +43,7 @@ class View:
 
 
 def default_threads() -> int:
-    """Threads that a render uses unless told otherwise: the CPUs this process may use."""
+    """Default number of threads of a render: the CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,7 +54,7 @@ def render_view(
     samples: int = 1,
     threads: int | None = None,
 ) -> View:
-    """Render one camera; pixels are independent, so the number of threads changes nothing.
+    """Render one camera; the result does not depend on the number of threads.
 
     Args:
         scene: the world at the exposure's time.
@@ -106,14 +106,14 @@ def render_view(
 
 @dataclass(frozen=True)
 class Sensor:
-    """How a camera turns light into an image.
+    """The image sensor of a camera.
 
     Attributes:
         blur: standard deviation of the optics' blur, pixels.
         exposure: factor on the automatic exposure.
         balance: factors on red, green and blue.
         shot_noise, read_noise: standard deviations in linear units, at full light and in the dark.
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     blur: float
@@ -125,7 +125,7 @@ class Sensor:
 
 
 def draw_sensor(rng: np.random.Generator, seed: int) -> Sensor:
-    """A camera's imperfections for one image."""
+    """Draw a sensor's parameters for one image."""
     balance = rng.normal(1.0, 0.02, 3)
     return Sensor(
         blur=0.55,
@@ -156,7 +156,7 @@ def develop_image(view: View, sensor: Sensor) -> NDArray[np.uint8]:
 
 
 def _tone_curve() -> NDArray[np.uint8]:
-    """Shoulder towards white, then gamma 2.2, over linear 0..2."""
+    """The tone curve over linear 0..2: a shoulder towards white, then gamma 2.2."""
     linear = (np.arange(4096) + 0.5) / 2048.0
     shoulder = (1 - np.exp(-1.5 * linear)) / (1 - np.exp(-3.0))
     return np.asarray(np.round(255 * np.clip(shoulder, 0, 1) ** (1 / 2.2)), dtype=np.uint8)

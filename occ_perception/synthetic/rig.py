@@ -1,4 +1,4 @@
-"""The synthetic vehicle's cameras and lidar: nominal, or jittered as between real vehicles."""
+"""The synthetic vehicle's cameras and lidar: nominal mounts, or mounts with random offsets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STAGGER_NS: dict[str, int] = {
     "CAM_BACK": -10_000_000,
     "CAM_BACK_LEFT": 0,
 }
-"""Exposure of each camera relative to the lidar's time, as the cameras of the real set fire."""
+"""Exposure of each camera relative to the lidar's time, as in the real data set."""
 
 
 def synthetic_rig(
@@ -44,12 +44,12 @@ def synthetic_rig(
 ) -> CameraRig:
     """The six cameras and the lidar at an image size (width, height).
 
-    Images of another shape than 16:9 are scaled to the width and lose rows at the top.
+    Images flatter than 16:9 are scaled to the width and cropped at the top.
 
     Args:
         size: width and height in pixels.
-        jitter: source of offsets of the size found between two real vehicles (up to 2 degrees,
-            5 cm, 30 px); None gives the nominal rig.
+        jitter: source of random offsets, as large as those between two real vehicles (up to 2
+            degrees, 5 cm, 30 px); None = nominal rig.
 
     Raises:
         OptionError: the size is not positive or taller than 16:9.
@@ -77,7 +77,8 @@ def at_size(rig: CameraRig, size: tuple[int, int]) -> CameraRig:
         cut = round(camera.height * scale) - height
         if width <= 0 or height <= 0 or cut < 0:
             raise OptionError(
-                f"image size {width}x{height} cannot be cut from {camera.width}x{camera.height}: "
+                f"image size {width}x{height} cannot be cropped from "
+                f"{camera.width}x{camera.height}: "
                 f"scaled to that width, images are {round(camera.height * scale)} rows high; "
                 "give a positive size at most that high"
             )

@@ -1,7 +1,7 @@
-"""What a drive adds beside its route, so that rare classes are seen: work zones, stops, trailers.
+"""Roadside objects that a drive adds along its route: work zones, bus stops, trailers.
 
-Real towns have far less of this. The point is a world in which every class of the label set occurs
-often enough to be learnt and scored.
+Real towns have far fewer of them. They make every class of the label set frequent enough to be
+trained and scored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANYWHERE = (*_DRY, columns.FOOTPATH, columns.ASPHALT, columns.CAR_PARK)
 _SPACING = 60.0
 _CORRIDOR = 3.4
 
-# What is put along each stretch of the route, and how likely a stretch gets it.
+# Objects along each stretch of the route, with the probability per stretch.
 _Maker = Callable[[np.random.Generator], Figure]
 _STRETCH: tuple[tuple[_Maker, float], ...] = (
     (vehicles.trailer, 0.75),
@@ -40,7 +40,7 @@ _STRETCH: tuple[tuple[_Maker, float], ...] = (
 
 
 def put_roadside(scene: StaticScene, town_seed: int, drive: int, route: EgoRoute) -> None:
-    """Put the drive's own standing things; ``scene.taken`` says what the town has put already."""
+    """Place the drive's own static objects; ``scene.taken`` holds the town's."""
     rng = random_for("roadside", town_seed, drive)
     begin = route.along(0.0) - 15.0
     end = route.along(DURATION_S) + 35.0
@@ -71,7 +71,7 @@ def _beside(
 def _put_beside(
     scene: StaticScene, rng: np.random.Generator, route: EgoRoute, stretch: float, figure: Figure
 ) -> None:
-    """Put a figure at the nearest free place of a few drawn ones, along the route's direction."""
+    """Place a figure at the nearest free one of several drawn positions, along the route."""
     lower, upper = figure.bounds()
     # Large vehicles next to the ego would hide half of the view.
     large = float(upper[0] - lower[0]) > 3.5
@@ -89,7 +89,7 @@ def _put_beside(
 def _put_work_zone(
     scene: StaticScene, rng: np.random.Generator, route: EgoRoute, stretch: float
 ) -> None:
-    """A row of barriers with cones at its ends and something being done behind it."""
+    """Place a row of barriers with cones at its ends and a work site behind it."""
     count = int(rng.integers(2, 6))
     for _ in range(25):
         position, yaw, side = _beside(rng, route, stretch, 3.4, 11.0)

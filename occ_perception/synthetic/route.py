@@ -1,4 +1,4 @@
-"""The ego vehicle's way through a town: which lane, whether it turns, how fast it drives."""
+"""The ego vehicle's route through a town: lane, turn and speed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from occ_perception.synthetic.seeds import random_for
 from occ_perception.synthetic.streets import Road, StreetPlan
 
 DURATION_S = 20.0
-"""Length of every drive; all that depends on the whole drive (collisions) looks at this span."""
+"""Duration of every drive; collisions are checked over this span."""
 
 _REACH = 108.0
-"""The ego vehicle stays this close to the town's middle, so that its grid stays in the town."""
+"""The ego vehicle stays within this distance of the town's centre; its grid then stays inside."""
 _WHEELBASE, _TRACK = 2.8, 1.6
 
 
@@ -126,7 +126,7 @@ def _draw_profile(rng: np.random.Generator) -> SpeedProfile:
 def _turning_route(
     rng: np.random.Generator, plan: StreetPlan, road: Road, side: int
 ) -> EgoRoute | None:
-    """A route that turns at some junction; None where the one drawn does not fit the town."""
+    """A route that turns at a junction; None if the drawn one does not fit the town."""
     direction = plan.direction(road, side)
     others = [other for other in plan.crossed(road) if abs(plan.junction(road, other)) < 85]
     if not others:

@@ -1,4 +1,4 @@
-"""Seeds: which towns belong to which split, and where every draw gets its randomness from."""
+"""Seeds: the split of each town, and the random generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from occ_perception.errors import OptionError
 
 GENERATOR_VERSION = 1
-"""Written into every file; raised whenever labels or geometry of a seed change."""
+"""Stored in every output; incremented whenever labels or geometry of a seed change."""
 
 DRIVES_PER_TOWN = 1000
 
@@ -19,10 +19,10 @@ SPLITS: dict[str, range] = {
     "test": range(20_000, 20_500),
     "demo": range(30_000, 30_001),
 }
-"""Town seeds by split; no town occurs in two."""
+"""Town seeds by split; splits are disjoint."""
 
 DEMO_TOWN, DEMO_DRIVE = 30_000, 4
-"""The demonstration: sun, a turn, people and work zones."""
+"""Town and drive of the demonstration: sun, a turn, people and work zones."""
 
 
 def split_of(town_seed: int) -> str:
@@ -35,7 +35,7 @@ def split_of(town_seed: int) -> str:
         if town_seed in seeds:
             return name
     ranges = ", ".join(f"{name} {seeds[0]}..{seeds[-1]}" for name, seeds in SPLITS.items())
-    raise OptionError(f"town seed {town_seed} belongs to no split; there are {ranges}")
+    raise OptionError(f"town seed {town_seed} belongs to no split; splits are {ranges}")
 
 
 def check_drive_index(index: int) -> None:
@@ -45,5 +45,5 @@ def check_drive_index(index: int) -> None:
 
 
 def random_for(purpose: str, *keys: int) -> np.random.Generator:
-    """Generator of one purpose's draws; a new purpose never changes the draws of another."""
+    """Random generator of one purpose; a new purpose does not change the draws of others."""
     return np.random.default_rng([zlib.crc32(purpose.encode()), *keys])

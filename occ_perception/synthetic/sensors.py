@@ -1,4 +1,4 @@
-"""What the vehicle's sensors deliver along a drive: camera frames, labels and lidar points."""
+"""The vehicle's sensors along a drive: camera frames, labels and lidar points."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SPACING_NS = 100_000_000_000
 
 @dataclass(frozen=True)
 class SensorOptions:
-    """How a drive is recorded.
+    """Options of the sensors.
 
     Attributes:
         size: width and height of the images.
-        stagger: whether cameras fire one after the other before the lidar's time, as on the real
+        stagger: whether cameras expose one after the other before the lidar's time, as on the real
             vehicles, or all at that time.
-        jitter_rig: whether the mounts differ a little from the nominal ones, by drive.
+        jitter_rig: whether the mounts differ slightly from the nominal ones, by drive.
         samples: rays per pixel, 1, 2 or 4.
-        threads: for rendering; None = all CPUs.
+        threads: threads for rendering; None = all CPUs.
     """
 
     size: tuple[int, int] = (1600, 900)
@@ -54,11 +54,11 @@ class DriveSensors:
     """The sensors of one drive.
 
     Args:
-        drive: where they are driven.
-        options: how they record.
+        drive: the drive.
+        options: options of the sensors.
 
     Raises:
-        OptionError: the image size cannot be cut from the native one.
+        OptionError: the image size does not fit the native one.
     """
 
     def __init__(self, drive: Drive, options: SensorOptions | None = None) -> None:
@@ -82,15 +82,15 @@ class DriveSensors:
         return self._first_stamp + round(t * 1e9)
 
     def exposure(self, camera: str, t: float) -> float:
-        """When a camera fires for the lidar's time ``t``, seconds since the drive's start."""
+        """Exposure time of a camera for the lidar's time ``t``, seconds since the drive's start."""
         return t + STAGGER_NS[camera] * 1e-9 * self.options.stagger
 
     def reference_time(self, t: float) -> float:
-        """When the reference camera fires for the lidar's time ``t``."""
+        """Exposure time of the reference camera for the lidar's time ``t``."""
         return self.exposure(REFERENCE_CAMERA, t)
 
     def view(self, camera: str, t: float) -> View:
-        """What a camera sees at exactly ``t``: colour, depth, class, instance."""
+        """The view of a camera at exactly ``t``: colour, depth, class, instance."""
         options = self.options
         return render_view(
             self.drive.scene(t),
@@ -105,7 +105,7 @@ class DriveSensors:
         return self.developed(self.view(camera, t), camera, t)
 
     def developed(self, view: View, camera: str, t: float) -> NDArray[np.uint8]:
-        """The image (H, W, 3) uint8 RGB that the camera's sensor makes of its view at ``t``."""
+        """The image (H, W, 3) uint8 RGB of the camera's sensor, from its view at ``t``."""
         index = list(STAGGER_NS).index(camera)
         keys = (self.drive.town.seed, self.drive.index, round((t + 10) * 1e6), index)
         rng = random_for("sensor", *keys)
@@ -125,11 +125,11 @@ class DriveSensors:
         )
 
     def sweep(self, t: float) -> LidarSweep:
-        """One turn of the lidar at ``t``, without noise."""
+        """One rotation of the lidar at ``t``, without noise."""
         return ray_sweep(self.drive.scene(t), self.ego_T_lidar)
 
     def points(self, t: float) -> LidarPoints:
-        """What the lidar reports at ``t``."""
+        """The points that the lidar reports at ``t``."""
         keys = (self.drive.town.seed, self.drive.index, round((t + 10) * 1e6))
         return sense(self.sweep(t), random_for("lidar", *keys))
 
@@ -138,7 +138,7 @@ class DriveSensors:
         return LidarMasks(self.drive, self.ego_T_lidar)
 
     def labels(self, t: float, grid: VoxelGrid = OCC3D_GRID) -> OccupancyLabels:
-        """Labels in the ego frame at exactly ``t``; the masks hold for uncropped images then."""
+        """Labels in the ego frame at exactly ``t``; the masks are those of uncropped images."""
         scene = self.drive.scene(t)
         semantics, instances, flow = voxelise(scene, grid)
         seen = camera_mask(scene, self._native_rig, grid, threads=self.options.threads)
@@ -146,10 +146,9 @@ class DriveSensors:
         return OccupancyLabels(grid, semantics, instances, flow, seen, swept)
 
     def truth(self, t: float) -> tuple[OccupancyPrediction, NDArray[np.bool_]]:
-        """What a perfect model would answer for the frame set of the lidar's time ``t``.
+        """The ground truth as a prediction, for the frame set of the lidar's time ``t``.
 
-        The answer is expressed at the reference camera's stamp. The second value is the camera
-        mask (X, Y, Z).
+        Its stamp is that of the reference camera. The second value is the camera mask (X, Y, Z).
         """
         when = self.reference_time(t)
         scene = self.drive.scene(when)
@@ -177,7 +176,7 @@ def frame_times(frames: int, rate: float) -> list[float]:
     """Times of ``frames`` frame sets at ``rate`` Hz from the drive's start.
 
     Raises:
-        OptionError: fewer than one frame, or more than fit into a drive.
+        OptionError: the number is below 1 or more than a drive has.
     """
     most = int(DURATION_S * rate + 1e-9) + 1
     if not 1 <= frames <= most:

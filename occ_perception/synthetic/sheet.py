@@ -1,4 +1,4 @@
-"""A contact sheet of one moment: images, classes, labels from above, masks."""
+"""A contact sheet of one frame: images, classes, labels from above, masks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _ROWS = (
 def contact_sheet(sensors: DriveSensors, t: float) -> Image:
     """(H, W, 3) RGB: six images, their classes, and the labels seen from above.
 
-    From above, left to right: everything, what the cameras see, what the lidar sees; forward is
-    up.
+    The views from above are, left to right: all voxels, those that cameras see, those that the
+    lidar sees. Forward is up.
     """
     palette = LABEL_SETS["occ3d"].palette()
     images, classes = [], []
@@ -48,7 +48,7 @@ def contact_sheet(sensors: DriveSensors, t: float) -> Image:
 
 
 def from_above(labels: OccupancyLabels, mask: NDArray[np.bool_]) -> Image:
-    """(X, Y, 3) RGB of the top-most occupied class under a mask; forward is up, left is left."""
+    """(X, Y, 3) RGB of the topmost occupied class in a mask; forward is up, left is left."""
     classes = LABEL_SETS["occ3d"]
     occupied = mask & (labels.semantics != classes.empty_class)
     top = occupied.shape[2] - 1 - np.argmax(occupied[:, :, ::-1], axis=2)

@@ -1,4 +1,4 @@
-"""Building things from solids: rows of the arrays that kernels read, and figures made of them."""
+"""Solids: rows of the arrays that kernels read, and figures composed of them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LIGHT: Colour = (0.6, 0.6, 0.58)
 
 @dataclass(eq=False)
 class SolidList:
-    """Solids under construction, in the axes of whatever they will be part of.
+    """A list of solids, in the axes of the figure they will belong to.
 
-    Every solid of a list gets the list's class unless it names its own.
+    Every solid gets the list's class unless it has its own.
     """
 
     class_id: int
@@ -46,8 +46,8 @@ class SolidList:
     ) -> None:
         """Add one solid: centre and half extents in metres, linear colour, yaw in radians.
 
-        ``taper`` is the part of the width lost from bottom to top; ``swing`` the amplitude (m) of
-        a walker's limbs.
+        ``taper`` is the share of the width lost from bottom to top. ``swing`` is the amplitude (m)
+        of a walker's limbs.
         """
         wide_x = half[0] * max(1.0, 1.0 - taper[0])
         wide_y = half[1] * max(1.0, 1.0 - taper[1])
@@ -113,10 +113,10 @@ class SolidList:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A thing made of solids, in its own axes: x forward, z up, standing on z = 0.
+    """An object composed of solids, in its own axes: x forward, z up, standing on z = 0.
 
     Attributes:
-        class_id: Occ3D class of the thing.
+        class_id: Occ3D class of the object.
         shapes, tags: (n, ·) rows as in ``kernels/columns.py``.
         swings: (n,) amplitude (m) with which a part swings along x while walking.
     """
@@ -144,7 +144,7 @@ class Figure:
 
 
 def footprint_half(shapes: Float64) -> Float64:
-    """(n, 3) half extents of the solids' axis-aligned boxes; yaw and flaring tops considered."""
+    """(n, 3) half extents of the solids' axis-aligned boxes, including yaw and flaring tops."""
     c = np.abs(shapes[:, columns.COS])
     s = np.abs(shapes[:, columns.SIN])
     half = shapes[:, columns.HX : columns.HZ + 1].copy()
@@ -173,7 +173,7 @@ def place_shapes(shapes: Float64, poses: Float64) -> Float64:
 def muted_colour(
     rng: np.random.Generator, saturation: float = 0.35, value: tuple[float, float] = (0.08, 0.55)
 ) -> Colour:
-    """A linear colour of any hue, mostly muted: what most things in a street look like."""
+    """A random linear colour of any hue, mostly muted, as common in streets."""
     hue = float(rng.random())
     strength = saturation * float(rng.random()) ** 1.5
     return colorsys.hsv_to_rgb(hue, strength, float(rng.uniform(*value)))

@@ -1,4 +1,4 @@
-"""Everything that stands still in a street: buildings, trees, poles, furniture, work zones."""
+"""Static objects of a street: buildings, trees, poles, furniture, work zones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from occ_perception.synthetic.solids import (
 )
 
 FOUNDATION = 0.6
-"""How far buildings and walls reach below their footing, so that no gap shows on a slope (m)."""
+"""Depth of buildings and walls below their footing (m), so that no gap shows on a slope."""
 
 _FACADES: tuple[Colour, ...] = (
     (0.42, 0.38, 0.32),
@@ -41,7 +41,7 @@ def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
 
 
 def building(rng: np.random.Generator, width: float, depth: float) -> Figure:
-    """A building; x runs along its front, which looks towards +y."""
+    """A building; x runs along its front, which faces +y."""
     parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     height = float(np.clip(rng.lognormal(2.3, 0.55), 3.2, 40.0))
     colour = _pick(rng, _FACADES) if rng.random() < 0.8 else muted_colour(rng, 0.3, (0.15, 0.5))
@@ -155,7 +155,7 @@ def bush(rng: np.random.Generator) -> Figure:
 
 
 def border(rng: np.random.Generator, length: float) -> Figure:
-    """What separates a plot from the footway: a hedge, a wall or a see-through railing along x."""
+    """A border between plot and footway: a hedge, a wall or a see-through railing along x."""
     kind = rng.choice(["hedge", "wall", "railing"], p=[0.5, 0.25, 0.25])
     class_id = columns.VEGETATION if kind == "hedge" else columns.MANMADE
     parts = SolidList(class_id, int(rng.integers(1 << 20)))
@@ -203,7 +203,7 @@ def lamp_post(rng: np.random.Generator) -> Figure:
 
 
 def sign(rng: np.random.Generator) -> Figure:
-    """A traffic sign that looks towards +x."""
+    """A traffic sign that faces +x."""
     parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     height = float(rng.uniform(2.2, 3.0))
     colour = ((0.6, 0.6, 0.6), (0.05, 0.12, 0.4), (0.5, 0.42, 0.05))[int(rng.integers(3))]
@@ -215,7 +215,7 @@ def sign(rng: np.random.Generator) -> Figure:
 
 
 def traffic_light(rng: np.random.Generator, arm: float) -> Figure:
-    """A signal whose heads look towards +x; its mast arm reaches along +y."""
+    """A traffic light whose heads face +x; its mast arm extends along +y."""
     parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     colour = varied(rng, (0.1, 0.1, 0.1), 0.5)
     parts.pole(0, 0, (-0.3, 5.6), 0.09, columns.METAL, colour)
@@ -234,7 +234,7 @@ def bollard(rng: np.random.Generator) -> Figure:
 
 
 def bench(rng: np.random.Generator) -> Figure:
-    """A bench that looks towards +y."""
+    """A bench that faces +y."""
     parts = SolidList(columns.MANMADE, int(rng.integers(1 << 20)))
     wood = varied(rng, (0.2, 0.12, 0.06))
     parts.box((-0.9, 0.9), (-0.25, 0.25), (0.38, 0.46), columns.BARK, wood)
@@ -245,7 +245,7 @@ def bench(rng: np.random.Generator) -> Figure:
 
 
 def clutter(rng: np.random.Generator) -> Figure:
-    """Bins, handcarts, stacked boxes, pallets: what the label set calls others."""
+    """Bins, handcarts, stacked boxes, pallets: the class others."""
     parts = SolidList(columns.OTHERS, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.8, (0.05, 0.4))
     kind = rng.choice(["bin", "wheelie", "boxes", "cart"])

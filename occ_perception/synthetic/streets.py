@@ -1,4 +1,4 @@
-"""The street plan: curved roads in two crossing families, blocks between them, lanes on them."""
+"""The street plan: two crossing families of curved roads, with lanes, and the blocks between."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Road:
         return np.asarray(angle if self.family == 0 else np.pi / 2 - angle)
 
     def facing(self, u: float, side: int) -> float:
-        """Yaw of a figure on this side of the road whose +y axis looks at the centre line."""
+        """Yaw of a figure on this side of the road whose +y axis points to the centre line."""
         left_of_road = (side > 0) == (self.family == 0)
         return float(self.heading(u)) + (math.pi if left_of_road else 0.0)
 
@@ -102,7 +102,7 @@ class StreetPlan:
     right_hand: bool
 
     def direction(self, road: Road, side: int) -> int:
-        """+1 where traffic on this side of the road moves towards greater ``u``, else -1."""
+        """+1 if traffic on this side of the road moves towards greater ``u``, otherwise -1."""
         sign = -side if road.family == 0 else side
         return sign if self.right_hand else -sign
 

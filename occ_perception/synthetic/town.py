@@ -1,4 +1,4 @@
-"""A town from one integer: streets, ground and everything that never moves."""
+"""A town from one integer seed: streets, ground and all static objects."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Body:
 
 
 class StaticScene:
-    """Standing things being put on the ground, without overlap, and what has been put."""
+    """Static objects on the ground, placed without overlap."""
 
     def __init__(self, ground: Ground, taken: TakenMap, first_instance: int = 1) -> None:
         self.ground = ground
@@ -73,15 +73,15 @@ class StaticScene:
         footprint: tuple[float, float] | None = None,
         claim: bool = True,
     ) -> bool:
-        """Put a figure at a world position (2,) if its footprint is free; whether it was.
+        """Place a figure at a world position (2,) if its footprint is free; returns whether it was.
 
         Args:
-            figure: what to put.
+            figure: the figure.
             position: (2,) world position of the figure's origin.
             yaw: direction of its x axis, radians.
             surfaces: allowed surfaces below its footprint; None allows all.
             footprint: half length and width to claim instead of the figure's own.
-            claim: False puts it without asking, as a part of something that has been put.
+            claim: False places it without a check, as a part of a placed figure.
         """
         lower, upper = figure.bounds()
         if claim:
@@ -110,7 +110,7 @@ class StaticScene:
         return True
 
     def solids(self) -> tuple[Float64, NDArray[np.int32], Float64]:
-        """Rows of everything put so far, and where the figure of each row stands (n, 2)."""
+        """Rows of all placed solids, and the position of each row's figure (n, 2)."""
         nothing = (
             np.zeros((0, columns.NUM_SHAPE_COLUMNS)),
             np.zeros((0, columns.NUM_TAG_COLUMNS), dtype=np.int32),
@@ -125,8 +125,7 @@ class StaticScene:
 
 @dataclass(eq=False)
 class Town:
-    """The town of a seed. Building it takes one to two CPU seconds; everything is a function of
-    the seed.
+    """The town of a seed; it depends on the seed only. Building it takes one to two CPU seconds.
 
     Raises:
         OptionError: the seed belongs to no split.
@@ -276,7 +275,7 @@ def _put_parked(
 
 
 def in_junction(ground: Ground, position: Float64) -> bool:
-    """Whether there is no kerb within reach on either side: the middle of a junction."""
+    """Whether a position is the middle of a junction: no kerb within reach on either side."""
     around = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     x, y = position[0] + 5.5 * np.cos(around), position[1] + 5.5 * np.sin(around)
     raised = ground.surface_code(x, y) >= columns.FIRST_RAISED

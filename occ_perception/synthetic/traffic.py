@@ -1,4 +1,4 @@
-"""Everything that moves besides the ego vehicle, each a closed function of time."""
+"""Traffic: everything that moves besides the ego vehicle, in closed form over time."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from occ_perception.synthetic.solids import Figure
 from occ_perception.synthetic.streets import Road, StreetPlan
 
 EGO_BOX = (1.4, 0.0, 2.35, 0.95)
-"""Middle (x, y) and half sizes of the ego vehicle's footprint in its own axes, metres."""
+"""Centre (x, y) and half sizes of the ego vehicle's footprint in its own axes, metres."""
 VEHICLE_CLEARANCE, PERSON_CLEARANCE = 5.0, 2.5
 
 
 @dataclass(frozen=True, eq=False)
 class Actor:
-    """One mover: where it starts on a path and how it moves along.
+    """A moving object on a path.
 
     Attributes:
-        figure: what it looks like.
-        path: what it follows.
+        figure: its figure.
+        path: its path.
         start: arc length at time 0, metres; may lie outside the path.
         profile: distance over time.
-        waits: whether it stands at the path's ends instead of existing only between them.
+        waits: whether it stands at the path's ends; otherwise it exists only between them.
         walks: whether its limbs swing.
     """
 
@@ -54,7 +54,7 @@ class Actor:
 
 
 class Fleet:
-    """All actors of a drive, evaluated together."""
+    """All actors of a drive, in one evaluation."""
 
     def __init__(self, actors: list[Actor], ground: Ground) -> None:
         self.actors = actors
@@ -96,7 +96,7 @@ class Fleet:
         return np.stack([x, y, z, yaw], axis=-1), exists
 
     def without(self, dropped: NDArray[np.bool_]) -> Fleet:
-        """The fleet less the marked actors."""
+        """The fleet without the marked actors."""
         kept = [actor for actor, gone in zip(self.actors, dropped, strict=True) if not gone]
         return Fleet(kept, self._ground)
 
@@ -104,7 +104,7 @@ class Fleet:
 def draw_fleet(
     town_seed: int, drive: int, plan: StreetPlan, ground: Ground, route: EgoRoute
 ) -> Fleet:
-    """All actors of a drive, collisions between them not yet considered."""
+    """Draw all actors of a drive, before the check for collisions."""
     rng = random_for("traffic", town_seed, drive)
     actors = _queue_of_ego(rng, route)
     calm = bool(rng.random() < 0.85)
@@ -143,7 +143,7 @@ def _draw_vehicle(rng: np.random.Generator, calm: bool) -> Figure:
 
 
 def _queue_of_ego(rng: np.random.Generator, route: EgoRoute) -> list[Actor]:
-    """Vehicles ahead of and behind the ego in its lane, which keep their distance to it."""
+    """Vehicles ahead of and behind the ego in its lane, at constant distance."""
     actors = []
     for sign in (-1, 1):
         gap = float(rng.uniform(9, 22))
@@ -207,7 +207,7 @@ def _stopping_lane(
 
 
 def _turners(rng: np.random.Generator, plan: StreetPlan, route: EgoRoute) -> list[Actor]:
-    """Vehicles that leave the roads parallel to the ego's at some junction."""
+    """Vehicles that turn off the roads parallel to the ego's at a junction."""
     actors: list[Actor] = []
     for road in plan.roads[route.road.family]:
         for other in plan.crossed(road):
@@ -293,7 +293,7 @@ def _crossers(rng: np.random.Generator, plan: StreetPlan, road: Road) -> list[Ac
 
 @dataclass(frozen=True, eq=False)
 class Rectangles:
-    """Footprints (n,) as middle (n, 2), yaw (n,) and half sizes (n, 2), world, metres."""
+    """Footprints (n,) as centre (n, 2), yaw (n,) and half sizes (n, 2), world, metres."""
 
     middle: Float64
     yaw: Float64
@@ -342,12 +342,12 @@ def overlapping(
 def colliding(
     fleet: Fleet, obstacles: Rectangles, ego_poses: dict[float, Float64]
 ) -> NDArray[np.bool_]:
-    """Actors to drop: those that overlap an obstacle, the ego or an earlier actor at some time.
+    """Actors to drop: those that overlap an obstacle, the ego or an earlier actor at any time.
 
     Args:
         fleet: the actors.
-        obstacles: footprints of what stands in the way.
-        ego_poses: time -> (x, y, z, yaw) of the ego vehicle; the times that are looked at.
+        obstacles: footprints of static obstacles.
+        ego_poses: time -> (x, y, z, yaw) of the ego vehicle, for the times to check.
     """
     count = len(fleet.actors)
     dropped = np.zeros(count, dtype=bool)

@@ -1,4 +1,4 @@
-"""Vehicles made of solids. Lengths, widths and heights are drawn around those of real ones."""
+"""Vehicles, composed of solids. Lengths, widths and heights vary around those of real vehicles."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def truck(rng: np.random.Generator) -> Figure:
 
 
 def trailer(rng: np.random.Generator) -> Figure:
-    """A parked semi-trailer or a small drawbar trailer; class trailer whether towed or not."""
+    """A parked semi-trailer or a small drawbar trailer; class trailer in both cases."""
     parts = SolidList(columns.TRAILER, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.5, (0.2, 0.65))
     if rng.random() < 0.6:
@@ -150,7 +150,7 @@ def bus(rng: np.random.Generator) -> Figure:
 
 
 def excavator(rng: np.random.Generator) -> Figure:
-    """An excavator, its arm a chain of upright boxes."""
+    """An excavator with an arm of upright boxes."""
     parts = SolidList(columns.CONSTRUCTION_VEHICLE, int(rng.integers(1 << 20)))
     colour = _pick(rng, _MACHINE_COLOURS)
     for side in (-1.0, 1.0):
@@ -177,7 +177,7 @@ def excavator(rng: np.random.Generator) -> Figure:
 
 
 def roller(rng: np.random.Generator) -> Figure:
-    """A road roller or loader: the other construction vehicle."""
+    """A road roller or loader."""
     parts = SolidList(columns.CONSTRUCTION_VEHICLE, int(rng.integers(1 << 20)))
     colour = _pick(rng, _MACHINE_COLOURS)
     parts.ball((1.35, 0, 0.65), (0.65, 1.0, 0.65), columns.METAL, GREY)
@@ -189,7 +189,7 @@ def roller(rng: np.random.Generator) -> Figure:
 
 
 def motorcycle(rng: np.random.Generator, rider: bool) -> Figure:
-    """A motorcycle or scooter; a rider takes its class."""
+    """A motorcycle or scooter; a rider has the same class."""
     parts = SolidList(columns.MOTORCYCLE, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.9)
     for x in (-0.68, 0.68):
@@ -205,7 +205,7 @@ def motorcycle(rng: np.random.Generator, rider: bool) -> Figure:
 
 
 def bicycle(rng: np.random.Generator, rider: bool) -> Figure:
-    """A bicycle; a rider takes its class."""
+    """A bicycle; a rider has the same class."""
     parts = SolidList(columns.BICYCLE, int(rng.integers(1 << 20)))
     colour = muted_colour(rng, 0.9)
     for x in (-0.52, 0.52):

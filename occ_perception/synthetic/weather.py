@@ -1,4 +1,4 @@
-"""Light and air: one weather per drive."""
+"""The weather of a drive: sun, sky, visibility and wetness."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from occ_perception.synthetic.seeds import random_for
 
 @dataclass(frozen=True)
 class Weather:
-    """What the renderer needs to know about sun, sky, air and road.
+    """Sun, sky, air and road for the renderer.
 
     Attributes:
         sun_elevation, sun_azimuth: direction towards the sun, radians; azimuth in world axes.
         overcast: 0 = clear sky, 1 = no sun and no shadows.
         visibility: distance (m) over which contrast falls to 1/e.
-        wet: 0 = dry road, 1 = road that mirrors the sky.
-        dusk: 0 = day, 1 = the last light, lamps on.
+        wet: 0 = dry road, 1 = road that reflects the sky.
+        dusk: 0 = day, 1 = last light, lamps on.
         clouds: seed of the cloud pattern.
     """
 
@@ -32,7 +32,7 @@ class Weather:
     clouds: int
 
     def values(self) -> NDArray[np.float64]:
-        """(10,) numbers as the renderer's kernel reads them."""
+        """(10,) numbers in the order of the renderer's kernel."""
         flat = np.cos(self.sun_elevation)
         return np.array(
             [
@@ -51,7 +51,7 @@ class Weather:
 
 
 def draw_weather(town_seed: int, drive: int) -> Weather:
-    """Weather of a drive: mostly dry days, some fog, some wet roads, some dusk."""
+    """Draw the weather of a drive: mostly dry days, some fog, wet roads and dusk."""
     rng = random_for("weather", town_seed, drive)
     overcast = float(np.clip(rng.beta(0.8, 0.8) * 1.2 - 0.1, 0, 1))
     foggy = rng.random() < 0.12

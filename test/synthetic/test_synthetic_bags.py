@@ -57,7 +57,7 @@ def test_a_bag_is_taken_for_made_only_where_it_was_asked_for(tmp_path: Path) -> 
         for out, drives in ((tmp_path, "0-1"), (one, "0")):
             refusal = town_bags(*more, out=out, drives=drives).exception
             assert isinstance(refusal, OccError)
-            assert re.search(r"holds a drive as .*'generator': 1.* delete it", str(refusal))
+            assert re.search(r"holds a drive with .*'generator': 1.* delete it", str(refusal))
     assert files_of(tmp_path) == made
 
 

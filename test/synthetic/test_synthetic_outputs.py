@@ -304,7 +304,7 @@ def test_many_drives_that_do_not_fit_the_disk_end_in_one_line(tmp_path: Path, ba
         (["drive", "--drive", "3-1"], "--drive takes a number or a range like 0-19"),
         (["drive", "--town", "one"], "--town takes a number"),
         (["drive", "--frames", "50"], "give 1 to 41 frames"),
-        (["drive", "--size", "800x451"], "cannot be cut"),
+        (["drive", "--size", "800x451"], "cannot be cropped"),
         (["drive", "--size", "big"], "must look like 800x450"),
         (["drive", "--rate", "10"], "needs --bag"),
         (["drive", "--odometry-noise", "0.01"], "needs --bag"),

@@ -32,7 +32,7 @@ def test_splits_share_no_town() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 10_500, 19_999, 30_001])
 def test_a_seed_of_no_split_is_refused(seed: int) -> None:
-    with pytest.raises(OptionError, match=r"belongs to no split; there are train 0\.\.9999"):
+    with pytest.raises(OptionError, match=r"belongs to no split; splits are train 0\.\.9999"):
         Town(seed)
 
 
@@ -129,7 +129,7 @@ def test_small_images_are_scaled_and_cropped_at_the_top() -> None:
 
 @pytest.mark.parametrize("size", [(800, 451), (0, 0), (704, -4), (100, 900)])
 def test_a_size_that_breaks_the_crop_is_refused(size) -> None:
-    with pytest.raises(OptionError, match="cannot be cut from 1600x900"):
+    with pytest.raises(OptionError, match="cannot be cropped from 1600x900"):
         synthetic_rig(size)
 
 

@@ -116,12 +116,12 @@ CELL = 3.0
 CELLS = 100
 """Cells per side; the grid is centred on the scene."""
 
-# What a ray met, where it is not the index of a solid.
+# Result of a ray that hits no solid.
 MET_GROUND, MET_KERB, MET_NOTHING = -1, -2, -3
 
 
 class World(NamedTuple):
-    """Everything a ray can meet at one instant.
+    """Everything a ray can hit at one time.
 
     Attributes:
         surface: (SURFACE_CELLS, SURFACE_CELLS, 4) uint8, first index along x.

@@ -1,9 +1,9 @@
-"""The decorator of every kernel: compile on first use, keep the machine code on disk.
+"""The decorator of every kernel: compiles on first use and caches the machine code on disk.
 
-Compiled code lives in ``$NUMBA_CACHE_DIR`` where that is set, else in the user's cache folder
-(``$XDG_CACHE_HOME`` or ``~/.cache``), under a name made from the sources of this package. numba
-alone would notice a change of the file a kernel is in but not of a function it calls elsewhere;
-with the sources in the name, code compiled from other sources is never picked up.
+The cache is in ``$NUMBA_CACHE_DIR`` if that is set, otherwise in the user's cache folder
+(``$XDG_CACHE_HOME`` or ``~/.cache``), in a folder named after a hash of this package's sources.
+numba alone detects a change in the file of a kernel, but not in a function of another file that it
+calls; the hash prevents the use of code compiled from other sources.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def kernel(fast: bool = False, inline: bool = False) -> Callable[[Callable[..., 
     """Compile a function with numba, without the GIL, cached on disk.
 
     Args:
-        fast: let the compiler reorder arithmetic. Only for what ends in pixel colours: labels,
-            masks and ranges must be bit-equal on every machine.
-        inline: copy the code into its callers, for what runs once per ray and is called from few
-            places: a call passes every array of the world by value.
+        fast: let the compiler reorder arithmetic. Only for pixel colours: labels, masks and ranges
+            must be bit-equal on every machine.
+        inline: copy the code into its callers. For functions that run once per ray and have few
+            callers, because a call passes every array of the world by value.
     """
 
     settings: Any = numba.core.config

@@ -1,4 +1,4 @@
-"""Where a ray meets the world: solids in a cell grid, then the ground.
+"""Intersects rays with the world: solids in a cell grid, then the ground.
 
 Rays are given by origin (ox, oy, oz) and unit direction (dx, dy, dz) in world coordinates;
 distances are along the ray, metres. Compiled without fastmath: masks and lidar come from here.

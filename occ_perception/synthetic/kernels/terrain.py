@@ -90,7 +90,7 @@ def is_raised(surface, blocks, x, y):
 
 @kernel()
 def summarise_blocks(surface, blocks):
-    """Fill ``blocks`` with what :func:`is_raised` answers everywhere inside each block."""
+    """Fill ``blocks`` with the result of :func:`is_raised` inside each block, or MIXED."""
     for bi in range(BLOCKS):
         for bj in range(BLOCKS):
             raised = False
