@@ -2,7 +2,7 @@
 
 Source: ALOcc (arXiv 2411.07725), semantic prototypes; point sampling and the pair of losses are
 those of MaskFormer and PointRend (arXiv 2107.06278, 1912.08193). Legend: B batch, K classes with
-the leading dummy class, P voxels, M masks (classes that occur in a sample), S points.
+the leading dummy class, P voxels or pixels, M masks (classes that occur in a sample), S points.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class MaskLoss:
         """Losses over the global batch.
 
         Args:
-            logits_BKP: over any voxels (voxels or pixels).
-            targets_BP: head class of each voxel, 255 = not supervised.
+            logits_BKP: over voxels or pixels.
+            targets_BP: head class of each position, 255 = not supervised.
             generators: one per sample, on the logits' device. Points that depend on the sample
                 alone make a step independent of how the batch is spread over processes.
         """
@@ -108,12 +108,12 @@ class MaskLoss:
     def draw_points(
         self, logits_MP: Tensor, targets_P: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """(M, S) voxels at which each mask is compared.
+        """(M, S) positions at which each mask is compared.
 
-        Candidates are drawn without replacement by class weight; those whose own logit is nearest
-        to zero are kept, and the rest comes uniformly from all supervised voxels. Where there are
-        fewer supervised voxels than draws the others fill up, and count as outside every mask; the
-        reference code does the same; for images this is the usual case.
+        Candidates are drawn without replacement by class weight. Those whose logit is nearest to
+        zero are kept, and the rest is drawn uniformly from all supervised positions. If there are
+        fewer supervised positions than draws, the others fill up and count as outside of every
+        mask. The reference code does the same; for images this is the usual case.
         """
         config, (masks, voxels) = self.config, logits_MP.shape
         points = min(config.points, voxels)
@@ -130,7 +130,7 @@ class MaskLoss:
 
 
 def race(weights_MP: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` voxels per row without replacement, with chances proportional to the weights.
+    """``count`` positions per row without replacement, with chances proportional to the weights.
 
     An exponential race; voxels of weight zero come last, where there are not enough others.
     """
