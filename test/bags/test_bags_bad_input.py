@@ -124,7 +124,7 @@ def test_damage_inside_an_mcap_ends_the_reading(tmp_path):
 @pytest.mark.parametrize("has_metadata", [True, False])
 @pytest.mark.parametrize("damaged", [0, 1])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_hopeless_file_of_a_split_recording_leaves_the_other(
+def test_an_unreadable_file_of_a_split_recording_leaves_the_other(
     tmp_path, images, storage, damaged, has_metadata
 ):
     files = write_split(tmp_path / "bag", images, storage)
@@ -173,7 +173,7 @@ def test_damage_met_while_reading_ends_one_file_only(tmp_path, has_metadata):
     assert any(p.text.startswith(f"{first.name}: reading stopped") for p in frames.problems)
 
 
-def test_a_file_that_the_metadata_names_and_is_not_there(tmp_path, images):
+def test_a_file_of_the_metadata_that_does_not_exist_is_reported(tmp_path, images):
     _, second = write_split(tmp_path / "bag", images)
     second.unlink()
     frames = open_recording(tmp_path / "bag")
@@ -193,7 +193,7 @@ def test_a_split_recording_without_an_intact_message_names_its_files(tmp_path, i
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000])
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_hopeless_files_are_refused_in_words(tmp_path, images, storage, keep):
+def test_unreadable_files_are_refused_with_a_message(tmp_path, images, storage, keep):
     path = write_ours(tmp_path / "bag", images, storage)
     (file,) = path.glob("bag.*")
     file.write_bytes(file.read_bytes()[:keep])
@@ -227,7 +227,7 @@ def test_missing_metadata_is_noticed_and_the_files_are_read(tmp_path, images):
     assert reasons(frames) == ["no_metadata"]
 
 
-def test_what_is_not_a_recording(tmp_path):
+def test_other_files_and_folders_are_refused(tmp_path):
     with pytest.raises(BagError, match="no recording at"):
         open_recording(tmp_path / "nothing")
     with pytest.raises(BagError, match=r"neither metadata.yaml nor"):
@@ -241,7 +241,7 @@ def test_what_is_not_a_recording(tmp_path):
         open_recording(tmp_path / "bag")
 
 
-def test_an_mcap_of_another_kind_says_so(tmp_path):
+def test_an_mcap_of_another_profile_is_refused_by_name(tmp_path):
     """The current nuscenes2mcap writes Foxglove messages."""
     header = b"\x01" + (8).to_bytes(8, "little") + bytes(8)
     (tmp_path / "scene.mcap").write_bytes(b"\x89MCAP0\r\n" + header)
@@ -261,7 +261,7 @@ def test_an_empty_recording(tmp_path):
 # -- messages ------------------------------------------------------------------------------------
 
 
-def test_damaged_images_cost_their_frames_only(tmp_path, images):
+def test_damaged_images_drop_their_frames_only(tmp_path, images):
     damaged = list(images)
     damaged[6] = replace(damaged[6], jpeg=damaged[6].jpeg[:-100])
     damaged[20] = replace(damaged[20], jpeg=b"")
@@ -272,7 +272,7 @@ def test_damaged_images_cost_their_frames_only(tmp_path, images):
     assert "neither JPEG nor PNG" in str(frames.problems[1])
 
 
-def test_bytes_that_are_no_message_are_listed(tmp_path, images):
+def test_bytes_that_are_not_a_message_are_listed(tmp_path, images):
     path = write_ours(tmp_path / "bag", images)
     with Recording(path) as source:
         copied = list(source.messages())
@@ -298,7 +298,7 @@ def test_bytes_that_are_no_message_are_listed(tmp_path, images):
     assert "/cam_back/image_rect/compressed: message is not a valid" in str(frames.problems[0])
 
 
-def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, images):
+def test_8uc3_is_refused_unless_the_layout_sets_an_encoding(tmp_path, images):
     messages = Messages()
     timed = []
     for image in images[:6]:
@@ -331,7 +331,7 @@ def test_8uc3_is_refused_until_the_layout_says_what_it_is(tmp_path, images):
 # -- content -------------------------------------------------------------------------------------
 
 
-def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
+def test_a_gap_in_the_poses_drops_the_frames_in_it(tmp_path):
     images = drawn_images(keyframes=4)
     first = images[0].stamp_ns
     path = write_ours(
@@ -347,7 +347,7 @@ def test_a_gap_in_the_poses_costs_the_frames_in_it(tmp_path):
     assert "lies in a gap of" in str(frames.problems[0])
 
 
-def test_poses_that_end_do_not_hold_up_the_images_behind(tmp_path):
+def test_poses_that_end_do_not_block_later_images(tmp_path):
     images = drawn_images(keyframes=8)
     first = images[0].stamp_ns
     path = write_ours(tmp_path / "bag", images, poses=lambda p: p.stamp_ns - first < 500 * MS)
@@ -420,7 +420,7 @@ def test_a_smaller_camera_with_its_own_calibration_is_fine(tmp_path, images):
     assert frames[0].images["CAM_BACK"].shape == (46, 80, 3)
 
 
-def test_calibration_that_is_nowhere_is_asked_for(tmp_path, images):
+def test_a_missing_calibration_is_an_error(tmp_path, images):
     messages = Messages()
     timed = []
     for image in images[:6]:
@@ -447,7 +447,7 @@ def test_calibration_that_is_nowhere_is_asked_for(tmp_path, images):
     assert text.endswith("Give a rig file")
 
 
-def test_poses_of_another_frame_are_not_taken_for_the_vehicle(tmp_path, images):
+def test_poses_of_another_frame_are_not_used_for_the_vehicle(tmp_path, images):
     path = write_ours(tmp_path / "bag", images)
     frames = open_recording(path)
     layout = replace(frames.layout, pose=replace(frames.layout.pose, ego_frame="base_footprint"))

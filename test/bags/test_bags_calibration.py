@@ -53,7 +53,7 @@ def focal_lengths(drive) -> list[float]:
     return [float(frame.rig.camera(CAMERA).K[0, 0]) for frame in drive]
 
 
-def test_a_camera_info_that_changes_holds_from_then_on(plain, tmp_path):
+def test_a_changed_camera_info_applies_from_then_on(plain, tmp_path):
     bag = rewritten(plain, tmp_path / "bag", lambda n, info: zoomed(info, 100 if n < 3 else 120))
     with open_recording(bag) as drive:
         assert drive.rig.camera(CAMERA).K[0, 0] == 100
@@ -70,7 +70,7 @@ def test_frames_before_the_first_camera_info_are_not_lost(plain, tmp_path):
         assert drive.problems == []
 
 
-def test_a_mount_that_is_told_anew_holds_from_then_on(plain, tmp_path):
+def test_a_changed_mount_applies_from_then_on(plain, tmp_path):
     with open_recording(plain) as drive:
         stamps = drive.reference_stamps()
         mount = drive.rig.camera(CAMERA).ego_T_cam
@@ -105,7 +105,7 @@ def test_a_camera_info_without_intrinsics_leaves_the_one_before_it(plain, tmp_pa
         assert problem.text.endswith("the calibration before it stays in effect")
 
 
-def test_an_unusable_camera_info_before_the_first_usable_one_loses_no_frame(plain, tmp_path):
+def test_an_unusable_camera_info_before_the_first_usable_one_drops_no_frame(plain, tmp_path):
     def change(frame_set, info):
         zoomed(info, 100)
         if frame_set < 2:
@@ -118,7 +118,7 @@ def test_an_unusable_camera_info_before_the_first_usable_one_loses_no_frame(plai
 
 
 @pytest.mark.parametrize(("lost", "frames"), [((2, 3), FRAME_SETS), (range(4, FRAME_SETS), 4)])
-def test_frame_sets_wait_for_a_rig_that_got_lost(plain, tmp_path, lost, frames):
+def test_frame_sets_wait_for_a_rig_that_became_incomplete(plain, tmp_path, lost, frames):
     """A camera whose frame tf does not know is nowhere, until it has another frame."""
 
     def change(frame_set, info):

@@ -107,7 +107,7 @@ def test_bare_storage_files(tmp_path, images, storage):
     assert_frames(open_recording(bare), images, pose_atol=0.03)
 
 
-def test_can_odometry_can_be_asked_for(tmp_path, images):
+def test_can_odometry_can_be_selected(tmp_path, images):
     path = bag_families.foxglove(tmp_path / "bag", images)
     layout = load_layout("foxglove")
     odometry = replace(layout.pose, kind="odometry", topic="/odom")
@@ -149,7 +149,7 @@ def test_a_given_rig_replaces_everything(tmp_path, images):
         open_recording(path, rig=one)
 
 
-def test_the_wrong_layout_says_what_is_missing(tmp_path, images):
+def test_the_wrong_layout_is_an_error_that_lists_what_is_missing(tmp_path, images):
     path = bag_families.foxglove(tmp_path / "bag", images[:6])
     with pytest.raises(BagError, match=r"layout autoware does not fit .*no topic /sensing/camera"):
         open_recording(path, layout="autoware")

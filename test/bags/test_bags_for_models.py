@@ -28,7 +28,7 @@ def test_the_lidars_mount_comes_from_the_bag_where_the_grid_lies_there(vehicle):
         assert frames.rig.ego_T_lidar is None
 
 
-def test_a_lidar_that_is_nowhere_is_named(vehicle):
+def test_a_lidar_without_a_mount_is_named(vehicle):
     layout = replace(load_layout("occ_perception"), lidar_frame="velodyne")
     with pytest.raises(BagError, match=r"needs the mount of the lidar: no mount of velodyne in tf"):
         open_recording(vehicle, layout=layout, model=get_card("alocc_3d_surroundocc"))

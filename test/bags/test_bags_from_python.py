@@ -38,7 +38,7 @@ def test_what_the_docs_show_runs(folder, monkeypatch, capsys):
     assert all(re.match(r"scene-0103 \d{19} \(\) \[", line) for line in lines[2:])
 
 
-def test_frame_sets_are_what_frames_are_made_of(folder):
+def test_frame_sets_are_the_source_of_frames(folder):
     with occ_perception.open_recording(folder / "scene-0103") as drive:
         frames = list(drive)
         assert len(frames) == drive.expected_frames == 7
@@ -68,6 +68,6 @@ def test_the_package_alone_imports_no_library():
     assert names - set(sys.stdlib_module_names) == {"occ_perception"}
 
 
-def test_a_name_that_is_not_offered():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'open_bag'"):
         occ_perception.open_bag  # noqa: B018

@@ -52,7 +52,7 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     assert "the node can run on this bag" in text
 
 
-def test_lost_images_and_poses_show(tmp_path):
+def test_lost_images_and_poses_are_reported(tmp_path):
     images = drawn_images(keyframes=4)
     kept = [p for k, p in enumerate(images) if not (p.channel == "CAM_BACK" and k in range(30, 60))]
     path = bag_families.foxglove(tmp_path / "bag", kept)
@@ -71,7 +71,7 @@ def test_a_gap_is_measured_and_a_restart_is_not_a_gap(tmp_path):
     assert report.frame_sets.period_ms == pytest.approx(83.3, abs=0.1)
 
 
-def test_what_the_node_would_miss(tmp_path):
+def test_what_the_node_would_lack_is_listed(tmp_path):
     images = drawn_images(keyframes=1)
     clynamen = bag_families.clynamen(tmp_path / "scene.bag", images)
     (missing,) = inspect_bag(clynamen).missing_for_node
@@ -122,7 +122,7 @@ def test_frame_sets_without_poses_are_reported(tmp_path):
     assert inspect_bag(path, layout).missing_for_node == []
 
 
-def test_convert_says_what_it_wrote_and_what_it_skipped(tmp_path):
+def test_convert_reports_what_it_wrote_and_what_it_skipped(tmp_path):
     images = drawn_scene(tmp_path / "data", keyframes=2, lidar=True)
     (tmp_path / "data" / images[0].filename).unlink()
     result = run(

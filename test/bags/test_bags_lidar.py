@@ -35,12 +35,12 @@ def test_frames_have_the_nearest_sweep_and_the_pose_at_its_stamp(footage: SmallF
                 assert np.linalg.norm(there) == pytest.approx(8.0 * abs(late_s), abs=0.1)
 
 
-def test_models_of_cameras_alone_read_no_lidar(footage: SmallFootage) -> None:
+def test_camera_only_models_read_no_lidar(footage: SmallFootage) -> None:
     with open_recording(footage.cameras, model=get_card("alocc_3d")) as bag:
         assert all(frame.lidar is None for frame in bag)
 
 
-def test_a_topic_that_is_not_there_is_refused(footage: SmallFootage) -> None:
+def test_a_topic_that_does_not_exist_is_refused(footage: SmallFootage) -> None:
     card = get_card("alocc_3d_depth")
     refusal = r"/no/such is not a topic of type .*PointCloud2; choose one of /lidar_top"
     with pytest.raises(BagError, match=refusal):

@@ -82,7 +82,7 @@ def test_real_frames_come_back_as_they_were(tmp_path, shared_dir):
     assert {frame.sequence for frame in read} == {"scene-0103"}
 
 
-def test_what_a_ros_installation_would_see(tmp_path):
+def test_a_ros_installation_can_read_the_recording(tmp_path):
     """Types, QoS, metadata and transforms, read with the library alone."""
     import yaml
 
@@ -128,7 +128,7 @@ def test_what_a_ros_installation_would_see(tmp_path):
     assert [field.name for field in cloud.fields] == ["x", "y", "z", "intensity", "ring"]
 
 
-def test_scenes_are_told_apart(tmp_path):
+def test_scenes_are_kept_apart(tmp_path):
     drawn_scene(tmp_path / "data", "scene-0001", keyframes=2)
     other = drawn_scene(
         tmp_path / "data", "scene-0002", keyframes=2, start_us=1_540_000_000_000_000
@@ -137,7 +137,7 @@ def test_scenes_are_told_apart(tmp_path):
     assert_same(list(open_recording(tmp_path / "bag")), other)
 
 
-def test_unknown_names_list_what_there_is(tmp_path):
+def test_unknown_names_list_the_known_ones(tmp_path):
     drawn_scene(tmp_path / "data", "scene-0001", keyframes=1)
     drawn_scene(tmp_path / "data", "scene-0007", keyframes=1)
     with pytest.raises(NuScenesError, match=r"no scene 'scene-9'.* scene-0001, scene-0007"):

@@ -124,7 +124,7 @@ def test_a_message_that_contradicts_itself_is_skipped_and_named(tmp_path):
     assert "run_lengths" in str(problem)
 
 
-def test_the_topic_must_be_clear(tmp_path, footage):
+def test_an_ambiguous_topic_is_refused(tmp_path, footage):
     with BagWriter(tmp_path / "two") as bag:
         bag.write_occupancy(guess_at(10**9), namespace="/front")
         bag.write_occupancy(guess_at(10**9), namespace="/back")
@@ -172,7 +172,7 @@ def test_playback_joins_images_and_truth_by_stamp(footage):
         assert not shown.is_truth
 
 
-def test_a_bag_of_truth_alone_is_shown_as_truth(footage):
+def test_a_bag_with_ground_truth_only_is_shown_as_ground_truth(footage):
     with Playback(footage.cameras) as joined:
         frames = list(joined)
     assert all(shown.is_truth and shown.truth is None for shown in frames)
@@ -207,7 +207,7 @@ class At:
     st.lists(st.integers(0, 200), max_size=12).map(sorted),
     st.integers(0, 30),
 )
-def test_a_follower_gives_the_nearest_within_reach(stamps, wanted, tolerance):
+def test_a_stamp_join_gives_the_nearest_within_the_tolerance(stamps, wanted, tolerance):
     follower = StampJoin(map(At, stamps), tolerance)
     for stamp in wanted:
         distance = min((abs(s - stamp) for s in stamps), default=None)
@@ -268,6 +268,6 @@ def test_points_of_any_layout_are_read_or_refused():
             points_from_message(cloud(**changes))
 
 
-def test_a_missing_recording_is_said_plainly(tmp_path: Path):
+def test_a_missing_recording_is_an_error(tmp_path: Path):
     with pytest.raises(BagError, match="no recording at"):
         Playback(tmp_path / "nothing.mcap")

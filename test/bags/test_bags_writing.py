@@ -153,7 +153,7 @@ def test_a_failed_recording_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     code = (
         "import os, sys; import numpy as np; from occ_perception.bags.writing import BagWriter\n"
         "bag = BagWriter(sys.argv[1]).__enter__()\n"

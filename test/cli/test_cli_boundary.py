@@ -53,7 +53,7 @@ def test_a_folder_where_a_file_is_expected_and_a_file_that_is_not_there(tmp_path
     assert said == f"{tmp_path / 'none.yaml'}: does not exist; check the name"
 
 
-def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
+def test_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sheet = tmp_path / "file" / "sheet.png"
     said = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
@@ -70,7 +70,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(bag: Path, small_disk: 
     assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
-def test_too_little_memory_is_said_with_what_helps() -> None:
+def test_too_little_memory_is_reported_with_a_remedy() -> None:
     code = (
         "import resource, sys, torch, numpy\n"
         "from occ_perception.cli import app, main\n"
@@ -95,7 +95,9 @@ def test_too_little_memory_is_said_with_what_helps() -> None:
         ("lightning", ["overfit", "-o", "OUT"], "pip install ./training"),
     ],
 )
-def test_a_missing_package_is_said_with_what_brings_it(package, command, brings, bag, tmp_path):
+def test_a_missing_package_is_reported_with_its_install_command(
+    package, command, brings, bag, tmp_path
+):
     program = "occ_training" if command[0] == "overfit" else "occ_perception"
     words = {"BAG": str(bag), "OUT": str(tmp_path / "out")}
     code = (
@@ -118,14 +120,14 @@ def test_an_import_that_fails_for_another_reason_keeps_its_error() -> None:
     assert sentence_for(caught.value) is None
 
 
-def test_what_no_user_can_mend_has_no_sentence() -> None:
+def test_an_error_that_no_user_can_fix_has_no_message() -> None:
     assert sentence_for(ValueError("shape")) is None
     assert sentence_for(RuntimeError("mat1 and mat2")) is None
     assert sentence_for(OSError("11 requested and 3 written")) is None
     assert sentence_for(OptionError("--jobs is 0")) == "--jobs is 0"
 
 
-def test_a_reader_that_goes_away_is_no_error(bag: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(bag: Path) -> None:
     script = '"$@" | head -n 1; echo "${PIPESTATUS[0]}"'
     for command in (["info", bag], ["models", "list"], ["models", "show", "alocc_3d"], ["--help"]):
         done = run("bash", "-c", script, "bash", *OCC, *command)
@@ -158,7 +160,7 @@ def _interrupted(
 
 
 @pytest.mark.parametrize("jobs", [[], ["--drive", "0-1", "--jobs", "2"]], ids=["one", "two"])
-def test_ctrl_c_ends_a_drive_without_a_word_and_without_halves(tmp_path: Path, jobs) -> None:
+def test_ctrl_c_ends_a_drive_without_output_and_without_partial_files(tmp_path: Path, jobs) -> None:
     out = tmp_path / "out"
     drive = ["town", "drive", "--town", "20000", "--frames", "40", "--size", "704x396", *jobs]
     done = _interrupted([*OCC, *drive, "--bag", "mcap", "--out", out], tmp_path, "*.mcap")

@@ -178,7 +178,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert float(cpu_seconds) < 1.0
 
 
-def test_the_console_script_answers_at_once() -> None:
+def test_the_console_script_starts_fast() -> None:
     begun = time.perf_counter()
     result = _python(
         "import sys; sys.argv = ['occ', '--help']\nfrom occ_perception.cli import main; main()"
@@ -206,7 +206,7 @@ def test_debug_shows_the_traceback() -> None:
         "pathlib.PurePath('x').with_suffix('y')",  # raised in Python code
     ],
 )
-def test_defects_are_not_dressed_up_as_user_errors(defect: str) -> None:
+def test_defects_are_not_reported_as_user_errors(defect: str) -> None:
     """A ValueError out of a library says nothing to a user: its traceback is wanted."""
     result = _python(
         "import sys, numpy, pathlib\n"
@@ -243,6 +243,6 @@ def test_models_are_listed_and_described() -> None:
 
 
 @pytest.mark.parametrize("name", ["causal_bevdetocc", "sparseocc_even", "alocc_town"])
-def test_what_a_card_says_beside_its_figures_is_shown(name: str) -> None:
+def test_the_notes_of_a_card_are_shown(name: str) -> None:
     shown = CliRunner().invoke(app, ["models", "show", name])
     assert MODELS[name].note and f"note            {MODELS[name].note}" in shown.output

@@ -111,7 +111,7 @@ def test_the_bag_holds_what_the_stream_predicts(finished, expected) -> None:
         assert message.history_length == prediction.history_length
 
 
-def test_every_frame_has_a_image_and_arrays(finished, expected) -> None:
+def test_every_frame_has_an_image_and_arrays(finished, expected) -> None:
     out, _ = finished
     images, arrays = sorted((out / "images").iterdir()), sorted((out / "npz").iterdir())
     assert len(images) == len(arrays) == len(expected)
@@ -125,7 +125,7 @@ def test_every_frame_has_a_image_and_arrays(finished, expected) -> None:
     assert rgb.std() > 20 and min(rgb.shape[:2]) > 300
 
 
-def test_the_summary_says_what_happened(finished, expected, bag: Path) -> None:
+def test_the_summary_describes_the_run(finished, expected, bag: Path) -> None:
     out, result = finished
     summary = json.loads((out / "summary.json").read_text())
     assert summary["finished"] is True and summary["error"] == ""
@@ -162,7 +162,7 @@ def test_every_and_limit_choose_frames(bag: Path, expected, tmp_path: Path) -> N
     assert not (out / "npz").exists()
 
 
-def test_without_weights_one_line_says_so(
+def test_missing_weights_are_one_line(
     bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OCC_WEIGHTS", str(tmp_path / "no-weights"))
@@ -194,7 +194,7 @@ def test_a_model_that_does_not_fit_the_rig_is_refused_with_its_reason(bag: Path,
     assert not out.exists()
 
 
-def test_a_rig_with_fewer_cameras_runs_and_says_so(bag: Path, tmp_path: Path) -> None:
+def test_a_rig_with_fewer_cameras_runs_with_a_warning(bag: Path, tmp_path: Path) -> None:
     with open_recording(bag) as frames:
         cameras = tuple(c for c in frames.rig.cameras if c.name != "CAM_BACK")
         save_rig(tmp_path / "five.yaml", CameraRig(cameras))

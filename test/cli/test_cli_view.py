@@ -75,7 +75,7 @@ def test_points_are_exported_with_the_lidar(tmp_path, footage):
         (("--out", "a.mp4", "--topic", "/no"), "it has /occupancy_node/occupancy"),
     ],
 )
-def test_orders_that_make_no_sense_are_refused(footage, arguments, said):
+def test_contradictory_options_are_refused(footage, arguments, said):
     result = occ("view", footage.predictions, *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())

@@ -42,7 +42,7 @@ def file(tensors, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_that_fits_is_accounted_for(file: Path, tensors) -> None:
+def test_every_key_of_a_file_that_fits_is_counted(file: Path, tensors) -> None:
     result = occ("check", file, "-m", NAME)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
@@ -55,7 +55,7 @@ def test_a_file_that_fits_is_accounted_for(file: Path, tensors) -> None:
     assert "loaded: img_backbone.conv1.weight -> image.backbone.conv1.weight" in loaded
 
 
-def test_everything_that_does_not_fit_is_named_and_the_exit_code_is_1(tensors, tmp_path: Path):
+def test_keys_that_do_not_fit_are_named_and_the_exit_code_is_1(tensors, tmp_path: Path):
     wrong = dict(tensors)
     del wrong["final_conv.conv.bias" if "final_conv.conv.bias" in wrong else "final_conv.bias"]
     wrong["extra.weight"] = torch.zeros(3)

@@ -110,14 +110,14 @@ def test_the_largest_published_grid_fits():
     assert MAX_VOXELS >= 512 * 512 * 40
 
 
-def test_the_unknown_class_passes_though_it_is_no_class(labels):
+def test_the_unknown_class_is_accepted_although_it_has_no_name(labels):
     labels[3, 0, 1] = 255
     for encoding in (DENSE, SPARSE, RLE):
         decoded = decode(encode_occupancy(labels, EMPTY, encoding))
         np.testing.assert_array_equal(decoded, labels)
 
 
-def test_fields_as_ros_hands_them_over_are_read(labels):
+def test_fields_of_ros_messages_are_read(labels):
     """The Python message classes give array.array, and an empty list where nothing was set."""
     message = encode_occupancy(labels, EMPTY, RLE)
     received = EncodedOccupancy(

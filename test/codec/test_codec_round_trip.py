@@ -172,7 +172,7 @@ def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence
 
 
 @given(label_volumes(), ENCODINGS, st.data())
-def test_a_lost_or_repeated_entry_never_passes(labels, encoding, data):
+def test_a_lost_or_repeated_entry_is_always_refused(labels, encoding, data):
     """The commonest damage, a field cut short or an entry sent twice, is always noticed."""
     message = encode_occupancy(labels, EMPTY, encoding, np.zeros_like(labels))
     used = [name for name in FIELDS if len(getattr(message, name))]

@@ -38,7 +38,7 @@ def occupancy(label_set_name: str = "occ3d") -> OccupancyPrediction:
     return OccupancyPrediction(0, "base_link", OCC3D_GRID, np.eye(4), labels, names, empty, flow)
 
 
-def test_the_truth_itself_scores_all_of_it_in_any_vocabulary() -> None:
+def test_the_ground_truth_itself_scores_1_with_any_label_set() -> None:
     for vocabulary in ("occ3d", "openocc"):
         scoring = Scoring()
         scoring.add(occupancy(vocabulary), occupancy(), None)
@@ -50,7 +50,7 @@ def test_the_truth_itself_scores_all_of_it_in_any_vocabulary() -> None:
         assert ious == {"driveable_surface": 1, "manmade": 1, "car": 1}
 
 
-def test_only_voxels_in_view_count_and_errors_are_what_they_are() -> None:
+def test_only_voxels_in_view_count_and_errors_are_as_constructed() -> None:
     truth = occupancy()
     car = truth.labels == OCC3D.class_names.index("car")
     labels = truth.labels.copy()
@@ -74,7 +74,7 @@ def test_only_voxels_in_view_count_and_errors_are_what_they_are() -> None:
     assert 4.0 < score.velocity_error <= 5.0
 
 
-def test_a_vocabulary_that_the_truth_does_not_know_is_refused() -> None:
+def test_a_class_that_the_ground_truth_lacks_is_refused() -> None:
     strange = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
     with pytest.raises(MetricsError, match="has no class dragon"):
         Scoring().add(strange, occupancy(), None)
@@ -83,7 +83,7 @@ def test_a_vocabulary_that_the_truth_does_not_know_is_refused() -> None:
     assert Scoring().result() is None
 
 
-def test_the_towns_network_is_shown_where_its_weights_are(
+def test_the_town_model_is_shown_if_its_weights_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "alocc_town.safetensors"

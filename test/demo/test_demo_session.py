@@ -79,7 +79,7 @@ def test_outputs_for_all_frame_sets_give_exit_code_0_and_a_film(
     assert "Traceback" not in (out / "node.log").read_text()
 
 
-def test_images_without_stamps_are_dated_by_the_bags_clock(
+def test_images_without_stamps_are_stamped_by_the_bags_clock(
     tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
     """By today's clock no pose of the bag would fit them."""
@@ -174,7 +174,7 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     assert drive.stat().st_mtime_ns == made
 
 
-def test_a_drive_of_another_version_is_not_shown(tmp_path: Path) -> None:
+def test_a_drive_of_another_version_is_refused(tmp_path: Path) -> None:
     metadata = make_drive(tmp_path, 1, (64, 36)) / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace('"generator": 1', '"generator": 0'))
     with pytest.raises(OutputError, match="choose another name"):
@@ -215,7 +215,7 @@ def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -
     return children
 
 
-def test_the_recorder_hears_the_player_before_there_is_a_node_to_wait_for(
+def test_the_recorder_is_connected_to_the_player_before_the_node_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first images would have no arrival time otherwise."""
@@ -270,7 +270,7 @@ def film_images(path: Path) -> list[np.ndarray]:
     return images
 
 
-def test_a_drive_that_cannot_be_made_is_an_error(
+def test_a_drive_that_cannot_be_written_is_an_error(
     tmp_path: Path, launch: Launch, child_environment: dict[str, str]
 ) -> None:
     run = demo(launch, child_environment, "--frames", "99", "--out", tmp_path / "out")

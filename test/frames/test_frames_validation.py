@@ -69,7 +69,7 @@ MIRROR = np.diag([1.0, -1, 1, 1])
         ({"distortion": (0.1, np.nan)}, "distortion .* is not finite"),
     ],
 )
-def test_a_calibration_that_cannot_be_right(changes, text):
+def test_impossible_calibrations_are_refused(changes, text):
     with pytest.raises(ValueError, match=text):
         calibration(**changes)
 
@@ -121,7 +121,7 @@ def test_equal_rigs_have_equal_fingerprints_whatever_their_frame_ids():
     assert one.fingerprint() == other.fingerprint()
 
 
-def test_a_frame_speaks_for_its_reference_camera():
+def test_the_stamp_of_a_frame_is_that_of_its_reference_camera():
     pose = matrix_from_pose((7, 0, 0), (0, 0, 0, 1))
     made = frame(world_T_ego={"CAM_FRONT": pose, "CAM_BACK": np.eye(4)})
     assert made.stamp_ns == 1_000_000_020
@@ -150,12 +150,12 @@ IMAGE = np.zeros((48, 64, 3), np.uint8)
         ({"reused": ("CAM_LEFT",)}, "reused images of CAM_LEFT, but the frame has only"),
     ],
 )
-def test_a_frame_that_cannot_be_right(changes, text):
+def test_impossible_frames_are_refused(changes, text):
     with pytest.raises(ValueError, match=text):
         frame(**changes)
 
 
-def test_a_image_of_a_camera_the_rig_lacks():
+def test_an_image_of_a_camera_that_the_rig_lacks_is_refused():
     with pytest.raises(KeyError, match="rig has no camera 'CAM_LEFT'"):
         frame(images={"CAM_FRONT": IMAGE, "CAM_LEFT": IMAGE})
 
@@ -178,7 +178,7 @@ STILL = np.zeros((*GRID.dims, 2), np.float32)
         ({"flow": STILL.astype(np.float64)}, "flow is float64 .* expected float32"),
     ],
 )
-def test_a_prediction_that_cannot_be_right(changes, text):
+def test_impossible_predictions_are_refused(changes, text):
     assert prediction(flow=STILL).flow is STILL
     with pytest.raises(ValueError, match=text):
         prediction(**changes)

@@ -113,7 +113,7 @@ def test_frame_without_needed_truth_is_named_and_counts_nowhere(protocol, absent
     assert plain(evaluation) == before
 
 
-def test_bad_flow_found_after_other_counts_leaves_no_trace():
+def test_a_frame_with_bad_flow_changes_no_counter():
     evaluation = evaluated("openocc", [0], ["all_voxels", "rays_and_flow"])
     before = plain(evaluation)
     labels, truth, flow = draw_frame("openocc", 1)
@@ -160,7 +160,7 @@ def test_every_process_reports_the_numbers_of_a_single_one():
     assert sorted(queue.get() for _ in range(2)) == [(r, expected, expected) for r in range(2)]
 
 
-def test_report_says_the_same_in_json_csv_and_table():
+def test_report_has_the_same_values_in_json_csv_and_table():
     scores = {
         "rays_and_flow": {
             "OccScore": 0.4196,

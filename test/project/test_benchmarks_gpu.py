@@ -127,7 +127,7 @@ def test_an_empty_folder_of_golden_files_is_an_error(tmp_path: Path) -> None:
         assert f"no golden file (*.npz) in {folder}: set OCC_SHARED" in result.stderr
 
 
-def test_it_says_how_many_golden_files_there_are_and_which_networks_have_none(tmp_path) -> None:
+def test_it_prints_the_number_of_golden_files_and_the_networks_without_one(tmp_path) -> None:
     code = (
         "import gpu\ngpu.run = lambda plan: 3\n"
         "print(gpu.main(['--device', 'cpu', '--out', sys.argv[1]]))"
@@ -171,7 +171,7 @@ assert "- not reached: 1 (benchmark a, fp32, compiled)" in text
     )
 
 
-def test_one_that_raises_says_nothing_about_the_time_of_others(tmp_path) -> None:
+def test_a_piece_that_raises_does_not_count_in_time_estimates(tmp_path) -> None:
     planned(
         tmp_path,
         """
@@ -225,7 +225,7 @@ assert run(other)[:2] == (0, ["mini"])
     )
 
 
-def test_what_matters_most_comes_first_and_each_model_in_one_go(tmp_path) -> None:
+def test_the_most_important_pieces_come_first_and_each_model_in_one_go(tmp_path) -> None:
     planned(
         tmp_path,
         """
@@ -273,7 +273,7 @@ def test_labels_of_the_sparse_file_are_compared(shared_dir: Path) -> None:
     assert 0.9 < found["bf16"]["equal"] <= 1.0
 
 
-def test_out_of_time_it_begins_nothing_and_says_what_is_left(tmp_path: Path) -> None:
+def test_out_of_time_it_starts_nothing_and_lists_what_is_left(tmp_path: Path) -> None:
     result = python(BLOCKED + DRY_RUN, json.dumps({"out": str(tmp_path), "minutes": 0}))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "bad 5"  # parity, agreement, three of one network

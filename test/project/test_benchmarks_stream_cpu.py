@@ -70,7 +70,7 @@ def test_a_wrong_name_is_refused(capsys):
     assert "no model alocc_9d; there are alocc_2d_mini" in capsys.readouterr().err
 
 
-def test_every_published_figure_belongs_to_a_configuration_of_the_reference(shared_dir):
+def test_every_reference_figure_belongs_to_a_configuration_of_the_reference(shared_dir):
     published = stream_cpu.yaml.safe_load(stream_cpu.PUBLISHED.read_text())["models"]
     assert all((shared_dir / f"reference/keys/{stem}.json").is_file() for stem in published)
 

@@ -82,7 +82,7 @@ def test_activation_keeps_the_users_own_dds_profile() -> None:
     assert result.stdout.strip() == "/mine.xml"
 
 
-def test_activation_before_set_up_says_what_to_run(tmp_path: Path) -> None:
+def test_activation_before_set_up_names_the_command_to_run(tmp_path: Path) -> None:
     shutil.copy(ROOT / "env.sh", tmp_path)
     result = bash(". ./env.sh || echo refused", folder=tmp_path)
     assert result.stdout.strip() == "refused"

@@ -72,7 +72,7 @@ def test_torch_is_no_ros_dependency() -> None:
     assert not any("torch" in str(key) for key in depends)
 
 
-def test_what_the_runtime_needs_is_told_where_it_is_installed() -> None:
+def test_runtime_requirements_are_documented_in_the_install_page() -> None:
     setup = (ROOT / "setup.py").read_text()
     block = setup.split("install_requires=[")[1].split("]")[0]
     needed = [name.split("-")[0].lower() for name in re.findall(r'"([\w-]+)', block)]

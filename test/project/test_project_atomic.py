@@ -111,7 +111,7 @@ def _another_process_writes(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted_by_the_next_writing(tmp_path: Path) -> None:
     with _another_process_writes(tmp_path / "a.txt") as process:
         process.kill()
     assert names(tmp_path) == [".a.txt.unfinished"]
@@ -135,7 +135,7 @@ def test_two_processes_write_one_file_or_the_second_is_refused(tmp_path: Path) -
     assert path.read_text() == "half" and names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_in_the_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_and_the_reverse_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file: is a file, expected a folder") as caught:
         write_whole(tmp_path / "file" / "deep" / "a.txt", "")
@@ -146,7 +146,7 @@ def test_a_file_in_the_place_of_a_folder_and_the_other_way_round(tmp_path: Path)
     assert names(tmp_path) == ["file", "folder"]
 
 
-def test_no_permission_is_said_of_the_folder_that_refuses(locked_folder: Path) -> None:
+def test_a_permission_error_names_the_folder(locked_folder: Path) -> None:
     with pytest.raises(OutputError, match="permission denied") as caught:
         write_whole(locked_folder / "deep" / "a.txt", "")
     assert f"{locked_folder}: " in str(caught.value)
@@ -170,7 +170,7 @@ def _checkpoint(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_bytes, _arrays, _tensors, _checkpoint])
-def test_a_full_disk_is_said_whichever_library_writes(small_disk: Path, write) -> None:
+def test_a_full_disk_is_reported_for_every_library(small_disk: Path, write) -> None:
     path = small_disk / "deep" / "a.bin"
     with (
         pytest.raises(OutputError, match="no space left") as caught,
@@ -201,7 +201,7 @@ def _at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_other_errors_of_the_block_stay_what_they_are(tmp_path: Path) -> None:
+def test_other_errors_of_the_block_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "a.txt"):
         (tmp_path / "input").read_text()
     assert caught.value.filename == str(tmp_path / "input")

@@ -38,7 +38,7 @@ def test_make_targets_are_those_of_the_makefile_and_ci_runs_setup_and_test() -> 
     assert "make test" in ci
 
 
-def test_occ_commands_do_what_the_page_says(tmp_path: Path) -> None:
+def test_occ_commands_run_as_documented(tmp_path: Path) -> None:
     drawn_scene(tmp_path / "nuscenes", scene="scene-0103", keyframes=3)
     commands = [command for command in _commands() if command.startswith("occ ")]
     assert [command.split()[1] for command in commands] == ["convert", "info", "run"]
@@ -65,7 +65,7 @@ def test_launch_arguments_are_declared() -> None:
     assert set(used) <= declared
 
 
-def test_started_nodes_listen_to_the_bag_that_was_converted(tmp_path: Path) -> None:
+def test_started_nodes_subscribe_to_the_topics_of_the_converted_bag(tmp_path: Path) -> None:
     """Without the bag's layout they would wait on their private topics for ever."""
     drawn_scene(tmp_path / "nuscenes", scene="scene-0103", keyframes=1, size=(160, 90))
     convert_nuscenes(tmp_path / "nuscenes", VERSION, "scene-0103", tmp_path / "drive")

@@ -77,5 +77,5 @@ def test_rooms_and_slow_tests_have_rows_of_their_own(tmp_path: Path) -> None:
     assert status == 1 and re.match(r"1 failed, 5 passed in [\d.]+s", lines[-1])
 
 
-def test_the_slice_is_chosen_by_what_a_marker_says(tmp_path: Path) -> None:
+def test_the_slice_is_chosen_by_markers(tmp_path: Path) -> None:
     assert rows(run(tmp_path, "slow(ci=True)")[1])["all"][0] == 1

@@ -152,7 +152,7 @@ def test_drawn_frames_through_a_small_network(
     check_points(outcome, offline)
 
 
-def test_real_frames_through_the_published_network(
+def test_real_frames_through_the_released_network(
     tmp_path: Path, node: Node, launch: Launch, shared_dir: Path
 ) -> None:
     images = real_scene(tmp_path / "folder", shared_dir)

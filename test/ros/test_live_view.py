@@ -119,7 +119,7 @@ def read_recording(path: Path) -> tuple[dict[str, int], list[int], np.ndarray]:
 
 
 @pytest.mark.skipif(not HAS_RERUN, reason="rerun is not installed")
-def test_without_a_node_it_says_who_is_there(tmp_path: Path, launch: Launch) -> None:
+def test_without_a_node_the_running_nodes_are_listed(tmp_path: Path, launch: Launch) -> None:
     (tmp_path / "a.rrd").write_text("precious")
     run = launch([*OCC, "view", "/nobody", "--live", "--out", tmp_path / "a.rrd"])
     assert run.wait(60) == 2, run.output()
@@ -131,7 +131,9 @@ def test_without_a_node_it_says_who_is_there(tmp_path: Path, launch: Launch) -> 
 @pytest.mark.parametrize(
     ("module", "extra"), [("rerun", "pip install 'occ_perception[rerun]'"), ("rclpy", "make setup")]
 )
-def test_what_is_missing_is_named(tmp_path: Path, launch: Launch, module: str, extra: str) -> None:
+def test_a_missing_package_is_named(
+    tmp_path: Path, launch: Launch, module: str, extra: str
+) -> None:
     out = str(tmp_path / "a.rrd")
     code = (
         f"import sys; sys.modules[{module!r}] = None; sys.argv = ['occ', 'view', '--live', "

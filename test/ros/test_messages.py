@@ -130,7 +130,7 @@ def test_a_message_that_contradicts_itself_is_refused(
         (lambda grid: setattr(grid.origin.position, "x", float("inf")), "finite"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused(change: object, message: str) -> None:
+def test_an_impossible_grid_is_refused(change: object, message: str) -> None:
     bad = occupancy_message(prediction(), RLE)
     change(bad.grid)
     with pytest.raises(MessageError, match=message):
@@ -168,7 +168,7 @@ def test_points_are_the_centres_of_occupied_voxels_with_their_colours() -> None:
     assert not raw[:, 15].any()
 
 
-def test_a_full_grid_is_made_quickly() -> None:
+def test_a_full_grid_is_encoded_quickly() -> None:
     """Assigning an array element by element would take a hundred times longer."""
     rng = np.random.default_rng(0)
     labels = np.full((200, 200, 16), 17, np.uint8)

@@ -44,7 +44,7 @@ class Drive:
         self.now_ns += step_ns
         return self.now_ns
 
-    def expect_answer(self, stamp_ns: int) -> None:
+    def expect_output(self, stamp_ns: int) -> None:
         assert self.process.is_running, self.process.output()
         self.listener.wait_for_grid(stamp_ns)
 
@@ -58,7 +58,7 @@ class Drive:
 
     def good_frame_set(self) -> None:
         """The node must be back to normal."""
-        self.expect_answer(self.car.frame_set(self.next_start()))
+        self.expect_output(self.car.frame_set(self.next_start()))
         assert self.listener.wait_for_status("inference", "predicting").level == OK
 
 
@@ -86,7 +86,7 @@ def drive(
     node.destroy_node()
 
 
-def test_a_good_frame_set_is_answered(drive: Drive) -> None:
+def test_a_good_frame_set_has_an_output(drive: Drive) -> None:
     drive.good_frame_set()
     assert drive.listener.status("camera CAM_BACK").level == OK
     assert drive.listener.status("ego pose").level == OK
@@ -101,7 +101,7 @@ def test_an_unknown_parameter_is_reported(drive: Drive) -> None:
     assert "parameter modle does not exist" in drive.process.output()
 
 
-def test_parameters_change_while_running_or_say_why_not(drive: Drive) -> None:
+def test_parameters_change_while_running_or_are_refused_with_a_reason(drive: Drive) -> None:
     assert drive.set_parameter("occupancy_encoding", "dense").successful
     drive.good_frame_set()
     newest = drive.listener.grids[max(drive.listener.grids)]
@@ -125,7 +125,7 @@ def test_a_truncated_jpeg_drops_its_frame_set_only(drive: Drive) -> None:
     drive.good_frame_set()
 
 
-def test_a_image_of_another_size_is_refused(drive: Drive) -> None:
+def test_an_image_of_another_size_is_refused(drive: Drive) -> None:
     half = jpeg(image("CAM_FRONT_LEFT", 0.0)[: HEIGHT // 2])
     drive.car.frame_set(drive.next_start(), replaced={"CAM_FRONT_LEFT": half})
     status = drive.listener.wait_for_status("camera CAM_FRONT_LEFT", f"{WIDTH}x{HEIGHT // 2}")
@@ -193,7 +193,7 @@ def test_unknown_encoding_and_raw_images(drive: Drive) -> None:
     stamp = frame_set("yuv999")
     status = drive.listener.wait_for_status(f"camera {name}", "unknown image encoding 'yuv999'")
     assert status.level == ERROR
-    drive.expect_answer(frame_set("rgb8"))
+    drive.expect_output(frame_set("rgb8"))
     assert stamp not in drive.listener.grids
 
     drive.node.destroy_publisher(raw)
@@ -236,7 +236,7 @@ def test_time_that_goes_back_starts_over(drive: Drive) -> None:
     assert drive.listener.grids[max(s for s in drive.listener.grids if s <= drive.now_ns + SECOND)]
 
 
-def test_diagnostics_go_on_when_all_inputs_die(drive: Drive) -> None:
+def test_diagnostics_continue_when_all_inputs_stop(drive: Drive) -> None:
     drive.set_parameter("stale_after_s", 2.0)
     seen = len(drive.listener.reports)
     spin_for(drive.node, 6.0)

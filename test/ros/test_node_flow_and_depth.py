@@ -69,7 +69,7 @@ def cloud(stamp_ns: int, frame_id: str, distance_m: float) -> PointCloud2:
     return message
 
 
-def test_flow_comes_out_with_every_grid(launch: Launch, tmp_path: Path, node: Node) -> None:
+def test_flow_is_published_with_every_grid(launch: Launch, tmp_path: Path, node: Node) -> None:
     process = start(launch, tmp_path, "alocc_flow_2d_small", "flow_min_speed:=0.0")
     flows: dict[int, Any] = {}
 
@@ -96,7 +96,7 @@ def test_flow_comes_out_with_every_grid(launch: Launch, tmp_path: Path, node: No
     assert process.stop() == 0, process.output()
 
 
-def test_a_model_that_is_given_depth_runs_on_cameras_and_lidar(
+def test_a_model_with_lidar_depth_runs_on_cameras_and_lidar(
     launch: Launch, tmp_path: Path, node: Node
 ) -> None:
     process = start(launch, tmp_path, "alocc_3d_gf_depth_small", f"lidar.topic:={LIDAR_TOPIC}")

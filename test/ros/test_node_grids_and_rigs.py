@@ -99,7 +99,9 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
     assert not (prediction.labels == 0).any()  # "others" is never answered by this label set
 
 
-def test_a_missing_camera_is_said_everywhere(node: tuple[Node, RunningProcess]) -> None:
+def test_a_missing_camera_is_reported_in_log_and_diagnostics(
+    node: tuple[Node, RunningProcess],
+) -> None:
     helper, process = node
     listener = Listener(helper)
     status = listener.wait_for_status("rig", f"runs without {ABSENT}")

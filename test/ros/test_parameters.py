@@ -212,7 +212,7 @@ def test_a_model_for_another_rig_takes_the_cameras_it_knows() -> None:
     assert plan.cameras[0].name == plan.reference_camera == "CAM_FRONT"
 
 
-def test_the_lidars_mount_is_asked_of_tf_where_no_file_has_it(tmp_path: Path) -> None:
+def test_the_lidars_mount_comes_from_tf_if_no_file_has_it(tmp_path: Path) -> None:
     card = get_card("alocc_3d_surroundocc")
     assert plan_node(NodeParameters(rig="nuscenes"), card).lidar_frame == ""
     blind = tmp_path / "blind.yaml"
@@ -247,7 +247,7 @@ def start(launch: Launch, command: Sequence[str | Path], **environment: Any) -> 
     return process.wait(120), process.output()
 
 
-def test_a_start_without_weights_says_what_to_give(launch: Launch) -> None:
+def test_a_start_without_weights_names_the_parameters_to_set(launch: Launch) -> None:
     code, output = start(launch, python_module("occ_perception.ros.node"))
     assert code == 1
     assert "set exactly one of weights (path of a checkpoint) and random_weights_seed" in output
@@ -255,7 +255,7 @@ def test_a_start_without_weights_says_what_to_give(launch: Launch) -> None:
 
 
 @pytest.mark.skipif(HAD_TF2_MSGS, reason="this machine has tf2_msgs")
-def test_a_start_without_tf_messages_says_what_to_do(
+def test_a_start_without_tf_messages_names_the_remedy(
     launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
     code, output = start(
@@ -270,7 +270,7 @@ def test_a_start_without_tf_messages_says_what_to_do(
     assert "Traceback" not in output
 
 
-def test_a_start_without_occ_msgs_says_which_command_builds_it(
+def test_a_start_without_occ_msgs_names_the_build_command(
     launch: Launch, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
     hidden = tmp_path / "occ_msgs"

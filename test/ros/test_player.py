@@ -122,7 +122,7 @@ def test_start_topics_and_remapping(bag: Path, node: Node, launch: Launch) -> No
     assert "skipped" not in player.output()
 
 
-def test_loop_begins_again_until_interrupted_and_keeps_mounts_for_late_listeners(
+def test_loop_restarts_until_interrupted_and_keeps_mounts_for_late_subscribers(
     bag: Path, node: Node, launch: Launch
 ) -> None:
     from tf2_msgs.msg import TFMessage

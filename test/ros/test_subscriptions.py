@@ -76,7 +76,7 @@ def follows(inputs: InputSubscription, reliability: ReliabilityPolicy) -> Callab
     return lambda: inputs.choice is not None and inputs.choice.reliability == reliability
 
 
-def test_it_waits_for_a_publisher_and_says_so(pair: Pair) -> None:
+def test_it_waits_for_a_publisher_and_reports_it(pair: Pair) -> None:
     inputs = pair.subscribe()
     inputs.poll()
     assert inputs.choice is None
@@ -155,7 +155,7 @@ def test_topics_can_be_remapped(ros_context: None) -> None:
     node.destroy_node()
 
 
-def test_a_camera_says_where_its_images_come_from_after_remapping(ros_context: None) -> None:
+def test_a_camera_reports_the_topic_of_its_images_after_remapping(ros_context: None) -> None:
     """Whether they are rectified hangs on it."""
     assert ros_context is None
     node = Node("renamed", cli_args=["--ros-args", "-r", "~/front/compressed:=/front/image_rect"])

@@ -85,7 +85,7 @@ def test_a_receiver_that_raises_does_not_break_the_synchronizer() -> None:
     assert len(frame_sets) == 2
 
 
-def test_after_a_jump_back_and_a_reset_frame_sets_come_again() -> None:
+def test_after_a_jump_back_and_a_reset_frame_sets_are_delivered_again() -> None:
     frame_sets: list[FrameSet] = []
     synchronizer = native(frame_sets.append)
     for camera in CAMERAS:
@@ -135,7 +135,7 @@ HAS_MESSAGE_FILTERS = importlib.util.find_spec("message_filters") is not None
 
 
 @pytest.mark.skipif(HAS_MESSAGE_FILTERS, reason="message_filters is installed")
-def test_message_filters_where_it_is_missing() -> None:
+def test_a_missing_message_filters_package_is_an_error() -> None:
     with pytest.raises(SyncPolicyError, match=r"use sync\.policy: native"):
         MessageFiltersSynchronizer(CAMERAS, "B", 50 * MS, lambda _: None)
 

@@ -69,13 +69,13 @@ def test_a_frame_has_images_stamps_and_the_pose_at_every_camera():
         assert frame.world_T_ego[name][0, 3] == pytest.approx(1 + 0.1 * index)
 
 
-def test_cameras_of_different_size_are_fine_where_calibrated_so():
+def test_cameras_of_different_calibrated_sizes_are_accepted():
     rig = (calibration("left"), calibration("front", width=48, height=32), calibration("right"))
     frame = assembler(rig).assemble(frame_set(front=image(5, 48, 32)), poses())
     assert frame.images["front"].shape == (32, 48, 3)
 
 
-def test_a_image_of_another_size_than_calibrated_is_refused():
+def test_an_image_of_another_size_than_calibrated_is_refused():
     with pytest.raises(FrameError) as error:
         assembler().assemble(frame_set(right=image(5, 48, 32)), poses())
     assert (error.value.reason, error.value.camera) == ("size_mismatch", "right")
@@ -135,7 +135,7 @@ def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_an
         frames.assemble(frame_set(300, missing=("right",)), poses())
 
 
-def test_last_images_are_those_of_frame_sets_that_never_became_frames():
+def test_last_images_include_those_of_frame_sets_without_a_frame():
     """A slow network is given few of the frame sets; each of them passes here."""
     last = LastImages()
     for start_ms in (0, 1200):
@@ -158,7 +158,7 @@ def test_last_images_are_those_of_frame_sets_that_never_became_frames():
     ("rational_polynomial", (-0.25, 0.08, 0.001, -0.0005, 0.0, 0.01, 0.002, 0.0)),
     ("equidistant", (0.05, -0.01, 0.002, 0.0)),
 ])  # fmt: skip
-def test_distorted_images_come_out_as_a_pinhole_sees_them(model, coefficients):
+def test_distorted_images_are_rectified_to_a_pinhole(model, coefficients):
     """A dot drawn where the lens puts a 3-D point is found where the pinhole puts it."""
     size, K = 401, np.array([[300.0, 0, 200], [0, 300, 200], [0, 0, 1]])
     camera = CameraCalibration("front", size, size, K, np.eye(4), "", model, coefficients)

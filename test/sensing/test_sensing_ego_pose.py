@@ -32,7 +32,7 @@ def test_empty_buffer_may_still_be_filled():
     assert not PoseBuffer().settled(0)
 
 
-def test_a_stamp_far_ahead_waits_and_says_by_how_much():
+def test_a_stamp_far_ahead_is_not_yet_available_by_a_stated_amount():
     buffer = buffer_at(0, 100)
     assert buffer.at(150 * MS)[0, 3] == pytest.approx(1.5)
     with pytest.raises(PoseNotYet, match=r"150.100 s|0.150 s is 50.1 ms newer"):
@@ -47,7 +47,7 @@ def test_a_single_pose_is_not_extrapolated():
     assert buffer_at(0).at(0)[0, 3] == 0
 
 
-def test_before_the_first_pose_there_will_never_be_one():
+def test_before_the_first_pose_there_is_none_and_none_will_come():
     buffer = buffer_at(1000, 1100)
     assert buffer.at(950 * MS)[0, 3] == pytest.approx(9.5)
     with pytest.raises(PoseUnavailable, match=r"51.0 ms older than the oldest") as error:
@@ -63,14 +63,14 @@ def test_a_gap_is_bridged_up_to_the_limit():
     assert buffer_at(0, 800).at(800 * MS)[0, 3] == 8
 
 
-def test_motion_is_not_guessed_from_poses_a_gap_apart():
+def test_motion_is_not_extrapolated_from_poses_a_gap_apart():
     with pytest.raises(PoseNotYet):
         buffer_at(0, 800).at(810 * MS)
     with pytest.raises(PoseUnavailable, match="800 ms after it"):
         buffer_at(0, 800).at(-10 * MS)
 
 
-def test_old_poses_are_forgotten():
+def test_old_poses_are_dropped():
     buffer = buffer_at(*range(0, 30_000, 500), horizon_ns=10_000 * MS)
     assert buffer.span_ns == (19_500 * MS, 29_500 * MS)
 

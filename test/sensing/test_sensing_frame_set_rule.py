@@ -91,7 +91,7 @@ def test_arrival_order_within_a_frame_set_changes_nothing(orders):
     repeated=st.sets(st.tuples(st.integers(0, 9), st.sampled_from(CAMERAS)), max_size=10),
 )
 @settings(max_examples=200, deadline=None)
-def test_whatever_arrives_when_no_image_is_used_twice_and_no_frame_set_is_mixed(
+def test_in_any_order_of_arrival_no_image_is_used_twice_and_no_frame_set_is_mixed(
     delays, lost, repeated
 ):
     """Late, lost, repeated and overtaking images: frame sets stay pure, ordered, accounted for.

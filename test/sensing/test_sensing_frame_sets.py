@@ -51,7 +51,7 @@ def test_a_later_complete_frame_set_closes_the_earlier_one_first():
     assert (frame_sets.counters.incomplete, frame_sets.counters.complete) == (1, 1)
 
 
-def test_a_image_that_comes_after_its_frame_set_was_closed_is_late():
+def test_an_image_that_comes_after_its_frame_set_was_closed_is_late():
     frame_sets = grouper(deadline_ns=50 * MS)
     frame_sets.add("left", 0, "l")
     frame_sets.add("front", 10 * MS, "f")

@@ -16,11 +16,11 @@ from occ_perception.sensing.from_messages import is_about
 @pytest.mark.parametrize(("child", "about"), [
     ("base_link", True), ("/base_link", True), ("", True), ("base_footprint", False),
 ])  # fmt: skip
-def test_an_odometry_that_names_no_frame_is_believed(child, about):
+def test_odometry_without_a_child_frame_id_is_used(child, about):
     assert is_about(SimpleNamespace(child_frame_id=child), "base_link") is about
 
 
-def test_a_bag_whose_odometry_names_no_frame_gives_frames(tmp_path):
+def test_a_bag_whose_odometry_has_no_child_frame_id_gives_frames(tmp_path):
     images = drawn_images(keyframes=1, size=(320, 180))[:6]
     with BagWriter(tmp_path / "bag", ego_frame="") as writer:
         mounts = [("base_link", f"{p.channel.lower()}_optical", p.ego_T_cam) for p in images]

@@ -214,7 +214,7 @@ def test_nv12():
         decode_image(raw("nv12", np.zeros((5, 7), np.uint8), 7, 3))
 
 
-def test_8uc3_needs_an_override_and_says_so():
+def test_8uc3_without_an_override_is_an_error():
     image = raw("8UC3", scene()[..., ::-1].copy(), 80, 48)
     with pytest.raises(ImageError, match="encoding to bgr8 or rgb8 in the topic layout"):
         decode_image(image)

@@ -106,7 +106,7 @@ def test_compressed_is_taken_where_the_base_topic_is_missing_and_the_other_way_r
     assert match.fits and match.layout.cameras[0].image in raw
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_package_is_named():
     topics = {k: v for k, v in FOXGLOVE.items() if k not in ("/CAM_BACK/camera_info", "/tf")}
     topics["/CAM_FRONT/image_rect_compressed"] = "foxglove.CompressedImage"
     match = match_layout(load_layout("foxglove"), topics)
@@ -120,7 +120,7 @@ def test_what_is_missing_is_named():
     assert match.found == pytest.approx(10 / 13)
 
 
-def test_rectified_follows_the_topic_name_unless_said_otherwise():
+def test_rectified_follows_the_topic_name_unless_set():
     def rectified(name):
         return {camera.is_rectified() for camera in load_layout(name).cameras}
 
@@ -140,7 +140,7 @@ sync_tolerance_ms: 20
 """
 
 
-def test_a_layout_of_ones_own(tmp_path):
+def test_a_custom_layout(tmp_path):
     path = tmp_path / "robot.yaml"
     path.write_text(LAYOUT)
     layout = load_layout(path)
@@ -224,19 +224,19 @@ def test_cameras_that_a_layout_does_not_have_are_left_out():
         layout.only({"CAM_ROOF"})
 
 
-def test_a_layout_without_any_camera_of_the_model_says_what_to_write():
+def test_a_layout_without_any_camera_of_the_model_is_an_error():
     with pytest.raises(LayoutError, match=r"none of the model's cameras left, right; .*model_came"):
         load_layout("occ_perception").for_model(["left", "right"])
 
 
-def test_one_camera_cannot_be_two(tmp_path):
+def test_one_camera_cannot_serve_two_of_the_models_cameras(tmp_path):
     twice = {"CAM_SIDE_LEFT": "CAM_FRONT"}
     layout = load_layout(mapped(tmp_path, model_cameras=twice))
     with pytest.raises(LayoutError, match="two of the model's cameras the same images"):
         layout.for_model(WAYMO)
 
 
-def test_a_mapping_to_a_camera_that_is_not_there_is_refused(tmp_path):
+def test_a_mapping_to_a_missing_camera_is_refused(tmp_path):
     path = mapped(tmp_path, model_cameras={"CAM_SIDE_LEFT": "CAM_LEFT"})
     with pytest.raises(YamlError, match=r"CAM_SIDE_LEFT must be one of .*'CAM_LEFT'"):
         load_layout(path)

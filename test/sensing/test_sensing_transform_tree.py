@@ -160,7 +160,7 @@ def test_another_vehicles_mounts_in_tf_replace_the_first_ones():
     drive_scene(0, random_pose(22))
 
 
-def test_what_moved_before_a_reset_may_be_mounted_after_it():
+def test_a_frame_that_moved_before_a_reset_may_be_static_after_it():
     tree = TransformTree()
     for stamp in range(3):
         tree.add("base_link", "cam", stamp * 100 * MS, driving(stamp))
@@ -169,7 +169,7 @@ def test_what_moved_before_a_reset_may_be_mounted_after_it():
     np.testing.assert_array_equal(tree.static_transform("base_link", "cam"), random_pose(23))
 
 
-def test_mount_changes_count_only_what_matters():
+def test_mount_changes_count_only_changes_of_mounts():
     tree = TransformTree()
 
     def changes(*added, static=False) -> int:

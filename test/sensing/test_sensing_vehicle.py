@@ -108,7 +108,7 @@ def front_x(vehicle: VehicleInputs) -> float:
 
 
 @pytest.mark.parametrize("goes_back", [False, True])
-def test_a_second_bag_with_other_mounts_is_seen_with_the_same_camera_info(goes_back: bool) -> None:
+def test_other_mounts_of_a_second_bag_are_used_with_the_same_camera_info(goes_back: bool) -> None:
     vehicle = vehicle_with()
     vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 100_000, 1.70)
@@ -128,7 +128,7 @@ def test_a_second_bag_with_other_mounts_is_seen_with_the_same_camera_info(goes_b
     (True, "/front/image_raw", True),
     (False, "", False),
 ])  # fmt: skip
-def test_images_are_rectified_where_the_topic_they_come_from_says_so(
+def test_images_are_rectified_if_their_actual_topic_says_so(
     stated: bool | None, topic: str, rectified: bool
 ) -> None:
     vehicle = vehicle_with(replace(FRONT, rectified=stated))
@@ -140,7 +140,7 @@ def test_images_are_rectified_where_the_topic_they_come_from_says_so(
     assert vehicle.rig().camera("CAM_FRONT").is_rectified is rectified
 
 
-def test_the_rig_is_the_same_object_while_its_numbers_are() -> None:
+def test_the_rig_is_the_same_object_until_a_number_changes() -> None:
     vehicle = vehicle_with()
     vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 0, 1.70)
@@ -152,7 +152,7 @@ def test_the_rig_is_the_same_object_while_its_numbers_are() -> None:
     assert vehicle.changes == 0
 
 
-def test_the_newest_camera_info_holds() -> None:
+def test_the_newest_camera_info_applies() -> None:
     vehicle = vehicle_with()
     vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 0, 1.70)
@@ -189,7 +189,7 @@ def test_an_unusable_camera_info_does_not_replace_a_usable_one() -> None:
     (replace(INFO, frame_id="front"), "camera CAM_FRONT: no mount of front in tf: tf has no frame"),
     (replace(INFO, frame_id=""), "camera CAM_FRONT: no frame_id in its camera_info and images"),
 ])  # fmt: skip
-def test_what_keeps_a_camera_back_is_named(info: CameraInfo | None, problem: str) -> None:
+def test_why_a_camera_cannot_be_used_is_named(info: CameraInfo | None, problem: str) -> None:
     vehicle = vehicle_with()
     drive(vehicle, 0, 1.70)
     if info is not None:
@@ -208,7 +208,7 @@ def test_the_frame_comes_from_layout_camera_info_or_the_images() -> None:
     assert vehicle.rig().camera("CAM_FRONT").frame_id == "CAM_FRONT"
 
 
-def test_a_body_frame_is_noticed_by_where_it_looks() -> None:
+def test_a_body_frame_is_detected_by_its_direction() -> None:
     vehicle = vehicle_with()
     vehicle.take_camera_info("CAM_FRONT", INFO)
     vehicle.take_transforms(tf(transform("base_link", "CAM_FRONT", 0, driven(1.7))), static=True)
@@ -226,7 +226,7 @@ def small_rig(x: float) -> CameraRig:
     return CameraRig((CameraCalibration("CAM_FRONT", 320, 180, K, mount(x)),))
 
 
-def test_a_given_rig_holds_for_everything_it_names() -> None:
+def test_a_given_rig_takes_precedence() -> None:
     vehicle = vehicle_with(rig=small_rig(3.0), needs_lidar_mount=True)
     vehicle.take_camera_info("CAM_FRONT", INFO)
     assert "needs the mount of the lidar: no mount of lidar_top" in vehicle.problem("CAM_FRONT")
@@ -243,7 +243,7 @@ def nominal_vehicle(camera: CameraTopics) -> VehicleInputs:
     return VehicleInputs(InputPlan(layout(camera, rig="nominal"), nominal=small_rig(3.0)))
 
 
-def test_without_a_camera_info_topic_the_nominal_rig_holds_until_tf_says_more() -> None:
+def test_without_a_camera_info_topic_the_nominal_rig_applies_until_tf_has_the_mount() -> None:
     vehicle = nominal_vehicle(replace(FRONT, camera_info="", frame_id="CAM_FRONT"))
     assert front_x(vehicle) == 3.0
     assert vehicle.notes == (
@@ -301,7 +301,7 @@ def test_one_bad_transform_is_refused_by_name_without_the_others() -> None:
     np.testing.assert_array_equal(vehicle.poses.at(0), driven(1.0))
 
 
-def test_a_frame_twice_in_one_message_is_no_time_jump() -> None:
+def test_a_frame_twice_in_one_message_is_not_a_time_jump() -> None:
     vehicle = vehicle_with(pose=TF)
     twice = [transform("map", "base_link", ms, driven(ms)) for ms in (5_000, 3_000)]
     assert vehicle.take_transforms(tf(*twice), static=False) == ()
@@ -311,7 +311,7 @@ def test_a_frame_twice_in_one_message_is_no_time_jump() -> None:
         vehicle.take_transforms(tf(*[transform("map", "base_link", 1_000, driven(0))]), False)
 
 
-def test_a_stray_clock_matters_where_pose_or_mounts_depend_on_it() -> None:
+def test_a_deviating_clock_matters_if_pose_or_mounts_depend_on_it() -> None:
     vehicle = vehicle_with(pose=TF)
     vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 10_000, 1.70)
@@ -324,7 +324,7 @@ def test_a_stray_clock_matters_where_pose_or_mounts_depend_on_it() -> None:
             vehicle.take_transforms(tf(transform(parent, child, 20_000, mount(1.7))), False)
 
 
-def test_odometry_about_another_frame_or_not_finite_is_refused() -> None:
+def test_odometry_of_another_frame_or_not_finite_is_refused() -> None:
     vehicle = vehicle_with()
     (refused,) = vehicle.take_odometry(odometry(0, 0.0, child="base_footprint"))
     assert "gives poses of 'base_footprint', expected 'base_link'" in refused
@@ -341,7 +341,7 @@ def test_odometry_about_another_frame_or_not_finite_is_refused() -> None:
     np.testing.assert_array_equal(vehicle.poses.at(0), driven(2.0))
 
 
-def test_reading_again_keeps_the_rig_and_forgets_the_poses() -> None:
+def test_reading_again_keeps_the_rig_and_drops_the_poses() -> None:
     vehicle = vehicle_with(pose=TF)
     vehicle.take_camera_info("CAM_FRONT", INFO)
     drive(vehicle, 0, 1.70)
@@ -376,7 +376,7 @@ def test_a_model_runs_without_the_cameras_that_its_rig_does_not_have() -> None:
     assert plan_inputs(layout(FRONT, left)).needs_tf
 
 
-def test_tf_is_read_but_not_needed_where_a_nominal_rig_knows_the_mounts() -> None:
+def test_tf_is_read_but_not_needed_if_a_nominal_rig_has_the_mounts() -> None:
     plan = plan_inputs(load_layout("clynamen"), needs_lidar_mount=True)
     assert plan.nominal is not None and plan.given is None
     assert plan.nominal.fingerprint() == load_rig("nuscenes").fingerprint()
@@ -384,7 +384,7 @@ def test_tf_is_read_but_not_needed_where_a_nominal_rig_knows_the_mounts() -> Non
     assert plan.lidar_frame == "lidar_top"
 
 
-def test_the_lidar_topic_is_the_only_one_or_the_one_called_so() -> None:
+def test_the_lidar_topic_is_the_only_one_or_the_one_named_lidar() -> None:
     image = {"/front": "sensor_msgs/msg/Image"}
     assert lidar_topic({**image, "/points": POINTS_TYPE}) == "/points"
     several = {"/LIDAR_TOP": POINTS_TYPE, "/radar": POINTS_TYPE}

@@ -275,7 +275,7 @@ def digest(seed: int, index: int, t: float, threads: int) -> str:
 
 
 @pytest.mark.parametrize("frame", MADE_BY_VERSION_1, ids=str)
-def test_a_seed_keeps_what_is_made_of_it_until_the_version_is_raised(frame) -> None:
+def test_a_seed_gives_the_same_output_until_the_version_is_incremented(frame) -> None:
     """Everything that is the same on all processors, and what is not, rounded."""
     seed, index, t = frame
     sensors = DriveSensors(scenes.drive(seed, index), SensorOptions(jitter_rig=True))

@@ -22,7 +22,7 @@ from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_bag_that_does_not_fit_the_disk_is_not_there(tmp_path: Path, storage: str) -> None:
+def test_a_bag_that_does_not_fit_the_disk_does_not_exist(tmp_path: Path, storage: str) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "import test_synthetic_bags as t\n"
@@ -46,7 +46,7 @@ def town_bags(*arguments: str, out: Path, drives: str = "0-1"):
     return CliRunner().invoke(app, ["drive", *options, *small, *arguments])
 
 
-def test_a_bag_is_taken_for_made_only_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_bag_is_reused_only_if_its_settings_match(tmp_path: Path) -> None:
     """One bag and bags side by side: left alone by the same command, refused by any other."""
     assert town_bags(out=tmp_path).exit_code == 0
     made = files_of(tmp_path)
@@ -61,7 +61,7 @@ def test_a_bag_is_taken_for_made_only_where_it_was_asked_for(tmp_path: Path) -> 
     assert files_of(tmp_path) == made
 
 
-def test_a_bag_of_another_generator_or_of_none_is_refused(tmp_path: Path) -> None:
+def test_a_bag_of_another_generator_or_without_provenance_is_refused(tmp_path: Path) -> None:
     bag = tmp_path / "bag"
     assert town_bags(out=bag, drives="0").exit_code == 0
     metadata = bag / "metadata.yaml"

@@ -103,7 +103,7 @@ def test_rays_stop_at_the_first_thing_a_fine_march_meets() -> None:
     assert compared > 30
 
 
-def test_kerbs_are_where_the_raster_says_and_roads_are_low() -> None:
+def test_kerbs_are_as_in_the_raster_and_roads_are_low() -> None:
     town = scenes.town(20_000)
     ground = town.ground
     rng = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def test_machine_code_is_kept_on_disk_in_the_users_cache(tmp_path: Path) -> None
     assert str(chosen) in run_kernel(NUMBA_CACHE_DIR=str(chosen))
 
 
-def test_a_home_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_read_only_home_is_accepted(tmp_path: Path) -> None:
     nobody = tmp_path / "file"
     nobody.write_text("")
     assert str(tmp_path / "tmp") in run_kernel(HOME=str(nobody), TMPDIR=make(tmp_path / "tmp"))

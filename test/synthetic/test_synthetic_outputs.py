@@ -97,7 +97,7 @@ def test_label_files_hold_the_labels_at_lidar_time(folder: Path) -> None:
     assert {str(openocc[key].dtype) for key in openocc} == {"int32", "uint8", "float32"}
 
 
-def test_label_files_have_the_format_of_the_published_ones(folder: Path, shared_dir: Path) -> None:
+def test_label_files_have_the_format_of_the_real_ones(folder: Path, shared_dir: Path) -> None:
     published = shared_dir / "data" / "occ3d-openocc-labels"
     for ours, theirs in (("gts", "occ3d_labels"), ("openocc_v2", "openocc_flow_labels")):
         path = next((folder / ours).glob("*/*/labels.npz"))
@@ -148,7 +148,7 @@ def test_a_folder_converts_to_a_bag_like_real_data(folder: Path, tmp_path: Path)
         assert np.abs(difference).mean() < 6  # JPEG
 
 
-def test_an_interrupted_drive_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_drive_is_continued(tmp_path: Path) -> None:
     """A file-size limit stops the first run in the middle of a frame, as a full disk would."""
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
@@ -322,7 +322,7 @@ def test_bad_input_is_refused_with_its_reason(arguments, reason, tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["drive", "render"])
-def test_without_numba_it_says_what_to_install(command: str, tmp_path: Path) -> None:
+def test_without_numba_the_error_names_the_extra(command: str, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         f"sys.argv = ['occ', 'town', '{command}', '--out', sys.argv[1]]\n"

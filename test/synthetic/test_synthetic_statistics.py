@@ -45,7 +45,7 @@ def pixels(seeds: range) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(bins).ravel(), np.concatenate(classes).ravel()
 
 
-def test_class_does_not_follow_from_colour() -> None:
+def test_colour_alone_does_not_predict_the_class() -> None:
     colour, label = pixels(range(200, 216))
     votes = np.zeros((4096, FREE + 1), dtype=np.int64)
     np.add.at(votes, (colour, label), 1)
@@ -60,7 +60,7 @@ def test_class_does_not_follow_from_colour() -> None:
     assert np.mean(ratios) < 0.2
 
 
-def test_baselines_frame_what_networks_can_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_bound_the_scores_of_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Far below: answers that never look at an image. Far above: perfect depth and class."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     from town_baselines import baselines

@@ -53,7 +53,7 @@ def test_voxels_come_back_as_coloured_points_in_ego(tmp_path):
     np.testing.assert_array_equal(points["vx"], prediction.flow[..., 0][tuple(voxels.T)])
 
 
-def test_lidar_points_come_back_and_nonsense_is_refused(tmp_path):
+def test_lidar_points_are_read_back_and_invalid_columns_refused(tmp_path):
     rng = np.random.default_rng(0)
     points, intensity = rng.normal(size=(20, 3)), rng.uniform(size=20)
     write_ply(tmp_path / "lidar.ply", lidar_columns(points, intensity))

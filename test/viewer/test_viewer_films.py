@@ -95,7 +95,7 @@ with Film({str(tmp_path / "film.mp4")!r}, 5) as film:
     ("name", "rate", "said"),
     [("film.gif", 2.0, "ending in .mp4"), ("film.mp4", 0.0, "expected 0 to 240")],
 )
-def test_what_cannot_become_a_film_is_refused(tmp_path, name, rate, said):
+def test_invalid_names_and_rates_of_films_are_refused(tmp_path, name, rate, said):
     with pytest.raises(OptionError, match=said):
         Film(tmp_path / name, rate)
 

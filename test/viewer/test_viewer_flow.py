@@ -71,7 +71,7 @@ def test_the_wheel_shows_forward_up_and_left_to_the_left() -> None:
         np.testing.assert_array_equal(wheel[row, column], expected)
 
 
-def test_without_flow_it_says_so() -> None:
+def test_a_prediction_without_flow_is_refused() -> None:
     prediction = scene((1.0, 0.0))
     object.__setattr__(prediction, "flow", None)
     with pytest.raises(ViewerError, match="has no flow"):

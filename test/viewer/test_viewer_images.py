@@ -197,7 +197,7 @@ def test_the_legend_lists_only_what_occurs():
         assert not (legend == PALETTE[name]).all(-1).any()
 
 
-def test_ids_without_a_name_are_loud():
+def test_ids_without_a_name_stand_out():
     strange = prediction(labels=np.full(GRID.dims, 42, np.uint8))
     assert (birds_eye_view(strange).rgb[..., 1] < 130).all()
     page = prediction_image(strange)
@@ -324,7 +324,7 @@ def test_the_page_shows_the_images_in_their_places_and_in_rgb():
     assert missing > 3 * 200 * 120  # three cameras of the rig gave no image
 
 
-def test_an_old_image_and_a_broken_history_are_said_in_red():
+def test_an_old_image_and_a_broken_history_are_written_in_red():
     def red(page: np.ndarray) -> int:
         return int((page == (196, 32, 32)).all(-1).sum())
 
@@ -366,7 +366,7 @@ def test_grids_of_other_shapes_have_pages(grid):
     assert max(page.shape) < 2600
 
 
-def test_a_image_survives_its_file(tmp_path):
+def test_an_image_survives_its_file(tmp_path):
     page = prediction_image(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)), frame_set())
     path = tmp_path / "images" / "frame_0001.png"
     write_png(path, page)

@@ -132,7 +132,7 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
 
 
 @pytest.mark.parametrize("name", ["driveable_surface", "sidewalk", "terrain", "other_flat"])
-def test_level_open_ground_is_told_by_the_legend(name):
+def test_level_open_ground_has_the_colour_of_the_legend(name):
     """Of all colours of the legend, that of its class is the nearest, out to the horizon's haze."""
     labels = np.full(GRID.dims, FREE_CLASS, np.uint8)
     labels[:, :, 2] = NAMES.index(name)
@@ -211,7 +211,7 @@ def test_pixels_and_rays_agree(points):
             assert np.degrees(np.arccos(np.clip(towards @ nearest, -1, 1))) < 0.4
 
 
-def test_a_mover_carries_an_arrow_that_points_where_it_goes():
+def test_a_moving_object_has_an_arrow_in_its_direction():
     p = with_box((4, -1, 0.2), (8, 0.8, 1.8), CAR)
     flow = np.zeros((*GRID.dims, 2), np.float32)
     flow[p.labels == CAR] = (0.0, 6.0)
@@ -273,7 +273,7 @@ def test_impossible_view_points_are_refused(arguments, said):
         ViewPoint(*arguments)
 
 
-def test_without_numba_the_page_has_no_volume_and_the_volume_says_what_to_install():
+def test_without_numba_the_page_has_no_volume_and_the_error_names_the_extra():
     code = """
 import sys
 sys.modules["numba"] = None
