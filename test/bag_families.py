@@ -1,7 +1,7 @@
-"""Recordings as other people's converters and cars write them, built with rosbags alone.
+"""Recordings in the formats of common converters and cars, written with rosbags alone.
 
-Each function takes the images of ``nuscenes_folder`` and imitates one family: topic names, types,
-stamps, frames and the family's oddities.
+Each function takes the images of ``nuscenes_folder`` and reproduces one family: topic names, types,
+stamps, frames and quirks.
 """
 
 from __future__ import annotations
@@ -159,13 +159,13 @@ def write(path: Path, messages: Messages, timed: Iterable[Timed], storage="sqlit
 
 
 def clynamen(path: Path, images: list[DrawnImage]) -> Path:
-    """clynamen/nuscenes2bag: ROS 1, raw bgr8, whole tree in every /tf, no camera_info."""
+    """clynamen/nuscenes2bag: ROS 1, raw bgr8, the whole tree in every /tf, no camera_info."""
     messages = Messages(ros1=True)
     return write(path, messages, _clynamen_topics(messages, images, stamped=True))
 
 
 def clynamen_ros2(path: Path, images: list[DrawnImage]) -> Path:
-    """Its Humble port: headers of images stay empty."""
+    """The Humble port of clynamen/nuscenes2bag: headers of images are empty."""
     messages = Messages()
     return write(path, messages, _clynamen_topics(messages, images, stamped=False))
 
@@ -186,7 +186,7 @@ def _clynamen_topics(messages: Messages, images: list[DrawnImage], stamped: bool
 
 
 def foxglove(path: Path, images: list[DrawnImage], storage="mcap", mode="none") -> Path:
-    """foxglove/nuscenes2bag as WATonomous/nuscenes_to_ros2bag writes it.
+    """foxglove/nuscenes2bag in the version of WATonomous/nuscenes_to_ros2bag.
 
     Keyframe images are logged at the lidar time, CAN odometry in bursts at keyframes, and /tf
     comes at keyframes only, each message with the transforms of the next one as well.
@@ -239,7 +239,7 @@ def autoware(path: Path, images: list[DrawnImage]) -> Path:
     first, last = images[0].stamp_ns, images[-1].stamp_ns
     timed: list[Timed] = []
     static = []
-    # Body frames look along x; the optical frame is turned from there.
+    # Body frames look along x; the optical frame is rotated relative to them.
     body_T_optical = np.array([[0, 0, 1, 0.01], [-1, 0, 0, 0.0], [0, -1, 0, 0.02], [0, 0, 0, 1.0]])
     for name, mount in {image.channel: image.ego_T_cam for image in images}.items():
         link = f"camera{AUTOWARE_CAMERAS[name]}/camera_link"

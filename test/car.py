@@ -1,4 +1,4 @@
-"""A small car for the tests: publishes six cameras and odometry, and hears what the node says."""
+"""A small car for the tests: publishes six cameras and odometry, and receives the node's output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from occ_msgs.msg import SemanticOccupancy
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.sensing.calibration import save_rig
 
-# Yaw of the optical axis, and when the camera fires within a rotation, as on the nuScenes car.
+# Yaw of the optical axis, and exposure time within a rotation, as on the nuScenes car.
 CAMERAS = {
     "CAM_FRONT_LEFT": (55.0, 0.0),
     "CAM_FRONT": (0.0, 0.008),
@@ -93,7 +93,7 @@ class Car:
         return f"{self.prefix}/{camera.lower()}/{what}"
 
     def wait_until_heard(self, timeout_s: float = 120.0) -> None:
-        """Until the node has subscribed to everything."""
+        """Wait until the node has subscribed to everything."""
         publishers = [*self.images.values(), self.odometry]
         spin_until(
             self.node,
@@ -101,7 +101,7 @@ class Car:
             timeout_s,
             "the node subscribes",
         )
-        # The reader must have matched the writer too, which nobody tells the writer.
+        # The reader must have matched the writer too, which the writer cannot find out.
         spin_for(self.node, 0.5)
 
     def frame_set(
@@ -185,15 +185,15 @@ class Listener:
         return self.grids[stamp_ns]
 
     def wait_for_status(self, task: str, text: str, timeout_s: float = 60.0) -> DiagnosticStatus:
-        """Until a report that is newer than this call says ``text`` about a task."""
+        """Wait for a report newer than this call whose message for a task contains ``text``."""
         seen = len(self.reports)
 
-        def said() -> bool:
+        def is_reported() -> bool:
             return len(self.reports) > seen and text in self.status(task).message
 
         spin_until(
             self.node,
-            said,
+            is_reported,
             timeout_s,
             f"{task!r} reports {text!r}",
         )

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from room_minutes import RoomMinutes
 
-# A shell starts its background jobs with SIGINT ignored, and children inherit that: tests that
-# interrupt a process as Ctrl-C does need it heard wherever the suite was started.
+# A shell starts its background jobs with SIGINT ignored, and children inherit that. Tests that
+# interrupt a process like Ctrl-C need SIGINT to work however the suite was started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The table of minutes at the end of every run."""
+    """Register the table of minutes at the end of every run."""
     config.pluginmanager.register(RoomMinutes(), "room minutes")
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of reference data and real frames, from OCC_SHARED; skips where it is unset."""
+    """The folder of reference data and real frames, from OCC_SHARED; skips if that is unset."""
     folder = os.environ.get("OCC_SHARED")
     if not folder:
         pytest.skip("OCC_SHARED is unset: reference data and real frames are not available")
@@ -35,7 +35,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of 1 MB of its own; skips where none may be mounted."""
+    """A folder on a separate file system of 1 MB; skips if mounting is not permitted."""
     folder = tmp_path / "small_disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -47,7 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def locked_folder() -> Iterator[Path]:
-    """A folder that this process may read and not write; root is somebody else meanwhile."""
+    """A folder that this process may read but not write; root changes its user id meanwhile."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o555)

@@ -1,4 +1,4 @@
-"""A model hub on loopback, with the headers that its clients read; it can stop in mid-file."""
+"""A model hub on loopback, with the headers that its clients read; it can stall within a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         content: the file.
         checksum: what the server claims its sha256 to be.
-        stall_after: bytes after which a download gets no more, None for never.
-        ranges: ``Range`` header of every download so far, "" where there was none.
+        stall_after: bytes after which a download stalls; None = never.
+        ranges: ``Range`` header of every download so far; "" if there was none.
     """
 
     daemon_threads = True

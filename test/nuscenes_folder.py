@@ -78,10 +78,10 @@ def drawn_images(
     size: tuple[int, int] = (160, 90),
     start_us: int = START_US,
 ) -> list[DrawnImage]:
-    """Every image different, in the order of time; K scaled from the nominal rig."""
+    """Images in the order of time, all different; K is scaled from the nominal rig."""
     rig = load_rig("nuscenes")
     per_keyframe = 6 if with_sweeps else 1
-    # The keyframe comes last among the images that name it, as in the data set.
+    # The keyframe comes last among the images that refer to it, as in the data set.
     count = (keyframes - 1) * per_keyframe + 1
     images = []
     for step in range(count):
@@ -162,7 +162,7 @@ def write_folder(
     sample_tokens: list[str] | None = None,
     lidar: bool = False,
 ) -> None:
-    """Tables and files; called again for another scene it adds to the folder that is there."""
+    """Write tables and files; another call with another scene adds to the folder."""
     samples = sorted({image.sample for image in images})
     stamps = sample_stamps_us or [
         max(p.stamp_us for p in images if p.sample == k and p.is_key_frame) for k in samples

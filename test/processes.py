@@ -15,7 +15,7 @@ OCC = [sys.executable, "-c", "from occ_perception.cli import main; main()"]
 
 
 class RunningProcess:
-    """A child process whose output goes to a file, so that a full pipe cannot stop it."""
+    """A child process whose output goes to a file, so that a full pipe cannot block it."""
 
     def __init__(
         self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]
@@ -52,7 +52,7 @@ class RunningProcess:
             ) from None
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """Ask with SIGINT and return the exit code."""
+        """Send SIGINT and return the exit code."""
         if self.is_running:
             self._process.send_signal(signal.SIGINT)
         return self.wait(timeout_s)
@@ -61,7 +61,7 @@ class RunningProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """The hard way, for clean-up only; removes the shared memory that it leaves behind."""
+        """Kill the process, for clean-up only; removes its leftover shared memory."""
         if self.is_running:
             self._process.kill()
             self._process.wait()

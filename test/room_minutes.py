@@ -1,4 +1,4 @@
-"""A pytest plugin: where a run's time went, room by room."""
+"""A pytest plugin: prints the time of a run by room."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Times:
 class RoomMinutes:
     """Prints minutes, number of tests and the slowest test per room at the end of a run.
 
-    A fixture that several tests share counts for the first that asks for it. Slow tests have rows
-    of their own. What pytest needs to collect the tests is in no row.
+    A fixture that several tests share counts for the first test that uses it. Slow tests have
+    separate rows. The time of collecting the tests is in no row.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Fixtures of the ROS tests: real rclpy, real DDS, real processes.
 
-Every test process gets a ROS domain of its own, so that runs side by side do not hear each other.
+Every test process has a separate ROS domain, so that parallel runs do not interfere.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ HAD_TF2_MSGS = importlib.util.find_spec("tf2_msgs") is not None
 
 @pytest.fixture(scope="session")
 def environment_without_tf() -> dict[str, str]:
-    """For child processes on a machine that only has the wheels: there is no tf2_msgs."""
+    """Environment of child processes on a machine with the wheels only, which lack tf2_msgs."""
     return _children(_AT_START)
 
 
 @pytest.fixture(scope="session")
 def child_environment(environment_without_tf: dict[str, str]) -> dict[str, str]:
-    """For the processes under test; tf2_msgs can be imported there, and here."""
-    del environment_without_tf  # made first: it must not see what follows
+    """Environment of the processes under test; tf2_msgs can be imported there, and here."""
+    del environment_without_tf  # created first, because it must not contain tf2_msgs
     make_tf2_msgs_importable(_REPOSITORY / "build")
     return _children(os.environ)
 
 
 def _children(environment: Mapping[str, str]) -> dict[str, str]:
-    """This checkout's package first."""
+    """An environment in which this checkout's package comes first."""
     path = environment.get("PYTHONPATH", "")
     return {**environment, "PYTHONPATH": f"{_REPOSITORY}{os.pathsep}{path}"}
 
@@ -48,7 +48,7 @@ Launch = Callable[..., RunningProcess]
 
 @pytest.fixture
 def launch(tmp_path: Path, child_environment: dict[str, str]) -> Iterator[Launch]:
-    """Start processes that are ended with the test."""
+    """Starts processes that are ended after the test."""
     yield from _launcher(tmp_path, child_environment)
 
 
@@ -56,7 +56,7 @@ def launch(tmp_path: Path, child_environment: dict[str, str]) -> Iterator[Launch
 def launch_for_module(
     tmp_path_factory: pytest.TempPathFactory, child_environment: dict[str, str]
 ) -> Iterator[Launch]:
-    """Start processes that all tests of a module share."""
+    """Starts processes that all tests of a module share."""
     yield from _launcher(tmp_path_factory.mktemp("processes"), child_environment)
 
 

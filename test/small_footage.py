@@ -50,7 +50,7 @@ def truth_at(stamp_ns: int) -> OccupancyPrediction:
 
 
 def guess_at(stamp_ns: int) -> OccupancyPrediction:
-    """The truth with a strip of road forgotten."""
+    """The ground truth without a strip of road."""
     truth = truth_at(stamp_ns)
     labels = truth.labels.copy()
     labels[:, :3, 1] = FREE
@@ -63,7 +63,7 @@ SEEN = np.broadcast_to(np.arange(GRID.dims[0])[:, None, None] >= 16, GRID.dims)
 
 @dataclass(frozen=True)
 class SmallFootage:
-    """Where the recordings are and what is in them."""
+    """Paths and contents of the recordings."""
 
     predictions: Path
     cameras: Path
@@ -72,7 +72,7 @@ class SmallFootage:
 
 
 def write_footage(folder: Path, count: int = 4, with_truth: bool = True) -> SmallFootage:
-    """A bag of predictions, and one of a vehicle that knows the truth."""
+    """Write a bag of predictions, and a bag of a vehicle with ground truth."""
     rig = surround_rig(CAMERAS)
     frames = drive([10.0 + 0.5 * n for n in range(count)], rig)
     with BagWriter(folder / "predicted") as predicted, BagWriter(folder / "vehicle") as vehicle:
@@ -101,7 +101,7 @@ def write_footage(folder: Path, count: int = 4, with_truth: bool = True) -> Smal
 
 
 def points_at(stamp_ns: int) -> np.ndarray:
-    """A lidar sweep (n, 5) in the lidar's frame, with one return that was lost."""
+    """A lidar sweep (n, 5) in the lidar's frame, with one lost return."""
     rng = np.random.default_rng(stamp_ns % 2**32)
     points = rng.uniform(-8, 8, (50, 5)).astype(np.float32)
     points[:, 3] = np.arange(50)

@@ -1,7 +1,7 @@
-"""occupancy_node with a small model beside those of the zoo, so that tests need not wait seconds.
+"""occupancy_node with additional small models, so that tests are fast.
 
-Everything is the real node; the networks are published ones on small images and a small grid:
-ALOcc-2D-mini, one whose grid lies in the lidar frame, one with flow, one that is given lidar depth.
+The node is the real one. The models are models of the zoo with small images and a small grid:
+ALOcc-2D-mini, one whose grid lies in the lidar frame, one with flow, one that takes lidar depth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SMALL_MODEL = "alocc_2d_mini_small"
 
 
 def add_small_models() -> None:
-    """Put them into the zoo of this process; never done by an import, which tests do as well."""
+    """Add them to the zoo of this process; not done on import, because tests import this module."""
     MODELS[SMALL_MODEL] = replace(small_card(), name=SMALL_MODEL)
     for name in ("alocc_2d_mini_surroundocc", "alocc_flow_2d", "alocc_3d_gf_depth"):
         MODELS[f"{name}_small"] = small_card(name, rename=f"{name}_small")

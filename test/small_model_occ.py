@@ -1,4 +1,4 @@
-"""The console script with a small model beside those of the zoo; the rest is the real one."""
+"""The console script with an additional small model."""
 
 from __future__ import annotations
 

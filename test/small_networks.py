@@ -1,4 +1,4 @@
-"""Small images and grids for full networks, and inputs for them: two scenes that never end."""
+"""Full networks with small images and grids, and inputs for them from two endless scenes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A small real model and frames that move, for tests of streams and of what uses them.
+"""A small real model and moving frames, for tests of streams and their users.
 
-The model is ALOcc-2D-mini with every weight of the full one; only images and grid are small.
+The model is ALOcc-2D-mini with all weights of the full one; only images and grid are small.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def small_card(name: str = "alocc_2d_mini", rename: str = "") -> ModelCard:
 
 
 def pose(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, pitch_deg: float = 0.0):
-    """(4, 4) pose in the plane, slightly pitched where asked."""
+    """(4, 4) pose in the plane, optionally pitched."""
     matrix = np.eye(4)
-    from scipy.spatial.transform import Rotation  # not where the GPU script is tried
+    from scipy.spatial.transform import Rotation  # the test of the GPU script has no SciPy
 
     matrix[:3, :3] = Rotation.from_euler("zy", (yaw_deg, pitch_deg), degrees=True).as_matrix()
     matrix[:3, 3] = (x, y, 0.0)
@@ -63,12 +63,12 @@ def frame_at(
     world: np.ndarray | None = None,
     reference_camera: str = "CAM_FRONT",
 ) -> CameraFrame:
-    """The frame of a steady drive at a time: images, stamps and poses depend on it alone."""
+    """The frame of a steady drive at a time; images, stamps and poses depend on the time only."""
     stamp_ns = round(t_s * 1e9)
     images, stamps, poses = {}, {}, {}
     for camera in rig.cameras:
-        # Cameras fire one after the other, as on the real vehicle. By name, so that the order of
-        # the rig does not change the image.
+        # Cameras expose one after the other, as on the real vehicle, in the order of their names,
+        # so that the order of the rig does not change the image.
         key = sum(camera.name.encode())
         stamps[camera.name] = stamp_ns + (key % 7) * 6_000_000
         if camera.name == reference_camera:
@@ -94,7 +94,7 @@ def drive(times_s: Iterable[float], rig: CameraRig, **options: object) -> list[C
 
 
 def _sweep(stamp_ns: int) -> np.ndarray:
-    """Points all around, other ones at every time; only models that are given depth read them."""
+    """Points all around, different at every time; only models that take lidar depth read them."""
     rng = np.random.default_rng(stamp_ns)
     azimuth, distance = rng.uniform(0, 2 * np.pi, 2000), rng.uniform(2, 40, 2000)
     height = rng.uniform(0, 3, 2000)

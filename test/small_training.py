@@ -47,7 +47,7 @@ def small_card(voxels: int = 50, layers: int = 4) -> ModelCard:
 
 
 def small_recipe(**changes: object) -> TrainingRecipe:
-    """Every term of the demonstration model, few points, no augmentation, four slots."""
+    """A recipe with all loss terms of the town model, few points, no augmentation, four slots."""
     recipe = TrainingRecipe(
         name="small",
         model="alocc_town",

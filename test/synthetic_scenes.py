@@ -1,4 +1,4 @@
-"""The few frames of test towns that the tests of the synthetic town look at, made once."""
+"""The frames of test towns that the tests of the synthetic town use, generated once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def views(frame: tuple[int, int, float], size: tuple[int, int] = (352, 198)) -> 
 
 
 def sensors(index: int = 0) -> DriveSensors:
-    """Of a drive through the first town, with small images."""
+    """The sensors of a drive through the first town, with small images."""
     return DriveSensors(drive(20_000, index), SensorOptions(size=(160, 90)))
 
 
@@ -62,7 +62,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 def run_code(code: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Code in a process of its own that can import the tests; ``path`` is its argument."""
+    """Run code in a separate process that can import the tests; ``path`` is its argument."""
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
     return subprocess.run(

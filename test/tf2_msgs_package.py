@@ -42,7 +42,7 @@ ament_package()
 
 
 def make_tf2_msgs_importable(build_root: Path) -> None:
-    """For this process and its children; builds the package where it has not been built yet."""
+    """Make tf2_msgs importable in this process and its children; builds the package once."""
     if importlib.util.find_spec("tf2_msgs") is not None:
         return
     prefix = build_root / f"tf2_msgs_for_tests_{sysconfig.get_python_version()}"
@@ -56,7 +56,7 @@ def make_tf2_msgs_importable(build_root: Path) -> None:
     ):
         before = os.environ.get(variable, "")
         os.environ[variable] = f"{folder}{os.pathsep}{before}" if before else str(folder)
-    # For this process the library path was read at its start: load what the package needs.
+    # This process has read the library path at its start, so load the package's dependencies here.
     import geometry_msgs.msg  # noqa: F401
 
     for kind in ("generator_c", "generator_py", "typesupport_c", "typesupport_fastrtps_c"):

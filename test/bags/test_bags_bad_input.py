@@ -1,4 +1,4 @@
-"""Damaged, incomplete and contradictory recordings: said in words, and the rest is read."""
+"""Damaged, incomplete and contradictory recordings: problems are listed, and the rest is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def images() -> list[Image]:
 
 
 def write_ours(path, images, storage="mcap", poses=None, shift_ns=None):
-    """A recording in our own layout; ``poses`` filters, ``shift_ns`` changes header stamps."""
+    """Write a recording in our layout; ``poses`` filters, ``shift_ns`` changes header stamps."""
     first = {image.channel: image for image in images}
     with BagWriter(path, storage) as writer:
         stamp = images[0].stamp_ns
@@ -43,7 +43,7 @@ def write_ours(path, images, storage="mcap", poses=None, shift_ns=None):
 
 
 def write_split(path, images, storage="mcap"):
-    """The same in two files of one recording, as rosbag2 splits them."""
+    """Write the same recording in two files, as rosbag2 splits them."""
     files, halves = [], []
     middle = len(images) // 12 * 6
     path.mkdir()
@@ -94,7 +94,7 @@ def test_a_truncated_mcap_gives_what_came_before_the_damage(tmp_path):
 
 
 def test_a_truncated_mcap_that_was_not_written_in_the_order_of_time_is_read(tmp_path):
-    """Recorders write what other threads hand them: neighbours change places."""
+    """Recorders write messages of several threads, so that neighbouring messages may be swapped."""
     images = drawn_images(keyframes=3, size=(640, 360))
     swapped = [images[k + 1 - k % 2 * 2] for k in range(len(images))]
     path = write_ours(tmp_path / "bag", swapped)
@@ -372,7 +372,7 @@ def test_poses_that_end_do_not_block_later_images(tmp_path):
 
 
 def test_time_going_back_starts_a_new_sequence(tmp_path):
-    """A robot that recorded a looping playback: reception goes on, stamps start again."""
+    """A recording of a looping playback: reception times continue, stamps start again."""
     once = drawn_images(keyframes=4)
     messages = Messages()
     timed, base = [], once[0].stamp_ns

@@ -1,4 +1,4 @@
-"""Calibrations in a recording: the newest holds, as live; odd ones are said and lose nothing."""
+"""Calibrations in a recording: the newest applies, as live; unusable ones are reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_changed_camera_info_applies_from_then_on(plain, tmp_path):
     bag = rewritten(plain, tmp_path / "bag", lambda n, info: zoomed(info, 100 if n < 3 else 120))
     with open_recording(bag) as drive:
         assert drive.rig.camera(CAMERA).K[0, 0] == 100
-        for _ in range(2):  # a second reading begins as the first
+        for _ in range(2):  # a second pass starts like the first
             assert focal_lengths(drive) == [100] * 3 + [120] * 4
         assert len({id(frame.rig) for frame in list(drive)}) == 2, "one rig while nothing changes"
         assert drive.problems == []
@@ -77,10 +77,10 @@ def test_a_changed_mount_applies_from_then_on(plain, tmp_path):
     higher = mount.copy()
     higher[2, 3] += 1
     with Recording(plain) as recording, BagWriter(tmp_path / "bag") as writer:
-        told = False
+        is_moved = False
         for raw in recording.messages():
-            if not told and raw.received_ns > stamps[3]:
-                told = True
+            if not is_moved and raw.received_ns > stamps[3]:
+                is_moved = True
                 moved = [("base_link", optical_frame(CAMERA), higher)]
                 writer.write_transforms(raw.received_ns, moved, static=True)
             message = recording.decode(raw)
@@ -119,7 +119,7 @@ def test_an_unusable_camera_info_before_the_first_usable_one_drops_no_frame(plai
 
 @pytest.mark.parametrize(("lost", "frames"), [((2, 3), FRAME_SETS), (range(4, FRAME_SETS), 4)])
 def test_frame_sets_wait_for_a_rig_that_became_incomplete(plain, tmp_path, lost, frames):
-    """A camera whose frame tf does not know is nowhere, until it has another frame."""
+    """A camera whose frame is not in tf has no mount, until its camera_info names another frame."""
 
     def change(frame_set, info):
         zoomed(info, 100)

@@ -1,4 +1,4 @@
-"""Recordings of every family come back as the frames that went in."""
+"""Recordings of every family give the frames that were written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def frame_sets_of(images: list[Image]) -> list[dict[str, Image]]:
 
 
 def small_rig(images: list[Image], tmp_path) -> str:
-    """Right intrinsics, and mounts that tf must overrule."""
+    """Correct intrinsics, and mounts that tf must replace."""
     nominal = load_rig("nuscenes")
     size = dict(zip(("width", "height"), images[0].size, strict=True))
     first = {image.channel: image for image in images}
@@ -71,7 +71,7 @@ def test_clynamen_and_its_port(tmp_path, images, name, file):
     """Poses at exactly the camera stamps; mounts from /tf, intrinsics from the layout's rig."""
     path = getattr(bag_families, name)(tmp_path / file, images)
     with open_recording(path) as nominal:
-        assert nominal.layout.name == name, "recognised, and told apart by the empty stamps"
+        assert nominal.layout.name == name, "recognised, and distinguished by the empty stamps"
         cameras = ", ".join(nominal.layout.camera_names)
         assert nominal.notes == (f"intrinsics of {cameras} are those of rig nuscenes",)
     layout = replace(load_layout(name), rig=small_rig(images, tmp_path))
@@ -120,9 +120,9 @@ def test_can_odometry_can_be_selected(tmp_path, images):
 
 
 def test_a_real_car(tmp_path, images):
-    """Distorted images, a pose that lags, mounts behind two links."""
+    """Distorted images, a delayed pose, mounts behind two links."""
     path = bag_families.autoware(tmp_path / "bag", images)
-    # This pose stream has another start of time than the images' own poses.
+    # The time of this pose stream starts elsewhere than that of the images' own poses.
     shift_s = images[0].stamp_ns / 1e9
     expected = [
         replace(image, world_T_ego=drive(image.stamp_ns / 1e9 - shift_s)) for image in images

@@ -1,4 +1,4 @@
-"""A bag read for a model: its cameras, its names, and the lidar's mount where it is needed."""
+"""A bag read for a model: its cameras, its names, and the lidar's mount if it is needed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "bags.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a recording that is called as in the docs."""
+    """A folder with a recording that has the name of the docs."""
     path = tmp_path_factory.mktemp("drive")
     drawn_scene(path / "data", keyframes=2)
     convert_nuscenes(path / "data", VERSION, "scene-0001", path / "scene-0103", lidar=False)

@@ -1,4 +1,4 @@
-"""occ info and occ convert, as a user meets them."""
+"""The commands occ info and occ convert."""
 
 from __future__ import annotations
 

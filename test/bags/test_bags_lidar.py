@@ -1,4 +1,4 @@
-"""Bags give every frame of a depth-assisted model the sweep nearest to it."""
+"""Every frame of a model that takes lidar depth has the nearest sweep of the bag."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_frames_have_the_nearest_sweep_and_the_pose_at_its_stamp(footage: SmallF
                 assert lidar is not None
                 assert lidar.stamp_ns == min(sweeps, key=lambda s: abs(s - driven.stamp_ns))
                 assert np.array_equal(lidar.points, sweeps[lidar.stamp_ns].points)
-                # Odometry holds the poses of the cameras; the sweep's lies between them.
+                # Odometry has poses at the cameras' stamps; the sweep's pose lies between them.
                 there = lidar.world_T_ego[:3, 3] - driven.world_T_ego["CAM_FRONT"][:3, 3]
                 late_s = (lidar.stamp_ns - driven.stamp_ns) * 1e-9
                 assert np.linalg.norm(there) == pytest.approx(8.0 * abs(late_s), abs=0.1)

@@ -1,4 +1,4 @@
-"""A devkit folder becomes a bag and comes back as the same frames."""
+"""A devkit folder is converted to a bag, which gives the same frames."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def assert_same(frames: list, images: list[DrawnImage]) -> None:
             np.testing.assert_array_equal(frame.images[name], expected)
             assert frame.stamps_ns[name] == image.stamp_ns
             np.testing.assert_array_equal(calibration.K, image.K)
-            # Matrices travel as quaternions. Those of the real frames were stored with 9 decimals,
-            # so that the nearest rotation differs by as much; metres suffer nothing.
+            # Rotations are stored as quaternions. Matrices of the real frames have 9 decimals, so
+            # the nearest rotation differs by that much; translations are exact.
             np.testing.assert_allclose(calibration.ego_T_cam, image.ego_T_cam, atol=2e-9)
             np.testing.assert_allclose(frame.world_T_ego[name], image.world_T_ego, atol=2e-9)
             np.testing.assert_array_equal(frame.world_T_ego[name][:3, 3], image.world_T_ego[:3, 3])

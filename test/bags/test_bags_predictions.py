@@ -1,4 +1,4 @@
-"""Occupancy that was written comes back, joined with what belongs to it; damage is said."""
+"""Recorded occupancy is read back, joined with images and ground truth; damage is reported."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_predictions_come_back_with_their_flow(tmp_path, storage):
 
 
 def test_flow_may_be_recorded_before_or_long_after_its_occupancy(tmp_path):
-    """A recorder stores messages as they arrive; the flow of the second never did."""
+    """A recorder stores messages in the order of arrival; the flow of the second is missing."""
     written = [guess_at(n * 10**9) for n in range(1, 5)]
     with BagWriter(tmp_path / "bag") as bag:
         arrivals = [(9.0, 4.5), (9.1, None), (9.2, 12.0), (9.3, 9.2)]
@@ -137,7 +137,7 @@ def test_an_ambiguous_topic_is_refused(tmp_path, footage):
         bag.write_odometry(10**9, np.eye(4))
     with pytest.raises(BagError, match="`occ run"):
         BagPredictions(tmp_path / "none")
-    # The vehicle's bag has ground truth only, in two versions: the whole one is meant.
+    # The vehicle's bag has ground truth only, in two versions; the complete one is the default.
     assert BagPredictions(footage.cameras).topic == "/ground_truth/occupancy"
 
 
@@ -259,12 +259,12 @@ def test_points_of_any_layout_are_read_or_refused():
     np.testing.assert_array_equal(rows["x"], (1.5, -2.0, 3.0))
     np.testing.assert_array_equal(rows["ring"], (7, 8, 9))
     fields = cloud().fields
-    for changes, said in (
+    for changes, message in (
         ({"width": 4}, "4 points of 26 bytes, but only 78 bytes"),
         ({"fields": fields[:2]}, "fields x, frame set, expected x, y and z"),
         ({"fields": [*fields[:3], type(fields[0])("z", 18, 11, 1)]}, "unknown type"),
     ):
-        with pytest.raises(MessageError, match=said):
+        with pytest.raises(MessageError, match=message):
             points_from_message(cloud(**changes))
 
 

@@ -1,4 +1,4 @@
-"""What the writer writes, read back with rosbags and with our own codec."""
+"""Recordings of the writer, read back with rosbags and with our codec."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read(path):
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("encoding", [RLE, DENSE, SPARSE])
 def test_occupancy_round_trip(tmp_path, storage, encoding):
-    """The definitions travel in the bag: the reader knows nothing of occ_msgs."""
+    """The bag contains the message definitions, so the reader needs no occ_msgs."""
     made = prediction(with_flow=True)
     with BagWriter(tmp_path / "out", storage) as writer:
         writer.write_occupancy(made, encoding, min_speed=0.3, received_ns=STAMP + 5)

@@ -1,4 +1,4 @@
-"""How commands end when the system refuses, or somebody stops them: real causes, real processes."""
+"""Commands that fail because of the system or are interrupted: real causes, real processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
 
 
 def one_line(process: subprocess.CompletedProcess[str]) -> str:
-    """The sentence of a command that failed as commands should."""
+    """The one-line message of a command that failed with a user error."""
     assert process.returncode == 2, process.stderr
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: ")
@@ -47,26 +47,26 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_where_a_file_is_expected_and_a_file_that_is_not_there(tmp_path: Path) -> None:
-    said = one_line(run(*OCC, "bench", "--compare", tmp_path, tmp_path / "b.json"))
-    assert said == f"{tmp_path}: is a folder, expected a file; choose another name"
-    said = one_line(run(*TRAIN, "fit", tmp_path / "none.yaml", "--out", tmp_path / "run"))
-    assert said == f"{tmp_path / 'none.yaml'}: does not exist; check the name"
+    line = one_line(run(*OCC, "bench", "--compare", tmp_path, tmp_path / "b.json"))
+    assert line == f"{tmp_path}: is a folder, expected a file; choose another name"
+    line = one_line(run(*TRAIN, "fit", tmp_path / "none.yaml", "--out", tmp_path / "run"))
+    assert line == f"{tmp_path / 'none.yaml'}: does not exist; check the name"
 
 
 def test_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sheet = tmp_path / "file" / "sheet.png"
-    said = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
+    line = one_line(run(*OCC, "town", "render", "--size", "160x90", "--out", sheet))
     why = f"{tmp_path / 'file'}: is a file, expected a folder; choose another name"
-    assert said == f"{sheet} could not be written: {why}; no partial output is left"
+    assert line == f"{sheet} could not be written: {why}; no partial output is left"
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing(bag: Path, small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(900_000))
     data = bag.parent / "data"
     convert = ["convert", "nuscenes", data, "--version", VERSION, "--scene", "scene-0001"]
-    said = one_line(run(*OCC, *convert, "--out", small_disk / "bag"))
-    assert said.startswith(f"{small_disk / 'bag'} could not be written: there is no space left")
+    line = one_line(run(*OCC, *convert, "--out", small_disk / "bag"))
+    assert line.startswith(f"{small_disk / 'bag'} could not be written: there is no space left")
     assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
@@ -82,8 +82,8 @@ def test_too_little_memory_is_reported_with_a_remedy() -> None:
         "main()\n"
     )
     for library in ("torch", "numpy"):
-        said = one_line(run(sys.executable, "-c", code, library))
-        assert said.startswith("there is not enough memory; run with smaller images")
+        line = one_line(run(sys.executable, "-c", code, library))
+        assert line.startswith("there is not enough memory; run with smaller images")
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_missing_package_is_reported_with_its_install_command(
         f"from {program}.cli import main\n"
         f"sys.argv = ['occ', *{[words.get(word, word) for word in command]!r}]\nmain()\n"
     )
-    said = one_line(run(sys.executable, "-c", code))
-    assert f"needs {package}, which is not installed; " in said and brings in said
+    line = one_line(run(sys.executable, "-c", code))
+    assert f"needs {package}, which is not installed; " in line and brings in line
     assert not (tmp_path / "out").exists()
 
 
@@ -138,12 +138,12 @@ def test_a_closed_pipe_is_not_an_error(bag: Path) -> None:
 def _interrupted(
     command: list[object], folder: Path, begun: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and press Ctrl-C, which reaches its children too, once it has ``begun``.
+    """Run a command and send Ctrl-C, which reaches its children too, after files have appeared.
 
     Args:
         command: writes below the folder.
-        folder: where to look.
-        begun: name of the files that show it, with wildcards.
+        folder: the folder to watch.
+        begun: pattern of the files to wait for.
     """
     words = [str(word) for word in command]
     with subprocess.Popen(

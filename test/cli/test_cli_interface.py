@@ -1,4 +1,4 @@
-"""The command line as an interface: its options, its errors, and what it costs to ask for help."""
+"""The command line as an interface: options, errors, and the duration of --help."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_debug_shows_the_traceback() -> None:
     ],
 )
 def test_defects_are_not_reported_as_user_errors(defect: str) -> None:
-    """A ValueError out of a library says nothing to a user: its traceback is wanted."""
+    """A ValueError from a library does not help a user, so its traceback is shown."""
     result = _python(
         "import sys, numpy, pathlib\n"
         "from occ_perception.cli import app, main, models\n"

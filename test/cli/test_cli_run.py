@@ -41,8 +41,8 @@ def occ(*arguments: object):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_model() -> Iterator[None]:
-    """The small model can be asked for by name while these tests run, on one thread: it gains
-    nothing from more, and loses a lot on a busy machine."""
+    """Register the small model for these tests, and run it on one thread, which is fastest for it
+    on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -211,7 +211,7 @@ def test_a_rig_with_fewer_cameras_runs_with_a_warning(bag: Path, tmp_path: Path)
 
 
 def test_a_model_runs_on_cameras_with_other_names(bag: Path, tmp_path: Path, expected) -> None:
-    """The bag's own layout with every camera renamed, and the names of the model beside."""
+    """The bag's layout with every camera renamed, and a mapping to the names of the model."""
     shipped = Path(layouts.__file__).with_name("occ_perception.yaml")
     content = yaml.safe_load(shipped.read_text())
     own = {name: name.removeprefix("CAM_").lower() for name in content["cameras"]}
@@ -248,7 +248,7 @@ def test_an_interrupted_run_keeps_a_readable_bag(tmp_path: Path) -> None:
         deadline = time.monotonic() + 120
         while len(list(out.glob("images/*.png"))) < 3:
             assert process.poll() is None and time.monotonic() < deadline
-            assert not (out / "predictions").exists()  # not called finished before it is
+            assert not (out / "predictions").exists()  # appears only when it is complete
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)

@@ -37,7 +37,7 @@ def test_a_film_compares_with_the_truth_and_plays_as_recorded(tmp_path, footage)
     assert reader.get(cv2.CAP_PROP_FPS) == pytest.approx(2.0)
     _, bgr = reader.read()
     missed = np.abs(bgr[560:, 800:].astype(int) - (224, 96, 40)).max(-1) < 40
-    assert missed.sum() > 200  # the strip of road that the guess forgot, and its legend
+    assert missed.sum() > 200  # the strip of road that the guess lacks, and its legend
 
 
 def test_images_of_some_frames_go_to_a_folder(tmp_path, footage):
@@ -67,7 +67,7 @@ def test_points_are_exported_with_the_lidar(tmp_path, footage):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "one of --out, --rerun and --open3d"),
         (("--out", "film.avi"), "expected a name ending in .mp4, .png or .rrd"),
@@ -75,7 +75,7 @@ def test_points_are_exported_with_the_lidar(tmp_path, footage):
         (("--out", "a.mp4", "--topic", "/no"), "it has /occupancy_node/occupancy"),
     ],
 )
-def test_contradictory_options_are_refused(footage, arguments, said):
+def test_contradictory_options_are_refused(footage, arguments, message):
     result = occ("view", footage.predictions, *arguments)
     assert result.exit_code == 2
-    assert said in " ".join(result.output.split())
+    assert message in " ".join(result.output.split())

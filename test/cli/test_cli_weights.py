@@ -1,4 +1,4 @@
-"""``occ weights``: what becomes of a file's keys, and safetensors out of any wrapping."""
+"""``occ weights``: reports about a file's keys, and conversion to safetensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def occ(*arguments: object):
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, torch.Tensor]:
-    """What a published file holds, with weights of the recipe."""
+    """The content of a released file, with random weights."""
     net = CARD.build()
     fill_random_weights(net, CARD, ":published")
     own = {checkpoint_key(key, CARD.names): value for key, value in net.state_dict().items()}
@@ -94,7 +94,7 @@ def test_a_kept_file_is_used_without_being_named_and_refused_when_changed(
     kept = tmp_path / "kept" / f"{CARD.config_stem}.pth"
     kept.parent.mkdir()
     kept.write_bytes(file.read_bytes())
-    fetched = occ("fetch", NAME)  # there already: nobody is asked
+    fetched = occ("fetch", NAME)  # the file exists, so there is no download
     assert fetched.exit_code == 0 and fetched.output.startswith(f"{kept}: already there, sha256 ")
     model = load_model(NAME)
     assert fetched.output.split()[-1].startswith(model.weights_id)

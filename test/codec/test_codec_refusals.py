@@ -1,4 +1,4 @@
-"""Every way a message can contradict itself has its own text."""
+"""Every contradiction in a message has its own error message."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_unknown_class_is_accepted_although_it_has_no_name(labels):
 
 
 def test_fields_of_ros_messages_are_read(labels):
-    """The Python message classes give array.array, and an empty list where nothing was set."""
+    """Python message classes hold array.array, and an empty list for fields that were not set."""
     message = encode_occupancy(labels, EMPTY, RLE)
     received = EncodedOccupancy(
         RLE,

@@ -1,4 +1,4 @@
-"""Messages of occupancy and flow: what goes in comes out, and nothing else ever does."""
+"""Messages of occupancy and flow decode to what was encoded, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def label_volumes(draw):
 
 
 def read_by_hand(message: EncodedOccupancy, dims, empty_class: int, num_classes: int):
-    """What a message says, voxel by voxel, from the words of its definition; None if nothing."""
+    """Decode a message voxel by voxel, from its definition; None if it is invalid."""
     nx, ny, nz = dims
     voxels = nx * ny * nz
     labels = [int(value) for value in message.labels]
@@ -157,7 +157,7 @@ def damaged(draw, message: EncodedOccupancy):
 
 @given(label_volumes(), ENCODINGS, st.booleans(), st.data())
 def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence, data):
-    """No damaged message decodes to anything but what its fields say voxel by voxel."""
+    """A damaged message is refused, or decodes to what its fields state voxel by voxel."""
     confidence = np.full_like(labels, 7) if with_confidence else None
     message = data.draw(damaged(encode_occupancy(labels, EMPTY, encoding, confidence)))
     dims = data.draw(st.one_of(st.just(labels.shape), st.permutations(labels.shape), DIMS))

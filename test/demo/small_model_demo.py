@@ -1,6 +1,6 @@
-"""The demonstration with a small network beside those of the zoo; the rest is the real one.
+"""The demonstration with an additional small model.
 
-It is the town's own on small images, so that it has the grid of the truth, and flow.
+It is the town model with small images, so it has the grid of the ground truth, and flow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of the demonstration: classes by name, counted voxels only, flow where things can move."""
+"""Scores of the demonstration: classes by name, counted voxels only, flow of movable classes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_only_voxels_in_view_count_and_errors_are_as_constructed() -> None:
     truth = occupancy()
     car = truth.labels == OCC3D.class_names.index("car")
     labels = truth.labels.copy()
-    labels[180] = OCC3D.empty_class  # the wall is forgotten, but not in view
+    labels[180] = OCC3D.empty_class  # the wall is missed, but not in view
     labels[car & (np.indices(car.shape)[2] == 5)] = OCC3D.empty_class  # a quarter of the car
     flow = np.asarray(truth.flow).copy()
     flow[car] += (-3.0, 4.0)
@@ -75,11 +75,11 @@ def test_only_voxels_in_view_count_and_errors_are_as_constructed() -> None:
 
 
 def test_a_class_that_the_ground_truth_lacks_is_refused() -> None:
-    strange = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
+    unknown = replace(occupancy(), class_names=("dragon", *OCC3D.class_names[1:]))
     with pytest.raises(MetricsError, match="has no class dragon"):
-        Scoring().add(strange, occupancy(), None)
+        Scoring().add(unknown, occupancy(), None)
     with pytest.raises(MetricsError, match="match no label set"):
-        Scoring().add(occupancy(), strange, None)
+        Scoring().add(occupancy(), unknown, None)
     assert Scoring().result() is None
 
 

@@ -1,4 +1,4 @@
-"""What `make demo` runs: node and player as processes, judged by what a subscriber received."""
+"""The demonstration: node and player as processes, and the output that a subscriber received."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_outputs_for_all_frame_sets_give_exit_code_0_and_a_film(
 def test_images_without_stamps_are_stamped_by_the_bags_clock(
     tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
-    """By today's clock no pose of the bag would fit them."""
+    """With stamps of today's clock they would match no pose of the bag."""
     images = drawn_images(keyframes=3, with_sweeps=False, size=(320, 180))
     bag = bag_families.clynamen_ros2(tmp_path / "bag", images)
     rig = CameraRig(
@@ -137,7 +137,7 @@ def test_a_frame_set_without_output_gives_exit_code_1(
 def test_a_drive_through_the_town_is_scored_against_its_truth(
     tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
-    """The whole of it, on a small drive with a small network; the drive is made once."""
+    """The whole demonstration, on a small drive with a small network; the drive is reused."""
     out = tmp_path / "out"
     command = python_file(
         SMALL_MODEL_DEMO, "demo", "--model", SMALL_TOWN_MODEL, "--frames", "3", "--size", "160x90",
@@ -182,7 +182,7 @@ def test_a_drive_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 class ScriptedNode:
-    """Sees a topic's publisher after having been asked ``late`` times."""
+    """Reports a topic's publisher after ``late`` queries."""
 
     def __init__(self, late: int) -> None:
         self.late, self.asked = late, Counter[str]()
@@ -200,7 +200,7 @@ class ScriptedChildren(Children):
 
 
 def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -> ScriptedChildren:
-    """The demonstration's processes replaced by lines of Python; nothing goes over DDS."""
+    """Replace the demonstration's processes by lines of Python, without DDS."""
     monkeypatch.setattr(session, "_spin", lambda *_: time.sleep(0.05))
     children = ScriptedChildren(tmp_path)
     children.node, children.seen = ScriptedNode(late=3), []
@@ -218,7 +218,7 @@ def run_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str) -
 def test_the_recorder_is_connected_to_the_player_before_the_node_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first images would have no arrival time otherwise."""
+    """Otherwise the first images would have no arrival time."""
     report = "import time; time.sleep(2); print('played 7 messages'); raise SystemExit(1)"
     (first, _), (second, asked) = run_scripted(tmp_path, monkeypatch, report).seen
     assert (first, second) == ("player", "node")

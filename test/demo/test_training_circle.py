@@ -25,7 +25,7 @@ OCC_TRAIN = [sys.executable, "-c", "from occ_training.cli import main; main()"]
 def test_a_bag_becomes_a_checkpoint_that_the_node_runs(
     tmp_path: Path, launch: Launch, environment_without_tf: dict[str, str]
 ) -> None:
-    """At the real model's size; two steps teach it nothing, but what they made is what runs."""
+    """At the real model's size; after two steps it is untrained, but the node runs it."""
 
     def done(command: list[str | Path], seconds: float = 300.0) -> str:
         run = launch(command, environment=environment_without_tf)

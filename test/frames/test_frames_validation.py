@@ -1,4 +1,4 @@
-"""Rigs, frames and predictions refuse what cannot be right, and say which camera and why."""
+"""Rigs, frames and predictions refuse impossible values; the message names camera and reason."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_fingerprint_changes_with_everything_a_table_depends_on():
 
 
 def test_equal_rigs_have_equal_fingerprints_whatever_their_frame_ids():
-    """The tf name of a camera changes no geometry."""
+    """The tf name of a camera does not affect geometry."""
     one = CameraRig((calibration(frame_id="cam_front"),), ego_T_lidar=np.eye(4))
     other = CameraRig((calibration(K=K.copy()),), ego_T_lidar=np.eye(4))
     assert one.fingerprint() == other.fingerprint()

@@ -1,4 +1,4 @@
-"""The published evaluations' own numbers, through the script that people run on golden folders."""
+"""The numbers of the reference evaluations, reproduced by the script for golden folders."""
 
 from __future__ import annotations
 

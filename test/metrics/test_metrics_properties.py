@@ -1,4 +1,4 @@
-"""What every metric must keep: additivity, order, perfection, relabelling, masks."""
+"""Properties of every metric: additivity, order, perfect predictions, relabelling, masks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ few = settings(max_examples=10, deadline=None)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Tensors here are tiny: on a busy machine more threads only wait for each other."""
+    """Tensors are tiny, so more threads only wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -25,7 +25,7 @@ GRID = VoxelGrid.from_ranges((-3.2, 3.2, 0.8), (-3.2, 3.2, 0.8), (-1.0, 2.2, 0.8
 
 
 def draw_frame(protocol: str, seed: int):
-    """Predicted labels, truth with everything a protocol could need, predicted flow."""
+    """Predicted labels, ground truth with all inputs of the protocol, predicted flow."""
     rng = np.random.default_rng(seed)
     free = LABEL_SETS[protocol].empty_class
     truth = np.where(rng.random(GRID.dims) < 0.3, rng.integers(1, free, GRID.dims), free)

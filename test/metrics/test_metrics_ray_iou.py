@@ -1,4 +1,4 @@
-"""RayIoU and flow scores against loops over rays, and on scenes with a known answer."""
+"""RayIoU and flow scores against loops over rays, and on scenes with known scores."""
 
 from __future__ import annotations
 

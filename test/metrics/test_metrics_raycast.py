@@ -21,7 +21,7 @@ def unit_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
 def slab_intervals(origin: np.ndarray, direction: np.ndarray):
     """Per voxel of GRID the ray parameters (metres) of entry and exit; entry > exit: not crossed.
 
-    Works on the float32 voxel coordinates that the published caster uses.
+    Works on float32 voxel coordinates, like the reference code.
     """
     edge = np.float32(GRID.voxel_size[0])
     lower = np.array(GRID.lower)
@@ -42,7 +42,7 @@ def test_hits_equal_the_nearest_box_the_ray_meets(seed):
     rng = np.random.default_rng(seed)
     occupied = rng.random((2, *GRID.dims)) < (0.05, 0.2, 0.6)[seed % 3]
     inside = rng.uniform(np.array(GRID.lower), np.array(GRID.upper), (3, 3))
-    # A little below 0 still counts as the first voxel in the published code, so stay well out.
+    # Slightly below 0 still counts as the first voxel in the reference code, so stay well outside.
     outside = inside[:2] + rng.choice([-1, 1], (2, 3)) * np.array([4.0, 3.5, 3.0])
     origins, directions = np.concatenate([inside, outside]), unit_vectors(rng, 120)
     hits = first_hits(

@@ -1,4 +1,4 @@
-"""The GPU run's script: what it may import, what it resumes, and all of it once on a CPU."""
+"""The script of the GPU run: its imports, its resumption, and a complete run on a CPU."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def run(*pieces):
 
 
 def planned(tmp_path: Path, code: str) -> None:
-    """Code with made-up pieces, its asserts run where the script is."""
+    """Run code with made-up pieces in the process of the script, asserts included."""
     result = python(BLOCKED + PLAN + code, str(tmp_path / "out"))
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -134,9 +134,9 @@ def test_it_prints_the_number_of_golden_files_and_the_networks_without_one(tmp_p
     )
     env = {k: v for k, v in os.environ.items() if k != "OCC_SHARED"}
     result = python(BLOCKED + code, str(tmp_path), env=env)
-    said, status = result.stdout.splitlines()
-    assert said.startswith("1 golden files in ") and "without one: alocc_2d_mini_surround" in said
-    assert "sparseocc" in said and "causal" not in said and status == "1"
+    line, status = result.stdout.splitlines()
+    assert line.startswith("1 golden files in ") and "without one: alocc_2d_mini_surround" in line
+    assert "sparseocc" in line and "causal" not in line and status == "1"
 
 
 def test_failed_parity_and_what_raises_are_on_the_page_and_in_the_status(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""The table of CPU figures: one process per model, continued where it stopped, honest ratios."""
+"""The table of CPU figures: one process per model, resumption, conservative ratios."""
 
 from __future__ import annotations
 

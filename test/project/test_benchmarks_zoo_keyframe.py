@@ -22,7 +22,7 @@ import zoo_keyframe
 
 @pytest.fixture
 def written(tmp_path):
-    """A frame, and the folder that says the same."""
+    """A frame, and a folder with the same content."""
     frame = frame_at(5.0, surround_rig(NUSCENES_CAMERAS, lidar=True))
     ego_T_lidar = frame.rig.ego_T_lidar
     points = np.random.default_rng(0).uniform(-20, 20, (50, 5)).astype(np.float32)

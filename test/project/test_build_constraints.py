@@ -1,4 +1,4 @@
-"""What is installed is pinned, and what is pinned fits what the packages ask for."""
+"""All installed packages are pinned, and the pins satisfy the requirements."""
 
 from __future__ import annotations
 
@@ -96,6 +96,6 @@ def test_everything_installed_by_set_up_is_pinned_at_its_version(
 
 @pytest.mark.parametrize("file", FILES)
 def test_constraints_name_versions_only(file: str) -> None:
-    # An index or a file address would bind everybody to one machine's package source.
+    # An index or a file address would bind every user to one machine's package source.
     lines = (ROOT / "constraints" / file).read_text().splitlines()
     assert [line for line in lines if line.startswith("-") or "://" in line or "@" in line] == []

@@ -1,4 +1,4 @@
-"""The environment that `make setup` makes: adapted wheels, activation, executables."""
+"""The environment that `make setup` creates: adapted wheels, activation, executables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs_set_up = pytest.mark.skipif(not IS_SET_UP, reason="make setup has not been
 
 
 def bash(script: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a script in a shell that knows nothing of this process's environment."""
+    """Run a script in a shell without this process's environment."""
     environment = {"HOME": os.environ["HOME"], "PATH": "/usr/local/bin:/usr/bin:/bin"}
     return subprocess.run(
         ["bash", "-c", script],
@@ -89,7 +89,7 @@ def test_activation_before_set_up_names_the_command_to_run(tmp_path: Path) -> No
     assert f"make -C {tmp_path} setup" in result.stderr
 
 
-# Stands for an interpreter: a version and a place of its own, no installing.
+# A stand-in for an interpreter: has a version and a path, installs nothing.
 STAND_IN = """#!{python}
 import os, shutil, sys, sysconfig  # which has the real headers
 sys.version_info, sys.base_prefix = {version}, "{prefix}"
@@ -106,7 +106,7 @@ elif sys.argv[1:3] == ["-m", "venv"]:
 
 @pytest.fixture
 def bare_checkout(tmp_path: Path) -> Path:
-    """What set-up reads, and a `bin` with tools that do nothing beside stand-ins for Python."""
+    """The files that set-up reads, and a `bin` with dummy tools and stand-ins for Python."""
     root = tmp_path / "checkout"
     for name in ("scripts", "constraints", "occ_msgs", "launch", "config", "training"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

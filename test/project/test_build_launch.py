@@ -1,7 +1,7 @@
 """Launch file, RViz view and player QoS agree with the node they start.
 
-ROS's `launch` and `launch_ros` come with a ROS installation only; what needs them is skipped where
-they are missing, the rest reads the files.
+ROS's `launch` and `launch_ros` are part of a ROS installation only. Tests that need them are
+skipped without one; the others read the files.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def test_rviz_shows_the_nodes_points_as_boxes_of_one_voxel() -> None:
 
 
 def test_the_ground_grid_has_the_property_names_of_rviz() -> None:
-    """RViz silently ignores a name that it does not know."""
+    """RViz silently ignores an unknown name."""
     (ground,) = (
         display
         for display in rviz_displays().values()

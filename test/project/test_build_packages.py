@@ -1,4 +1,4 @@
-"""What colcon and pip make of the repository."""
+"""The packages of the repository, as colcon and pip see and build them."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_runtime_requirements_are_documented_in_the_install_page() -> None:
     setup = (ROOT / "setup.py").read_text()
     block = setup.split("install_requires=[")[1].split("]")[0]
     needed = [name.split("-")[0].lower() for name in re.findall(r'"([\w-]+)', block)]
-    told = (ROOT / "docs/install.md").read_text().lower()
+    page = (ROOT / "docs/install.md").read_text().lower()
     assert "pyyaml" in needed
-    assert [name for name in needed if name not in told] == []
+    assert [name for name in needed if name not in page] == []
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel that `pip install .` makes of the sources, built in a copy of them."""
+    """The wheel that `pip install .` builds, from a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
     shutil.copytree(ROOT, sources, symlinks=True, ignore=NOT_SOURCES)

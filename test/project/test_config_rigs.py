@@ -1,4 +1,4 @@
-"""The example rig in config/: five cameras as Waymo has them, two of them with low images."""
+"""The example rig in config/: five cameras as on Waymo vehicles, two with lower images."""
 
 from __future__ import annotations
 

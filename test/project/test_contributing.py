@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md keeps its word about what CI runs."""
+"""CONTRIBUTING.md agrees with what CI runs."""
 
 from __future__ import annotations
 

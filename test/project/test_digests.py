@@ -1,4 +1,4 @@
-"""The script that shows that a change of structure changes no bit."""
+"""The script that shows that a refactoring changes no bit of the outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def digests(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, Path]:
-    """Digests of one network, made twice."""
+    """Digests of one network, computed twice."""
     folder = tmp_path_factory.mktemp("digests")
     files = folder / "first.json", folder / "second.json"
     for file in files:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, under the ways in which a system refuses."""
+"""Files and folders appear complete or not at all, also when the system refuses to write."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_a_file_is_not_there_before_it_is_whole_and_alone_afterwards(tmp_path: P
         assert unfinished.name == path.name and not path.exists()
         unfinished.write_text("whole")
     assert path.read_text() == "whole" and names(path.parent) == ["a.txt"]
-    write_whole(path, "anew")
-    assert path.read_text() == "anew" and names(path.parent) == ["a.txt"]
+    write_whole(path, "new")
+    assert path.read_text() == "new" and names(path.parent) == ["a.txt"]
 
 
 def test_permissions_are_those_of_any_other_file(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_full_disk_is_reported_for_every_library(small_disk: Path, write) -> N
         write(unfinished)
     assert str(path) in str(caught.value)
     assert names(path.parent) == []
-    # torch holds its file open, and the space with it, until the exception is forgotten.
+    # torch keeps its file open, and its space used, until the exception is released.
     del caught
     gc.collect()
     write_whole(path, "small")

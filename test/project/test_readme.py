@@ -1,4 +1,4 @@
-"""README.md keeps its word: commands run, links lead somewhere, tables agree with the code."""
+"""README.md agrees with the code: commands run, links resolve, tables match."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_launch_arguments_are_declared() -> None:
 
 
 def test_started_nodes_subscribe_to_the_topics_of_the_converted_bag(tmp_path: Path) -> None:
-    """Without the bag's layout they would wait on their private topics for ever."""
+    """Without the bag's layout they would wait on their private topics forever."""
     drawn_scene(tmp_path / "nuscenes", scene="scene-0103", keyframes=1, size=(160, 90))
     convert_nuscenes(tmp_path / "nuscenes", VERSION, "scene-0103", tmp_path / "drive")
     started = re.findall(r"^ros2 (?:launch .*bag:=drive|run .*).*$", README, re.M)

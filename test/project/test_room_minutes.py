@@ -1,4 +1,4 @@
-"""A run ends with its minutes per room, and pytest's own line stays the last."""
+"""A run ends with its minutes per room, and pytest's own line is the last."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The whole way: frames in a devkit folder, a bag, DDS, the node, and grids that are right.
+"""End to end: frames in a devkit folder, a bag, DDS, the node, and the resulting grids.
 
-Player and node are processes of their own, as on a robot; the test is a third one that listens.
+Player and node are separate processes, as on a robot; the test subscribes in a third one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def node(ros_context: None) -> Iterator[Node]:
 
 @dataclass
 class Outcome:
-    """What came out of node and player."""
+    """Output of node and player."""
 
     listener: Listener
     clouds: list[PointCloud2]
@@ -81,7 +81,7 @@ def play_into_node(
     assert player.wait(1) == 0, player.output() + occupancy_node.output()
     report_count = len(listener.reports)
     spin_until(node, lambda: len(listener.reports) > report_count, 30, "a last report")
-    # The player waits for grids only; their clouds are larger and come later.
+    # The player waits for grids only; their point clouds are larger and arrive later.
     spin_until(node, lambda: len(clouds) >= len(listener.grids), 60, "the last cloud")
     assert occupancy_node.stop() == 0, occupancy_node.output()
     assert "Traceback" not in occupancy_node.output()
@@ -95,7 +95,7 @@ def predict_offline(bag: Path, model: str) -> list[OccupancyPrediction]:
 
 
 def check(outcome: Outcome, offline: list[OccupancyPrediction], images: list[Image]) -> None:
-    """Everything a message says, against the recording and against the stream run offline."""
+    """Compare every field of the messages with the recording and with the stream run offline."""
     fronts = [image.stamp_ns for image in images if image.channel == "CAM_FRONT"]
     stamps_of_frame_set = [
         {image.channel: image.stamp_ns for image in images if image.sample == index}

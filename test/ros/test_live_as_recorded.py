@@ -1,7 +1,7 @@
-"""The same messages out of a file and over DDS give the same rigs and poses, bit for bit.
+"""The same messages from a file and over DDS give the same rigs and poses, bit for bit.
 
-The live side is what the node feeds its worker with, subscribed over real DDS in this process; it
-gets the recording's own bytes in the recording's order.
+The live side is the node's input of its worker, subscribed over real DDS in this process. It
+receives the recording's bytes in the recording's order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Frame = tuple[int, CameraRig, dict[str, np.ndarray]]
 
 
 def bend(stamp_ns: int) -> np.ndarray:
-    """8 m/s on a bend, rolling a little: no two components of a pose stay as they are."""
+    """8 m/s on a bend with some roll, so that all components of the pose change."""
     s = (stamp_ns - START) * 1e-9
     yaw, roll = 0.4 * s, 0.02 * np.sin(7 * s)
     quaternion = np.array([np.sin(roll / 2), 0.001 * s, np.sin(yaw / 2), np.cos(yaw / 2)])
@@ -135,7 +135,7 @@ class LiveSide:
         monkeypatch.setattr(InputSubscription, "_on_message", counted)
 
     def play(self, path: Path) -> list[Job]:
-        """Every message is taken before the next is sent: DDS keeps no order between topics."""
+        """Send each message after the one before was taken: DDS keeps no order between topics."""
         jobs = []
         with Recording(path) as recording:
             publishers = self._publishers(recording)

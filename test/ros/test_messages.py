@@ -1,4 +1,4 @@
-"""Messages carry a prediction there and back, through ROS's own serialization."""
+"""Predictions survive the conversion to messages and back, through ROS serialization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node under bad input: it stays up, and its diagnostics say what is wrong."""
+"""The node with bad input: it keeps running, and its diagnostics report the problem."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PERIOD = SECOND // 2
 
 
 class Drive:
-    """One node process that all tests of this module share; time only moves on between them."""
+    """One node process that all tests of this module share; time increases between tests."""
 
     def __init__(self, node: Node, process: RunningProcess) -> None:
         self.node = node
@@ -166,7 +166,7 @@ def test_poses_that_stop_are_named(drive: Drive) -> None:
 
 
 def test_unknown_encoding_and_raw_images(drive: Drive) -> None:
-    """A camera that changes to raw images is followed; an encoding nobody knows is named."""
+    """The node follows a camera that changes to raw images, and names an unknown encoding."""
     name = "CAM_FRONT_RIGHT"
     compressed = drive.car.images.pop(name)
     drive.node.destroy_publisher(compressed)

@@ -1,4 +1,4 @@
-"""Calibration from camera_info and tf, cameras that fail for a while, and a bag's /clock."""
+"""Calibration from camera_info and tf, temporary camera failures, and a bag's /clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LATCHED = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class SimulatedCar:
-    """One node on simulated time; the tests below build on each other, in order."""
+    """One node on simulated time; the tests below depend on each other, in order."""
 
     def __init__(self, node: Node, process: RunningProcess) -> None:
         from tf2_msgs.msg import TFMessage
@@ -134,7 +134,7 @@ def test_a_frame_set_waits_for_mounts_and_the_last_camera_info(simulated: Simula
 
 
 def test_a_camera_may_have_another_size_and_change_it(simulated: SimulatedCar) -> None:
-    """A new camera_info is taken over while running; the history cannot outlive it."""
+    """A new camera_info takes effect while the node runs, and clears the history."""
     calibration = simulated.rig["CAM_BACK"]
     larger = replace(
         calibration,
@@ -179,7 +179,7 @@ def test_a_missing_camera_is_bridged_with_its_last_image(simulated: SimulatedCar
 
 
 def test_the_image_of_a_frame_set_without_output_is_reused_too(simulated: SimulatedCar) -> None:
-    """Dropped, or skipped by a slow network: its images are the last ones all the same."""
+    """A frame set that is dropped or skipped by a slow network still provides the last images."""
     simulated.listener.wait_for_grid(simulated.frame_set())
     simulated.tick(400_000_000)
     failed = simulated.car.frame_set(simulated.now_ns, replaced={"CAM_BACK": b"no image"})
@@ -212,7 +212,7 @@ def test_a_clock_that_jumps_back_clears_the_history(simulated: SimulatedCar) -> 
 def test_drives_of_vehicles_whose_mounts_come_in_tf_follow_each_other(
     simulated: SimulatedCar,
 ) -> None:
-    """camera_info stays as it is; the mounts differ by centimetres and come in /tf only."""
+    """camera_info is the same; the mounts differ by centimetres and are in /tf only."""
     listener = simulated.listener
     simulated.send_mounts(simulated.tf, higher_m=0.02)
     spin_for(simulated.node, 1.0)

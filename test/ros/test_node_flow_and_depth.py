@@ -1,4 +1,4 @@
-"""Networks with flow, and networks that are given lidar depth, in the real node over real DDS."""
+"""Networks with flow, and networks that take lidar depth, in the real node over real DDS."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def node(ros_context: None) -> Iterator[Node]:
 
 
 def cloud(stamp_ns: int, frame_id: str, distance_m: float) -> PointCloud2:
-    """A frame set of points around the car at a height the cameras see."""
+    """A ring of points around the car, at a height that the cameras see."""
     azimuth = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
     heights = np.tile(np.linspace(-1.5, 1.0, 10), 400)
     columns = [distance_m * np.cos(azimuth), distance_m * np.sin(azimuth), heights]
@@ -79,7 +79,7 @@ def test_flow_is_published_with_every_grid(launch: Launch, tmp_path: Path, node:
     node.create_subscription(OccupancyFlow, "/occupancy_node/flow", on_flow, 10)
     car, listener = Car(node), Listener(node)
     car.wait_until_heard()
-    # ~/flow is made with the first prediction: its reader may miss that one.
+    # ~/flow is advertised with the first prediction, so a reader may miss that one.
     listener.wait_for_grid(car.frame_set(START_NS))
     for number in (1, 2):
         stamp_ns = car.frame_set(START_NS + number * 500_000_000)
@@ -90,9 +90,9 @@ def test_flow_is_published_with_every_grid(launch: Launch, tmp_path: Path, node:
         assert flow_grid == prediction.grid
         assert velocity.shape == (*prediction.grid.dims, 2)
         moving = LABEL_SETS["openocc"].moving_ids()
-        told = np.abs(velocity).max(axis=-1) > 0
-        assert told.any() and np.isfinite(velocity).all() and np.abs(velocity).max() <= 22
-        assert np.isin(prediction.labels[told], moving).all()
+        listed = np.abs(velocity).max(axis=-1) > 0
+        assert listed.any() and np.isfinite(velocity).all() and np.abs(velocity).max() <= 22
+        assert np.isin(prediction.labels[listed], moving).all()
     assert process.stop() == 0, process.output()
 
 
@@ -115,7 +115,7 @@ def test_a_model_with_lidar_depth_runs_on_cameras_and_lidar(
     # Ten seconds later the history is empty; the same images modulo their slow drift.
     far = predicted(START_NS + 10 * 10**9, "base_link", 20.0)
     assert (near != far).mean() > 0.001
-    # A frame set without a sweep is dropped with the reason; the next one with a sweep goes on.
+    # A frame set without a sweep is dropped with a reason; the next one with a sweep is processed.
     car.frame_set(START_NS + 10_500_000_000)
     status = listener.wait_for_status("inference", "ms away, at most 200 ms are allowed")
     assert "lidar sweep nearest to the frame set" in status.message

@@ -1,4 +1,4 @@
-"""A grid in the lidar frame, and a rig with a camera too few, over real DDS."""
+"""A grid in the lidar frame, and a rig with a missing camera, over real DDS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ABSENT = "CAM_BACK"
 def node(
     launch_for_module: Launch, ros_context: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Node, RunningProcess]]:
-    """Model with a lidar grid; a rig file with five cameras that does not know the lidar."""
+    """A model with a lidar grid; a rig file with five cameras and without the lidar."""
     assert ros_context is None
     rig = small_rig()
     rig_file: Path = tmp_path_factory.mktemp("rig") / "five.yaml"
@@ -96,7 +96,7 @@ def test_a_lidar_grid_is_published_in_the_ego_frame(node: tuple[Node, RunningPro
     end = transform_points(prediction.ego_T_grid, upper[None])[0]
     np.testing.assert_allclose(end, opposite, atol=1e-5)
     assert prediction.labels.shape == (24, 24, 16)
-    assert not (prediction.labels == 0).any()  # "others" is never answered by this label set
+    assert not (prediction.labels == 0).any()  # models of this label set never predict "others"
 
 
 def test_a_missing_camera_is_reported_in_log_and_diagnostics(

@@ -1,4 +1,4 @@
-"""The node ends with exit code 0 whenever it is asked to, and leaves nothing behind."""
+"""The node ends with exit code 0 on every signal, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_signal_while_the_model_loads(launch: Launch) -> None:
 
 
 def test_sigint_while_frames_come(launch: Launch, tmp_path: Path, ros_context: None) -> None:
-    """The frame at hand is finished; its thread must not be torn out of the network."""
+    """The node finishes the current frame before it ends its thread."""
     assert ros_context is None
     process = start(launch, tmp_path)
     node = rclpy.create_node("shutdown_test")

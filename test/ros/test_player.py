@@ -1,4 +1,4 @@
-"""`occ play` as a process, heard by real subscribers."""
+"""`occ play` as a process, with real subscribers."""
 
 from __future__ import annotations
 

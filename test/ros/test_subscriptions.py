@@ -31,7 +31,7 @@ TYPES = {
 
 
 class Pair:
-    """A listening and a speaking node."""
+    """A subscribing and a publishing node."""
 
     def __init__(self) -> None:
         self.listener = rclpy.create_node("listener")
@@ -156,25 +156,25 @@ def test_topics_can_be_remapped(ros_context: None) -> None:
 
 
 def test_a_camera_reports_the_topic_of_its_images_after_remapping(ros_context: None) -> None:
-    """Whether they are rectified hangs on it."""
+    """The topic decides whether images are rectified."""
     assert ros_context is None
     node = Node("renamed", cli_args=["--ros-args", "-r", "~/front/compressed:=/front/image_rect"])
-    said: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     camera = CameraInput(
         node,
         CameraTopics("CAM_FRONT", "~/front"),
         stamp_source="header",
         reliability="auto",
-        on_topic=lambda *where: said.append(where),
+        on_topic=lambda *where: calls.append(where),
         on_image=print,
         on_camera_info=print,
     )
     camera.poll()
     publisher = node.create_publisher(CompressedImage, "/front/image_rect", RELIABLE)
     give_up = time.monotonic() + 20
-    while len(said) < 2:
+    while len(calls) < 2:
         assert time.monotonic() < give_up
         camera.poll()
         time.sleep(0.02)
-    assert said == [("CAM_FRONT", "/renamed/front"), ("CAM_FRONT", publisher.topic_name)]
+    assert calls == [("CAM_FRONT", "/renamed/front"), ("CAM_FRONT", publisher.topic_name)]
     node.destroy_node()

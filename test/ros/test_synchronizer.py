@@ -1,4 +1,4 @@
-"""Frame sets for the worker: nothing waits for it, the newest wins, and time may start over."""
+"""Frame sets for the worker: nothing waits for it, the newest is kept, and time may go back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def native(deliver: object) -> NativeSynchronizer:
 
 
 def test_deadlines_count_from_arrival_not_from_stamps() -> None:
-    """Stamps of a bag from years ago must not look late to a clock of today."""
+    """Stamps of a bag from years ago must not count as late on today's clock."""
     frame_sets: list[FrameSet] = []
     synchronizer = native(frame_sets.append)
     now = 10**18

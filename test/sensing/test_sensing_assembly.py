@@ -1,4 +1,4 @@
-"""Frame sets become frames, or say which camera kept them from it."""
+"""Frame sets become frames, or errors that name the camera."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_missing_camera_can_be_taken_from_the_last_frame_with_its_own_stamp_an
 
 
 def test_last_images_include_those_of_frame_sets_without_a_frame():
-    """A slow network is given few of the frame sets; each of them passes here."""
+    """A slow network processes few of the frame sets, but all of them update the last images."""
     last = LastImages()
     for start_ms in (0, 1200):
         assert last.complete(frame_set(start_ms)).reused == ()
@@ -146,7 +146,7 @@ def test_last_images_include_those_of_frame_sets_without_a_frame():
     assert completed.spread_ns == 10 * MS
     with pytest.raises(FrameError, match="camera right: its last image is 990 ms old"):
         last.complete(frame_set(2200, missing=("right",)))
-    # The refused frame set's own images count.
+    # The images of the refused frame set are kept.
     assert last.complete(frame_set(2300, missing=("left",), right=image(9))).reused == ("left",)
     frame = assembler().assemble(completed, poses(1400))
     assert frame.reused == ("right",)
@@ -159,7 +159,7 @@ def test_last_images_include_those_of_frame_sets_without_a_frame():
     ("equidistant", (0.05, -0.01, 0.002, 0.0)),
 ])  # fmt: skip
 def test_distorted_images_are_rectified_to_a_pinhole(model, coefficients):
-    """A dot drawn where the lens puts a 3-D point is found where the pinhole puts it."""
+    """A dot at the distorted projection of a 3-D point is moved to the pinhole projection."""
     size, K = 401, np.array([[300.0, 0, 200], [0, 300, 200], [0, 0, 1]])
     camera = CameraCalibration("front", size, size, K, np.eye(4), "", model, coefficients)
     point = np.array([[0.35, -0.22, 1.0]])

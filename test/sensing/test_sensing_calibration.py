@@ -1,4 +1,4 @@
-"""camera_info with its quirks, and rig files with their mistakes."""
+"""Calibrations from camera_info, and mistakes in rig files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_raw_image_uses_k_and_d_a_rectified_one_uses_p():
 
 
 def test_region_of_interest_and_binning_move_the_pixels():
-    """A point keeps its place on the sensor: check by projecting it both ways."""
+    """A point keeps its position on the sensor, checked by projection in both ways."""
     roi = RegionOfInterest(x_offset=200, y_offset=100, width=1200, height=600)
     camera = calibrated(roi=roi, binning_x=2, binning_y=3)
     assert (camera.width, camera.height) == (600, 200)
@@ -75,7 +75,7 @@ def test_the_shipped_rig_looks_all_around():
     for name, expected in {"CAM_FRONT": 0, "CAM_FRONT_LEFT": 55, "CAM_BACK_RIGHT": -111}.items():
         assert yaw[name] == pytest.approx(expected, abs=1e-3)
     for camera in rig.cameras:
-        # x to the right and y down in the image: y points to the ground.
+        # In the image x is to the right and y down, so y points to the ground.
         assert camera.ego_T_cam[2, 1] < -0.99
         assert (camera.width, camera.height) == (1600, 900)
 

@@ -1,4 +1,4 @@
-"""What a pose buffer refuses, and how it says so."""
+"""Stamps that a pose buffer refuses, and its error messages."""
 
 from __future__ import annotations
 

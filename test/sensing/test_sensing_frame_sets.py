@@ -1,4 +1,4 @@
-"""Frame sets of a robot whose cameras fail: deadlines, losses, jumps of time."""
+"""Frame sets when cameras fail: deadlines, losses, time jumps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fields of messages mean, for the node and for bags alike."""
+"""Fields of messages, for the node and for bags."""
 
 from __future__ import annotations
 

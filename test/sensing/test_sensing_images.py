@@ -1,4 +1,4 @@
-"""Decoding against Pillow and against pixels written by hand."""
+"""Decoding compared with Pillow and with hand-written pixels."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_compressed_depth_is_refused():
 
 
 def raw(encoding: str, rows: np.ndarray, width: int, height: int, pad: int = 0, **fields):
-    """Rows of bytes with ``pad`` bytes of rubbish behind each."""
+    """Rows of bytes, each followed by ``pad`` bytes of padding."""
     rows = rows.reshape(rows.shape[0], -1).view(np.uint8)
     padded = np.pad(rows, ((0, 0), (0, pad)), constant_values=0xAB)
     return SensorImage(encoding, height, width, padded.shape[1], padded.tobytes(), **fields)

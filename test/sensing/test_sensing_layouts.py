@@ -1,4 +1,4 @@
-"""Topics of real converters are recognised, and what does not fit is explained."""
+"""Topics of real converters are recognised, and mismatches are explained."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_an_unknown_name_lists_the_shipped_ones():
 
 
 def mapped(tmp_path, **extra):
-    """The shipped layout of our own bags, with more in it."""
+    """The shipped layout ``occ_perception`` with additional keys."""
     content = yaml.safe_load(SHIPPED.read_text())
     path = tmp_path / "mapped.yaml"
     path.write_text(yaml.safe_dump({**content, **extra}))

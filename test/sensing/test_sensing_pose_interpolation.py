@@ -55,7 +55,7 @@ def test_order_of_arrival_does_not_matter_and_exact_stamps_give_exact_poses(offs
 @given(offsets_ms=offsets, stamp_ms=st.integers(-3_000, 5_000))
 @settings(max_examples=200, deadline=None)
 def test_what_is_settled_does_not_change_with_newer_poses(offsets_ms, stamp_ms):
-    def answer(buffer):
+    def pose_or_error(buffer):
         try:
             return buffer.at(START + stamp_ms * MS).tolist()
         except PoseUnavailable as error:
@@ -65,9 +65,9 @@ def test_what_is_settled_does_not_change_with_newer_poses(offsets_ms, stamp_ms):
     for offset in sorted(offsets_ms):
         buffer.add(START + offset * MS, steady_motion(START + offset * MS))
         if settled is not None and settled is not PoseNotYet:
-            assert answer(buffer) == settled
+            assert pose_or_error(buffer) == settled
         elif buffer.settled(START + stamp_ms * MS):
-            settled = answer(buffer)
+            settled = pose_or_error(buffer)
             assert settled is not PoseNotYet
 
 

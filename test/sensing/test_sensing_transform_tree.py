@@ -1,4 +1,4 @@
-"""Chains of tf frames as four families of bags publish them."""
+"""Chains of tf frames, as in four families of bags."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_siblings_meet_at_their_common_parent():
 
 
 def test_whole_tree_restamped_in_every_message_without_tf_static():
-    """As clynamen/nuscenes2bag does it: mounts come as moving frames that do not move."""
+    """As in clynamen/nuscenes2bag: mounts are published as moving frames that do not move."""
     tree = TransformTree()
     mount = random_pose(5)
     for k in range(20):
@@ -83,7 +83,7 @@ def test_a_chain_waits_for_its_slowest_edge():
 
 
 def test_a_world_frame_below_the_root_is_fine():
-    """map hangs below earth, and odom beside it."""
+    """map is a child of earth, and so is odom."""
     tree = TransformTree()
     tree.add("earth", "map", 0, random_pose(6), static=True)
     tree.add("earth", "base_link", 0, random_pose(7))
@@ -180,7 +180,7 @@ def test_mount_changes_count_only_changes_of_mounts():
     assert changes("base_link", "lidar", 0, random_pose(24), static=True) == 1
     assert changes("base_link", "lidar", 9, random_pose(24), static=True) == 0
     assert changes("base_link", "lidar", 9, random_pose(25), static=True) == 1
-    # The vehicle: known, a first step, then seen to move; after that no news for the mounts.
+    # The vehicle: known, first step, then known to move; later steps do not affect mounts.
     driven = [changes("map", "base_link", k * 100 * MS, driving(k)) for k in range(6)]
     assert driven == [1, 1, 1, 0, 0, 0]
     assert [changes("base_link", "cam", k * 100 * MS, random_pose(26)) for k in range(3)] == [

@@ -1,4 +1,4 @@
-"""One set of vehicle inputs: rig, mounts and poses out of messages, as both readers feed them."""
+"""Vehicle inputs: rig, mounts and poses from messages, as fed by the node and the bag reader."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_an_unusable_camera_info_does_not_replace_a_usable_one() -> None:
     (refusal,) = vehicle.take_camera_info("CAM_FRONT", broken)
     assert "all-zero K" in refusal
     assert refusal.endswith("the calibration before it stays in effect")
-    assert vehicle.take_camera_info("CAM_FRONT", broken) == (), "said once"
+    assert vehicle.take_camera_info("CAM_FRONT", broken) == (), "reported once"
     assert vehicle.rig() is rig
     assert vehicle.problem("CAM_FRONT") == refusal
     assert vehicle.take_camera_info("CAM_FRONT", INFO) == ()

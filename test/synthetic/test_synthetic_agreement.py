@@ -1,4 +1,4 @@
-"""Images, labels, masks, lidar and poses of the town tell the same story."""
+"""Images, labels, masks, lidar and poses of the town are consistent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from occ_perception.synthetic.seeds import GENERATOR_VERSION
 from occ_perception.synthetic.sensors import DriveSensors, SensorOptions
 
 SIZE = (352, 198)
-# What a version makes of a moment of a test town, and of one of the demonstration drive.
+# Digests of a frame of a test town, and of one of the demonstration drive, by version.
 MADE_BY_VERSION_1 = {
     (20_000, 0, 2.0): "bc8d0d536537746b626f8c076c81bd1c28384020ce8ce80a8dd2f2ffe7a3bcc7",
     (30_000, 4, 6.0): "c19a3d402396a61a4e0e25c1efec5ce76241addbc2122c9d8875095841fe8860",
@@ -276,7 +276,7 @@ def digest(seed: int, index: int, t: float, threads: int) -> str:
 
 @pytest.mark.parametrize("frame", MADE_BY_VERSION_1, ids=str)
 def test_a_seed_gives_the_same_output_until_the_version_is_incremented(frame) -> None:
-    """Everything that is the same on all processors, and what is not, rounded."""
+    """Digests of values that are equal on all processors, and of rounded other values."""
     seed, index, t = frame
     sensors = DriveSensors(scenes.drive(seed, index), SensorOptions(jitter_rig=True))
     labels, lidar, rig = sensors.labels(t), sensors.points(t), sensors.rig

@@ -33,10 +33,10 @@ def test_a_bag_that_does_not_fit_the_disk_does_not_exist(tmp_path: Path, storage
     )
     run = run_code(code, tmp_path / "bag")
     assert run.returncode != 0
-    said = run.stderr.splitlines()[-1]
-    assert f"OutputError: {tmp_path / 'bag'} could not be written" in said
+    last = run.stderr.splitlines()[-1]
+    assert f"OutputError: {tmp_path / 'bag'} could not be written" in last
     # SQLite calls it an I/O error.
-    assert "larger than may be written" in said or storage == "sqlite3"
+    assert "larger than may be written" in last or storage == "sqlite3"
     assert not list(tmp_path.iterdir())
 
 
@@ -47,7 +47,7 @@ def town_bags(*arguments: str, out: Path, drives: str = "0-1"):
 
 
 def test_a_bag_is_reused_only_if_its_settings_match(tmp_path: Path) -> None:
-    """One bag and bags side by side: left alone by the same command, refused by any other."""
+    """Bags are kept by the same command and refused by any other."""
     assert town_bags(out=tmp_path).exit_code == 0
     made = files_of(tmp_path)
     one = tmp_path / "town-20000-000"
@@ -82,12 +82,12 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
     own = sensors(1)
     record_drive(own, tmp_path / "bag", 2, BagOptions(storage="sqlite3"))
     frames = list(open_recording(tmp_path / "bag"))
-    answers = []
+    messages = []
     with AnyReader([tmp_path / "bag"], default_typestore=ros2_types()) as reader:
         for connection, _, raw in reader.messages():
             if connection.topic.startswith("/ground_truth"):
-                answers.append((connection.topic, reader.deserialize(raw, connection.msgtype)))
-    by_topic = {topic: [m for t, m in answers if t == topic] for topic, _ in answers}
+                messages.append((connection.topic, reader.deserialize(raw, connection.msgtype)))
+    by_topic = {topic: [m for t, m in messages if t == topic] for topic, _ in messages}
     assert sorted(by_topic) == [
         "/ground_truth/flow",
         "/ground_truth/occupancy",
@@ -120,7 +120,7 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
 
 
 def test_lidar_points_are_moved_to_the_stamp_of_the_occupancy(tmp_path: Path) -> None:
-    """The front camera fires 35 ms before the lidar; the drive tells how far that is."""
+    """The front camera exposes 35 ms before the lidar; the drive gives the distance."""
     own = sensors(1)
     record_drive(own, tmp_path / "bag", 3, BagOptions(lidar_rate=10.0))
     sweeps = list(FrameSetSweeps(tmp_path / "bag"))
@@ -142,6 +142,6 @@ def test_odometry_noise_drifts_by_about_its_size(tmp_path: Path) -> None:
     poses = [frame.world_T_reference_ego for frame in open_recording(tmp_path / "bag")]
     exact = [own.drive.pose(own.reference_time(t)) for t in np.arange(5) * 0.5]
     driven = transform_points(np.linalg.inv(exact[0]), exact[-1][:3, 3])
-    believed = transform_points(np.linalg.inv(poses[0]), poses[-1][:3, 3])
-    error = np.linalg.norm(believed - driven) / np.linalg.norm(driven)
+    measured = transform_points(np.linalg.inv(poses[0]), poses[-1][:3, 3])
+    error = np.linalg.norm(measured - driven) / np.linalg.norm(driven)
     assert 1e-4 < error < 0.15

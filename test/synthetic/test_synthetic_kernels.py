@@ -1,4 +1,4 @@
-"""Kernels against plain formulas, and where their machine code is kept."""
+"""Kernels against plain formulas, and the cache of their machine code."""
 
 from __future__ import annotations
 
@@ -147,9 +147,11 @@ def test_machine_code_is_kept_on_disk_in_the_users_cache(tmp_path: Path) -> None
 
 
 def test_a_read_only_home_is_accepted(tmp_path: Path) -> None:
-    nobody = tmp_path / "file"
-    nobody.write_text("")
-    assert str(tmp_path / "tmp") in run_kernel(HOME=str(nobody), TMPDIR=make(tmp_path / "tmp"))
+    not_a_folder = tmp_path / "file"
+    not_a_folder.write_text("")
+    assert str(tmp_path / "tmp") in run_kernel(
+        HOME=str(not_a_folder), TMPDIR=make(tmp_path / "tmp")
+    )
 
 
 def make(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Paths and speeds are closed functions that agree with stepping through them."""
+"""Paths and speeds in closed form agree with time stepping."""
 
 from __future__ import annotations
 

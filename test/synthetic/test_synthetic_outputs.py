@@ -160,8 +160,10 @@ def test_an_interrupted_drive_is_continued(tmp_path: Path) -> None:
     )
     run = run_code(code, tmp_path)
     assert run.returncode != 0
-    said = r"OutputError: (\S+) could not be written: the file would be larger than may be written"
-    named = re.search(said, run.stderr.splitlines()[-1])
+    pattern = (
+        r"OutputError: (\S+) could not be written: the file would be larger than may be written"
+    )
+    named = re.search(pattern, run.stderr.splitlines()[-1])
     assert named
     assert Path(named[1]).is_relative_to(tmp_path)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -208,7 +210,7 @@ def lidarseg_files(root: Path) -> list[str]:
 
 
 def test_vehicle_and_boxes_lie_on_the_map(folder: Path) -> None:
-    """Pixel 0.1 m, the origin is the lower left corner; buses are on what can be driven on."""
+    """Pixels are 0.1 m, the origin is the lower left corner; buses are on driveable ground."""
     import cv2
 
     mask = cv2.imread(str(folder / "maps" / "town-20000.png"), cv2.IMREAD_UNCHANGED)
@@ -267,7 +269,7 @@ def test_processes_side_by_side_write_what_one_writes(folder: Path, tmp_path: Pa
 
 
 def test_tables_are_merged_by_one_at_a_time(folder: Path, tmp_path: Path) -> None:
-    """A merge that waited has the drives that were completed meanwhile."""
+    """A merge that waited includes the drives completed meanwhile."""
     root = shutil.copytree(folder, tmp_path / "copy")
     late = next((root / "town").glob("*-001")) / "drive.json"
     content = late.read_bytes()

@@ -1,4 +1,4 @@
-"""What holds over many towns: classes are seen, images are no colour table."""
+"""Statistics over many towns: classes are visible, and colour alone does not give the class."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_colour_alone_does_not_predict_the_class() -> None:
     np.add.at(votes, (colour, label), 1)
     guess = votes.argmax(axis=1)
     colour, label = pixels(range(20_100, 20_108))
-    answer = guess[colour]
+    predicted = guess[colour]
     ratios = [
-        ((answer == c) & (label == c)).sum() / max(((answer == c) | (label == c)).sum(), 1)
+        ((predicted == c) & (label == c)).sum() / max(((predicted == c) | (label == c)).sum(), 1)
         for c in range(FREE + 1)
     ]
-    assert (answer == label).mean() < 0.7
+    assert (predicted == label).mean() < 0.7
     assert np.mean(ratios) < 0.2
 
 
 def test_baselines_bound_the_scores_of_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far below: answers that never look at an image. Far above: perfect depth and class."""
+    """Far below: predictions without images. Far above: perfect depth and class."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     from town_baselines import baselines
 

@@ -1,4 +1,4 @@
-"""Towns and drives: what a seed makes, and what must hold for every one of them."""
+"""Towns and drives: the result of a seed, and properties of every one of them."""
 
 from __future__ import annotations
 

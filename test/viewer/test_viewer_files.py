@@ -1,4 +1,4 @@
-"""What is written for other programs, read back by parsers that are not ours."""
+"""Files for other programs, read back by independent parsers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from occ_perception.viewer.voxel_boxes import boxes_of_voxels, triangles_of_boxe
 
 
 def read_ply(path) -> dict[str, np.ndarray]:
-    """After the format's description: a header of lines, then rows of properties."""
+    """A reader by the format's description: header lines, then rows of properties."""
     head, _, body = path.read_bytes().partition(b"end_header\n")
     lines = head.decode("ascii").splitlines()
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
@@ -158,7 +158,7 @@ def test_a_recording_is_replaced_by_a_whole_one_only(tmp_path):
         log.add(guess_at(10**9))
         raise RuntimeError
     with RerunLog(path):
-        pass  # nothing came
+        pass  # no frame
     assert path.read_bytes() == b"precious"
     with RerunLog(path) as log:
         log.add(guess_at(10**9))
@@ -167,7 +167,7 @@ def test_a_recording_is_replaced_by_a_whole_one_only(tmp_path):
 
 
 def test_the_logged_path_grows_with_the_drive_not_with_its_square(tmp_path):
-    """And all of it is there, of one sequence only."""
+    """The log has the complete path of one sequence."""
     pytest.importorskip("rerun")
     from rerun.chunk import RrdReader
 

@@ -1,4 +1,4 @@
-"""Films are read back and compared with the images they were made of."""
+"""Films are read back and compared with their images."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ with Film({str(tmp_path / "film.mp4")!r}, 5) as film:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate", "said"),
+    ("name", "rate", "message"),
     [("film.gif", 2.0, "ending in .mp4"), ("film.mp4", 0.0, "expected 0 to 240")],
 )
-def test_invalid_names_and_rates_of_films_are_refused(tmp_path, name, rate, said):
-    with pytest.raises(OptionError, match=said):
+def test_invalid_names_and_rates_of_films_are_refused(tmp_path, name, rate, message):
+    with pytest.raises(OptionError, match=message):
         Film(tmp_path / name, rate)
 
 
@@ -126,7 +126,7 @@ def test_a_shorter_film_leaves_no_images_of_the_longer_one(tmp_path):
 
 
 def test_the_screen_keeps_its_layout_whatever_it_shows():
-    """Only what happens may differ between the images of a film: legend and frame stay."""
+    """Legend and layout are the same in all images of a film."""
     width, height = FILM_SIZE
     guess, truth = guess_at(10**9), truth_at(10**9)
     plain, compared = film_image(guess), film_image(guess, None, compare(guess, truth))

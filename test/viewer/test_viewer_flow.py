@@ -1,4 +1,4 @@
-"""Flow as hue: colours follow directions, strength follows speed."""
+"""Flow as hue: the direction gives the hue, the speed the saturation."""
 
 from __future__ import annotations
 

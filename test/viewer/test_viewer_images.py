@@ -1,4 +1,4 @@
-"""Images show the right thing in the right place: looked at by its colour, not by its code."""
+"""Images show the right object in the right place, checked by its colour."""
 
 from __future__ import annotations
 
@@ -198,9 +198,9 @@ def test_the_legend_lists_only_what_occurs():
 
 
 def test_ids_without_a_name_stand_out():
-    strange = prediction(labels=np.full(GRID.dims, 42, np.uint8))
-    assert (birds_eye_view(strange).rgb[..., 1] < 130).all()
-    page = prediction_image(strange)
+    unnamed = prediction(labels=np.full(GRID.dims, 42, np.uint8))
+    assert (birds_eye_view(unnamed).rgb[..., 1] < 130).all()
+    page = prediction_image(unnamed)
     assert (page == (255, 0, 255)).all(-1).any()
 
 
@@ -220,7 +220,7 @@ def test_everything_that_moves_has_one_arrow_above_it():
 
 
 def test_a_long_patch_of_motion_has_several_arrows():
-    """A queue of touching cars is no single thing; arrows at 8 m or less, none left out."""
+    """A queue of touching cars has several arrows, at most 8 m apart."""
     queue = with_block((0.0, 10.0, 0.5), (60.0, 2.0, 1.6), velocity=(6.0, 0.0))
     positions, _ = motion_arrows(queue)
     x = np.sort(positions[:, 0])

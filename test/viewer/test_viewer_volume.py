@@ -1,4 +1,4 @@
-"""The view in perspective against rays followed in small steps, and by what one must see in it."""
+"""The view in perspective compared with rays in small steps, and its visible content."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
     assert np.abs(image.distance[same] - distances[step[same]]).max(initial=0) < 0.021
     disagree = clear & np.where(hit, image.voxel != expected, image.voxel >= 0)
     for row, column in zip(*np.nonzero(disagree), strict=True):
-        # What was seen is a drawn voxel, and the ray touches it no longer than between two samples.
+        # The result is a drawn voxel, and the ray crosses it by less than the sample distance.
         seen = image.voxel[row, column]
         assert seen >= 0, (row, column)
         assert labels.ravel()[seen] == 1
@@ -133,7 +133,7 @@ def test_every_ray_stops_where_small_steps_say(labels, tilt, eye):
 
 @pytest.mark.parametrize("name", ["driveable_surface", "sidewalk", "terrain", "other_flat"])
 def test_level_open_ground_has_the_colour_of_the_legend(name):
-    """Of all colours of the legend, that of its class is the nearest, out to the horizon's haze."""
+    """Its colour is nearest to that of its class, out to the haze at the horizon."""
     labels = np.full(GRID.dims, FREE_CLASS, np.uint8)
     labels[:, :, 2] = NAMES.index(name)
     image = rendered(prediction(labels=labels))
@@ -172,14 +172,14 @@ def test_corners_between_wall_and_ground_are_darker_than_the_open_ground():
 
 
 def test_a_grid_turned_by_a_quarter_gives_the_same_image():
-    """The same things described in a lidar-like frame (x right, y forward) look the same."""
+    """The same scene in a lidar-like frame (x right, y forward) looks the same."""
     p = with_box((4, -2, 0.2), (8, 0.4, 1.8), CAR)
     p = with_box((6, 4, 0.2), (7, 9, 4.2), WALL, p)
     pose = np.eye(4)
     pose[:2, :2] = [[0, 1], [-1, 0]]
     turned = prediction(labels=p.labels.transpose(1, 0, 2)[::-1].copy(), ego_T_grid=pose)
     first, second = rendered(p).rgb.astype(int), rendered(turned).rgb.astype(int)
-    # Rounding puts rays that run along an edge on either side of it.
+    # Rounding decides on which side of an edge a ray along it runs.
     assert (np.abs(first - second).max(-1) > 2).mean() < 0.002
 
 
@@ -229,19 +229,19 @@ def test_a_moving_object_has_an_arrow_in_its_direction():
     hnp.arrays(np.bool_, (3, 4, 2)),
 )
 def test_verdicts_follow_from_the_two_voxels(predicted, true, counted):
-    """Spelt out voxel by voxel; the two sets number their classes differently."""
+    """Voxel by voxel; the two label sets number their classes differently."""
     grid = VoxelGrid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (3, 4, 2))
     names, others = ("car", "truck", "free"), ("truck", "free", "car")
     p = prediction(labels=predicted, grid=grid, class_names=names, empty_class=2)
     t = prediction(labels=true, grid=grid, class_names=others, empty_class=1)
     verdict = compare(p, t, counted).verdict_XYZ
     for at in np.ndindex(3, 4, 2):
-        said = names[predicted[at]] if predicted[at] != 255 else "free"
+        name = names[predicted[at]] if predicted[at] != 255 else "free"
         if true[at] == 255 or not counted[at]:
             expected = 255
-        elif said == others[true[at]]:
-            expected = FREE if said == "free" else CORRECT
-        elif said == "free":
+        elif name == others[true[at]]:
+            expected = FREE if name == "free" else CORRECT
+        elif name == "free":
             expected = MISSED
         else:
             expected = INVENTED if others[true[at]] == "free" else WRONG_CLASS
@@ -262,14 +262,14 @@ def test_the_difference_shows_each_verdict_in_its_colour():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (((0.0, 0.0, 9.0), (0.0, 0.0, 0.0)), "is vertical"),
         (((-9.0, 0.0, 9.0), (0.0, 0.0, 0.0), 170.0), "expected 1 to 150"),
     ],
 )
-def test_impossible_view_points_are_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_view_points_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         ViewPoint(*arguments)
 
 
