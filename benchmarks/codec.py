@@ -3,7 +3,7 @@
     python benchmarks/codec.py [--repeats 300] [--out benchmarks/results]
 
 Timed: the call of encode_occupancy, decode_occupancy, encode_flow or decode_flow alone, arrays in
-memory, one thread. Not timed: making the grid, copying fields to a message, serialising it.
+memory, one thread. Not timed: creating the grid, copying fields to a message, serialization.
 With OCC_SHARED set, the real label files there are measured too.
 """
 
@@ -44,8 +44,8 @@ FINE_GRID = VoxelGrid.from_ranges((-51.2, 51.2, 0.2), (-51.2, 51.2, 0.2), (-5, 3
 def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Labels (X, Y, Z) and flow (X, Y, Z, 2) of a crossing with houses, trees and traffic.
 
-    Surfaces are as ragged as those of real label files: the ground jumps by a voxel here and
-    there, walls are one voxel thick and have holes, crowns are noise.
+    Surfaces are as ragged as those of real label files: the ground has steps of one voxel, walls
+    are one voxel thick and have holes, tree crowns are noise.
     """
     random = np.random.default_rng(seed)
     ids = {name: index for index, name in enumerate(labels.class_names)}
@@ -95,7 +95,7 @@ def town(grid: VoxelGrid, labels: LabelSet, seed: int = 0) -> tuple[np.ndarray, 
 
 
 def subjects() -> dict[str, tuple[np.ndarray, np.ndarray | None, LabelSet]]:
-    """Name -> labels, flow where there is one, vocabulary."""
+    """Name -> labels, flow or None, label set."""
     occ3d, openocc = LABEL_SETS["occ3d"], LABEL_SETS["openocc"]
     found: dict[str, tuple[np.ndarray, np.ndarray | None, LabelSet]] = {
         "town 200x200x16": (*town(OCC3D_GRID, occ3d), occ3d),

@@ -1,24 +1,24 @@
-"""Everything that needs a GPU, in one run that can be interrupted and continued.
+"""All measurements that need a GPU, in one run that can be interrupted and continued.
 
     make gpu [ARGS="--reference FOLDER --minutes 9"]
     python benchmarks/gpu.py [--reference FOLDER] [--out FOLDER] [--results FOLDER] [--minutes 9]
 
-Runs from a checkout on any Python that has torch, numpy, pillow, opencv, timm, numba and pyyaml;
-neither ROS nor bag libraries are touched. Three kinds of pieces:
+Runs from a checkout in any Python that has torch, numpy, pillow, opencv, timm, numba and pyyaml;
+ROS and bag libraries are not needed. Three kinds of pieces:
 
-- parity: every golden file in float32 with the matrix units' rounding off, by the pass rule;
+- parity: every golden file in float32, without TF32 rounding, checked by the pass rule;
 - agreement: labels of fp16 and bf16 against those of float32, on the same frames;
 - benchmark: every network of the zoo in a stream, eager and compiled.
 
-Golden files are those of FOLDER, or of $OCC_SHARED/reference/golden where that is set; a checkout
-alone has one. What matters most comes first: parity, the well-known networks, agreement, these
-networks compiled, and then the rest of the zoo.
+Golden files are those of FOLDER, or of $OCC_SHARED/reference/golden if that is set; the repository
+contains one. The order is: parity, the well-known networks, agreement, the well-known networks
+compiled, and then the rest of the zoo.
 
-Each finished piece is a line of a JSON-lines file in OUT, one file per kind, and after each the
-dated page and its JSON in RESULTS are written anew. A later run with the same OUT does what is
-missing or has failed; pieces of another device, torch, source or golden file do not count. A piece
-is begun only if it should end in time. Exits with 0 where all is done and right, with 1 where
-something is left, has raised or breaks the pass rule, with 2 where nothing can be done.
+Each finished piece is a line of a JSON-lines file in OUT, one file per kind. After each piece the
+dated page and its JSON in RESULTS are rewritten. A later run with the same OUT does the missing and
+failed pieces; pieces of another device, torch, source or golden file are ignored. A piece starts
+only if it is expected to end in time. The exit code is 0 if all pieces are done and pass, 1 if a
+piece is left, has raised or breaks the pass rule, and 2 if nothing can be measured.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ EXECUTIONS = (
     Execution("fp32", compiled=True),
     Execution("fp16", compiled=True),
 )
-# The ones that people ask for: measured, and compiled, before all others.
+# The best-known models: measured, and compiled, before all others.
 WELL_KNOWN = ("alocc_2d_mini", "alocc_3d", "alocc_3d_gf", "alocc_flow_2d", "fbocc")
-# Until the first piece of its sort has been timed, so long is allowed for one.
+# Expected duration of a piece until the first one of its sort has been timed.
 FIRST_GUESS_S = {False: 30.0, True: 240.0}  # by whether it is compiled
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """Settings of the run.
 
     Attributes:
-        device: where.
+        device: the device.
         reference: folder of golden files.
         out: folder of the finished pieces.
         results: folder of the page.
-        minutes: after which no piece is begun.
-        models: names of the zoo to benchmark.
-        executions: how each of them is run.
-        frames, warm_up: of one benchmark.
+        minutes: time after which no piece starts.
+        models: names of the models to benchmark.
+        executions: the executions to benchmark each model with.
+        frames, warm_up: numbers of frames of one benchmark.
     """
 
     device: torch.device
@@ -101,14 +101,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Piece:
-    """Something to do.
+    """One piece of work.
 
     Attributes:
         kind: one of :data:`KINDS`.
-        name: within its kind.
-        work: does it and gives the result, ready for JSON.
-        compiled: whether most of the time goes into compiling.
-        file: checksum of the golden file that it is about.
+        name: unique name within its kind.
+        work: does the work and returns the result, ready for JSON.
+        compiled: whether most of the time is compilation.
+        file: checksum of its golden file; "" if it has none.
     """
 
     kind: str
@@ -119,11 +119,11 @@ class Piece:
 
 
 class Ledger:
-    """What is known of each piece, on disk as soon as it is known.
+    """The results of the pieces, written to disk at once.
 
     Args:
-        folder: of the files, one per kind.
-        origin: device, torch and source; what has another one is as if it were not there.
+        folder: folder of the files, one per kind.
+        origin: device, torch and source; results of another origin are ignored.
     """
 
     def __init__(self, folder: Path, origin: dict[str, str]) -> None:
@@ -141,21 +141,21 @@ class Ledger:
                     self._entries[kind][entry["piece"]] = entry
 
     def of(self, piece: Piece) -> dict[str, Any] | None:
-        """What came of it, None where nothing is known."""
+        """The result of a piece; None if there is none."""
         entry = self._entries[piece.kind].get(piece.name)
         return entry if entry and entry["file"] == piece.file else None
 
     def done(self, piece: Piece) -> bool:
-        """Whether it is finished; one that failed is not."""
+        """Whether a piece is finished without an error."""
         entry = self.of(piece)
         return entry is not None and "error" not in entry
 
     def right(self, piece: Piece) -> bool:
-        """Whether it is finished, and as it should be."""
+        """Whether a piece is finished and passes."""
         return self.done(piece) and (self.of(piece) or {}).get("passed", True)
 
     def add(self, piece: Piece, result: dict[str, Any]) -> None:
-        """Keep a result."""
+        """Store a result."""
         named = {"piece": piece.name, "file": piece.file, "origin": self.origin}
         self._entries[piece.kind][piece.name] = {**named, **result}
         with self._path(piece.kind).open("a") as file:
@@ -166,7 +166,7 @@ class Ledger:
 
 
 def origin(device: torch.device) -> dict[str, str]:
-    """What results depend on, beside the golden file."""
+    """What results depend on, besides the golden file."""
     digest = hashlib.sha256()
     folders = (REPOSITORY / "occ_perception", REPOSITORY / "test/parity")
     sources = [path for folder in folders for path in folder.rglob("*.py")]
@@ -180,7 +180,7 @@ def origin(device: torch.device) -> dict[str, str]:
 
 
 class OneModel:
-    """The model that is measured at present; the one before it is gone when the next is loaded."""
+    """Holds one model at a time; the previous one is freed before the next is loaded."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -188,7 +188,7 @@ class OneModel:
         self._benchmark: StreamBenchmark | None = None
 
     def measure(self, card: ModelCard, execution: Execution) -> dict[str, Any]:
-        """One network in a stream; its parts too where it has any."""
+        """Measure one network in a stream; also its parts, unless it is compiled."""
         torch._dynamo.reset()
         if self._benchmark is None or self._name != card.name:
             self._benchmark, self._name = None, card.name
@@ -199,7 +199,7 @@ class OneModel:
 
 
 def pieces(plan: Plan) -> Iterator[Piece]:
-    """Everything there is to do, what matters most first."""
+    """All pieces, the most important ones first."""
     files = {path: file_checksum(path) for path in golden_files(plan.reference)}
     cards = list(distinct_networks(plan.models))
     known = [card for card in cards if card.name in WELL_KNOWN]
@@ -229,12 +229,12 @@ def pieces(plan: Plan) -> Iterator[Piece]:
 
 
 def golden_files(reference: Path) -> list[Path]:
-    """Those of a folder."""
+    """The golden files of a folder."""
     return sorted(reference.glob("*.npz"))
 
 
 def without_file(files: Sequence[Path]) -> list[str]:
-    """Networks of the zoo that published code exists of and no file is about."""
+    """Networks of the zoo that have reference code but no golden file."""
     stems = {path.stem for path in files}
     return [
         card.name
@@ -244,7 +244,7 @@ def without_file(files: Sequence[Path]) -> list[str]:
 
 
 def parity(path: Path, device: torch.device) -> dict[str, Any]:
-    """A golden file by the pass rule."""
+    """Check a golden file by the pass rule."""
     try:
         golden = opened(path)
     except UnknownConfigError as problem:
@@ -268,7 +268,7 @@ def parity(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def agreement(path: Path, device: torch.device) -> dict[str, Any]:
-    """Labels of half precision against float32, each with its own history; worst frame."""
+    """Compare labels of half precision with float32, each with its own history; worst frame."""
     try:
         golden = opened(path)
     except UnknownConfigError as problem:
@@ -306,14 +306,12 @@ def _labels(
 
 
 def run(plan: Plan) -> int:
-    """Do what is missing, the page after each piece; returns how many pieces are not done and
-    right.
-    """
+    """Do the missing pieces and write the page after each; returns how many are left or wrong."""
     begun = time.monotonic()
     ledger = Ledger(plan.out, origin(plan.device))
     every = list(pieces(plan))
     longest: dict[tuple[str, bool], float] = {}
-    # What raised or ended the process before must not do so again before the others have run.
+    # Pieces that raised or ended the process in an earlier run come last.
     for piece in sorted(every, key=lambda piece: ledger.of(piece) is not None):
         now, sort = time.monotonic(), (piece.kind, piece.compiled)
         guess = longest.get(sort, FIRST_GUESS_S[piece.compiled])
@@ -322,17 +320,17 @@ def run(plan: Plan) -> int:
         ledger.add(piece, {"error": "the run ended while this was being done"})
         try:
             result = piece.work()
-        except Exception as error:  # one model out of memory must not cost the others
+        except Exception as error:  # one model out of memory must not stop the others
             result = {"error": f"{type(error).__name__}: {error}"}
         seconds = time.monotonic() - now
-        if "error" not in result:  # what raises may do so long before the others are done
+        if "error" not in result:  # a piece that raises may be much shorter than others
             longest[sort] = max(seconds, longest.get(sort, 0.0))
         ledger.add(piece, {**result, "seconds": round(seconds, 1)})
         print(f"{piece.kind:10s} {piece.name}: {summary(piece.kind, result)} ({seconds:.0f} s)")
         sys.stdout.flush()
         write_page(plan, ledger, every)
         if not usable(plan.device):
-            print(f"{plan.device} has failed for good in this process; run again", file=sys.stderr)
+            print(f"{plan.device} no longer works in this process; run again", file=sys.stderr)
             break
         free(plan.device)
     bad = sum(not ledger.right(piece) for piece in every)
@@ -341,7 +339,7 @@ def run(plan: Plan) -> int:
 
 
 def usable(device: torch.device) -> bool:
-    """Whether the device still computes: some errors of a GPU last as long as the process."""
+    """Whether the device still works; some GPU errors persist until the process ends."""
     try:
         torch.ones(1, device=device).sum().item()
     except RuntimeError:
@@ -350,14 +348,14 @@ def usable(device: torch.device) -> bool:
 
 
 def free(device: torch.device) -> None:
-    """Give back what nobody holds any more."""
+    """Free unused memory."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def write_page(plan: Plan, ledger: Ledger, every: Sequence[Piece]) -> Path:
-    """The dated JSON and Markdown files of everything known; returns the latter."""
+    """Write the dated JSON and Markdown files of all results; returns the latter."""
     files = golden_files(plan.reference)
     known = {kind: [e for p in every if p.kind == kind and (e := ledger.of(p))] for kind in KINDS}
     facts: dict[str, Any] = {
@@ -377,7 +375,7 @@ def write_page(plan: Plan, ledger: Ledger, every: Sequence[Piece]) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run; 1 where something is left or wrong, 2 where nothing can be done."""
+    """Parse and run; returns 1 if a piece is left or wrong, 2 if nothing can be measured."""
     shared = os.environ.get("OCC_SHARED")
     golden = Path(shared, "reference/golden") if shared else REPOSITORY / "test/parity/golden"
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
@@ -391,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = checked_device(options.device)
     except OptionError as problem:
-        print(f"{problem}; figures of a GPU need one", file=sys.stderr)
+        print(f"{problem}; this script needs a GPU", file=sys.stderr)
         return 2
     files = golden_files(options.reference)
     if not files:

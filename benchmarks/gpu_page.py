@@ -1,4 +1,4 @@
-"""What is told of a GPU run: a line per piece, and the dated page."""
+"""Reports of a GPU run: a line per piece, and the dated page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KINDS = ("parity", "agreement", "benchmark")
 
 
 def summary(kind: str, result: dict[str, Any]) -> str:
-    """One piece in a few words."""
+    """A short summary of one piece."""
     for reason in ("error", "skipped"):
         if reason in result:
             return f"{reason}: {result[reason]}"
@@ -83,7 +83,7 @@ def page(facts: dict[str, Any], every: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _wrong(kind: str, result: dict[str, Any]) -> str:
-    """A line about what has raised, was passed over or breaks the pass rule."""
+    """A line about a piece that has raised, was skipped or breaks the pass rule; "" otherwise."""
     reason = result.get("error") or result.get("skipped")
     if reason is None and not result.get("passed", True):
         reason = f"{len(result['failed'])} comparisons failed, the first: {result['failed'][0]}"

@@ -3,9 +3,8 @@
     python benchmarks/jpeg_decoders.py FOLDER [--out FILE.json]
 
 Every .jpg below FOLDER is decoded to RGB by Pillow, by OpenCV and by our decode_image, on one
-thread, from bytes in memory. Reported are milliseconds of CPU time per image, which other
-programs disturb little, and the largest difference from Pillow, which is what the published
-preprocessing reads images with.
+thread, from bytes in memory. The output is milliseconds of CPU time per image, which other
+programs affect little, and the largest difference from Pillow, which the reference code uses.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Lidar-made labels against the exact ones of a town bag: geometry, classes, and what goes wrong.
+"""Labels generated from lidar against the exact labels of a town bag: geometry, classes, errors.
 
     occ town drive --town 30000 --drive 4 --bag mcap --size 160x90 --lidar 10 --out /tmp/drive
     python benchmarks/lidar_labels.py /tmp/drive
 
-Regions: ``seen by cameras`` is the town's exact camera mask, ``labelled`` the camera mask that the
-labels themselves carry, which is what training looks at. Sources of error are counted in voxels.
+Regions: ``seen by cameras`` is the town's exact camera mask, ``labelled`` the camera mask of the
+generated labels, which training uses. Sources of error are counted in voxels.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class Counts:
         self._region("labelled", ours, real, labelled)
         self._region("both", ours, real, seen & labels.mask_lidar)
         for low, high in DISTANCES:
-            ring = (self._distance >= low) & (self._distance < high)
-            self._region(f"seen by cameras, {low}-{high} m", ours, real, seen & ring)
+            near = (self._distance >= low) & (self._distance < high)
+            self._region(f"seen by cameras, {low}-{high} m", ours, real, seen & near)
         missed, invented = seen & real & ~ours, seen & ours & ~real
         plant = truth.labels == CLASSES.class_names.index("vegetation")
         beside = ndimage.binary_dilation(ours)
         for name, voxels in (
-            ("missed: no ray or point ever came there", missed & ~labels.mask_lidar),
+            ("missed: no ray or point reached it", missed & ~labels.mask_lidar),
             ("missed: observed, next to an occupied voxel", missed & labels.mask_lidar & beside),
             ("missed: observed, elsewhere", missed & labels.mask_lidar & ~beside),
             ("  of all missed: vegetation", missed & plant),

@@ -2,14 +2,15 @@
 
     python benchmarks/stream_cpu.py [MODEL ...] [--frames 2] [--out FOLDER] [--results FOLDER]
 
-Without names the whole zoo is measured, every network once. Each runs in a process of its own, so
-that its peak memory is its own, and its figures are a file in OUT: a later run with the same OUT
-does what is missing and writes the dated page and JSON again.
+Without names the whole zoo is measured, every network once. Each model runs in a separate process,
+so that peak memory is measured per model. Its figures are stored as a file in OUT; a later run with
+the same OUT measures the missing models and writes the dated page and JSON again.
 
 Two convolutions are timed before and after each model, so that results of different machines can
-be compared: the page sets each model beside the published code (published_code_cpu.yaml), seconds
-scaled by whichever convolution favours us less. What is timed is said by
-``occ_perception.runtime.benchmark``. Run it on a quiet machine; the load is noted.
+be compared. The page compares each model with the reference code (reference_code_cpu.yaml), with
+seconds scaled by the convolution that gives us the worse result.
+``occ_perception.runtime.benchmark`` defines what is timed. Run it on a quiet machine; the load is
+recorded.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from occ_perception.runtime.benchmark import (  # noqa: E402
 from occ_perception.runtime.execution import Execution  # noqa: E402
 from occ_perception.runtime.weights import load_model  # noqa: E402
 
-PUBLISHED = Path(__file__).with_name("published_code_cpu.yaml")
-# The first frame starts a history, the second is the first of the steady state.
+REFERENCE = Path(__file__).with_name("reference_code_cpu.yaml")
+# The first frame has no history; the second one is the first in the steady state.
 WARM_UP = 2
 
 
@@ -76,7 +77,7 @@ def _median(clock: Callable[[], float], work: Callable[[], Any], repeats: int) -
 
 
 def measure(name: str, frames: int) -> dict[str, Any]:
-    """One model in this process."""
+    """Measure one model in this process."""
     load_before = os.getloadavg()[0]
     before = yardsticks()
     measured = measure_stream(load_model(name, random_seed=0), Execution(), frames, WARM_UP, True)
@@ -94,23 +95,23 @@ def measure(name: str, frames: int) -> dict[str, Any]:
 
 
 def measure_apart(name: str, frames: int, threads: int, out: Path) -> bool:
-    """One model in a process of its own; whether there is a result."""
+    """Measure one model in a separate process; returns whether there is a result."""
     command = [sys.executable, __file__, name, "--frames", str(frames), "--threads", str(threads)]
     result = subprocess.run([*command, "--one", str(out)], check=False)
     return result.returncode == 0 and out.is_file()
 
 
-def row(measured: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
-    """A model beside the published code.
+def row(measured: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The row that compares a model with the reference code.
 
-    Seconds are scaled to the machine that the published code was measured on: by the wall-clock
-    time of one convolution or the other, whichever gives more.
+    Seconds are scaled to the machine that the reference code was measured on, by the wall-clock
+    time of the convolution that gives more.
     """
     seconds = measured["milliseconds"]["total"]["p50"] / 1e3
-    stick = published["yardsticks"]
+    stick = reference["yardsticks"]
     ours = measured["convolution_seconds"]
     scaled = max(seconds * stick[kind] / ours[kind]["wall"] for kind in stick)
-    theirs = published["models"].get(measured["config"])
+    theirs = reference["models"].get(measured["config"])
     gb = measured["memory_mb"]["process_peak"] / 1e3
     return {
         "model": measured["model"],
@@ -135,11 +136,11 @@ def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         f"- load average: {facts['load'][0]} to {facts['load'][1]}",
         "- seconds of the convolutions here: "
         + ", ".join(f"{k} {low:.3f} to {high:.3f}" for k, (low, high) in facts["sticks"].items()),
-        "- scaled: to the machine the published code was measured on, by whichever convolution "
-        "gives more. In bold: measured there with nothing else running; the other rows of the "
-        "published code are upper bounds",
+        "- scaled: to the machine that the reference code was measured on, by the convolution that "
+        "gives more. In bold: measured there with nothing else running; the other figures of the "
+        "reference code are upper bounds",
         "- GB: peak resident size of the process, for the stream with its images in memory",
-        "\n| model | image | GMAC | published | s | scaled | published | ratio | GB | published "
+        "\n| model | image | GMAC | reference | s | scaled | reference | ratio | GB | reference "
         "| ratio |",
         "| --- | --- |" + " ---: |" * 9,
     ]
@@ -161,13 +162,13 @@ def _percent(values: dict[str, Any], of: str) -> str:
 
 
 def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
-    """The dated page and JSON of everything measured so far."""
-    published = yaml.safe_load(PUBLISHED.read_text())
-    rows = [row(measured, published) for measured in found]
+    """Write the dated page and JSON of everything measured so far."""
+    reference = yaml.safe_load(REFERENCE.read_text())
+    rows = [row(measured, reference) for measured in found]
     loads = [load for measured in found for load in measured["load_average"]]
     sticks = {
         kind: [m["convolution_seconds"][kind]["wall"] for m in found]
-        for kind in published["yardsticks"]
+        for kind in reference["yardsticks"]
     }
     facts = {
         "conditions": conditions({**found[0], "model": f"{len(found)} networks,"}),
@@ -186,7 +187,7 @@ def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
 
 
 def run(cards: Sequence[ModelCard], frames: int, threads: int, out: Path, results: Path) -> int:
-    """Measure what is missing and write the page; returns how many models failed."""
+    """Measure the missing models and write the page; returns how many failed."""
     out.mkdir(parents=True, exist_ok=True)
     found, failed = [], 0
     for card in cards:
@@ -202,7 +203,7 @@ def run(cards: Sequence[ModelCard], frames: int, threads: int, out: Path, result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run; 1 where a model failed, 2 where a name is wrong."""
+    """Parse and run; returns 1 if a model failed, 2 if a name is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--frames", type=int, default=2)

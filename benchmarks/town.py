@@ -4,7 +4,7 @@
     python benchmarks/town.py classes [--towns 20] [--frames 3]
 
 Results go to benchmarks/results/ as dated JSON and Markdown. CPU seconds are process time, one
-thread, after compilation; they hold on a loaded machine better than wall seconds.
+thread, after compilation; on a loaded machine they are more reliable than wall seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What predictions without a network score on held-out towns: the frame for every trained one.
+"""Scores of predictions without a network on held-out towns: bounds for trained networks.
 
     python benchmarks/town_baselines.py [--train-towns 20] [--test-towns 10] [--frames 2]
 
-    prior    every voxel's most frequent class in training towns, whatever the images show
+    prior    every voxel's most frequent class in training towns, independent of the images
     plane    a level road at the height of the ego origin
     oracle   every pixel lifted with perfect depth and class: the voxels that hold a visible surface
 
@@ -47,7 +47,7 @@ def samples(first_town: int, towns: int, frames: int) -> Iterator[Sample]:
 
 
 def prior(training: Iterator[Sample]) -> Labels:
-    """Every voxel's most frequent class where cameras see it; free where none ever does."""
+    """Every voxel's most frequent class where cameras see it; free if they never do."""
     counts = np.zeros((CLASSES.num_classes, *OCC3D_GRID.dims), np.int32)
     for _, _, labels, seen in training:
         for class_id in range(CLASSES.num_classes):

@@ -9,11 +9,11 @@ intensity, ring in the lidar's frame) and frames.json, whose first entry has
     cams.NAME                    file, timestamp_us, width, height, K, cam2ego, ego2global (4x4)
     lidar                        file, columns
 
-Weights are those of the recipe (seed 0): what comes out means nothing, what it costs does. The
-frame is given twice, half a second apart, so that the second one has a history to fuse. Models of
-other rigs run on images drawn at their native size. Each model runs in a process of its own, so
-that its peak memory is its own, and its figures are a file in OUT: a later run with the same OUT
-does what is missing and writes the dated page and JSON again.
+Weights are random (seed 0): the outputs are meaningless, the costs are real. The frame is processed
+twice, half a second apart, so that the second one has a history to fuse. Models for other rigs run
+on random images of their native size. Each model runs in a separate process, so that peak memory is
+measured per model. Its figures are stored as a file in OUT; a later run with the same OUT measures
+the missing models and writes the dated page and JSON again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def keyframe(folder: Path) -> CameraFrame:
         cameras.append(CameraCalibration(name, *size, K, ego_T_cam))
         image = cv2.imread(str(folder / camera["file"]), cv2.IMREAD_COLOR_RGB)
         if image is None:
-            raise ValueError(f"{folder / camera['file']} is no image that OpenCV can read")
+            raise ValueError(f"{folder / camera['file']} is not an image that OpenCV can read")
         images[name] = np.asarray(image, dtype=np.uint8)
     ego_T_lidar = rigid(facts["lidar2ego"])
     lidar = facts["lidar"]
@@ -96,7 +96,7 @@ def keyframe(folder: Path) -> CameraFrame:
 
 
 def rigid(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """A matrix whose rotation is one; files round to nine decimals."""
+    """The matrix with an exact rotation; files round to nine decimals."""
     matrix = np.array(rows, dtype=np.float64)
     u, _, vt = np.linalg.svd(matrix[:3, :3])
     matrix[:3, :3] = u @ vt
@@ -104,7 +104,7 @@ def rigid(rows: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def later(frame: CameraFrame, nanoseconds: int) -> CameraFrame:
-    """The same again after a while, standing still."""
+    """The same frame at a later time, with the vehicle at rest."""
     lidar = frame.lidar
     return replace(
         frame,
@@ -114,7 +114,7 @@ def later(frame: CameraFrame, nanoseconds: int) -> CameraFrame:
 
 
 def frames_for(card: ModelCard, folder: Path) -> tuple[str, list[CameraFrame]]:
-    """Where the two frames come from, and the frames."""
+    """The source of the two frames, and the frames."""
     real = keyframe(folder)
     if not set(card.cameras) <= set(real.rig.names):
         return "drawn", list(random_frames(card, 2))
@@ -122,7 +122,7 @@ def frames_for(card: ModelCard, folder: Path) -> tuple[str, list[CameraFrame]]:
 
 
 def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
-    """One model in this process."""
+    """Measure one model in this process."""
     torch.set_num_threads(threads)
     card = MODELS[name]
     source, frames = frames_for(card, folder)
@@ -144,7 +144,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
         "second_s": round(steps[1][0], 2),
         "second_cpu_s": round(steps[1][1], 2),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-        **answer(prediction),
+        **output_facts(prediction),
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
         "threads": threads,
         "date": date.today().isoformat(),
@@ -155,8 +155,8 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def answer(prediction: OccupancyPrediction) -> dict[str, Any]:
-    """That something came out, in two numbers."""
+def output_facts(prediction: OccupancyPrediction) -> dict[str, Any]:
+    """Figures that show that the output is not empty."""
     occupied = prediction.labels != prediction.empty_class
     return {
         "classes": int(np.unique(prediction.labels).size),
@@ -166,12 +166,12 @@ def answer(prediction: OccupancyPrediction) -> dict[str, Any]:
 
 
 def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
-    """The dated page and JSON of everything measured so far."""
+    """Write the dated page and JSON of everything measured so far."""
     loads = [load for measured in found for load in measured["load_average"]]
     lines = [
         "# The zoo on one key frame, at full size\n",
         f"- {conditions({**found[0], 'model': f'{len(found)} networks,'})}",
-        "- weights of the recipe: the answers mean nothing",
+        "- random weights: the outputs are meaningless",
         "- first: a stream's first frame; second: the same images half a second later, with "
         "history; both from decoded images to labels",
         "- GB: peak resident size of the process, loading included",
@@ -196,7 +196,7 @@ def write_page(found: Sequence[dict[str, Any]], results: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run; 1 where a model failed, 2 where a name is wrong."""
+    """Parse and run; returns 1 if a model failed, 2 if a name is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("keyframe", type=Path, metavar="KEYFRAME")
     parser.add_argument("models", nargs="*", metavar="MODEL")

@@ -19,7 +19,7 @@ SCRIPT = BENCHMARKS / "stream_cpu.py"
 
 
 def measured(**changes):
-    """A result file's content: 10 s per frame, both convolutions as fast as the published ones."""
+    """A result file's content: 10 s per frame, both convolutions as fast as in the reference."""
     return {
         "model": "alocc_2d",
         "config": "alocc_2d_r50_256x704_bevdet_preatrain_16f",
@@ -35,7 +35,7 @@ def measured(**changes):
     }
 
 
-PUBLISHED = {
+REFERENCE = {
     "yardsticks": {"conv2d": 0.22, "conv3d": 0.165},
     "models": {
         "alocc_2d_r50_256x704_bevdet_preatrain_16f": {
@@ -46,12 +46,12 @@ PUBLISHED = {
 
 
 def test_ratios_are_those_of_the_less_favourable_convolution():
-    same = stream_cpu.row(measured(), PUBLISHED)
+    same = stream_cpu.row(measured(), REFERENCE)
     assert (same["seconds_ratio"], same["gb_ratio"]) == (0.5, 0.5)
     slower = {"conv2d": {"wall": 0.44}, "conv3d": {"wall": 0.2}}  # a machine that is slow in 2-D
-    row = stream_cpu.row(measured(convolution_seconds=slower), PUBLISHED)
+    row = stream_cpu.row(measured(convolution_seconds=slower), REFERENCE)
     assert row["scaled_seconds"] == pytest.approx(10 * 0.165 / 0.2)
-    unknown = stream_cpu.row(measured(config=None), PUBLISHED)
+    unknown = stream_cpu.row(measured(config=None), REFERENCE)
     assert unknown["seconds_ratio"] is None
     assert "| **20.0** | 50% | 1.20 | 2.4 | 50% |" in stream_cpu.page([same, unknown], FACTS)
 
@@ -71,8 +71,8 @@ def test_a_wrong_name_is_refused(capsys):
 
 
 def test_every_reference_figure_belongs_to_a_configuration_of_the_reference(shared_dir):
-    published = stream_cpu.yaml.safe_load(stream_cpu.PUBLISHED.read_text())["models"]
-    assert all((shared_dir / f"reference/keys/{stem}.json").is_file() for stem in published)
+    reference = stream_cpu.yaml.safe_load(stream_cpu.REFERENCE.read_text())["models"]
+    assert all((shared_dir / f"reference/keys/{stem}.json").is_file() for stem in reference)
 
 
 @pytest.mark.slow

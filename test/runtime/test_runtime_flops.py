@@ -21,7 +21,7 @@ WHOLE_ZOO = [
 ]
 
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/published_code_cpu.yaml"
+PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks/reference_code_cpu.yaml"
 
 
 def published_gmac(stem):
