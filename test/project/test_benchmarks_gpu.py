@@ -82,7 +82,7 @@ def test_without_a_gpu_it_measures_nothing(tmp_path: Path) -> None:
     code = "import gpu\nsys.exit(gpu.main(['--device', 'cuda:7', '--out', sys.argv[1]]))"
     result = python(BLOCKED + code, str(tmp_path / "o"))
     assert result.returncode == 2
-    assert "figures of a GPU need one" in result.stderr
+    assert "this script needs a GPU" in result.stderr
     assert not (tmp_path / "o").exists()
 
 
