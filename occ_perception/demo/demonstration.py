@@ -52,7 +52,7 @@ def make_drive(out: Path, frames: int, size: tuple[int, int]) -> Path:
     width, height = size
     bag = out / f"town_{frames}x{width}x{height}"
     production = Production(frames=frames, sensors=SensorOptions(size=size), bag="mcap")
-    if bag.is_dir():  # write_drive checks that it is the one asked for
+    if bag.is_dir():  # write_drive checks its provenance
         print(f"reusing the drive of an earlier run: {bag}")
     else:
         print("generating the drive; kernels are compiled on first use")

@@ -151,10 +151,10 @@ def _renamed(prediction: OccupancyPrediction, label_set: LabelSet) -> NDArray[np
     """The prediction's labels with the class ids of another label set."""
     ids = {name: class_id for class_id, name in enumerate(label_set.class_names)}
     ids[prediction.class_names[prediction.empty_class]] = label_set.empty_class
-    strange = [name for name in prediction.class_names if name not in ids]
-    if strange:
+    unknown = [name for name in prediction.class_names if name not in ids]
+    if unknown:
         raise MetricsError(
-            f"the ground truth ({label_set.name}) has no class {', '.join(strange)}, which "
+            f"the ground truth ({label_set.name}) has no class {', '.join(unknown)}, which "
             f"{prediction.model or 'the prediction'} has"
         )
     table = np.full(256, UNKNOWN_CLASS, np.uint8)

@@ -206,14 +206,14 @@ def _run(
     )
     _await_publishers(node, children, "node", [_OUTPUT_TOPIC])
     print("node is up; playing", flush=True)
-    heard = 0
+    received = 0
     while player.poll() is None:
         _spin(node, 0.2)
         if occupancy_node.poll() is not None:
             raise DemoError(f"the node ended while playing:\n{children.log('node')}")
-        if len(recorder.grids) > heard:
-            heard = len(recorder.grids)
-            print(f"\r{heard} grids", end="", flush=True)
+        if len(recorder.grids) > received:
+            received = len(recorder.grids)
+            print(f"\r{received} grids", end="", flush=True)
     print()
     if player.returncode and not _REPORT.search(children.output("player")):
         raise DemoError(f"the player failed:\n{children.log('player')}")
@@ -241,11 +241,11 @@ def _await_publishers(node: Node, children: Children, name: str, topics: Sequenc
 
 def _await_the_rest(setting: Setting, node: Node, recorder: Recorder, frame_sets: int) -> None:
     """Wait for the last grids: played by time, the network may be busy when the bag has ended."""
-    heard, since = len(recorder.grids), time.monotonic()
-    while not setting.lockstep and heard < frame_sets and time.monotonic() - since < _LINGER_S:
+    received, since = len(recorder.grids), time.monotonic()
+    while not setting.lockstep and received < frame_sets and time.monotonic() - since < _LINGER_S:
         _spin(node, 0.2)
-        if len(recorder.grids) > heard:
-            heard, since = len(recorder.grids), time.monotonic()
+        if len(recorder.grids) > received:
+            received, since = len(recorder.grids), time.monotonic()
     _spin(node, _LAST_REPORT_S)
 
 

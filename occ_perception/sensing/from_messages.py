@@ -77,7 +77,7 @@ def camera_info_from_message(message: Any) -> CameraInfo:
     )
 
 
-def is_about(odometry: Any, frame: str) -> bool:
+def gives_pose_of(odometry: Any, frame: str) -> bool:
     """Whether a nav_msgs/Odometry gives the pose of ``frame``.
 
     True if ``child_frame_id`` equals ``frame`` or is empty.
@@ -122,9 +122,9 @@ def points_from_message(message: Any) -> NDArray[np.void]:
     order = ">" if message.is_bigendian else "<"
     if not {"x", "y", "z"} <= fields.keys():
         raise MessageError(f"points have fields {', '.join(fields) or 'none'}, expected x, y and z")
-    strange = [name for name, f in fields.items() if f.datatype not in _NUMPY_TYPES]
-    if strange:
-        raise MessageError(f"fields {', '.join(strange)} of points have an unknown type")
+    unknown = [name for name, f in fields.items() if f.datatype not in _NUMPY_TYPES]
+    if unknown:
+        raise MessageError(f"fields {', '.join(unknown)} of points have an unknown type")
     count = int(message.width) * int(message.height)
     if message.point_step * count > len(message.data):
         raise MessageError(

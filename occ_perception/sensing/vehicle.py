@@ -21,7 +21,7 @@ from occ_perception.sensing.calibration import (
 from occ_perception.sensing.ego_pose import EgoPoses, PoseBuffer
 from occ_perception.sensing.from_messages import (
     camera_info_from_message,
-    is_about,
+    gives_pose_of,
     pose_from_odometry,
     stamp_ns,
     transform_from_message,
@@ -132,7 +132,7 @@ class VehicleInputs:
             TimeJump: its stamp is more than 1 s older than the newest; the message is not taken.
         """
         expected = self.plan.pose.ego_frame
-        if not is_about(message, expected):
+        if not gives_pose_of(message, expected):
             return (
                 f"odometry gives poses of {message.child_frame_id!r}, expected {expected!r}; set "
                 "ego_frame (of the layout's pose), or take the pose from tf",

@@ -32,9 +32,9 @@ def write_ply(path: str | Path, columns: Mapping[str, NDArray[Any]], comment: st
         OutputError: the file cannot be written.
     """
     kinds = {name: column.dtype.str[1:] for name, column in columns.items()}
-    strange = [f"{name} is {kinds[name]}" for name in kinds if kinds[name] not in _TYPES]
-    if strange:
-        raise ValueError(f"{path}: {', '.join(strange)}; PLY has {', '.join(_TYPES)}")
+    unknown = [f"{name} is {kinds[name]}" for name in kinds if kinds[name] not in _TYPES]
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(unknown)}; PLY has {', '.join(_TYPES)}")
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise ValueError(f"{path}: columns of lengths {sorted(lengths)}, expected one length")

@@ -10,14 +10,14 @@ from nuscenes_folder import drawn_images
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.frames import CameraCalibration
-from occ_perception.sensing.from_messages import is_about
+from occ_perception.sensing.from_messages import gives_pose_of
 
 
 @pytest.mark.parametrize(("child", "about"), [
     ("base_link", True), ("/base_link", True), ("", True), ("base_footprint", False),
 ])  # fmt: skip
 def test_odometry_without_a_child_frame_id_is_used(child, about):
-    assert is_about(SimpleNamespace(child_frame_id=child), "base_link") is about
+    assert gives_pose_of(SimpleNamespace(child_frame_id=child), "base_link") is about
 
 
 def test_a_bag_whose_odometry_has_no_child_frame_id_gives_frames(tmp_path):

@@ -124,26 +124,28 @@ class TopicLayout:
                 to the same images.
         """
         own = {camera.name: camera for camera in self.cameras}
-        asked = {name: self.model_cameras.get(name, name) for name in names}
-        cameras = tuple(replace(own[n], name=name) for name, n in asked.items() if n in own)
+        own_names = {name: self.model_cameras.get(name, name) for name in names}
+        cameras = tuple(replace(own[n], name=name) for name, n in own_names.items() if n in own)
         if not cameras:
             raise LayoutError(
                 f"layout {self.name} has none of the model's cameras {', '.join(names)}; it has "
                 f"{', '.join(own)}. Map the names in its model_cameras"
             )
-        used = [asked[camera.name] for camera in cameras]
+        used = [own_names[camera.name] for camera in cameras]
         if len(set(used)) < len(used):
             raise LayoutError(
                 f"model_cameras of layout {self.name} gives two of the model's cameras the same "
-                f"images: {', '.join(f'{c.name}: {asked[c.name]}' for c in cameras)}"
+                f"images: {', '.join(f'{c.name}: {own_names[c.name]}' for c in cameras)}"
             )
-        reference = next((name for name, n in asked.items() if n == self.reference_camera), None)
+        reference = next(
+            (name for name, n in own_names.items() if n == self.reference_camera), None
+        )
         return replace(
             self,
             cameras=cameras,
             # If the model does not use the layout's reference camera, its first camera takes over.
             reference_camera=reference or cameras[0].name,
-            model_cameras={name: n for name, n in asked.items() if n in own},
+            model_cameras={name: n for name, n in own_names.items() if n in own},
         )
 
     def only(self, names: Collection[str]) -> TopicLayout:

@@ -229,7 +229,7 @@ def meet_solids(world, ox, oy, oz, dx, dy, dz, limit, any_hit):
 
 @kernel(inline=True)
 def trace(world, ox, oy, oz, dx, dy, dz, limit):
-    """(distance, what) of the first thing met: a solid's index, MET_GROUND, MET_KERB or nothing."""
+    """(distance, what) of the first hit: a solid's index, MET_GROUND, MET_KERB or nothing."""
     distance, met = meet_ground(world, ox, oy, oz, dx, dy, dz)
     if distance >= limit:
         distance = limit
