@@ -29,7 +29,7 @@ from occ_perception.errors import OccError
 
 
 class ParameterError(OccError):
-    """A parameter has a value the node cannot work with; the text names it and says what fits."""
+    """A parameter has an invalid value; the message names it and the accepted values."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Declaration:
     live: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
-        """The declaration in ROS terms."""
+        """The declaration as a ROS descriptor."""
         descriptor = ParameterDescriptor(
             name=self.name, description=self.description, read_only=not self.live
         )
@@ -70,7 +70,7 @@ class Declaration:
         return descriptor
 
     def problem(self, value: Any) -> str:
-        """Why ``value`` cannot be taken, "" if it can."""
+        """Why ``value`` is invalid; "" if it is valid."""
         if self.choices and value not in self.choices:
             return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
         if self.minimum is None or self.maximum is None:
@@ -323,7 +323,7 @@ def parse_assignments(name: str, entries: Iterable[str]) -> dict[str, str]:
 
 
 class ParameterServer:
-    """Declares the table on a node and keeps :attr:`values` in step with accepted changes.
+    """Declares the parameters on a node and updates :attr:`values` after accepted changes.
 
     Raises:
         ParameterError: a start value has the wrong type or is out of its limits.
@@ -363,12 +363,12 @@ class ParameterServer:
 def unknown_parameters(node: Node, known: Iterable[str]) -> list[str]:
     """Parameters that the params file or the command line sets but nothing declares.
 
-    ROS ignores them without a word, so a typing mistake looks like a setting that does nothing.
-    Each entry is a sentence that names the nearest declared parameter.
+    ROS ignores them silently, so that a mistyped name would have no effect and no warning. Each
+    entry is a sentence that names the nearest declared parameter.
     """
     names = list(known)
     sentences = []
-    # rclpy keeps the overrides in this attribute only; it has no accessor for those undeclared.
+    # rclpy has no accessor for undeclared overrides; this attribute holds them.
     for override in sorted(node._parameter_overrides):
         if override in names or node.has_parameter(override) or override.startswith("qos_over"):
             continue
