@@ -141,7 +141,7 @@ def start_processes(context: LaunchContext) -> list[Action]:
         parameters=[argument("params_file"), overrides, {"use_sim_time": follow_clock}],
         output="screen",
         emulate_tty=True,
-        sigterm_timeout="30",  # a CPU needs seconds to finish the frame at hand
+        sigterm_timeout="30",  # on a CPU the current frame takes seconds
     )
     rviz = Node(
         package="rviz2",
