@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from occ_perception.ops.linear_sampling import reference as linear_sampling
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig, ConcatHistoryState
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
+from occ_perception.ops import sampling
 
 DTYPE = torch.float64
 C, T = 3, 4
@@ -117,7 +117,7 @@ def control(starts, motions, positions):
 @pytest.mark.parametrize("with_gradients", [True, False])
 @pytest.mark.parametrize("flat", [True, False])
 def test_two_sequences_equal_the_literal_recurrence(flat, with_gradients, monkeypatch):
-    monkeypatch.setattr(linear_sampling, "_ROWS_AT_ONCE", 10)  # less than there are voxels
+    monkeypatch.setattr(sampling, "_ROWS_AT_ONCE", 10)  # less than there are voxels
     with torch.set_grad_enabled(with_gradients):
         _equals_the_literal_recurrence(module(flat), flat)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from occ_perception.ops.adaptive_mixing import reference
+from occ_perception.ops import adaptive_mixing as family
 from occ_perception.ops.backend import LinearMap, adaptive_mixing
 
 E, G, P, C, MIXED = 12, 2, 5, 3, 4
@@ -51,7 +51,7 @@ def test_result_is_that_of_single_queries_and_groups() -> None:
 def test_blocks_do_not_show(monkeypatch, at_once: int) -> None:
     arguments = drawn(7)
     whole = adaptive_mixing(*arguments)
-    monkeypatch.setitem(reference._QUERIES_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(family._QUERIES_AT_ONCE, "cpu", at_once)
     torch.testing.assert_close(adaptive_mixing(*arguments), whole)
 
 

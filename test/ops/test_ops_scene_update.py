@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from occ_perception.ops.scene_update import reference
 
+from occ_perception.ops import gradient_steps
 from occ_perception.ops.gradient_steps import SceneLayer, scene_apply, scene_gradient
 
 B, N, C = 2, 57, 6
@@ -58,7 +58,7 @@ def test_applying_equals_the_definition(scene):
 def test_blocks_do_not_show(scene, monkeypatch):
     rows, layer, key, value, query = scene
     whole = (*scene_gradient(rows, layer, key, value), scene_apply(rows, layer, query))
-    monkeypatch.setattr(reference, "_VOXELS_AT_ONCE", 10)
+    monkeypatch.setattr(gradient_steps, "_VOXELS_AT_ONCE", 10)
     parts = (*scene_gradient(rows, layer, key, value), scene_apply(rows, layer, query))
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
