@@ -64,8 +64,8 @@ def made(
         truths = StampJoin(BagPredictions(bag, "/ground_truth/occupancy"))
         visible = StampJoin(BagPredictions(bag, "/ground_truth_in_view/occupancy"))
         labeller = LidarLabeller(OCC3D_GRID, CLASSES, boxes, rule)
-        for frame, labels in labeller.label(wanted, sweeps):
-            truth, seen = truths.at(frame.stamp_ns), visible.at(frame.stamp_ns)
+        for labelled, labels in labeller.label(wanted, sweeps):
+            truth, seen = truths.at(labelled.stamp_ns), visible.at(labelled.stamp_ns)
             if labels is not None and truth is not None and seen is not None:
                 yield labels, truth, seen.labels != UNKNOWN_CLASS
 
