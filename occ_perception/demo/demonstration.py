@@ -82,8 +82,8 @@ def demonstrate(setting: Setting) -> bool:
     print_report(played, filmed)
     page = write_page(setting, played, filmed)
     if filmed is not None:
-        print(f"film         {filmed.film}")
-    print(f"report       {page.resolve()}")
+        print(f"film            {filmed.film}")
+    print(f"report          {page.resolve()}")
     return bool(played.frame_sets) and not played.without_output
 
 

@@ -30,7 +30,7 @@ UNTRAINED = (
     "demonstration shows only how data flows from images to occupancy."
 )
 
-_WIDTH = 13
+_WIDTH = 16
 _SHOWN_FRAME_SETS = 10
 _STILL_QUALITY = 85
 _STYLE = """

@@ -261,7 +261,7 @@ def test_points_of_any_layout_are_read_or_refused():
     fields = cloud().fields
     for changes, message in (
         ({"width": 4}, "4 points of 26 bytes, but only 78 bytes"),
-        ({"fields": fields[:2]}, "fields x, frame set, expected x, y and z"),
+        ({"fields": fields[:2]}, "fields x, ring, expected x, y and z"),
         ({"fields": [*fields[:3], type(fields[0])("z", 18, 11, 1)]}, "unknown type"),
     ):
         with pytest.raises(MessageError, match=message):

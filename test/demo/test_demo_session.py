@@ -66,9 +66,9 @@ def test_outputs_for_all_frame_sets_give_exit_code_0_and_a_film(
     assert run.wait(300) == 0, run.output()
     for line in (
         "weights are random (seed 0)",
-        "frame sets in     2",
-        "frames out   2",
-        "drops        0",
+        "frame sets in   2",
+        "frames out      2",
+        "drops           0",
         "(2 of 2 grids)",
     ):
         assert line in run.output()
@@ -126,7 +126,7 @@ def test_a_frame_set_without_output_gives_exit_code_1(
         "--device", "cpu", "--random-weights", "7", "--out", tmp_path / "out",
     )  # fmt: skip
     assert run.wait(300) == 1, run.output()
-    assert "drops        1" in run.output()
+    assert "drops           1" in run.output()
     assert "(no CAM_BACK in the bag)" in run.output()
     assert (
         "has no output on /occupancy_node/occupancy"
@@ -147,9 +147,9 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     assert run.wait(300) == 0, run.output()
     for line in (
         "The network is untrained",
-        "frame sets in     3",
-        "frames out   3",
-        "drops        0",
+        "frame sets in   3",
+        "frames out      3",
+        "drops           0",
     ):
         assert line in run.output()
     (mean_iou,) = re.findall(r"^mIoU (\d+\.\d) %$", run.output(), re.M)

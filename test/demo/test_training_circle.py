@@ -50,7 +50,7 @@ def test_a_bag_becomes_a_checkpoint_that_the_node_runs(
         [*OCC, "demo", drive, "--model", "alocc_town", "--weights",
          weights, "--device", "cpu", "--out", shown]
     )  # fmt: skip
-    assert re.search(r"^frames out   2$", report, re.M)
+    assert re.search(r"^frames out      2$", report, re.M)
     assert re.search(r"^mIoU \d+\.\d %$", report, re.M)
     assert "untrained" not in (shown / "report.html").read_text()
     outputs = list(BagPredictions(shown / "recorded"))

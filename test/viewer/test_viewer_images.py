@@ -344,10 +344,10 @@ def test_several_predictions_share_a_sheet():
     height, width = tiles.shape
     quarters = (tiles[: height // 2, : width // 2], tiles[: height // 2, width // 2 :])
     assert [part.sum() for part in quarters] == [cars_on_one] * 2
-    with pytest.raises(ViewerError, match="got 0 of 0"):
+    with pytest.raises(ViewerError, match="got 0 predictions"):
         sheet_image([])
     other = dataclasses.replace(first, class_names=("others", *OCC3D.class_names[1:-1], "air"))
-    with pytest.raises(ViewerError, match="got 2 of 2"):
+    with pytest.raises(ViewerError, match="with 2 sets of class names"):
         sheet_image([first, other])
 
 
