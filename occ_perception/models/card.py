@@ -104,7 +104,7 @@ class ModelCard:
     name: str
     title: str
     config: NetworkConfig
-    config_stem: str | None
+    config_stem: str | None = None
     native_size: tuple[int, int] = (900, 1600)
     channel_order: str = "bgr"
     cameras: tuple[str, ...] = NUSCENES_CAMERAS
@@ -114,12 +114,12 @@ class ModelCard:
     frame_spacing_s: float = 0.5
     label_set: str
     excluded_class: int | None = None
-    published: Mapping[str, Any] | None
-    protocol: str | None
-    url: str | None
+    published: Mapping[str, Any] | None = None
+    protocol: str | None = None
+    url: str | None = None
     sha256: str | None = None
     packaged: Path | None = None
-    licence: str | None
+    licence: str | None = None
     backbone: str
     note: str = ""
     names: NameRules = OCCSTUDIO_NAMES

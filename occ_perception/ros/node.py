@@ -70,9 +70,10 @@ def _create_node() -> Any:
     """The node, or None after its error was logged."""
     from rclpy.logging import get_logger
 
-    from occ_perception.ros.occupancy_node import OccupancyNode
-
     try:
+        # This import loads the models, and other packages may have added unusable ones.
+        from occ_perception.ros.occupancy_node import OccupancyNode
+
         return OccupancyNode()
     except Exception as error:
         if (sentence := sentence_for(error)) is None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from occ_perception.models.extensions import installed_extensions
 from occ_training.data.bev_augmentation import BevAugmentation
 from occ_training.data.images import ImageAugmentation
 from occ_training.losses.masks import MaskLossConfig
@@ -29,7 +30,7 @@ from occ_training.losses.terms import (
     VoxelMasks,
 )
 from occ_training.optimiser import Optimiser, backbone_slower, swin_layers
-from occ_training.recipe import Gate, TrainingRecipe
+from occ_training.recipe import Gate, RecipeError, TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
 
@@ -235,7 +236,30 @@ _MAKERS: dict[str, Callable[[str, str], TrainingRecipe]] = {
     "alocc_town": _town,
 }
 
-RECIPES: dict[str, Callable[[], TrainingRecipe]] = {
-    name: partial(maker, name, name) for name, maker in _MAKERS.items()
-}
+
+def find_recipes() -> dict[str, Callable[[], TrainingRecipe]]:
+    """The recipe functions of this package and of those that are installed beside it, by name.
+
+    Other packages add theirs by an entry point in the group ``occ_training.recipes`` that names a
+    module with ``RECIPES``, a dictionary like the one here.
+
+    Raises:
+        ExtensionError: a package names a module that cannot be imported or has no ``RECIPES``.
+        RecipeError: two recipes have one name.
+    """
+    recipes: dict[str, Callable[[], TrainingRecipe]] = {
+        name: partial(maker, name, name) for name, maker in _MAKERS.items()
+    }
+    for package, others in installed_extensions("occ_training.recipes", "RECIPES"):
+        for name, recipe in others.items():
+            if name in recipes:
+                raise RecipeError(
+                    f"package {package} adds a second recipe called {name}. Rename it, or "
+                    f"uninstall {package}"
+                )
+            recipes[name] = recipe
+    return recipes
+
+
+RECIPES = find_recipes()
 """Recipe functions by name, which is the model's."""
