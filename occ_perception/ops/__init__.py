@@ -1,5 +1,6 @@
 """Heavy operations, one module per family: readable torch references behind :mod:`.backend`.
 
-An operation that has a faster implementation is a folder: ``reference.py`` defines it, beside it
-``triton.py`` or ``numba.py`` have the same signature and are tested against it.
+A faster implementation of an operation is a module beside it, ``<operation>_numba.py`` or
+``<operation>_triton.py``, with a function of the same signature that is tested against the
+reference.
 """

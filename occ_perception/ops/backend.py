@@ -1,11 +1,17 @@
 """The one place that decides which implementation of a heavy operation runs.
 
 Networks import operations from here and nowhere else. Every operation is defined by its readable
-reference; a faster twin has the same signature and is tested against it.
+reference; a faster twin has the same signature and is tested against it. The last lines say which
+operations have one.
 """
 
-from functools import cache
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -30,7 +36,7 @@ from occ_perception.ops.sampling import (
     sample_views,
 )
 from occ_perception.ops.splat import grouped_soft_splat, hard_splat, soft_splat
-from occ_perception.ops.stereo_cost import reference as _stereo_reference
+from occ_perception.ops.stereo_cost import stereo_cost as _stereo_cost
 
 __all__ = [
     "Corners",
@@ -59,23 +65,43 @@ __all__ = [
 ]
 
 
-def stereo_cost(
-    current_nChw: Tensor, previous_nChw: Tensor, position_nhwD2: Tensor, outside_cost: float
-) -> Tensor:
-    """See :func:`occ_perception.ops.stereo_cost.reference.stereo_cost`."""
-    arguments = (current_nChw, previous_nChw, position_nhwD2, outside_cost)
-    if all(_is_plain(tensor) for tensor in arguments[:3]) and _has_numba():
-        from occ_perception.ops.stereo_cost import numba
-
-        return numba.stereo_cost(*arguments)
-    return _stereo_reference.stereo_cost(*arguments)
+P = ParamSpec("P")
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether compiled loops can read it: in main memory, single precision, no tracing subclass."""
-    return type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+def _or_compiled(reference: Callable[P, Tensor], module: str) -> Callable[P, Tensor]:
+    """The operation in compiled loops where they can read its tensors, else its reference.
+
+    Args:
+        reference: defines the operation.
+        module: has a function of the same name, written with numba; imported when it first runs.
+    """
+
+    @wraps(reference)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if all(_is_readable(value) for value in (*args, *kwargs.values())) and _has_numba():
+            compiled: Callable[P, Tensor] = getattr(import_module(module), reference.__name__)
+            return compiled(*args, **kwargs)
+        return reference(*args, **kwargs)
+
+    return operation
+
+
+def _is_readable(value: Any) -> bool:
+    """Whether compiled loops can read an argument: any number; tensors in main memory, in single
+    precision, without a gradient to pass on, and of no tracing subclass."""
+    if not isinstance(value, Tensor):
+        return True
+    return (
+        type(value) is Tensor
+        and value.device.type == "cpu"
+        and value.dtype == torch.float32
+        and not (value.requires_grad and torch.is_grad_enabled())
+    )
 
 
 @cache
 def _has_numba() -> bool:
     return find_spec("numba") is not None
+
+
+stereo_cost = _or_compiled(_stereo_cost, "occ_perception.ops.stereo_cost_numba")

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from occ_perception.ops.stereo_cost import numba as compiled
-from occ_perception.ops.stereo_cost import reference
+from occ_perception.ops import stereo_cost as reference
+from occ_perception.ops import stereo_cost_numba as compiled
 
 
 @pytest.fixture(params=[reference, compiled], ids=["reference", "compiled"])

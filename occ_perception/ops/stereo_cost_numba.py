@@ -10,35 +10,21 @@ P = h * w.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from occ_perception.ops.compiled import kernel
 
 # Depth hypotheses that are added up side by side: each sum has to wait for its last addition.
 _SIDE_BY_SIDE = 8
 _GROUP = 4
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    # Multiplications and additions may fuse, as in the reference; nothing may be reordered.
-    settings: Any = {
-        "nogil": True,
-        "_nrt": False,  # nothing is allocated here
-        "fastmath": {"contract"},
-        "error_model": "numpy",
-    }
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    except RuntimeError:  # nowhere to keep machine code: read-only package, no home
-        return numba.njit(**settings)(function)
-
-
-@_kernel
+@kernel
 def _axis(place: Any, count: int) -> Any:
     """Both nodes along one axis and their shares; a node outside has none."""
     low = math.floor(place)
@@ -52,7 +38,7 @@ def _axis(place: Any, count: int) -> Any:
     return first, second, lower, upper
 
 
-@_kernel
+@kernel
 def _group_sums(now: Any, then: Any, row: float, column: float, h: int, w: int, sums: Any) -> Any:
     """Absolute differences of one sample, added within groups; returns the probe channel."""
     G = sums.shape[0]
@@ -71,7 +57,7 @@ def _group_sums(now: Any, then: Any, row: float, column: float, h: int, w: int, 
     return wa * a[probe] + wb * b[probe] + wc * c[probe] + wd * d[probe]
 
 
-@_kernel
+@kernel
 def _cost_of_pixels(
     now_PC: Any,
     then_PC: Any,
@@ -103,7 +89,7 @@ def _cost_of_pixels(
 def stereo_cost(
     current_nChw: Tensor, previous_nChw: Tensor, position_nhwD2: Tensor, outside_cost: float
 ) -> Tensor:
-    """See :func:`occ_perception.ops.stereo_cost.reference.stereo_cost`; float32 on a CPU."""
+    """See :func:`occ_perception.ops.stereo_cost.stereo_cost`; float32 on a CPU."""
     n, _, h, w = current_nChw.shape
     D = position_nhwD2.shape[3]
     now, then = _by_place_in_group(current_nChw), _by_place_in_group(previous_nChw)
