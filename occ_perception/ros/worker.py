@@ -102,8 +102,7 @@ class Worker:
             assembled = time.monotonic()
             prediction = self._stream.step(frame)
             stepped = time.monotonic()
-            values = self._parameters.values
-            self._outputs.publish(prediction, values.occupancy_encoding, values.flow_min_speed)
+            self._outputs.publish(prediction, self._parameters.values)
         except FrameError as error:
             if error.reason in ("undecodable_image", "size_mismatch"):
                 self._vehicle.reject_image(error.camera, str(error))
