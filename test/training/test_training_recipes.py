@@ -14,11 +14,19 @@ import training_folders as folders
 from occ_training.cli import app
 from occ_training.data.records import DatasetError
 from occ_training.initial_weights import load_initial_weights
-from occ_training.losses.terms import DepthCrossEntropy
+from occ_training.losses.masks import MaskLossConfig
+from occ_training.losses.terms import (
+    TERMS,
+    DepthBinaryCrossEntropy,
+    DepthCrossEntropy,
+    Velocities,
+    VoxelMasks,
+)
 from occ_training.optimiser import swin_layer
 from occ_training.recipe import Gate, RecipeError
 from occ_training.recipes import RECIPES
 from occ_training.run_file import changed, plain_values, read_run
+from occ_training.run_folder import store_recipe, stored_recipe
 from occ_training.sampler import SlotSampler, check_each_once, group_frames, shares
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from typer.main import get_command
@@ -135,7 +143,9 @@ def test_a_frame_missing_or_seen_twice_is_an_error(seen: list[int]) -> None:
 
 
 def test_every_model_of_the_zoo_has_a_recipe_for_it() -> None:
-    assert set(MODELS) == set(RECIPES)
+    missing, unknown = set(MODELS) - set(RECIPES), set(RECIPES) - set(MODELS)
+    assert not missing, f"add {missing} to _MAKERS of occ_training/recipes.py"
+    assert not unknown, f"{unknown} of occ_training/recipes.py are no models"
     assert all(RECIPES[name]().model == name for name in RECIPES)
 
 
@@ -255,8 +265,6 @@ def test_a_printed_recipe_is_a_run_file_that_changes_nothing(name: str, tmp_path
     file.write_text(printed.output)
     recipe = RECIPES[name]()
     assert plain_values(read_run(str(file), RECIPES).recipe) == plain_values(recipe)
-    for term in recipe.terms:
-        assert f"#   - {type(term).__name__}:" in printed.output
 
 
 def test_optional_parts_can_be_added_to_a_recipe() -> None:
@@ -268,12 +276,50 @@ def test_optional_parts_can_be_added_to_a_recipe() -> None:
         changed(RECIPES["alocc_2d"](), {"gate": {"step": 1, "flor": 0.1}}, "run.yaml")
 
 
+def test_terms_are_changed_added_and_taken_out_by_name(tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        """
+recipe: alocc_2d
+changes:
+  terms:
+    VoxelMasks: {points: {points: 100}}
+    ImageMasks: null
+    Velocities: {weight: 0.5}
+    DepthBinaryCrossEntropy: {weight: 2}
+"""
+    )
+    masks, *others = read_run(str(file), RECIPES).recipe.terms
+    assert masks == VoxelMasks(points=MaskLossConfig(points=100))
+    assert others == [
+        DepthCrossEntropy(),
+        Velocities(weight=0.5),
+        DepthBinaryCrossEntropy(weight=2),
+    ]
+
+
+def test_every_term_of_a_recipe_has_a_name_in_run_files() -> None:
+    used = {type(term) for recipe in RECIPES.values() for term in recipe().terms}
+    assert used <= set(TERMS.values())
+
+
+def test_a_run_with_other_terms_is_known_by_its_folder(tmp_path) -> None:
+    terms = {"ImageMasks": None, "Velocities": {"weight": 0.5}}
+    recipe = changed(RECIPES["alocc_2d"](), {"terms": terms}, "run.yaml")
+    store_recipe(tmp_path, recipe)
+    assert stored_recipe(tmp_path, RECIPES) == recipe
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stepps": 1}, "'stepps' cannot be changed; what can is steps, batch"),
+        ({"stepps": 1}, "'stepps' cannot be changed; fields that can: terms, steps, batch"),
         ({"steps": "many"}, "steps is 'many', expected something like 96060"),
-        ({"terms": []}, "'terms' cannot be changed"),
+        ({"terms": []}, "terms: expected terms by name, as in .* got \\[\\]"),
+        ({"terms": {"Velocity": {}}}, "there is no term 'Velocity'; there are VoxelMasks, Image"),
+        ({"terms": {"Velocities": 2}}, "terms: Velocities is 2, expected fields of it, or null"),
+        ({"terms": {"ImageMasks": {"wait": 1}}}, "terms, ImageMasks: 'wait' cannot be changed"),
+        ({"terms": {"DepthBinaryCrossEntropy": {}}}, "BinaryCrossEntropy: weight must be given"),
         ({"optimiser": {"momentum": 0.9}}, "optimiser: 'momentum' cannot be changed"),
         ({"synchronised_norms": 1}, "synchronised_norms is 1"),
     ],

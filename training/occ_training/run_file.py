@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
+from occ_training.losses.terms import TERMS, Term
 from occ_training.recipe import RecipeError, TrainingRecipe
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
 
     Args:
         recipe: dataclass to start from.
-        changes: field -> value; a mapping changes fields of a part. Terms are code, not values:
-            a run with other terms needs its own recipe function.
+        changes: field -> value; a mapping changes fields of a part. ``terms`` maps class names of
+            loss terms to their fields: it changes a term, adds one that the recipe does not have,
+            and null removes one.
         where: source of the changes, for messages.
 
     Raises:
@@ -93,7 +95,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
                 f"{where}: {name!r} cannot be changed; fields that can: {', '.join(allowed)}"
             )
         current = known[name]
-        if isinstance(value, Mapping) and is_dataclass(current) and not isinstance(current, type):
+        if name == "terms":
+            values[name] = _changed_terms(current, value, f"{where}, terms")
+        elif isinstance(value, Mapping) and is_dataclass(current) and not isinstance(current, type):
             values[name] = changed(current, value, f"{where}, {name}")
         elif isinstance(value, Mapping) and (part := _part(recipe, name)) is not None:
             values[name] = _new_part(part, value, f"{where}, {name}")
@@ -110,8 +114,29 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
     return replace(recipe, **values)
 
 
-_CODE = ("terms", "groups", "model", "name")
+_CODE = ("groups", "model", "name")
 """Fields of a recipe that are code, or that identify it."""
+
+
+def _changed_terms(terms: tuple[Term, ...], changes: Any, where: str) -> tuple[Term, ...]:
+    if not isinstance(changes, Mapping):
+        raise RecipeError(
+            f"{where}: expected terms by name, as in {{VoxelMasks: {{}}, ImageMasks: null}}, got "
+            f"{changes!r}"
+        )
+    by_name: dict[str, Any] = {type(term).__name__: term for term in terms}
+    for name, value in changes.items():
+        if name not in TERMS:
+            raise RecipeError(f"{where}: there is no term {name!r}; there are {', '.join(TERMS)}")
+        if value is None:
+            by_name.pop(name, None)
+        elif not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: {name} is {value!r}, expected fields of it, or null")
+        elif name in by_name:
+            by_name[name] = changed(by_name[name], value, f"{where}, {name}")
+        else:
+            by_name[name] = _new_part(TERMS[name], value, f"{where}, {name}")
+    return tuple(by_name.values())
 
 
 def plain_values(value: Any) -> Any:
@@ -129,11 +154,19 @@ def _term(term: Any) -> dict[str, Any]:
     return {type(term).__name__: plain_values(term)}
 
 
+def _by_name(terms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: values for term in terms for name, values in term.items()}
+
+
 def differences(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """The changes that turn plain values into others."""
     changes: dict[str, Any] = {}
     for name, value in other.items():
-        if isinstance(value, Mapping) and isinstance(own[name], Mapping):
+        if name == "terms":
+            before, after = _by_name(own[name]), _by_name(value)
+            if before != after:
+                changes[name] = {**dict.fromkeys(before), **after}
+        elif isinstance(value, Mapping) and isinstance(own[name], Mapping):
             if inner := differences(own[name], value):
                 changes[name] = inner
         elif value != own[name]:
@@ -149,11 +182,9 @@ def as_run_file(recipe: TrainingRecipe) -> str:
         return {n: changeable(v) if isinstance(v, dict) else v for n, v in kept.items()}
 
     values = plain_values(recipe)
-    terms = yaml.safe_dump(values["terms"], sort_keys=False).splitlines()
+    values["terms"] = _by_name(values["terms"])
     document = {"recipe": recipe.name, "changes": changeable(values)}
-    lines = [f"# model {recipe.model}; its loss terms, which only code can change:"]
-    lines += [f"#   {line}" for line in terms]
-    return "\n".join([*lines, str(yaml.safe_dump(document, sort_keys=False))])
+    return f"# model {recipe.model}\n{yaml.safe_dump(document, sort_keys=False)}"
 
 
 def _part(recipe: Any, name: str) -> type | None:
@@ -162,11 +193,20 @@ def _part(recipe: Any, name: str) -> type | None:
     return next((kind for kind in kinds if is_dataclass(kind) and isinstance(kind, type)), None)
 
 
-def _new_part(part: type, values: Mapping[str, Any], where: str) -> Any:
-    try:
-        return part(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
-    except TypeError as error:
-        raise RecipeError(f"{where}: {error}") from error
+def _new_part(part: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A part made from its required values and changed by the others."""
+    own = fields(part)
+    if unknown := [name for name in values if name not in {item.name for item in own}]:
+        raise RecipeError(
+            f"{where}: {unknown[0]!r} cannot be changed; fields that can: "
+            f"{', '.join(item.name for item in own)}"
+        )
+    needed = {f.name for f in own if f.default is MISSING and f.default_factory is MISSING}
+    if missing := sorted(needed - set(values)):
+        raise RecipeError(f"{where}: {', '.join(missing)} must be given")
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in needed}
+    rest = {name: value for name, value in values.items() if name not in needed}
+    return changed(part(**given), rest, where)
 
 
 def _same_kind(current: Any, value: Any) -> bool:

@@ -309,6 +309,21 @@ class ListedVoxels:
         return losses
 
 
+_TERMS: tuple[type[Term], ...] = (
+    VoxelMasks,
+    ImageMasks,
+    DepthCrossEntropy,
+    DepthBinaryCrossEntropy,
+    VoxelCrossEntropy,
+    VoxelFocalLovasz,
+    Velocities,
+    CausalLoss,
+    ListedVoxels,
+)
+TERMS = {term.__name__: term for term in _TERMS}
+"""Every term by the name that run files use."""
+
+
 def full_precision(outputs: Outputs) -> Outputs:
     """The outputs in float32, in which every loss is computed."""
     if not isinstance(outputs, NetOutputs):
