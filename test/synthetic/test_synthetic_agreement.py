@@ -135,15 +135,15 @@ def solid_corners(world) -> NDArray[np.float64]:
     for row, tag in zip(world.shapes, world.tags, strict=True):
         if tag[columns.KIND] == columns.ELLIPSOID:
             heights = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 13))
-            frame_sets = [(circle * np.sqrt(1 - h * h), h) for h in heights]
+            rings = [(circle * np.sqrt(1 - h * h), h) for h in heights]
         else:
             section = square if tag[columns.KIND] == columns.BOX else circle
             shrink = 1 - row[[columns.TAPER_X, columns.TAPER_Y]]
-            frame_sets = [(section, -1.0), (section * shrink, 1.0)]
+            rings = [(section, -1.0), (section * shrink, 1.0)]
         c, s = row[columns.COS], row[columns.SIN]
-        for frame_set, height in frame_sets:
-            x, y = (frame_set * row[[columns.HX, columns.HY]]).T
-            z = np.full(len(frame_set), row[columns.Z] + height * row[columns.HZ])
+        for ring, height in rings:
+            x, y = (ring * row[[columns.HX, columns.HY]]).T
+            z = np.full(len(ring), row[columns.Z] + height * row[columns.HZ])
             world_x, world_y = row[columns.X] + c * x - s * y, row[columns.Y] + s * x + c * y
             corners.append(np.stack([world_x, world_y, z], axis=-1))
     return np.concatenate(corners)
