@@ -32,5 +32,6 @@ if __name__ == "__main__":
     MODELS[SMALL_TOWN_MODEL] = small_town_card()
     if "--ros-args" in sys.argv:
         sys.exit(run_node())
+    session._LINGER_S = 15.0  # its outputs take no seconds, those of full networks do
     session.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
     main()
