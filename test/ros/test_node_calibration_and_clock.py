@@ -201,7 +201,7 @@ def test_a_clock_that_jumps_back_clears_the_history(simulated: SimulatedCar) -> 
     listener.wait_for_status("time", f"{jumps + 1} jumps back")
     assert "the clock jumped by -200.000 s" in listener.values("time")["last_jump"]
     spin_until(
-        simulated.node, lambda: "emptied" in simulated.process.output(), 10, "a line in the log"
+        simulated.node, lambda: "cleared" in simulated.process.output(), 10, "a line in the log"
     )
     message = listener.wait_for_grid(simulated.frame_set())
     assert message.history_length == 0
