@@ -203,7 +203,9 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path, net, published):
     key = "final_conv.weight"
     before = {name: value.clone() for name, value in net.state_dict().items()}
     path = saved(tmp_path, {**published, f"module.{key}": published[key] + 1})
-    with pytest.raises(CheckpointError, match=rf"1 times: {key} and module\.{key}\. Which set"):
+    with pytest.raises(
+        CheckpointError, match=rf"1 times: {key} and module\.{key}\. It is unclear which set"
+    ):
         load_checkpoint(net, CARD, path)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 

@@ -150,7 +150,7 @@ def test_a_chosen_interpreter_is_kept(bare_checkout: Path) -> None:
 
     (venv / "bin/python").unlink()
     (venv / "bin/python").symlink_to(bare_checkout / "removed")
-    assert ".venv/bin/python does not run any more" in make("setup").stderr
+    assert ".venv/bin/python no longer runs" in make("setup").stderr
 
 
 @needs_set_up

@@ -70,7 +70,7 @@ def test_a_bag_of_another_generator_or_without_provenance_is_refused(tmp_path: P
     assert metadata.read_text() != text
     assert "'generator': 0" in str(town_bags(out=bag, drives="0").exception)
     metadata.unlink()
-    assert "names no recipe" in str(town_bags(out=bag, drives="0").exception)
+    assert "has no provenance of a drive" in str(town_bags(out=bag, drives="0").exception)
 
 
 def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -> None:

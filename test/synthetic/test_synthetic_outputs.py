@@ -312,7 +312,7 @@ def test_many_drives_that_do_not_fit_the_disk_end_in_one_line(tmp_path: Path, ba
         (["drive", "--odometry-noise", "0.01"], "needs --bag"),
         (["drive", "--bag", "mcap", "--odometry-noise", "inf"], "must be a finite number"),
         (["drive", "--bag", "mcap", "--lidar", "inf"], "must be a finite number"),
-        (["render", "--time", "99"], "a drive lasts 20 s"),
+        (["render", "--time", "99"], "--time must be 0 to 20 s, the drive's length; got 99"),
         (["render", "--samples", "3"], "1, 2 or 4"),
     ],
 )
