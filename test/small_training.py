@@ -15,35 +15,52 @@ from occ_training.recipe import TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import Clip, TownData, town_dataset
 
+from occ_perception.geometry import VoxelGrid
 from occ_perception.models.card import ModelCard
+from occ_perception.models.checkpoint_keys import OCCSTUDIO_NAMES
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import get_card
+from occ_perception.nets.backbones.timm_backbone import TimmBackboneConfig
+from occ_perception.nets.bev_encoder import BevEncoderConfig, HeightLiftConfig
+from occ_perception.nets.depth_net import DepthNetConfig
+from occ_perception.nets.flow_head import FlowHeadConfig
+from occ_perception.nets.image_encoder import ImageEncoderConfig
+from occ_perception.nets.lift import SoftLiftConfig
+from occ_perception.nets.occupancy_heads import PrototypeHeadConfig
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
+from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
 IMAGE = (176, 99)
 INPUT_SIZE = (64, 176)
 
 
 def small_card(voxels: int = 50, layers: int = 4) -> ModelCard:
-    """``alocc_town`` on 64x176 images, over the same 80 m, with fewer voxels and two past frames.
+    """ALOcc-Flow narrowed, on 64x176 images, over the same 80 m, with two past frames.
 
     Args:
         voxels: along x and y; 50 (1.6 m), 100 (0.8 m) or 200.
         layers: along z; 4 (1.6 m), 8 or 16.
     """
-    card = get_card("alocc_town")
-    grid = card.config.geometry.grid.with_columns((voxels, voxels), 80.0 / voxels)
-    card = card.resized(INPUT_SIZE, grid)
-    full = card.config
-    assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
-    assert full.height is not None and full.flow is not None
-    config = replace(
-        full,
-        temporal=replace(full.temporal, frames=2),
-        height=replace(full.height, voxels=layers),
-        flow=replace(full.flow, first_voxel=layers // 4, last_voxel=layers // 2, reach=2),
+    step = 80.0 / voxels
+    grid = VoxelGrid((-40.0, -40.0, -1.0), (step, step, 6.4), (voxels, voxels, 1))
+    config = OccupancyNetConfig(
+        geometry=ViewGeometry(INPUT_SIZE, DepthBins(1.0, 45.0, 1.0), grid, num_cameras=6),
+        image=ImageEncoderConfig(backbone=TimmBackboneConfig(name="regnetx_002"), channels=96),
+        depth=DepthNetConfig(context_channels=32, in_channels=96, width=96, aspp_channels=32),
+        lift=SoftLiftConfig(),
+        temporal=ConcatHistoryConfig(channels=32, frames=2),
+        encoder=BevEncoderConfig(
+            in_channels=32,
+            widths=(32, 64, 96),
+            blocks=(1, 2, 2),
+            strides=(1, 2, 2),
+            out_channels=80,
+        ),
+        height=HeightLiftConfig(in_channels=80, channels=16, voxels=layers),
+        head=PrototypeHeadConfig(classes=19, channels=16, image_channels=32),
+        flow=FlowHeadConfig(channels=16, first_voxel=layers // 4, last_voxel=layers // 2, reach=2),
     )
-    return replace(card, config=config)
+    return replace(get_card("alocc_town"), config=config, names=OCCSTUDIO_NAMES)
 
 
 def small_recipe(**changes: object) -> TrainingRecipe:

@@ -12,8 +12,8 @@ _SCENE = "scene_his_func_after_vox_his.scene_his_"
 
 OCCSTUDIO_NAMES: NameRules = (
     ("image.backbone.", "img_backbone."),
-    ("image.neck.lateral16.", "img_neck.lateral_convs.0.conv."),
-    ("image.neck.lateral32.", "img_neck.lateral_convs.1.conv."),
+    ("image.neck.lateral_fine.", "img_neck.lateral_convs.0.conv."),
+    ("image.neck.lateral_coarse.", "img_neck.lateral_convs.1.conv."),
     ("image.neck.smooth.", "img_neck.fpn_convs.0.conv."),
     ("depth.reduce.", "depth_net.reduce_conv."),
     ("depth.camera_norm.", "depth_net.bn."),

@@ -56,6 +56,8 @@ class NetInputs:
         previous_images_BN3HW: given in training, where augmentation makes the state's stereo
             feature unusable; None while streaming.
         depth: measured depth, None where there is none.
+        dense: False while training with a loss on drawn voxels alone: the volume comes out instead
+            of the class logits of all voxels.
         motion: true classes that help the flow head to match, while training only.
         history: False while training has not yet switched on the fusion of volumes and depth with
             the past: every frame then counts as the first of a sequence. Matching and flow keep
@@ -68,6 +70,7 @@ class NetInputs:
     bev_augmentation_B33: Tensor
     previous_images_BN3HW: Tensor | None = None
     depth: DepthHint | None = None
+    dense: bool = True
     motion: MotionHint | None = None
     history: bool = True
 
@@ -77,7 +80,8 @@ class NetOutputs:
     """Raw outputs of a dense network; arg-max, label conventions, losses and metrics live outside.
 
     Attributes:
-        logits_BKXYZ: class logits, public axis order.
+        logits_BKXYZ: class logits, public axis order; None where the inputs say so.
+        volume_BCXYZ: what class logits of single voxels are predicted from, instead of them.
         flow_BXYZ2: (vx, vy) m/s along the axes of the grid; None for models without flow, and
             while training.
         flow_features_BCXYZ: what the flow head takes velocity bins of single voxels from, while
@@ -88,7 +92,8 @@ class NetOutputs:
             their graph, while training only (the causal loss differentiates them by the context).
     """
 
-    logits_BKXYZ: Tensor
+    logits_BKXYZ: Tensor | None
+    volume_BCXYZ: Tensor | None = None
     depth_BNDhw: Tensor | None = None
     context_BNChw: Tensor | None = None
     lifted_BCXYZ: Tensor | None = None

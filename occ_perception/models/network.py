@@ -80,6 +80,20 @@ class Network(nn.Module, ABC):
             "ImageMasks out of the recipe"
         )
 
+    def class_logits(self, _features_VC: Tensor) -> Tensor:
+        """Class logits of single voxels, (V, K), for a loss on drawn voxels.
+
+        Args:
+            _features_VC: of V voxels, from the outputs.
+
+        Raises:
+            ValueError: the head looks at more than single voxels.
+        """
+        raise ValueError(
+            f"the head of this {type(self).__name__} cannot be asked for single voxels; replace "
+            "the term DrawnVoxels of the recipe by one over all voxels"
+        )
+
     def velocity_bins(self, _features_VC: Tensor) -> Tensor:
         """Logits over the velocity bins of single voxels, (V, 88, 2), for a loss on velocities.
 

@@ -24,6 +24,7 @@ from occ_perception.nets.bev_encoder import (
     HeightLiftConfig,
 )
 from occ_perception.nets.cameras import PixelRays, camera_code
+from occ_perception.nets.column_flow import ColumnFlow, ColumnFlowConfig
 from occ_perception.nets.depth_net import DepthNetConfig, DepthPrediction
 from occ_perception.nets.flow_head import Flow, FlowHead, FlowHeadConfig
 from occ_perception.nets.image_encoder import ImageEncoderConfig
@@ -42,6 +43,7 @@ from occ_perception.nets.occupancy_heads import (
     PrototypeHead,
     PrototypeHeadConfig,
     PyramidHeadConfig,
+    SoftmaxPrototypeHeadConfig,
 )
 from occ_perception.nets.pose_correction import PoseCorrectionConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
@@ -77,7 +79,7 @@ class OccupancyNetConfig:
         encoder: volume to volume, or map to map.
         height: map to volume, for bird's-eye-view networks.
         head: volume to class logits.
-        flow: volume to velocities.
+        flow: volume, or the map that it is made of, to velocities.
         measured_depth: whether depth that a lidar measured is an input when the network is run;
             while training, any network may be given it.
     """
@@ -98,8 +100,8 @@ class OccupancyNetConfig:
     temporal: ConcatHistoryConfig | GradientFusionConfig | None = None
     encoder: BevEncoderConfig | VoxelEncoderConfig | PyramidEncoderConfig
     height: HeightLiftConfig | None = None
-    head: PrototypeHeadConfig | MlpHeadConfig | PyramidHeadConfig
-    flow: FlowHeadConfig | None = None
+    head: PrototypeHeadConfig | SoftmaxPrototypeHeadConfig | MlpHeadConfig | PyramidHeadConfig
+    flow: FlowHeadConfig | ColumnFlowConfig | None = None
     measured_depth: bool = False
 
     @property
@@ -110,10 +112,11 @@ class OccupancyNetConfig:
             return self.head.output_grid(grid)
         if self.height is None:
             return grid
-        X, Y, _ = grid.dims
+        X, Y, Z = grid.dims
         dx, dy, dz = grid.voxel_size
-        voxels = self.height.voxels
-        return VoxelGrid(grid.lower, (dx, dy, dz / voxels), (X, Y, voxels))
+        voxels, fine = self.height.voxels, self.height.upscale
+        sizes = (dx / fine, dy / fine, dz * Z / voxels)
+        return VoxelGrid(grid.lower, sizes, (fine * X, fine * Y, voxels))
 
     @property
     def history_frames(self) -> int:
@@ -176,13 +179,17 @@ class OccupancyNet(Network):
         self.encoder = config.encoder.build()
         self.height = config.height.build() if config.height else None
         self.head: nn.Module = config.head.build()
-        self.flow = config.flow.build(geometry) if config.flow else None
+        self.flow: FlowHead | ColumnFlow | None = None
+        if isinstance(config.flow, ColumnFlowConfig):
+            self.flow = config.flow.build()
+        elif config.flow is not None:
+            self.flow = config.flow.build(geometry)
 
     @property
     def linear_head(self) -> tuple[HeightLift, PrototypeHead] | None:
         """Height lift and head, where the classes are products with a volume that is read by
         nothing else; None elsewhere."""
-        head, shared = self.head, self.flow is not None
+        head, shared = self.head, isinstance(self.flow, FlowHead)
         if self.height is None or shared or not isinstance(head, PrototypeHead):
             return None
         return self.height, head
@@ -197,6 +204,12 @@ class OccupancyNet(Network):
         if self.image_embed is None or not isinstance(self.head, PrototypeHead):
             return super().image_prototypes()
         return self.head.image_prototypes()
+
+    def class_logits(self, features_VC: Tensor) -> Tensor:
+        """See :meth:`Network.class_logits`."""
+        if not isinstance(self.head, PrototypeHead):
+            return super().class_logits(features_VC)
+        return self.head.class_logits(features_VC)
 
     def velocity_bins(self, features_VC: Tensor) -> Tensor:
         """See :meth:`Network.velocity_bins`."""
@@ -222,7 +235,9 @@ class OccupancyNet(Network):
             stereo=_initial(self.stereo, batch_size, device, dtype),
             geometry=_initial(self.geometry_fusion, batch_size, device, dtype),
             history=_initial(self.temporal, batch_size, device, dtype),
-            flow=_initial(self.flow, batch_size, device, dtype),
+            flow=_initial(
+                self.flow if isinstance(self.flow, FlowHead) else None, batch_size, device, dtype
+            ),
         )
 
     def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
@@ -243,7 +258,8 @@ class OccupancyNet(Network):
         if self.pose is not None:
             cameras = self.pose(features.merged_BNChw, cameras)
         code = camera_code(cameras, augmentation)
-        depth = self.depth(features.merged_BNChw, code, matching)
+        looks = self.depth.heights.rays(cameras) if self.depth.heights is not None else None
+        depth = self.depth(features.merged_BNChw, code, matching, looks)
         surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
         weights_BNDhw = self.occlusion(surface_BNDhw, depth.occluded_BNLhw)
         weights_BNDhw, fused = self._fuse_geometry(
@@ -266,16 +282,18 @@ class OccupancyNet(Network):
         if self.temporal is not None:
             volume, history = self.temporal(volume, state.history, control, augmentation)
 
-        volume = self.encoder(volume)
+        volume = encoded = self.encoder(volume)
         if self.height is not None:
             volume = self.height(volume)
-        logits_BKYXZ = self.head(volume)
         flow, seen = None, None
-        if self.flow is not None:
+        if isinstance(self.flow, ColumnFlow):
+            flow = self.flow(encoded, self.config.output_grid.dims)
+        elif self.flow is not None:
             flow, seen = self.flow(volume, state.flow, inputs.control, augmentation, inputs.motion)
 
         outputs = NetOutputs(
-            logits_BKXYZ=logits_BKYXZ.transpose(2, 3),
+            logits_BKXYZ=self.head(volume).transpose(2, 3) if inputs.dense else None,
+            volume_BCXYZ=None if inputs.dense else volume.transpose(2, 3),
             depth_BNDhw=depth.surface_BNDhw,
             context_BNChw=depth.context_BNChw,
             lifted_BCXYZ=lifted.transpose(2, 3) if self.training else None,

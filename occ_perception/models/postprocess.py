@@ -34,6 +34,7 @@ def labels_of(outputs: Outputs, card: ModelCard) -> Tensor:
     """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous, of any network."""
     if isinstance(outputs, SparseOutputs):
         return sparse_class_map(outputs, card)
+    assert outputs.logits_BKXYZ is not None, "inputs of training have no class map"
     return class_map(outputs.logits_BKXYZ, card)
 
 

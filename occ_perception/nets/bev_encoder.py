@@ -21,7 +21,7 @@ class BevEncoderConfig:
     """Residual stages and the neck that merges all of them.
 
     Attributes:
-        in_channels: width of the incoming map.
+        in_channels: width of the incoming map; of a volume the width times its height in voxels.
         widths, blocks, strides: per stage.
         out_channels: width of the merged map.
     """
@@ -38,7 +38,10 @@ class BevEncoderConfig:
 
 
 class BevEncoder(Part):
-    """Map (B, C, Y, X) to map (B, C', Y, X) with context from coarser scales."""
+    """Map (B, C, Y, X) to map (B, C', Y, X) with context from coarser scales.
+
+    The heights of a volume (B, C, Y, X, Z) become channels, feature by feature.
+    """
 
     runs_in_half = True
 
@@ -50,6 +53,8 @@ class BevEncoder(Part):
         self.neck = BevNeck(config.widths, config.out_channels)
 
     def forward(self, features_BCYX: Tensor) -> Tensor:
+        if features_BCYX.dim() == 5:
+            features_BCYX = features_BCYX.movedim(-1, 2).flatten(1, 2)
         return self.neck(self.backbone(features_BCYX))
 
 
@@ -118,11 +123,15 @@ class HeightLiftConfig:
         in_channels: width of the map.
         channels: width of the volume.
         voxels: number of voxels along z.
+        upscale: voxels of the volume along each side of a voxel of the map.
+        kernel: size of the convolution, odd.
     """
 
     in_channels: int
     channels: int
     voxels: int = 16
+    upscale: int = 1
+    kernel: int = 3
 
     def build(self) -> HeightLift:
         """The module."""
@@ -130,10 +139,11 @@ class HeightLiftConfig:
 
 
 class HeightLift(Part):
-    """Map (B, C, Y, X) to volume (B, C', Y, X, Z): a 3x3 convolution predicts every height.
+    """Map (B, C, Y, X) to volume (B, C', sY, sX, Z): a convolution predicts every height.
 
     FlashOcc (arXiv 2311.12058) calls it channel-to-height. Output channel ``c * Z + z`` of the
-    convolution is feature c at height z.
+    convolution is feature c at height z; with an upscale s, channels become s x s voxels as well
+    (pixel shuffle, arXiv 1609.05158).
     """
 
     runs_in_half = True
@@ -141,7 +151,14 @@ class HeightLift(Part):
     def __init__(self, config: HeightLiftConfig) -> None:
         super().__init__()
         self.shape = (config.channels, config.voxels)
-        self.conv = nn.Conv2d(config.in_channels, config.channels * config.voxels, 3, padding=1)
+        self.upscale = config.upscale
+        out_channels = config.channels * config.voxels * config.upscale**2
+        self.conv = nn.Conv2d(
+            config.in_channels, out_channels, config.kernel, padding=config.kernel // 2
+        )
 
     def forward(self, features_BCYX: Tensor) -> Tensor:
-        return self.conv(features_BCYX).unflatten(1, self.shape).movedim(2, -1)
+        heights = self.conv(features_BCYX)
+        if self.upscale > 1:
+            heights = F.pixel_shuffle(heights, self.upscale)
+        return heights.unflatten(1, self.shape).movedim(2, -1)

@@ -55,7 +55,7 @@ def camera_code(cameras: CameraTensors, bev_augmentation_B33: Tensor) -> Tensor:
 
 
 def feature_pixels(geometry: ViewGeometry, device: torch.device | None = None) -> Tensor:
-    """Input-image pixel (u, v) that each stride-16 feature stands for, (h, w, 2).
+    """Input-image pixel (u, v) that each feature stands for, (h, w, 2).
 
     The lattice spans the image corner to corner, ``linspace(0, W - 1, w)``; it does not sit at
     patch centres.

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.height_depth import HeightToDepth, HeightToDepthConfig, RayGeometry
 from occ_perception.nets.part import Part
 from occ_perception.nets.residual import ResidualBlock2d
 from occ_perception.nets.view_geometry import ViewGeometry
@@ -68,6 +69,7 @@ class DepthNetConfig:
         occluded_bins: length of the occlusion transfer in bins, None for none.
         groups: distributions per pixel, for lifting in groups of channels.
         matching: how a matching distribution comes in, None where there is none.
+        heights: depth from the height of what pixels show, None for none.
     """
 
     context_channels: int
@@ -77,6 +79,7 @@ class DepthNetConfig:
     occluded_bins: int | None = 22
     groups: int = 1
     matching: MatchingEncoderConfig | None = None
+    heights: HeightToDepthConfig | None = None
 
     def build(self, geometry: ViewGeometry) -> DepthNet:
         """The module for a frustum."""
@@ -117,6 +120,9 @@ class DepthNet(Part):
         )
         self.groups = config.groups
         self.depth_logits = nn.Conv2d(width, config.groups * bins, 1)
+        self.heights: HeightToDepth | None = None
+        if config.heights is not None:
+            self.heights = config.heights.build(config.in_channels, width, geometry)
         self.length_branch: nn.Module | None = None
         if config.occluded_bins is not None:
             self.length_branch = nn.Sequential(
@@ -129,9 +135,13 @@ class DepthNet(Part):
         features_BNChw: Tensor,
         code_BN27: Tensor,
         matching_BNDhw: Tensor | None = None,
+        rays: RayGeometry | None = None,
     ) -> DepthPrediction:
         cameras = features_BNChw.shape[:2]
-        reduced = self.reduce(features_BNChw.flatten(0, 1))
+        features_nChw = features_BNChw.flatten(0, 1)
+        if self.heights is not None and rays is not None:
+            features_nChw = features_nChw + self.heights.embed_ray(rays.numbers_BN7hw.flatten(0, 1))
+        reduced = self.reduce(features_nChw)
         code = self.camera_norm(code_BN27.flatten(0, 1))
 
         context = self.context_head(self.context_gate(reduced, code))
@@ -139,7 +149,10 @@ class DepthNet(Part):
         if self.matching is not None and matching_BNDhw is not None:
             seen = torch.cat([gated, self.matching(matching_BNDhw.flatten(0, 1))], dim=1)
         features = self.depth_branch(seen)
-        surface = self._per_group(self.depth_logits(features), cameras).softmax(dim=2)
+        logits = self.depth_logits(features)
+        if self.heights is not None and rays is not None:
+            logits = logits + self.heights(features, rays.bin_BNDhw)
+        surface = self._per_group(logits, cameras).softmax(dim=2)
         occluded = None
         if self.length_branch is not None:
             occluded = self._per_group(self.length_branch(seen).sigmoid(), cameras)

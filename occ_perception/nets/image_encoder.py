@@ -1,6 +1,6 @@
-"""From camera images to one stride-16 feature map per camera, and a finer one for matching.
+"""From camera images to one feature map per camera, and a finer one for matching.
 
-Legend: B batch, N cameras, H, W input pixels, C channels, h, w = H/16, W/16.
+Legend: B batch, N cameras, H, W input pixels, C channels, h, w feature pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.backbones.basic_resnet import BasicResNetConfig
 from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.backbones.swin import SwinConfig
@@ -22,7 +23,7 @@ class ImageFeatures(NamedTuple):
     """What the images of one step look like.
 
     Attributes:
-        merged_BNChw: stride 16, from the neck.
+        merged_BNChw: from the neck, with the stride of the second coarsest map.
         fine_BNChw: the backbone's stride-4 map, None unless it was asked for.
     """
 
@@ -35,12 +36,13 @@ class ImageEncoderConfig:
     """Backbone and the neck that merges its two coarsest maps.
 
     Attributes:
-        backbone: what computes the maps; its strides must end in 16 and 32, and start with 4
-            where a part matches images across time.
+        backbone: what computes the maps; the last of its strides must be twice the one before,
+            which is the stride of the features. The first is 4 where a part matches images
+            across time.
         channels: width of the merged map.
     """
 
-    backbone: ResNetConfig | InternImageConfig | SwinConfig | TimmBackboneConfig
+    backbone: ResNetConfig | BasicResNetConfig | InternImageConfig | SwinConfig | TimmBackboneConfig
     channels: int = 256
 
     def build(self) -> ImageEncoder:
@@ -55,14 +57,15 @@ class ImageEncoder(Part):
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
-        if config.backbone.out_strides[-2:] != (16, 32):
+        fine, coarse = config.backbone.out_strides[-2:]
+        if coarse != 2 * fine:
             raise ValueError(
-                f"the image neck merges strides 16 and 32, the backbone gives "
+                f"the image neck merges a map with one of twice its stride, the backbone gives "
                 f"{config.backbone.out_strides}; set its out_strides"
             )
         self.backbone = config.backbone.build()
-        c16, c32 = self.backbone.out_channels[-2:]
-        self.neck = ImageNeck(c16, c32, config.channels)
+        fine_channels, coarse_channels = self.backbone.out_channels[-2:]
+        self.neck = ImageNeck(fine_channels, coarse_channels, config.channels)
 
     def forward(self, images_BN3HW: Tensor) -> ImageFeatures:
         cameras = images_BN3HW.shape[:2]
@@ -77,18 +80,21 @@ class ImageEncoder(Part):
 
 
 class ImageNeck(nn.Module):
-    """Adds the stride-32 map to the stride-16 one: a feature pyramid (arXiv 1612.03144), one level.
+    """Adds the coarsest map to the one before: a feature pyramid (arXiv 1612.03144), one level.
 
-    ``out = conv3x3(lateral16(m16) + nearest_upsample(lateral32(m32)))``, no norm, no activation.
+    ``out = conv3x3(lateral_fine(fine) + nearest_upsample(lateral_coarse(coarse)))``, no norm, no
+    activation.
     """
 
-    def __init__(self, channels16: int, channels32: int, channels: int) -> None:
+    def __init__(self, fine_channels: int, coarse_channels: int, channels: int) -> None:
         super().__init__()
-        self.lateral16 = nn.Conv2d(channels16, channels, 1)
-        self.lateral32 = nn.Conv2d(channels32, channels, 1)
+        self.lateral_fine = nn.Conv2d(fine_channels, channels, 1)
+        self.lateral_coarse = nn.Conv2d(coarse_channels, channels, 1)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, map16: Tensor, map32: Tensor) -> Tensor:
-        fine = self.lateral16(map16)
-        coarse = F.interpolate(self.lateral32(map32), size=fine.shape[-2:], mode="nearest")
+    def forward(self, fine_map: Tensor, coarse_map: Tensor) -> Tensor:
+        fine = self.lateral_fine(fine_map)
+        coarse = F.interpolate(
+            self.lateral_coarse(coarse_map), size=fine.shape[-2:], mode="nearest"
+        )
         return self.smooth(fine + coarse)

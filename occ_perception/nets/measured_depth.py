@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from occ_perception.nets.view_geometry import FEATURE_STRIDE, ViewGeometry
+from occ_perception.nets.view_geometry import ViewGeometry
 
 
 class MeasuredDepth(NamedTuple):
@@ -27,7 +27,7 @@ class MeasuredDepth(NamedTuple):
 
 
 def measured_depth(depth_BNHW: Tensor, geometry: ViewGeometry) -> MeasuredDepth:
-    """The bin of the nearest measurement in each feature pixel's 16 x 16 input pixels.
+    """The bin of the nearest measurement in each feature pixel's input pixels.
 
     Args:
         depth_BNHW: metres along the optical axis at input resolution, 0 = none.
@@ -35,7 +35,7 @@ def measured_depth(depth_BNHW: Tensor, geometry: ViewGeometry) -> MeasuredDepth:
     """
     nothing = float("inf")
     depth = torch.where(depth_BNHW > 0, depth_BNHW, nothing)
-    nearest_BNhw = -F.max_pool2d(-depth, FEATURE_STRIDE)
+    nearest_BNhw = -F.max_pool2d(-depth, geometry.feature_stride)
     bins = geometry.depth
     bin_BNhw = ((nearest_BNhw - (bins.lower - bins.step)) / bins.step).floor() - 1.0
     number_D = torch.arange(bins.count, device=depth.device)[:, None, None]

@@ -67,6 +67,10 @@ class PrototypeHead(Part):
         logits_BKZYX = torch.einsum("kc,bczyx->bkzyx", prototypes_KC, volume_BCYXZ.movedim(-1, 2))
         return logits_BKZYX.movedim(2, -1)
 
+    def class_logits(self, features_VC: Tensor) -> Tensor:
+        """Logits (V, K) of single voxels."""
+        return F.linear(features_VC, self.prototypes())
+
     def prototypes(self) -> Tensor:
         """(K, C), which the volume is multiplied by."""
         return self.voxel_embed(self.norm(self.query.weight))
@@ -81,6 +85,39 @@ class PrototypeHead(Part):
             raise RuntimeError("this head has no image prototypes: image_channels is None")
         prototypes: Tensor = self.image_embed(self.norm(self.query.weight))
         return prototypes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxPrototypeHeadConfig(PrototypeHeadConfig):
+    """Classes and widths as there; classes exclude each other."""
+
+    class_scores: ClassVar[str] = "softmax"
+
+    def build(self) -> SoftmaxPrototypeHead:
+        """The module."""
+        return SoftmaxPrototypeHead(self)
+
+
+class SoftmaxPrototypeHead(PrototypeHead):
+    """Prototypes whose products are logits of a softmax, with a bias per class.
+
+    Masks compare every class with the rest, and a sigmoid does; cross entropies over classes drive
+    logits beyond what a sigmoid can tell apart in single precision. The bias is trained with the
+    rest, and can be set afterwards: the class of largest probability is not what the intersection
+    over union of rare classes is best with.
+    """
+
+    def __init__(self, config: SoftmaxPrototypeHeadConfig) -> None:
+        super().__init__(config)
+        self.bias = nn.Parameter(torch.zeros(config.classes))
+
+    def forward(self, volume_BCYXZ: Tensor) -> Tensor:
+        """Logits (B, K, Y, X, Z)."""
+        return super().forward(volume_BCYXZ) + self.bias.view(-1, 1, 1, 1)
+
+    def class_logits(self, features_VC: Tensor) -> Tensor:
+        """Logits (V, K) of single voxels."""
+        return super().class_logits(features_VC) + self.bias
 
 
 def _embedding(channels: int, out_channels: int) -> nn.Sequential:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
 
-FEATURE_STRIDE = 16
-
 
 @dataclass(frozen=True)
 class DepthBins:
@@ -43,18 +41,20 @@ class ViewGeometry:
         depth: bins of the frustum.
         grid: voxels of the lifted volume; one voxel high for bird's-eye-view networks.
         num_cameras: cameras of the rig the network is for.
+        feature_stride: input pixels per feature pixel, along each axis.
     """
 
     input_size: tuple[int, int]
     depth: DepthBins
     grid: VoxelGrid
     num_cameras: int
+    feature_stride: int = 16
 
     @property
     def feature_size(self) -> tuple[int, int]:
-        """Height and width of the stride-16 features."""
+        """Height and width of the features that are lifted."""
         height, width = self.input_size
-        return height // FEATURE_STRIDE, width // FEATURE_STRIDE
+        return height // self.feature_stride, width // self.feature_stride
 
     @property
     def flat(self) -> bool:

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from occ_perception.models.network import Network
 from occ_perception.models.occupancy_net import OccupancyNet
+from occ_perception.nets.occupancy_heads import SoftmaxPrototypeHead
 from occ_perception.nets.part import Part
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
@@ -93,12 +94,14 @@ def merge_head(net: Network) -> bool:
         return False
     height, head = net.linear_head
     prototypes_KC = head.prototypes().double()
-    channels, voxels = height.shape
-    conv: Any = height.conv
+    (channels, voxels), conv = height.shape, cast(Any, height.conv)
+    per_channel = voxels * height.upscale**2
     weight = torch.einsum(
-        "kc,czihw->kzihw", prototypes_KC, conv.weight.double().unflatten(0, (channels, voxels))
+        "kc,czihw->kzihw", prototypes_KC, conv.weight.double().unflatten(0, (channels, per_channel))
     )
-    bias = prototypes_KC @ conv.bias.double().view(channels, voxels)
+    bias = prototypes_KC @ conv.bias.double().view(channels, per_channel)
+    if isinstance(head, SoftmaxPrototypeHead):
+        bias = bias + head.bias.double()[:, None]
     conv.out_channels = bias.numel()
     _set(conv, weight.flatten(0, 1), bias.flatten())
     height.shape = (len(prototypes_KC), voxels)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 
+from occ_perception.nets.backbones.basic_resnet import BasicResNetConfig
 from occ_perception.nets.backbones.internimage import InternImageConfig
 from occ_perception.nets.backbones.resnet import ResNetConfig
 from occ_perception.nets.backbones.swin import PatchMerging, SwinConfig, WindowAttention, Windows
@@ -53,8 +56,8 @@ def test_timm_backbone_without_the_stride_is_refused_by_name():
 
 
 def test_image_encoder_refuses_a_backbone_with_the_wrong_strides():
-    with pytest.raises(ValueError, match="strides 16 and 32"):
-        ImageEncoderConfig(backbone=ResNetConfig(out_strides=(8, 16))).build()
+    with pytest.raises(ValueError, match="a map with one of twice its stride"):
+        ImageEncoderConfig(backbone=ResNetConfig(out_strides=(4, 16))).build()
 
 
 SMALL = {
@@ -134,3 +137,17 @@ def test_merging_keeps_the_four_pixels_of_a_channel_together():
     tokens = torch.tensor([[[[1.0, 10.0], [2.0, 20.0]], [[3.0, 30.0], [4.0, 40.0]]]])
     net(tokens)
     assert seen[0].flatten().tolist() == [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]
+
+
+def test_a_small_resnet_gives_maps_of_the_strides_it_was_asked_for():
+    config = BasicResNetConfig(stem=6, widths=(8, 12, 16), blocks=(1, 2, 1), out_strides=(8, 16))
+    net = config.build().eval()
+    with torch.no_grad():
+        maps = net(torch.randn(2, 3, 64, 96))
+        assert [tuple(m.shape) for m in maps] == [(2, 12, 8, 12), (2, 16, 4, 6)]
+        torch.testing.assert_close(
+            net.fine(torch.ones(1, 3, 32, 32)), net(torch.ones(1, 3, 32, 32))[0]
+        )
+    assert net.out_channels == (12, 16)
+    with pytest.raises(ValueError, match=r"no stage has stride \[32\]; there are \[4, 8, 16\]"):
+        replace(config, out_strides=(16, 32)).build()

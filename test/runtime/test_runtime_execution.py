@@ -120,7 +120,7 @@ HALF = {"image", "depth", "encoder", "head"}
         ("causal_bevdetocc", HALF | {"pre"}),
         ("causal_alocc_3d_16f", HALF | {"pre"}),
         ("sparseocc", {"image"}),
-        ("alocc_town", HALF | {"height"}),
+        ("alocc_town", HALF | {"height", "flow"}),
     ],
 )
 def test_parts_that_may_run_in_half_precision_say_so(name: str, parts: set[str]) -> None:

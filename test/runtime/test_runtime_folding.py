@@ -75,8 +75,7 @@ FOLDED = {
     "alocc_2d_mini": Rewriting(norms=88, head_merged=True, channels_last=True),
     "alocc_2d_mini_nomask": Rewriting(norms=88, head_merged=True, channels_last=True),
     "alocc_2d_mini_surroundocc": Rewriting(norms=88, head_merged=True, channels_last=True),
-    # Norms of its RegNet apply an activation as well.
-    "alocc_town": Rewriting(norms=32, channels_last=True),
+    "alocc_town": Rewriting(norms=37, head_merged=True, channels_last=True),
     "fbocc": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),
     "fbocc_nomask": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),
     "fbocc_gf": Rewriting(norms=91, kept=BackwardProjection.keeps_memory_order),

@@ -51,21 +51,18 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
 
 def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
     store_recipe(tmp_path, RECIPES["alocc_town"]())
-    with pytest.raises(PackError, match=r"is at step 0 of 12000: `occ-train fit alocc_town --out"):
+    with pytest.raises(PackError, match=r"is at step 0 of 6000: `occ-train fit alocc_town --out"):
         pack(tmp_path, tmp_path / "frames", "cpu", 1, False, print)
 
 
 @pytest.mark.slow
 def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
-    card = small_card()
-    recipe = RECIPES["alocc_town"]().lasting(300 * 16)
-    optimiser = replace(recipe.optimiser, lr=2e-3)
-    recipe = replace(
-        recipe, town=None, batch=1, image=None, bev=None, gate=None, optimiser=optimiser, workers=0
-    )
+    card = small_town_card()
+    recipe = RECIPES["alocc_town"]().lasting(300 * 4)
+    recipe = replace(recipe, town=None, batch=1, image=None, bev=None, gate=None)
     index = town_index(drives=1, frames=2)
     scores = []
-    for weights in (None, fit_two(recipe, index, tmp_path)):
+    for weights in (None, fit_two(recipe, card, index, tmp_path)):
         net = card.build()
         if weights is not None:
             load_checkpoint(net, card, weights)
@@ -80,8 +77,13 @@ def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
     assert after["mIoU"] > 0.3 and after["IoU"] > 0.5
 
 
-def fit_two(recipe, index, out: Path) -> Path:
-    card = small_card()
+def small_town_card():
+    """The shipped network on images of 64x176 and voxels of 0.8 m, lifted to some of 1.6 m."""
+    full = get_card("alocc_town")
+    return full.resized((64, 176), full.config.geometry.grid.with_columns((50, 50), 1.6))
+
+
+def fit_two(recipe, card, index, out: Path) -> Path:
     dataset = OccupancyDataset(index, card, recipe.sample_options(card))
     return fit(recipe, dataset, out, card=card, accelerator="cpu", progress=False)
 
@@ -124,7 +126,7 @@ def test_the_command_survives_a_kill_and_its_checkpoint_loads(tmp_path, monkeypa
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores["scores"]) == ["with history", "without history", "nothing moves"]
     assert scores["scores"]["with history"]["frames"] == 2
-    assert installed.stat().st_size < 12e6
+    assert installed.stat().st_size < 4e6
     with safe_open(installed, "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} >= {torch.float16}  # noqa: SIM118
     assert load_model("alocc_town").report.problems == []

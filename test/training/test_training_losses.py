@@ -215,7 +215,7 @@ def test_without_measurements_the_loss_is_zero_and_not_nan(loss) -> None:
 def test_pixels_take_the_label_of_their_nearest_point() -> None:
     _, depth = depth_example()
     labels = torch.where(depth > 0, torch.randint(0, 17, depth.shape, generator=random(4)), 255)
-    got = nearest_point_labels(depth, labels)
+    got = nearest_point_labels(depth, labels, 16)
     for b, n, y, x in np.ndindex(2, 2, 2, 3):
         window = (b, n, slice(16 * y, 16 * y + 16), slice(16 * x, 16 * x + 16))
         voxel, names = depth[window].numpy(), labels[window].numpy()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from occ_training.losses.classes import class_frequencies
 from occ_training.losses.matching import covered_labels, listed_voxel_loss, matched_losses
+from occ_training.losses.terms import DrawnVoxels, SupervisedStep
 from occ_training.losses.voxels import (
     away_from_ends,
     cross_entropy,
@@ -19,6 +22,8 @@ from occ_training.losses.voxels import (
     semantic_scale,
     supervised,
 )
+
+from occ_perception.models.zoo import get_card
 
 
 def random(seed: int) -> torch.Generator:
@@ -211,3 +216,45 @@ def test_matching_is_the_cheapest_of_all_assignments() -> None:
         hit = wanted.get(q) == k
         total += -0.25 * (1 - s) ** 2 * math.log(s) if hit else -0.75 * s**2 * math.log(1 - s)
     assert got.classes.item() == pytest.approx(4 * total, rel=1e-4)
+
+
+# --- drawn voxels ---------------------------------------------------------------------------------
+
+
+def test_drawn_voxels_have_the_logits_and_labels_of_their_places() -> None:
+    """With labels that tell the place, and a volume that does as well, in one small volume."""
+    volume = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(1, 2, 3, 4, 5)
+    labels = torch.arange(60).view(1, 3, 4, 5) % 17
+    labels[0, 0] = 255
+    net = SimpleNamespace(class_logits=lambda rows: rows)
+    batch = SimpleNamespace(labels_BXYZ=labels, indices=(3,))
+    outputs = SimpleNamespace(volume_BCXYZ=volume)
+    step = SupervisedStep(
+        net=net, card=get_card("alocc_town"), batch=batch, outputs=outputs, seed=0
+    )
+    rows, targets = DrawnVoxels(points=500)._drawn(step)
+    assert rows.shape == (500, 2)
+    places = rows[:, 0].long()
+    assert places.min() >= 20 and len(places.unique()) == 40  # none without a label, every other
+    assert torch.equal(targets, places % 17 + 1)
+    torch.testing.assert_close(rows[:, 1] - rows[:, 0], torch.full((500,), 60.0))
+
+
+def test_class_weights_of_drawn_voxels_have_the_mean_one() -> None:
+    """Uniform logits: the weighted cross entropy of voxels as frequent as the classes is ln K."""
+    card = get_card("alocc_town")
+    counts = (
+        (class_frequencies("occ3d") / class_frequencies("occ3d").sum() * 200_000).round().long()
+    )
+    labels = torch.repeat_interleave(torch.arange(18), counts).view(1, -1, 1, 1)
+    net = SimpleNamespace(class_logits=lambda rows: torch.zeros(len(rows), 19))
+    step = SupervisedStep(
+        net=net,
+        card=card,
+        batch=SimpleNamespace(labels_BXYZ=labels, indices=(0,)),
+        outputs=SimpleNamespace(volume_BCXYZ=torch.zeros(1, 1, *labels.shape[1:])),
+        seed=0,
+    )
+    losses = DrawnVoxels(points=100_000)(step)
+    assert float(losses["voxel_ce"]) == pytest.approx(math.log(19), rel=0.02)
+    assert set(losses) == {"voxel_ce", "voxel_semantic", "voxel_geometric", "voxel_lovasz"}

@@ -6,7 +6,7 @@ number of processes, because history never crosses sequences and all counts are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from occ_perception.atomic import atomic_path
 from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.card import ModelCard
+from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
 from occ_perception.models.postprocess import labels_of
 from occ_perception.models.zoo import get_card
@@ -213,22 +214,9 @@ def evaluate_frames(
     Returns:
         Positions of the frames, in the order of evaluation.
     """
-    runs = group_frames(dataset.groups_F)
-    order = [i for g in (range(len(runs)) if groups is None else groups) for i in runs[g]]
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=[[index] for index in order],
-        collate_fn=collate,
-        num_workers=workers,
-    )
-    state, position = net.initial_state(1, device), 0
-    depth_rate = 1.0 if card.measures_depth else None
-    for number, loaded in enumerate(loader, start=1):
-        batch = loaded.to(device)
-        position = 0 if bool(loaded.start_B[0]) else position
-        inputs = batch.inputs(torch.tensor([position], device=device), depth_rate)
-        outputs, state = net(inputs, state)
-        position += 1
+    order = frame_order(dataset, groups)
+    predicted = predict_frames(net, card, dataset, order, device, workers)
+    for number, (loaded, outputs) in enumerate(predicted, start=1):
         labels = labels_of(outputs, card)[0].cpu()
         flow = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].half().cpu()
         evaluation.update(labels, frame_truth(loaded), flow)
@@ -237,6 +225,48 @@ def evaluate_frames(
         if on_frame is not None:
             on_frame(number)
     return order
+
+
+def frame_order(dataset: SequenceDataset, groups: Sequence[int] | None = None) -> list[int]:
+    """Positions of the frames of some groups, None = all, group by group in the order of time."""
+    runs = group_frames(dataset.groups_F)
+    return [i for g in (range(len(runs)) if groups is None else groups) for i in runs[g]]
+
+
+@torch.no_grad()
+def predict_frames(
+    net: Network,
+    card: ModelCard,
+    dataset: SequenceDataset,
+    order: Sequence[int],
+    device: torch.device,
+    workers: int = 0,
+) -> Iterator[tuple[Batch, Outputs]]:
+    """Every frame as a batch of one on the CPU, and what a network makes of it with its history.
+
+    Args:
+        net: in evaluation mode, on ``device``.
+        card: its model.
+        dataset: frames without augmentation.
+        order: positions, as from :func:`frame_order`.
+        device: where the network is.
+        workers: processes that load frames in the background.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=[[index] for index in order],
+        collate_fn=collate,
+        num_workers=workers,
+    )
+    state, position = net.initial_state(1, device), 0
+    depth_rate = 1.0 if card.measures_depth else None
+    for loaded in loader:
+        batch = loaded.to(device)
+        position = 0 if bool(loaded.start_B[0]) else position
+        inputs = batch.inputs(torch.tensor([position], device=device), depth_rate)
+        outputs, state = net(inputs, state)
+        position += 1
+        yield loaded, outputs
 
 
 def frame_truth(batch: Batch) -> FrameTruth:

@@ -22,7 +22,6 @@ from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.zoo import get_card
-from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig
 from occ_perception.synthetic import Drive, DriveSensors, Town
 from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.records import FrameRecord
@@ -30,7 +29,7 @@ from occ_training.data.sample import collate
 from occ_training.evaluate import evaluate_frames, evaluation_options, frame_truth
 from occ_training.fit import fit
 from occ_training.losses.masks import MaskLossConfig
-from occ_training.losses.terms import DepthCrossEntropy, ImageMasks, Velocities, VoxelMasks
+from occ_training.losses.terms import DepthCrossEntropy, DrawnVoxels, ImageMasks, Velocities
 from occ_training.optimiser import Optimiser
 from occ_training.recipe import TrainingRecipe
 from occ_training.schedules import Averaging, LearningRate
@@ -70,7 +69,7 @@ class OverfitResult:
 
 
 def small_town_card(voxels: int) -> ModelCard:
-    """``alocc_town`` on 64x176 images over the same 80 m, with cubic voxels and one past frame.
+    """``alocc_town`` on 64x176 images over the same 80 m, with cubic voxels.
 
     Args:
         voxels: along x and y: 50 (1.6 m), 100 (0.8 m) or 200 (0.4 m).
@@ -82,18 +81,15 @@ def small_town_card(voxels: int) -> ModelCard:
         raise OptionError(f"voxels must be 50, 100 or 200, got {voxels}")
     layers = voxels * 16 // 200
     card = get_card("alocc_town")
-    grid = card.config.geometry.grid.with_columns((voxels, voxels), 80.0 / voxels)
-    card = card.resized(_INPUT_SIZE, grid)
     full = card.config
-    assert isinstance(full, OccupancyNetConfig) and isinstance(full.temporal, ConcatHistoryConfig)
-    assert full.height is not None and full.flow is not None
-    config = replace(
-        full,
-        temporal=replace(full.temporal, frames=1),
-        height=replace(full.height, voxels=layers),
-        flow=replace(full.flow, first_voxel=layers // 5, last_voxel=layers // 2),
-    )
-    return replace(card, config=config)
+    assert isinstance(full, OccupancyNetConfig) and full.height is not None
+    height = full.height
+    columns = voxels // height.upscale  # of the lifted volume
+    grid = full.geometry.grid.with_columns((columns, columns), 80.0 / columns)
+    small = card.resized(_INPUT_SIZE, grid)
+    assert isinstance(small.config, OccupancyNetConfig)
+    config = replace(small.config, height=replace(height, voxels=layers))
+    return replace(small, config=config)
 
 
 def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
@@ -102,7 +98,7 @@ def overfit_recipe(steps: int, precision: str) -> TrainingRecipe:
         name="overfit",
         model="alocc_town",
         terms=(
-            VoxelMasks(points=MaskLossConfig(points=4000)),
+            DrawnVoxels(points=10_000),
             ImageMasks(points=MaskLossConfig(points=100)),
             DepthCrossEntropy(),
             Velocities(),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from occ_perception.atomic import atomic_path, write_whole
 from occ_perception.errors import OccError
@@ -15,14 +17,19 @@ from occ_perception.metrics import Evaluation, Report
 from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.zoo import get_card
+from occ_perception.runtime.weights import load_model
 from occ_training.checkpoints import WEIGHTS_FILE, finished_checkpoints, step_of
+from occ_training.class_bias import draw_logits, fit_class_bias
+from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.sample import collate
-from occ_training.evaluate import EvaluationTask, evaluate, frame_truth
+from occ_training.evaluate import EvaluationTask, evaluate, evaluation_options, frame_truth
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, stored_recipe
-from occ_training.town import town_dataset
+from occ_training.town import TownData, town_dataset
 
 SCORES_FILE, REPORT_FILE = "scores.json", "report.md"
+# The bias of a softmax head, which is fitted; and voxels per frame that it is fitted to.
+_BIAS, _FITTED_POINTS = "head.bias", 40_000
 _PARTS = ("camera_mask", "rays_and_flow")
 _MEANS = (
     ("camera_mask", "mIoU"),
@@ -67,7 +74,12 @@ def pack(
             f"package; use {checkpoints[-1] / WEIGHTS_FILE} with `occ run --weights`"
         )
     weights = run / f"{card.name}.safetensors"
-    write_half(checkpoints[-1] / WEIGHTS_FILE, card, weights)
+    trained = checkpoints[-1] / WEIGHTS_FILE
+    tensors = load_file(trained)
+    if _BIAS in tensors:
+        change = _fitted_bias(card, trained, recipe.town, frames, device, log)
+        tensors[_BIAS] = tensors[_BIAS] + change
+    write_half(tensors, card, weights)
     index = town_dataset(frames, "test", recipe.town.clips("test"), recipe.town, log=log)
     tasks = {
         title: EvaluationTask(
@@ -98,7 +110,26 @@ def pack(
     return text
 
 
-def write_half(source: Path, card: ModelCard, path: Path) -> None:
+def _fitted_bias(
+    card: ModelCard,
+    weights: Path,
+    town: TownData,
+    frames: Path,
+    device: str,
+    log: Callable[[str], None],
+) -> Tensor:
+    """What to add to the class bias of a head, fitted to the validation split."""
+    index = town_dataset(frames, "validation", town.clips("validation"), town, log=log)
+    options = replace(evaluation_options(card, parts=("camera_mask",)), ignore_unseen="camera")
+    loaded = load_model(card.name, weights, device=device)
+    dataset = OccupancyDataset(index, card, options)
+    drawn = draw_logits(loaded.net, card, dataset, _FITTED_POINTS)
+    change_C = fit_class_bias(drawn, card.labels)
+    log("class biases: " + ", ".join(f"{value:+.1f}" for value in change_C.tolist()))
+    return torch.cat([torch.zeros(1), change_C])
+
+
+def write_half(tensors: Mapping[str, Tensor], card: ModelCard, path: Path) -> None:
     """Write parameters in half and statistics in single precision.
 
     The statistics of the camera code reach a million, beyond the range of half precision.
@@ -106,12 +137,11 @@ def write_half(source: Path, card: ModelCard, path: Path) -> None:
     with torch.device("meta"):
         net = card.build()
     parameters = {checkpoint_key(name, card.names) for name, _ in net.named_parameters()}
-    tensors = {
-        name: tensor.half() if name in parameters else tensor
-        for name, tensor in load_file(source).items()
+    halved = {
+        name: tensor.half() if name in parameters else tensor for name, tensor in tensors.items()
     }
     with atomic_path(path) as unfinished:
-        save_file(tensors, unfinished, metadata={"format": "pt", "model": card.name})
+        save_file(halved, unfinished, metadata={"format": "pt", "model": card.name})
 
 
 def _zero_flow_report(task: EvaluationTask, card: ModelCard) -> Report:

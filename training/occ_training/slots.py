@@ -48,6 +48,7 @@ class Slots:
         depth_rate: float | None = None,
         motion_rate: float = 0.0,
         history: bool = True,
+        dense: bool = True,
     ) -> Outputs:
         """The network's outputs on the next frame of each slot; updates the state.
 
@@ -59,6 +60,7 @@ class Slots:
                 :class:`occ_perception.models.inputs.MotionHint`; labels are stored for the next
                 step while it is not 0.
             history: whether volumes are fused with the past.
+            dense: whether class logits of all voxels are wanted, or the volume instead.
 
         Raises:
             ValueError: measured depth is needed, and the batch has none.
@@ -70,7 +72,9 @@ class Slots:
             self.position_B = torch.zeros(len(batch), dtype=torch.long, device=device)
         position_B = torch.where(batch.start_B, 0, self.position_B)
         motion = self._motion(batch, motion_rate) if motion_rate > 0.0 else None
-        inputs = replace(batch.inputs(position_B, depth_rate), history=history, motion=motion)
+        inputs = replace(
+            batch.inputs(position_B, depth_rate), history=history, dense=dense, motion=motion
+        )
         outputs: Outputs
         outputs, state = self._net(inputs, self.state)
         self.state, self.position_B = detach_state(state), position_B + 1

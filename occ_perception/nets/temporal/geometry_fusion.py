@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from occ_perception.nets.cameras import CameraTensors, feature_pixels, project, unproject
 from occ_perception.nets.measured_depth import MeasuredDepth
 from occ_perception.nets.temporal.step import StepControl
-from occ_perception.nets.view_geometry import FEATURE_STRIDE, ViewGeometry
+from occ_perception.nets.view_geometry import ViewGeometry
 
 _NEAREST_DEPTH = 1e-3
 
@@ -154,12 +154,12 @@ class GeometryFusion(nn.Module):
             state.image_translation_BN3.flatten(0, 1),
         )
         depth = points[2]
-        height, width = self.geometry.feature_size
+        stride, (height, width) = self.geometry.feature_stride, self.geometry.feature_size
         first, last = self.depths_D[0], self.depths_D[-1]
         place = torch.stack(
             [
-                u / (FEATURE_STRIDE * width - 1.0) * 2.0 - 1.0,
-                v / (FEATURE_STRIDE * height - 1.0) * 2.0 - 1.0,
+                u / (stride * width - 1.0) * 2.0 - 1.0,
+                v / (stride * height - 1.0) * 2.0 - 1.0,
                 (depth - first) / (last - first) * 2.0 - 1.0,
             ],
             dim=-1,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from occ_perception.nets.measured_depth import measured_depth
-from occ_perception.nets.view_geometry import FEATURE_STRIDE, ViewGeometry
+from occ_perception.nets.view_geometry import ViewGeometry
 from occ_training.losses.processes import mean_of, mean_over_processes
 
 _LOG_FLOOR = 1e-8
@@ -51,16 +51,17 @@ def depth_binary_cross_entropy(
     return total / pixels.clamp(min=1.0)
 
 
-def nearest_point_labels(depth_BNHW: Tensor, labels_BNHW: Tensor) -> Tensor:
-    """(B, N, h, w) int64 label of the nearest point in each feature pixel's 16 x 16 pixels.
+def nearest_point_labels(depth_BNHW: Tensor, labels_BNHW: Tensor, stride: int) -> Tensor:
+    """(B, N, h, w) int64 label of the nearest point among each feature pixel's input pixels.
 
     Args:
         depth_BNHW: metres, 0 = no point.
         labels_BNHW: class id at the points, 255 elsewhere.
+        stride: input pixels per feature pixel, along each axis.
     """
-    distance = _patches(torch.where(depth_BNHW > 0, depth_BNHW, _FAR))
+    distance = _patches(torch.where(depth_BNHW > 0, depth_BNHW, _FAR), stride)
     nearest = distance.argmin(dim=-1, keepdim=True)
-    return _patches(labels_BNHW.long()).gather(-1, nearest)[..., 0]
+    return _patches(labels_BNHW.long(), stride).gather(-1, nearest)[..., 0]
 
 
 def image_logits(context_BNChw: Tensor, prototypes_KC: Tensor) -> Tensor:
@@ -68,8 +69,7 @@ def image_logits(context_BNChw: Tensor, prototypes_KC: Tensor) -> Tensor:
     return torch.einsum("kc,bnchw->bknhw", prototypes_KC.float(), context_BNChw.float())
 
 
-def _patches(maps_BNHW: Tensor) -> Tensor:
-    """(B, N, h, w, 256): the input pixels of each feature pixel, row by row."""
-    s = FEATURE_STRIDE
+def _patches(maps_BNHW: Tensor, s: int) -> Tensor:
+    """(B, N, h, w, s * s): the input pixels of each feature pixel, row by row."""
     blocks: Tensor = maps_BNHW.unflatten(3, (-1, s)).unflatten(2, (-1, s))
     return blocks.transpose(3, 4).flatten(-2)

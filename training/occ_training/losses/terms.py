@@ -21,7 +21,7 @@ from occ_training.data.records import DatasetError
 from occ_training.data.sample import Batch
 from occ_training.losses import voxels
 from occ_training.losses.causal import causal_loss
-from occ_training.losses.classes import head_targets, log_weights
+from occ_training.losses.classes import class_frequencies, head_targets, log_weights
 from occ_training.losses.flow import flow_losses, moving_voxels
 from occ_training.losses.image_branch import (
     depth_binary_cross_entropy,
@@ -83,7 +83,8 @@ class SupervisedStep:
                 "this recipe supervises images with classes of lidar points, and the samples "
                 "have none; add point classes to the data set, or leave the term out of the recipe"
             )
-        return head_targets(nearest_point_labels(depth, semantics))
+        stride = self.card.config.geometry.feature_stride
+        return head_targets(nearest_point_labels(depth, semantics, stride))
 
     @property
     def measured_depth_BNHW(self) -> Tensor:
@@ -221,6 +222,65 @@ class VoxelFocalLovasz:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawnVoxels:
+    """Cross entropy, both scale losses and Lovász over voxels drawn at random.
+
+    A few per cent of the voxels teach as much as all of them, and the head computes nothing else.
+
+    Attributes:
+        points: voxels per frame, drawn among those with a label.
+        exponent: a class of frequency f has the weight ``f ** -exponent`` in the cross entropy,
+            scaled so that its mean over all voxels is one.
+        semantic, geometric, lovasz: weights of the other losses.
+        lovasz_every: the Lovász loss, which sorts, is taken over every so many of the voxels.
+    """
+
+    contents: ClassVar[tuple[Content, ...]] = ("labels",)
+    points: int = 30_000
+    exponent: float = 0.25
+    semantic: float = 0.3
+    geometric: float = 0.5
+    lovasz: float = 1.0
+    lovasz_every: int = 3
+
+    def __call__(self, step: SupervisedStep) -> Losses:
+        """``voxel_ce``, ``voxel_semantic``, ``voxel_geometric`` and ``voxel_lovasz``."""
+        logits_VK, targets_V = self._drawn(step)
+        frequencies_C = class_frequencies(step.card.label_set)
+        weights_C = (frequencies_C / frequencies_C.sum()) ** -self.exponent
+        weights_C = weights_C / (weights_C * frequencies_C).sum() * frequencies_C.sum()
+        weights_K = torch.cat([torch.zeros(1), weights_C.float()]).to(logits_VK.device)
+        few = slice(None, None, self.lovasz_every)
+        lovasz = voxels.lovasz_softmax(logits_VK[few], targets_V[few])
+        return {
+            "voxel_ce": voxels.cross_entropy(logits_VK, targets_V, weights_K),
+            "voxel_semantic": self.semantic * voxels.semantic_scale(logits_VK, targets_V),
+            "voxel_geometric": self.geometric * voxels.geometric_scale(logits_VK, targets_V),
+            "voxel_lovasz": self.lovasz * lovasz,
+        }
+
+    def _drawn(self, step: SupervisedStep) -> tuple[Tensor, Tensor]:
+        volume_BCXYZ = step.outputs.volume_BCXYZ
+        generators = step.generators("drawn voxels", volume_BCXYZ.device)
+        features, targets = [], []
+        for volume, target, generator in zip(
+            volume_BCXYZ, step.targets_BXYZ, generators, strict=True
+        ):
+            x, y, z = (target != UNKNOWN_CLASS).nonzero().unbind(1)
+            if not len(x):
+                continue
+            pick = torch.randint(len(x), (self.points,), generator=generator, device=x.device)
+            x, y, z = x[pick], y[pick], z[pick]
+            features.append(volume[:, x, y, z].T)
+            targets.append(target[x, y, z])
+        if not features:
+            raise DatasetError(
+                "no voxel of this batch has a label; see ignore_unseen of the recipe"
+            )
+        return step.net.class_logits(torch.cat(features)).float(), torch.cat(targets)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Velocities:
     """Velocity bins, squared error and direction (ALOcc-Flow)."""
 
@@ -316,6 +376,7 @@ _TERMS: tuple[type[Term], ...] = (
     DepthBinaryCrossEntropy,
     VoxelCrossEntropy,
     VoxelFocalLovasz,
+    DrawnVoxels,
     Velocities,
     CausalLoss,
     ListedVoxels,

@@ -27,9 +27,11 @@ def supervised(logits_BKXYZ: Tensor, targets_BXYZ: Tensor) -> tuple[Tensor, Tens
     return torch.where(logits_VK.isfinite(), logits_VK, 0.0), targets_BXYZ[has_label]
 
 
-def cross_entropy(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
-    """Plain mean cross entropy (BEVDetOcc)."""
-    total = F.cross_entropy(logits_VK, targets_V, reduction="sum")
+def cross_entropy(
+    logits_VK: Tensor, targets_V: Tensor, class_weights_K: Tensor | None = None
+) -> Tensor:
+    """Mean cross entropy (BEVDetOcc): the sum with class weights over the number of voxels."""
+    total = F.cross_entropy(logits_VK, targets_V, class_weights_K, reduction="sum")
     return mean_of(total, torch.tensor(float(len(targets_V)), device=total.device))
 
 
