@@ -38,7 +38,7 @@ def alocc_town() -> OccupancyNetConfig:
         ),
         image=ImageEncoderConfig(
             backbone=BasicResNetConfig(
-                stem=24, widths=(32, 64, 112), blocks=(1, 2, 2), out_strides=(8, 16)
+                stem=24, widths=(32, 64, 104), blocks=(1, 2, 2), out_strides=(8, 16)
             ),
             channels=_IMAGE_CHANNELS,
         ),
