@@ -179,11 +179,7 @@ class OccupancyNet(Network):
         self.encoder = config.encoder.build()
         self.height = config.height.build() if config.height else None
         self.head: nn.Module = config.head.build()
-        self.flow: FlowHead | ColumnFlow | None = None
-        if isinstance(config.flow, ColumnFlowConfig):
-            self.flow = config.flow.build()
-        elif config.flow is not None:
-            self.flow = config.flow.build(geometry)
+        self.flow = config.flow.build(geometry) if config.flow else None
 
     @property
     def linear_head(self) -> tuple[HeightLift, PrototypeHead] | None:
@@ -235,9 +231,7 @@ class OccupancyNet(Network):
             stereo=_initial(self.stereo, batch_size, device, dtype),
             geometry=_initial(self.geometry_fusion, batch_size, device, dtype),
             history=_initial(self.temporal, batch_size, device, dtype),
-            flow=_initial(
-                self.flow if isinstance(self.flow, FlowHead) else None, batch_size, device, dtype
-            ),
+            flow=_initial(self.flow, batch_size, device, dtype),
         )
 
     def forward(self, inputs: NetInputs, state: TemporalState) -> tuple[NetOutputs, TemporalState]:
@@ -366,7 +360,13 @@ def _public_flow(flow: Flow | None) -> dict[str, Tensor | None]:
 
 
 def _initial(
-    part: PlaneSweep | GeometryFusion | ConcatHistory | GradientFusion | FlowHead | None,
+    part: PlaneSweep
+    | GeometryFusion
+    | ConcatHistory
+    | GradientFusion
+    | FlowHead
+    | ColumnFlow
+    | None,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,

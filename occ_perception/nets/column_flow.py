@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occ_perception.nets.flow_head import BINS, Flow, expected_velocity
 from occ_perception.nets.part import Part
+from occ_perception.nets.view_geometry import ViewGeometry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class ColumnFlowConfig:
     in_channels: int
     hidden: int = 32
 
-    def build(self) -> ColumnFlow:
-        """The module."""
+    def build(self, _geometry: ViewGeometry) -> ColumnFlow:
+        """The module; it needs no grid."""
         return ColumnFlow(self)
 
 
@@ -48,6 +50,11 @@ class ColumnFlow(Part):
         self.conv = nn.Conv2d(config.in_channels, config.hidden, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(config.hidden)
         self.bins = nn.Conv2d(config.hidden, 2 * BINS, 1)
+
+    def initial_state(
+        self, _batch_size: int, _device: torch.device | None, _dtype: torch.dtype
+    ) -> None:
+        """Nothing is remembered here."""
 
     def forward(self, map_BCYX: Tensor, dims: tuple[int, int, int]) -> Flow:
         """Flow of a volume of ``dims`` (X, Y, Z) voxels, which are a multiple of the map's."""

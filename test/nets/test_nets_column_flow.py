@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from occ_perception.models.zoo import get_card
 from occ_perception.nets.column_flow import ColumnFlowConfig
 from occ_perception.nets.flow_head import expected_velocity
 
 DIMS = (12, 8, 5)
+GEOMETRY = get_card("alocc_town").config.geometry
 
 
 def test_a_column_moves_as_one_and_so_do_the_voxels_of_one_place_of_the_map() -> None:
-    net = ColumnFlowConfig(in_channels=6, hidden=4).build().eval()
+    net = ColumnFlowConfig(in_channels=6, hidden=4).build(GEOMETRY).eval()
     with torch.no_grad():
         velocity = net(torch.randn(2, 6, 4, 6), DIMS).velocity_BYXZ2
     assert velocity.shape == (2, 8, 12, 5, 2)
@@ -24,7 +26,7 @@ def test_a_column_moves_as_one_and_so_do_the_voxels_of_one_place_of_the_map() ->
 
 def test_training_gives_what_velocities_are_made_of() -> None:
     torch.manual_seed(0)
-    net = ColumnFlowConfig(in_channels=6, hidden=4).build().eval()
+    net = ColumnFlowConfig(in_channels=6, hidden=4).build(GEOMETRY).eval()
     maps = torch.randn(1, 6, 4, 6)
     with torch.no_grad():
         velocity = net(maps, DIMS).velocity_BYXZ2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,16 @@ import pytest
 import torch
 from occ_training.losses.classes import class_frequencies
 from occ_training.losses.matching import covered_labels, listed_voxel_loss, matched_losses
-from occ_training.losses.terms import DrawnVoxels, SupervisedStep
+from occ_training.losses.terms import (
+    DepthCrossEntropy,
+    DrawnVoxels,
+    ImageMasks,
+    SupervisedStep,
+    Velocities,
+    VoxelCrossEntropy,
+    VoxelMasks,
+    reads_all_logits,
+)
 from occ_training.losses.voxels import (
     away_from_ends,
     cross_entropy,
@@ -228,7 +238,7 @@ def test_drawn_voxels_have_the_logits_and_labels_of_their_places() -> None:
     labels[0, 0] = 255
     net = SimpleNamespace(class_logits=lambda rows: rows)
     batch = SimpleNamespace(labels_BXYZ=labels, indices=(3,))
-    outputs = SimpleNamespace(volume_BCXYZ=volume)
+    outputs = SimpleNamespace(logits_BKXYZ=None, volume_BCXYZ=volume)
     step = SupervisedStep(
         net=net, card=get_card("alocc_town"), batch=batch, outputs=outputs, seed=0
     )
@@ -238,6 +248,9 @@ def test_drawn_voxels_have_the_logits_and_labels_of_their_places() -> None:
     assert places.min() >= 20 and len(places.unique()) == 40  # none without a label, every other
     assert torch.equal(targets, places % 17 + 1)
     torch.testing.assert_close(rows[:, 1] - rows[:, 0], torch.full((500,), 60.0))
+    dense = replace(step, outputs=SimpleNamespace(logits_BKXYZ=volume, volume_BCXYZ=None))
+    for got, expected in zip(DrawnVoxels(points=500)._drawn(dense), (rows, targets), strict=True):
+        assert torch.equal(got, expected)  # beside a term that reads all logits
 
 
 def test_class_weights_of_drawn_voxels_have_the_mean_one() -> None:
@@ -252,9 +265,18 @@ def test_class_weights_of_drawn_voxels_have_the_mean_one() -> None:
         net=net,
         card=card,
         batch=SimpleNamespace(labels_BXYZ=labels, indices=(0,)),
-        outputs=SimpleNamespace(volume_BCXYZ=torch.zeros(1, 1, *labels.shape[1:])),
+        outputs=SimpleNamespace(
+            logits_BKXYZ=None, volume_BCXYZ=torch.zeros(1, 1, *labels.shape[1:])
+        ),
         seed=0,
     )
     losses = DrawnVoxels(points=100_000)(step)
     assert float(losses["voxel_ce"]) == pytest.approx(math.log(19), rel=0.02)
     assert set(losses) == {"voxel_ce", "voxel_semantic", "voxel_geometric", "voxel_lovasz"}
+
+
+def test_all_logits_are_computed_where_some_term_reads_them() -> None:
+    drawn = (DrawnVoxels(), ImageMasks(), DepthCrossEntropy(), Velocities())
+    assert not reads_all_logits(drawn)
+    assert reads_all_logits((*drawn, VoxelMasks()))
+    assert reads_all_logits((VoxelCrossEntropy(),))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.labels import UNKNOWN_CLASS, LabelSet
+from occ_perception.metrics import VoxelIoU
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import NetOutputs
 from occ_perception.models.network import Network
@@ -59,6 +60,8 @@ def draw_logits(
         assert isinstance(outputs, NetOutputs) and outputs.logits_BKXYZ is not None
         truth_V = batch.labels_BXYZ[0].flatten()
         known = (truth_V != UNKNOWN_CLASS).nonzero().flatten()
+        if not len(known):
+            continue
         pick = known[torch.randint(len(known), (points,), generator=generator)]
         of_classes = outputs.logits_BKXYZ[0, 1:].cpu()  # the first one is the dummy
         logits.append(of_classes.reshape(len(of_classes), -1)[:, pick].T.float())
@@ -67,16 +70,11 @@ def draw_logits(
 
 
 def mean_score(predicted_P: Tensor, labels_P: Tensor, label_set: LabelSet) -> float:
-    """Mean of mIoU over the classes that occur and of the IoU of being occupied."""
-    C, free = label_set.num_classes, label_set.empty_class
-    hits = torch.bincount(labels_P[predicted_P == labels_P], minlength=C).double()
-    unions = torch.bincount(labels_P, minlength=C) + torch.bincount(predicted_P, minlength=C) - hits
-    occurs = torch.bincount(labels_P, minlength=C) > 0
-    occurs[free] = False
-    mean_iou = float((hits / unions.clamp(min=1))[occurs].mean())
-    occupied, found = labels_P != free, predicted_P != free
-    geometric = float((occupied & found).sum()) / max(float((occupied | found).sum()), 1.0)
-    return 0.5 * (mean_iou + geometric)
+    """Mean of mIoU and IoU, see :class:`occ_perception.metrics.VoxelIoU`."""
+    metric = VoxelIoU(label_set)
+    metric.update(predicted_P.view(1, -1, 1, 1), labels_P.view(1, -1, 1, 1))
+    scores = metric.compute()
+    return float(0.5 * (scores["mIoU"] + scores["IoU"]))
 
 
 def fit_class_bias(drawn: DrawnLogits, label_set: LabelSet) -> Tensor:

@@ -16,7 +16,12 @@ from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
 from occ_perception.runtime.execution import HALF, run_in_half
 from occ_training.data.sample import Batch
-from occ_training.losses.terms import DrawnVoxels, ImageMasks, SupervisedStep, full_precision
+from occ_training.losses.terms import (
+    ImageMasks,
+    SupervisedStep,
+    full_precision,
+    reads_all_logits,
+)
 from occ_training.recipe import TrainingRecipe
 from occ_training.sampler import seed_of
 from occ_training.slots import Slots
@@ -99,7 +104,7 @@ class OccupancyModule(pl.LightningModule):
                 depth_rate=measured_depth_rate(self.card, self.recipe, step),
                 motion_rate=fading.rate(step) if fading else 0.0,
                 history=step >= self.recipe.history_from,
-                dense=not any(isinstance(term, DrawnVoxels) for term in self.recipe.terms),
+                dense=reads_all_logits(self.recipe.terms),
             )
 
     def configure_optimizers(self) -> Any:

@@ -5,6 +5,7 @@ A recipe lists its terms; the loss is their sum. Legend as in :mod:`occ_training
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -21,7 +22,12 @@ from occ_training.data.records import DatasetError
 from occ_training.data.sample import Batch
 from occ_training.losses import voxels
 from occ_training.losses.causal import causal_loss
-from occ_training.losses.classes import class_frequencies, head_targets, log_weights
+from occ_training.losses.classes import (
+    class_frequencies,
+    head_targets,
+    log_weights,
+    sampling_weights,
+)
 from occ_training.losses.flow import flow_losses, moving_voxels
 from occ_training.losses.image_branch import (
     depth_binary_cross_entropy,
@@ -225,19 +231,19 @@ class VoxelFocalLovasz:
 class DrawnVoxels:
     """Cross entropy, both scale losses and Lovász over voxels drawn at random.
 
-    A few per cent of the voxels teach as much as all of them, and the head computes nothing else.
+    A few per cent of the voxels teach as much as all of them. Where no other term reads the class
+    logits, they are computed for the drawn voxels alone, see :func:`reads_all_logits`. Class
+    weights of the cross entropy are :func:`~occ_training.losses.classes.sampling_weights`, scaled
+    to a mean of one over all voxels.
 
     Attributes:
         points: voxels per frame, drawn among those with a label.
-        exponent: a class of frequency f has the weight ``f ** -exponent`` in the cross entropy,
-            scaled so that its mean over all voxels is one.
         semantic, geometric, lovasz: weights of the other losses.
         lovasz_every: the Lovász loss, which sorts, is taken over every so many of the voxels.
     """
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
     points: int = 30_000
-    exponent: float = 0.25
     semantic: float = 0.3
     geometric: float = 0.5
     lovasz: float = 1.0
@@ -246,21 +252,21 @@ class DrawnVoxels:
     def __call__(self, step: SupervisedStep) -> Losses:
         """``voxel_ce``, ``voxel_semantic``, ``voxel_geometric`` and ``voxel_lovasz``."""
         logits_VK, targets_V = self._drawn(step)
-        frequencies_C = class_frequencies(step.card.label_set)
-        weights_C = (frequencies_C / frequencies_C.sum()) ** -self.exponent
-        weights_C = weights_C / (weights_C * frequencies_C).sum() * frequencies_C.sum()
-        weights_K = torch.cat([torch.zeros(1), weights_C.float()]).to(logits_VK.device)
+        weights_K = sampling_weights(step.card.label_set)
+        counts_C = class_frequencies(step.card.label_set)
+        weights_K = weights_K * (counts_C.sum() / (weights_K[1:] * counts_C).sum()).float()
         few = slice(None, None, self.lovasz_every)
         lovasz = voxels.lovasz_softmax(logits_VK[few], targets_V[few])
         return {
-            "voxel_ce": voxels.cross_entropy(logits_VK, targets_V, weights_K),
+            "voxel_ce": voxels.cross_entropy(logits_VK, targets_V, weights_K.to(logits_VK)),
             "voxel_semantic": self.semantic * voxels.semantic_scale(logits_VK, targets_V),
             "voxel_geometric": self.geometric * voxels.geometric_scale(logits_VK, targets_V),
             "voxel_lovasz": self.lovasz * lovasz,
         }
 
     def _drawn(self, step: SupervisedStep) -> tuple[Tensor, Tensor]:
-        volume_BCXYZ = step.outputs.volume_BCXYZ
+        is_dense = step.outputs.logits_BKXYZ is not None
+        volume_BCXYZ = step.outputs.logits_BKXYZ if is_dense else step.outputs.volume_BCXYZ
         generators = step.generators("drawn voxels", volume_BCXYZ.device)
         features, targets = [], []
         for volume, target, generator in zip(
@@ -277,7 +283,9 @@ class DrawnVoxels:
             raise DatasetError(
                 "no voxel of this batch has a label; see ignore_unseen of the recipe"
             )
-        return step.net.class_logits(torch.cat(features)).float(), torch.cat(targets)
+        rows = torch.cat(features)
+        logits_VK = rows if is_dense else step.net.class_logits(rows)
+        return logits_VK.float(), torch.cat(targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,6 +391,19 @@ _TERMS: tuple[type[Term], ...] = (
 )
 TERMS = {term.__name__: term for term in _TERMS}
 """Every term by the name that run files use."""
+
+_WITHOUT_ALL_LOGITS = (
+    DrawnVoxels,
+    ImageMasks,
+    DepthCrossEntropy,
+    DepthBinaryCrossEntropy,
+    Velocities,
+)
+
+
+def reads_all_logits(terms: Sequence[Term]) -> bool:
+    """Whether some term reads the class logits of all voxels; any unknown one is taken to do so."""
+    return not all(isinstance(term, _WITHOUT_ALL_LOGITS) for term in terms)
 
 
 def full_precision(outputs: Outputs) -> Outputs:
