@@ -85,7 +85,7 @@ class NetOutputs:
         flow_BXYZ2: (vx, vy) m/s along the axes of the grid; None for models without flow, and
             while training.
         flow_features_BCXYZ: what the flow head takes velocity bins of single voxels from, while
-            training only.
+            training only; its cells may be coarser than the voxels, by whole factors.
         depth_BNDhw: depth distribution before denoising.
         context_BNChw: context features (image supervision reads them).
         lifted_BCXYZ: features of the voxels before they meet the past, (B, C, X, Y) for maps, with

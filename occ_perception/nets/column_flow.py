@@ -61,16 +61,13 @@ class ColumnFlow(Part):
         X, Y, Z = dims
         features = F.relu(self.norm(self.conv(map_BCYX)), inplace=True)
         if self.training:
-            return Flow(None, _spread(features, Y, X)[..., None].expand(-1, -1, -1, -1, Z))
+            return Flow(None, features[..., None])
         velocity_BYX2 = expected_velocity(self.bins(features).float().unflatten(1, (BINS, 2)))
-        spread = _spread(velocity_BYX2.movedim(-1, 1), Y, X).movedim(1, -1)
+        spread = F.interpolate(velocity_BYX2.movedim(-1, 1), size=(Y, X), mode="nearest")
+        spread = spread.movedim(1, -1)
         return Flow(spread[:, :, :, None].expand(-1, -1, -1, Z, -1), None)
 
     def velocity_bins(self, features_VC: Tensor) -> Tensor:
         """See :meth:`occ_perception.nets.flow_head.FlowHead.velocity_bins`."""
         weight, bias = self.bins.weight.flatten(1), self.bins.bias
         return F.linear(features_VC, weight.to(features_VC), bias).unflatten(1, (BINS, 2))
-
-
-def _spread(maps_BCYX: Tensor, Y: int, X: int) -> Tensor:
-    return F.interpolate(maps_BCYX, size=(Y, X), mode="nearest")

@@ -61,7 +61,8 @@ class Flow(NamedTuple):
         velocity_BYXZ2: m/s; component 0 along y of the grid, component 1 along x. None while
             training.
         features_BCYXZ: what :meth:`FlowHead.velocity_bins` takes, while training only: a loss
-            looks at a few voxels, and the bins of all of them would fill gigabytes.
+            looks at a few voxels, and the bins of all of them would fill gigabytes. Its cells may
+            be coarser than the voxels, by whole factors.
     """
 
     velocity_BYXZ2: Tensor | None

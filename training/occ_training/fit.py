@@ -11,6 +11,7 @@ import csv
 import importlib.util
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -33,6 +34,7 @@ from occ_training.checkpoints import (
     slots_of,
     step_of,
 )
+from occ_training.cpu import cpu_precision, is_on_cpu, keep_freed_memory
 from occ_training.data.sample import Batch, collate
 from occ_training.ema import WeightAverage
 from occ_training.initial_weights import load_initial_weights
@@ -90,6 +92,9 @@ def fit(
             "set `gate` of the recipe to null"
         )
     store_recipe(out, recipe)
+    if is_on_cpu(accelerator):
+        recipe = replace(recipe, precision=cpu_precision(recipe.precision))
+        keep_freed_memory()
     card = card or get_card(recipe.model)
     pl.seed_everything(recipe.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")

@@ -181,10 +181,10 @@ def _town(name: str, model: str) -> TrainingRecipe:
     return TrainingRecipe(
         name=name,
         model=model,
-        town=TownData(towns=300, drives=2, clip_frames=4, size=(352, 198)),
+        town=TownData(towns=218, drives=2, clip_frames=4, size=(352, 198)),
         terms=(DrawnVoxels(), ImageMasks(weight=0.5), DepthCrossEntropy(), Velocities(weight=0.05)),
         steps=steps,
-        batch=4,
+        batch=2,
         depth_fading=CosineRampDown(end=steps // 30),
         optimiser=Optimiser(
             lr=2.5e-3,
@@ -200,6 +200,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         workers=0,
         checkpoint_every=500,
         checkpoint_minutes=5.0,
+        validate_every=750,
         gate=Gate(step=1500, floor=0.10),
     )
 

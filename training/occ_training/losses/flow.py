@@ -38,6 +38,17 @@ def moving_voxels(labels_BXYZ: Tensor, flow_BXYZ2: Tensor, label_set: LabelSet) 
     return moving[labels_BXYZ.long()] & flow_BXYZ2.isfinite().all(dim=-1)
 
 
+def at_voxels(features_BCXYZ: Tensor, chosen_BXYZ: Tensor) -> Tensor:
+    """(V, C) features of the chosen voxels; the cells may be coarser by whole factors."""
+    places = chosen_BXYZ.nonzero().unbind(1)
+    sides = (
+        voxels // cells
+        for voxels, cells in zip(chosen_BXYZ.shape[1:], features_BCXYZ.shape[2:], strict=True)
+    )
+    x, y, z = (place // side for place, side in zip(places[1:], sides, strict=True))
+    return features_BCXYZ.movedim(1, -1)[places[0], x, y, z]
+
+
 def flow_losses(bins_VK2: Tensor, truth_V2: Tensor) -> FlowLosses:
     """All three terms over the voxels of :func:`moving_voxels`; zero if there are none.
 

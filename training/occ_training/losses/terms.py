@@ -28,7 +28,7 @@ from occ_training.losses.classes import (
     log_weights,
     sampling_weights,
 )
-from occ_training.losses.flow import flow_losses, moving_voxels
+from occ_training.losses.flow import at_voxels, flow_losses, moving_voxels
 from occ_training.losses.image_branch import (
     depth_binary_cross_entropy,
     depth_cross_entropy,
@@ -229,7 +229,7 @@ class VoxelFocalLovasz:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnVoxels:
-    """Cross entropy, both scale losses and Lovász over voxels drawn at random.
+    """Cross entropy, both scale losses and both Lovász losses over voxels drawn at random.
 
     A few per cent of the voxels teach as much as all of them. Where no other term reads the class
     logits, they are computed for the drawn voxels alone, see :func:`reads_all_logits`. Class
@@ -238,8 +238,9 @@ class DrawnVoxels:
 
     Attributes:
         points: voxels per frame, drawn among those with a label.
-        semantic, geometric, lovasz: weights of the other losses.
-        lovasz_every: the Lovász loss, which sorts, is taken over every so many of the voxels.
+        semantic, geometric, lovasz, occupied: weights of the other losses; the last one is that of
+            the Lovász loss of occupied against free.
+        lovasz_every: the Lovász losses, which sort, are taken over every so many of the voxels.
     """
 
     contents: ClassVar[tuple[Content, ...]] = ("labels",)
@@ -247,21 +248,24 @@ class DrawnVoxels:
     semantic: float = 0.3
     geometric: float = 0.5
     lovasz: float = 1.0
+    occupied: float = 1.0
     lovasz_every: int = 3
 
     def __call__(self, step: SupervisedStep) -> Losses:
-        """``voxel_ce``, ``voxel_semantic``, ``voxel_geometric`` and ``voxel_lovasz``."""
+        """``voxel_ce``, ``voxel_semantic``, ``_geometric``, ``_lovasz`` and ``_occupied``."""
         logits_VK, targets_V = self._drawn(step)
         weights_K = sampling_weights(step.card.label_set)
         counts_C = class_frequencies(step.card.label_set)
         weights_K = weights_K * (counts_C.sum() / (weights_K[1:] * counts_C).sum()).float()
         few = slice(None, None, self.lovasz_every)
         lovasz = voxels.lovasz_softmax(logits_VK[few], targets_V[few])
+        occupied = voxels.lovasz_occupied(logits_VK[few], targets_V[few])
         return {
             "voxel_ce": voxels.cross_entropy(logits_VK, targets_V, weights_K.to(logits_VK)),
             "voxel_semantic": self.semantic * voxels.semantic_scale(logits_VK, targets_V),
             "voxel_geometric": self.geometric * voxels.geometric_scale(logits_VK, targets_V),
             "voxel_lovasz": self.lovasz * lovasz,
+            "voxel_occupied": self.occupied * occupied,
         }
 
     def _drawn(self, step: SupervisedStep) -> tuple[Tensor, Tensor]:
@@ -304,7 +308,7 @@ class Velocities:
                 "labels, or leave the term out of the recipe"
             )
         known = moving_voxels(step.labels_BXYZ, truth, step.card.labels)
-        features_VC = outputs.flow_features_BCXYZ.movedim(1, -1)[known]
+        features_VC = at_voxels(outputs.flow_features_BCXYZ, known)
         bins_VK2 = step.net.velocity_bins(features_VC)
         losses = flow_losses(bins_VK2, truth[known].flip(-1))  # the head has y before x
         return {

@@ -110,12 +110,23 @@ def away_from_ends(ratio: Tensor) -> Tensor:
 def lovasz_softmax(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
     """Lovász extension of the Jaccard loss (arXiv 1705.08790), mean over classes that occur."""
     probabilities_VK = logits_VK.softmax(dim=1)
-    losses = []
-    for k in torch.unique(targets_V):
-        truth_V = (targets_V == k).to(logits_VK.dtype)
-        errors_V, order = (truth_V - probabilities_VK[:, k]).abs().sort(descending=True)
-        losses.append(torch.dot(errors_V, _jaccard_steps(truth_V[order])))
+    losses = [
+        _lovasz(probabilities_VK[:, k], (targets_V == k).to(logits_VK.dtype))
+        for k in torch.unique(targets_V)
+    ]
     return torch.stack(losses).mean() if losses else logits_VK.sum() * 0.0
+
+
+def lovasz_occupied(logits_VK: Tensor, targets_V: Tensor) -> Tensor:
+    """The same loss for being occupied, whatever the class; free space is the last class."""
+    free = logits_VK.shape[1] - 1
+    occupied_V = 1.0 - logits_VK.softmax(dim=1)[:, free]
+    return _lovasz(occupied_V, (targets_V != free).to(logits_VK.dtype))
+
+
+def _lovasz(chance_V: Tensor, truth_V: Tensor) -> Tensor:
+    errors_V, order = (truth_V - chance_V).abs().sort(descending=True)
+    return torch.dot(errors_V, _jaccard_steps(truth_V[order]))
 
 
 def _jaccard_steps(truth_V: Tensor) -> Tensor:
