@@ -177,12 +177,17 @@ def _town(name: str, model: str) -> TrainingRecipe:
     of the time. True depth helps during the first steps; the learning rate is high and falls at the
     end.
     """
-    steps = 6_000
+    steps = 4_600
     return TrainingRecipe(
         name=name,
         model=model,
         town=TownData(towns=218, drives=2, clip_frames=4, size=(352, 198)),
-        terms=(DrawnVoxels(), ImageMasks(weight=0.5), DepthCrossEntropy(), Velocities(weight=0.05)),
+        terms=(
+            DrawnVoxels(points=20_000),
+            ImageMasks(weight=0.5),
+            DepthCrossEntropy(),
+            Velocities(weight=0.05),
+        ),
         steps=steps,
         batch=2,
         depth_fading=CosineRampDown(end=steps // 30),
