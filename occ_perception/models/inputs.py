@@ -81,7 +81,8 @@ class NetOutputs:
 
     Attributes:
         logits_BKXYZ: class logits, public axis order; None where the inputs say so.
-        volume_BCXYZ: what class logits of single voxels are predicted from, instead of them.
+        volume_BCXYZ: what :meth:`Network.class_logits` reads instead of them: features of voxels,
+            or (B, C, X, Y) of columns that may be coarser.
         flow_BXYZ2: (vx, vy) m/s along the axes of the grid; None for models without flow, and
             while training.
         flow_features_BCXYZ: what the flow head takes velocity bins of single voxels from, while

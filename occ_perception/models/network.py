@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
+from occ_perception.nets.bev_encoder import VoxelPlaces
 
 
 class NetworkConfig(Protocol):
@@ -80,11 +81,12 @@ class Network(nn.Module, ABC):
             "ImageMasks out of the recipe"
         )
 
-    def class_logits(self, _features_VC: Tensor) -> Tensor:
+    def class_logits(self, _volume_BCXYZ: Tensor, _places: VoxelPlaces) -> Tensor:
         """Class logits of single voxels, (V, K), for a loss on drawn voxels.
 
         Args:
-            _features_VC: of V voxels, from the outputs.
+            _volume_BCXYZ: from the outputs.
+            _places: V voxels.
 
         Raises:
             ValueError: the head looks at more than single voxels.

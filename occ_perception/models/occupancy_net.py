@@ -22,6 +22,7 @@ from occ_perception.nets.bev_encoder import (
     BevRefineConfig,
     HeightLift,
     HeightLiftConfig,
+    VoxelPlaces,
 )
 from occ_perception.nets.cameras import PixelRays, camera_code
 from occ_perception.nets.column_flow import ColumnFlow, ColumnFlowConfig
@@ -191,6 +192,12 @@ class OccupancyNet(Network):
         return self.height, head
 
     @property
+    def _columns(self) -> HeightLift | None:
+        """The height lift, if single voxels can be lifted from the map and no part reads others."""
+        shared = isinstance(self.flow, FlowHead)
+        return None if self.height is None or shared or self.height.kernel > 1 else self.height
+
+    @property
     def image_embed(self) -> nn.Module | None:
         """See :attr:`Network.image_embed`."""
         return self.head.image_embed if isinstance(self.head, PrototypeHead) else None
@@ -201,11 +208,14 @@ class OccupancyNet(Network):
             return super().image_prototypes()
         return self.head.image_prototypes()
 
-    def class_logits(self, features_VC: Tensor) -> Tensor:
+    def class_logits(self, volume_BCXYZ: Tensor, places: VoxelPlaces) -> Tensor:
         """See :meth:`Network.class_logits`."""
         if not isinstance(self.head, PrototypeHead):
-            return super().class_logits(features_VC)
-        return self.head.class_logits(features_VC)
+            return super().class_logits(volume_BCXYZ, places)
+        columns = self._columns
+        if columns is not None:
+            return self.head.class_logits(columns.at(volume_BCXYZ, places))
+        return self.head.class_logits(volume_BCXYZ[places.b, :, places.x, places.y, places.z])
 
     def velocity_bins(self, features_VC: Tensor) -> Tensor:
         """See :meth:`Network.velocity_bins`."""
@@ -277,7 +287,7 @@ class OccupancyNet(Network):
             volume, history = self.temporal(volume, state.history, control, augmentation)
 
         volume = encoded = self.encoder(volume)
-        if self.height is not None:
+        if self.height is not None and (inputs.dense or self._columns is None):
             volume = self.height(volume)
         flow, seen = None, None
         if isinstance(self.flow, ColumnFlow):

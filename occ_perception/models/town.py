@@ -58,6 +58,7 @@ def alocc_town() -> OccupancyNetConfig:
             blocks=(1, 2, 2),
             strides=(1, 2, 2),
             out_channels=_MAP,
+            merging_kernel=1,
         ),
         height=HeightLiftConfig(in_channels=_MAP, channels=_VOLUME, upscale=2, kernel=1),
         head=SoftmaxPrototypeHeadConfig(classes=19, channels=_VOLUME, image_channels=_CONTEXT),

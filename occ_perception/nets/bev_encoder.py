@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,19 @@ from torch import Tensor, nn
 
 from occ_perception.nets.part import Part
 from occ_perception.nets.residual import ResidualStack2d
+
+
+class VoxelPlaces(NamedTuple):
+    """Voxels of a batch.
+
+    Attributes:
+        b, x, y, z: (V,) int64, sample and voxel.
+    """
+
+    b: Tensor
+    x: Tensor
+    y: Tensor
+    z: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +38,7 @@ class BevEncoderConfig:
         in_channels: width of the incoming map; of a volume the width times its height in voxels.
         widths, blocks, strides: per stage.
         out_channels: width of the merged map.
+        merging_kernel: size of the neck's first convolution, which reads all of them; odd.
     """
 
     in_channels: int
@@ -31,6 +46,7 @@ class BevEncoderConfig:
     blocks: tuple[int, ...]
     strides: tuple[int, ...]
     out_channels: int
+    merging_kernel: int = 3
 
     def build(self) -> BevEncoder:
         """The module."""
@@ -50,7 +66,7 @@ class BevEncoder(Part):
         self.backbone = ResidualStack2d(
             config.in_channels, config.widths, config.blocks, config.strides
         )
-        self.neck = BevNeck(config.widths, config.out_channels)
+        self.neck = BevNeck(config.widths, config.out_channels, config.merging_kernel)
 
     def forward(self, features_BCYX: Tensor) -> Tensor:
         if features_BCYX.dim() == 5:
@@ -59,16 +75,16 @@ class BevEncoder(Part):
 
 
 class BevNeck(nn.Module):
-    """Coarser maps upsampled to the first one's size, concatenated, two 3x3 convolutions.
+    """Coarser maps upsampled to the first one's size, concatenated, two convolutions.
 
     The neck of BEVDet (arXiv 2112.11790), which follows the encoder of Lift-Splat, extended from
     two maps to all stages. Upsampling is bilinear with aligned corners.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], out_channels: int, kernel: int = 3) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(sum(in_channels), out_channels, 3, padding=1, bias=False),
+            nn.Conv2d(sum(in_channels), out_channels, kernel, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
@@ -151,7 +167,7 @@ class HeightLift(Part):
     def __init__(self, config: HeightLiftConfig) -> None:
         super().__init__()
         self.shape = (config.channels, config.voxels)
-        self.upscale = config.upscale
+        self.upscale, self.kernel = config.upscale, config.kernel
         out_channels = config.channels * config.voxels * config.upscale**2
         self.conv = nn.Conv2d(
             config.in_channels, out_channels, config.kernel, padding=config.kernel // 2
@@ -162,3 +178,23 @@ class HeightLift(Part):
         if self.upscale > 1:
             heights = F.pixel_shuffle(heights, self.upscale)
         return heights.unflatten(1, self.shape).movedim(2, -1)
+
+    def at(self, map_BCXY: Tensor, places: VoxelPlaces) -> Tensor:
+        """(V, C') features of single voxels; only a 1x1 convolution can be asked so.
+
+        Voxels at one place within their column share their weights, so there are as many products
+        as a column has voxels.
+        """
+        assert self.kernel == 1 and self.conv.bias is not None
+        side, (channels, heights) = self.upscale, self.shape
+        b, x, y, z = places
+        inner_V = (z * side + y % side) * side + x % side
+        order_V = inner_V.argsort()
+        rows_VC = map_BCXY.movedim(1, -1)[b, x // side, y // side][order_V]
+        counts = inner_V.bincount(minlength=heights * side**2).tolist()
+        # (C' * Z * side * side, C) to (Z * side * side, C', C)
+        weights = self.conv.weight.view(channels, len(counts), -1).movedim(1, 0)
+        biases = self.conv.bias.view(channels, len(counts)).T
+        groups = zip(rows_VC.split(counts), weights, biases, strict=True)
+        lifted_VC = torch.cat([F.linear(rows, weight, bias) for rows, weight, bias in groups])
+        return lifted_VC[order_V.argsort()]

@@ -12,6 +12,8 @@ from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.occupancy_net import OccupancyNetConfig
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.models.zoo import MODELS
+from occ_perception.nets.bev_encoder import VoxelPlaces
+from occ_perception.nets.occupancy_heads import PrototypeHead
 
 USUAL = (
     "alocc_2d_mini",
@@ -20,6 +22,7 @@ USUAL = (
     "alocc_flow_3d",
     "alocc_2d_gf",
     "alocc_3d_gf",
+    "alocc_town",
 )
 REST = [
     pytest.param(name, marks=pytest.mark.slow(ci=name == "fbocc"))
@@ -146,3 +149,16 @@ def test_one_forward_serves_training_too(net):
     idle = [n for n, p in net.named_parameters() if p.grad is None]
     assert all(name.startswith("head.image_embed.") for name in idle), idle
     net.zero_grad()
+
+
+def test_single_voxels_have_the_logits_that_they_have_among_all(net):
+    if not isinstance(net.head, PrototypeHead):
+        pytest.skip("the head looks at more than single voxels")
+    places = VoxelPlaces(*(torch.tensor(v) for v in ([0, 0, 0], [0, 3, 1], [2, 1, 0], [1, 0, 3])))
+    step, state = step_of(net, 0, 0, 0), net.initial_state(1)
+    with torch.no_grad():
+        logits = net(step, state)[0].logits_BKXYZ
+        out, _ = net(replace(step, dense=False), state)
+        assert out.logits_BKXYZ is None
+        got = net.class_logits(out.volume_BCXYZ, places)
+    torch.testing.assert_close(got, logits[places.b, :, places.x, places.y, places.z])

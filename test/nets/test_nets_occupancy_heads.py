@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from occ_perception.nets.bev_encoder import BevEncoderConfig, HeightLiftConfig
+from occ_perception.nets.bev_encoder import BevEncoderConfig, HeightLiftConfig, VoxelPlaces
 from occ_perception.nets.occupancy_heads import SoftmaxPrototypeHeadConfig
 
 
@@ -43,3 +43,20 @@ def test_single_voxels_have_the_logits_of_the_volume_bias_included() -> None:
         torch.testing.assert_close(logits[0].movedim(0, -1).reshape(-1, 5), head.class_logits(rows))
         expected = head.prototypes() @ volume[0, :, 1, 1, 4] + torch.arange(5.0)
     torch.testing.assert_close(logits[0, :, 1, 1, 4], expected)
+
+
+def test_single_voxels_are_lifted_as_all_are() -> None:
+    """Values and gradients, at voxels in any order, some of them twice."""
+    torch.manual_seed(0)
+    net = HeightLiftConfig(in_channels=3, channels=2, voxels=4, upscale=2, kernel=1).build()
+    maps = torch.randn(2, 3, 5, 6, requires_grad=True)  # (B, C, Y, X)
+    volume = net(maps).transpose(2, 3)  # (B, C', X, Y, Z)
+    sizes = (2, 12, 10, 4)
+    places = VoxelPlaces(*(torch.randint(size, (300,)) for size in sizes))
+    expected = volume[places.b, :, places.x, places.y, places.z]
+    got = net.at(maps.transpose(2, 3), places)
+    torch.testing.assert_close(got, expected)
+    inputs = [maps, *net.parameters()]
+    wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    for mine, other in zip(torch.autograd.grad(got.square().sum(), inputs), wanted, strict=True):
+        torch.testing.assert_close(mine, other)

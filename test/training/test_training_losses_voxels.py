@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from occ_training.losses.classes import class_frequencies
 from occ_training.losses.matching import covered_labels, listed_voxel_loss, matched_losses
 from occ_training.losses.terms import (
@@ -27,6 +28,7 @@ from occ_training.losses.voxels import (
     cross_entropy,
     focal,
     geometric_scale,
+    lovasz_occupied,
     lovasz_softmax,
     radial_weights,
     semantic_scale,
@@ -236,7 +238,7 @@ def test_drawn_voxels_have_the_logits_and_labels_of_their_places() -> None:
     volume = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(1, 2, 3, 4, 5)
     labels = torch.arange(60).view(1, 3, 4, 5) % 17
     labels[0, 0] = 255
-    net = SimpleNamespace(class_logits=lambda rows: rows)
+    net = SimpleNamespace(class_logits=lambda volume, at: volume[at.b, :, at.x, at.y, at.z])
     batch = SimpleNamespace(labels_BXYZ=labels, indices=(3,))
     outputs = SimpleNamespace(logits_BKXYZ=None, volume_BCXYZ=volume)
     step = SupervisedStep(
@@ -260,7 +262,7 @@ def test_class_weights_of_drawn_voxels_have_the_mean_one() -> None:
         (class_frequencies("occ3d") / class_frequencies("occ3d").sum() * 200_000).round().long()
     )
     labels = torch.repeat_interleave(torch.arange(18), counts).view(1, -1, 1, 1)
-    net = SimpleNamespace(class_logits=lambda rows: torch.zeros(len(rows), 19))
+    net = SimpleNamespace(class_logits=lambda _, places: torch.zeros(len(places.b), 19))
     step = SupervisedStep(
         net=net,
         card=card,
@@ -272,7 +274,25 @@ def test_class_weights_of_drawn_voxels_have_the_mean_one() -> None:
     )
     losses = DrawnVoxels(points=100_000)(step)
     assert float(losses["voxel_ce"]) == pytest.approx(math.log(19), rel=0.02)
-    assert set(losses) == {"voxel_ce", "voxel_semantic", "voxel_geometric", "voxel_lovasz"}
+    names = ("ce", "semantic", "geometric", "lovasz", "occupied")
+    assert set(losses) == {f"voxel_{name}" for name in names}
+
+
+def test_the_occupied_loss_does_not_see_which_class_it_is() -> None:
+    """It is the Lovász loss of two classes, and falls to zero for the right answer."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 5, generator=generator)
+    targets = torch.randint(1, 5, (50,), generator=generator)
+    among = targets < 4
+    mixed = torch.where(among, among.cumsum(0) % 3 + 1, targets)
+    assert lovasz_occupied(logits, targets) == lovasz_occupied(logits, mixed)
+    occupied = logits[:, :4].logsumexp(dim=1) - logits[:, 4]
+    two = torch.stack([occupied, torch.zeros(50)], dim=1)
+    errors = lovasz_softmax(two, (~among).long())
+    both = [lovasz_occupied(two, (~among).long()), lovasz_occupied(two.flip(1), among.long())]
+    torch.testing.assert_close(torch.stack(both).mean(), errors)
+    right = 50.0 * F.one_hot(targets, 5)
+    assert float(lovasz_occupied(right, targets)) < 1e-6
 
 
 def test_all_logits_are_computed_where_some_term_reads_them() -> None:

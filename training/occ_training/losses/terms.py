@@ -11,12 +11,14 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from occ_perception.labels import UNKNOWN_CLASS
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import NetOutputs, Outputs, SparseOutputs
 from occ_perception.models.network import Network
+from occ_perception.nets.bev_encoder import VoxelPlaces
 from occ_training.data.dataset import Content
 from occ_training.data.records import DatasetError
 from occ_training.data.sample import Batch
@@ -269,27 +271,27 @@ class DrawnVoxels:
         }
 
     def _drawn(self, step: SupervisedStep) -> tuple[Tensor, Tensor]:
-        is_dense = step.outputs.logits_BKXYZ is not None
-        volume_BCXYZ = step.outputs.logits_BKXYZ if is_dense else step.outputs.volume_BCXYZ
-        generators = step.generators("drawn voxels", volume_BCXYZ.device)
-        features, targets = [], []
-        for volume, target, generator in zip(
-            volume_BCXYZ, step.targets_BXYZ, generators, strict=True
-        ):
-            x, y, z = (target != UNKNOWN_CLASS).nonzero().unbind(1)
-            if not len(x):
+        targets_BXYZ = step.targets_BXYZ
+        generators = step.generators("drawn voxels", targets_BXYZ.device)
+        drawn = []
+        for b, (target, generator) in enumerate(zip(targets_BXYZ, generators, strict=True)):
+            places_V3 = (target != UNKNOWN_CLASS).nonzero()
+            if not len(places_V3):
                 continue
-            pick = torch.randint(len(x), (self.points,), generator=generator, device=x.device)
-            x, y, z = x[pick], y[pick], z[pick]
-            features.append(volume[:, x, y, z].T)
-            targets.append(target[x, y, z])
-        if not features:
+            device = places_V3.device
+            pick = torch.randint(len(places_V3), (self.points,), generator=generator, device=device)
+            drawn.append(F.pad(places_V3[pick], (1, 0), value=b))
+        if not drawn:
             raise DatasetError(
                 "no voxel of this batch has a label; see ignore_unseen of the recipe"
             )
-        rows = torch.cat(features)
-        logits_VK = rows if is_dense else step.net.class_logits(rows)
-        return logits_VK.float(), torch.cat(targets)
+        places = VoxelPlaces(*torch.cat(drawn).unbind(1))
+        b_V, x_V, y_V, z_V = places
+        if step.outputs.logits_BKXYZ is not None:
+            logits_VK = step.outputs.logits_BKXYZ[b_V, :, x_V, y_V, z_V]
+        else:
+            logits_VK = step.net.class_logits(step.outputs.volume_BCXYZ, places)
+        return logits_VK.float(), targets_BXYZ[b_V, x_V, y_V, z_V]
 
 
 @dataclass(frozen=True, kw_only=True)
