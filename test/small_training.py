@@ -95,6 +95,12 @@ def _kept() -> TemporaryDirectory:
     return TemporaryDirectory(prefix="town-frames-")
 
 
+def small_town_card():
+    """The shipped network on images of 64x176 and voxels of 0.8 m, lifted to some of 1.6 m."""
+    full = get_card("alocc_town")
+    return full.resized((64, 176), full.config.geometry.grid.with_columns((50, 50), 1.6))
+
+
 @cache
 def town_index(drives: int = 3, frames: int = 3) -> DatasetIndex:
     """Key frames of a few drives through one town; read-only."""

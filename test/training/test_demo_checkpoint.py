@@ -22,7 +22,7 @@ from occ_training.packing import PackError, pack
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import store_recipe
 from safetensors import safe_open
-from small_training import small_card, small_recipe, town_index
+from small_training import small_card, small_recipe, small_town_card, town_index
 from torch import nn
 
 from occ_perception.metrics import Evaluation
@@ -45,7 +45,7 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
     convolution = next(m for m in training.net.image.modules() if isinstance(m, nn.Conv2d))
     convolution.register_forward_hook(lambda *a: seen.append(a[-1].dtype))
     dataset = OccupancyDataset(town_index(), card, recipe.sample_options(card))
-    training._forward(collate([dataset[0], dataset[3]]))
+    training(collate([dataset[0], dataset[3]]))
     assert seen == [torch.bfloat16, False]
 
 
@@ -75,12 +75,6 @@ def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
     before, after = scores
     assert after["mIoU"] > 4 * before["mIoU"]
     assert after["mIoU"] > 0.3 and after["IoU"] > 0.5
-
-
-def small_town_card():
-    """The shipped network on images of 64x176 and voxels of 0.8 m, lifted to some of 1.6 m."""
-    full = get_card("alocc_town")
-    return full.resized((64, 176), full.config.geometry.grid.with_columns((50, 50), 1.6))
 
 
 def fit_two(recipe, card, index, out: Path) -> Path:
@@ -126,6 +120,12 @@ def test_the_command_survives_a_kill_and_its_checkpoint_loads(tmp_path, monkeypa
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores["scores"]) == ["with history", "without history", "nothing moves"]
     assert scores["scores"]["with history"]["frames"] == 2
+    assert [*scores["by_distance"]][2:] == ["prior", "plane", "oracle"]
+    assert "| oracle |" in text and not (out / "predictions").exists()
+    curve = scores["curve"]
+    assert [row["step"] for row in curve] == [2, 3]  # the gate, and the end
+    assert 0 < curve[0]["cpu_hours"] < curve[1]["cpu_hours"] < 1
+    assert json.loads(installed.with_suffix(".json").read_text()) == scores
     assert installed.stat().st_size < 4e6
     with safe_open(installed, "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} >= {torch.float16}  # noqa: SIM118

@@ -147,13 +147,13 @@ def test_state_is_carried_and_started_slot_by_slot() -> None:
     assert [b.start_B.tolist() for b in joint] == [[True] * 2, [False] * 2, [False] * 2, [True] * 2]
     with torch.no_grad():
         for batch in joint:
-            outputs = training._forward(batch)
+            outputs = training(batch)
     assert training.slots.position_B.tolist() == [1, 1]
     # The last frame is the first of its sequence, so its output does not depend on the others.
     fresh = training_of(recipe, card)
     fresh.net.eval()
     with torch.no_grad():
-        alone = fresh._forward(joint[-1])
+        alone = fresh(joint[-1])
     assert torch.allclose(outputs.logits_BKXYZ, alone.logits_BKXYZ, atol=1e-5)
 
 
@@ -166,12 +166,12 @@ def test_without_history_every_frame_is_a_start_for_the_volume_but_not_for_flow(
         training.net.eval()
         for batch in batches(recipe, card, 2):
             with torch.no_grad():
-                outputs = training._forward(batch)
+                outputs = training(batch)
         logits[name], flows[name] = outputs.logits_BKXYZ, training.slots.state.flow.map_BYXC
     fresh = training_of(off, card)
     fresh.net.eval()
     with torch.no_grad():
-        alone = fresh._forward(replace(batch, start_B=torch.tensor([True, True])))
+        alone = fresh(replace(batch, start_B=torch.tensor([True, True])))
     assert torch.allclose(logits["off"], alone.logits_BKXYZ, atol=1e-5)
     assert not torch.allclose(logits["on"], alone.logits_BKXYZ, atol=1e-3)
     # Flow still compares with the previous frame: its velocities are not those of a first frame.
@@ -182,7 +182,7 @@ def test_the_state_keeps_no_graph() -> None:
     card, recipe = small_card(), small_recipe(history_from=0)
     training = training_of(recipe, card)
     for batch in batches(recipe, card, 2):
-        training._forward(batch)
+        training(batch)
     assert not any(t.requires_grad for t in state_tensors(training.slots.state).values())
 
 
@@ -191,7 +191,7 @@ def test_losses_are_those_of_the_terms_and_reach_every_parameter() -> None:
     recipe = small_recipe(history_from=0, depth_fading=None)
     training = training_of(recipe, card)
     (batch,) = batches(recipe, card, 1)
-    losses = training.losses(batch, training._forward(batch))
+    losses = training.losses(batch, training(batch))
     assert set(losses) == {
         *("mask", "dice", "image_mask", "image_dice", "depth"),
         *("flow_bins", "flow", "flow_cosine"),
@@ -201,7 +201,7 @@ def test_losses_are_those_of_the_terms_and_reach_every_parameter() -> None:
     assert still == []
     # Without classes of lidar points no trained parameter is left without a gradient.
     plain = training_of(recipe.without("point_classes"), card)
-    losses = plain.losses(batch, plain._forward(batch))
+    losses = plain.losses(batch, plain(batch))
     assert not any("image" in name for name in losses)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in plain.net.parameters() if p.requires_grad)
@@ -235,7 +235,7 @@ def test_recomputing_does_not_change_gradients() -> None:
         training = training_of(recipe, card)
         freeze_norms(training.net)
         (batch,) = batches(recipe, card, 1)
-        sum(training.losses(batch, training._forward(batch)).values()).backward()
+        sum(training.losses(batch, training(batch)).values()).backward()
         gradients.append({n: p.grad for n, p in training.net.named_parameters()})
     plain, twice = gradients
     assert all(torch.allclose(plain[n], twice[n], rtol=1e-4, atol=1e-6) for n in plain)
@@ -301,7 +301,7 @@ def test_motion_fading_replaces_the_matching_by_that_of_the_labels() -> None:
         freeze_norms(training.net)
         for batch in batches(recipe, card, 2):
             with torch.no_grad():
-                outputs = training._forward(batch)
+                outputs = training(batch)
         flows[fading is None] = outputs
     assert torch.equal(flows[True].logits_BKXYZ, flows[False].logits_BKXYZ)
     features = [outputs.flow_features_BCXYZ for outputs in flows.values()]
@@ -324,10 +324,10 @@ def test_the_velocity_term_is_the_error_of_the_output() -> None:
     flow_BXYZ2 = torch.where(moves[..., None], torch.tensor([3.0, -7.0]), batch.flow_BXYZ2)
     batch = replace(batch, flow_BXYZ2=flow_BXYZ2)
     with torch.no_grad():
-        losses = training.losses(batch, training._forward(batch))
+        losses = training.losses(batch, training(batch))
     training.net.eval()
     with torch.no_grad():
-        output = training._forward(batch).flow_BXYZ2
+        output = training(batch).flow_BXYZ2
     known = moving_voxels(batch.labels_BXYZ, flow_BXYZ2, card.labels)
     assert known.sum() > 10
     error = (output - flow_BXYZ2)[known]

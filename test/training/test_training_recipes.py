@@ -39,8 +39,8 @@ from occ_perception.runtime.weight_files import WeightsError, weights_path
 CONFIGS = sorted((Path(__file__).parents[2] / "config/training").glob("*.yaml"))
 # Commands with their options; a change affects users.
 INTERFACE = {
-    "fit": "RECIPE --out --data --labels --validation --frames --samples --devices --nodes"
-    " --accelerator --set",
+    "fit": "RECIPE --out --data --labels --validation --frames --samples --cpu-hours --devices"
+    " --nodes --accelerator --set",
     "pack": "RUN --frames --device --jobs --install",
     "eval": "MODEL --data --weights --random-weights --labels --sequence --part --save --json --csv"
     " --device --jobs --ray",
@@ -197,18 +197,19 @@ def test_recipes_load_what_their_terms_need(name: str) -> None:
 def test_a_run_over_fewer_samples_scales_its_schedules() -> None:
     recipe = replace(RECIPES["alocc_town"](), motion_fading=CosineRampDown(begin=1000, end=2000))
     short = recipe.lasting(recipe.steps * recipe.batch // 10)
-    assert (short.steps, short.batch) == (600, 4)
-    assert short.depth_fading == CosineRampDown(begin=0, end=20)
+    assert (short.steps, short.batch) == (recipe.steps // 10, recipe.batch)
+    assert short.depth_fading == CosineRampDown(begin=0, end=recipe.depth_fading.end // 10)
     assert short.motion_fading == CosineRampDown(begin=100, end=200)
     assert short.gate == recipe.gate
     rates = [r.optimiser.schedule.factor for r in (recipe, short)]
     for share in (0.3, 0.6, 1.0):
-        assert rates[0](round(6000 * share)) == pytest.approx(rates[1](round(600 * share)))
+        at = [round(share * r.steps) for r in (recipe, short)]
+        assert rates[0](at[0]) == pytest.approx(rates[1](at[1]))
     assert recipe.lasting(recipe.steps * recipe.batch) == recipe
     shorter = RECIPES["alocc_2d"]().lasting(96_060 * 4)
     assert (shorter.steps, shorter.history_from) == (24_015, 4002)
-    with pytest.raises(RecipeError, match="3 samples are fewer than a batch of 4"):
-        recipe.lasting(3)
+    with pytest.raises(RecipeError, match="1 samples are fewer than a batch of 2"):
+        recipe.lasting(1)
 
 
 def test_the_demonstration_trains_on_the_town_and_has_a_gate() -> None:
@@ -216,8 +217,9 @@ def test_the_demonstration_trains_on_the_town_and_has_a_gate() -> None:
     assert recipe.town is not None and recipe.gate is not None
     assert {name for name in RECIPES if RECIPES[name]().town} == {"alocc_town"}
     rate = recipe.optimiser.schedule.factor
-    assert rate(40) == rate(3600) == pytest.approx(1.0)
-    assert rate(4800) == pytest.approx(0.51) and rate(recipe.steps) == pytest.approx(0.02)
+    assert rate(40) == rate(0.6 * recipe.steps) == pytest.approx(1.0)
+    assert rate(0.8 * recipe.steps) == pytest.approx(0.51)
+    assert rate(recipe.steps) == pytest.approx(0.02)
 
 
 def test_swin_layers_are_numbered_from_the_images() -> None:

@@ -42,6 +42,14 @@ def fit(
         int | None,
         typer.Option(min=1, help="Length of the run; every schedule is scaled with it."),
     ] = None,
+    cpu_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Length of a run on a CPU instead, summed over all cores; it becomes a number of "
+            "samples once, when the run begins.",
+        ),
+    ] = None,
     devices: Annotated[
         str | None, typer.Option(help="Processes on this machine: a number or auto.")
     ] = None,
@@ -58,6 +66,7 @@ def fit(
     checkpoint with `occ run --weights`.
     """
     from occ_perception.models.zoo import get_card
+    from occ_training.budget import samples_in
     from occ_training.data.dataset import OccupancyDataset
     from occ_training.evaluate import evaluation_options
     from occ_training.fit import fit as train
@@ -68,11 +77,16 @@ def fit(
         run.recipe, data or run.data, validation or run.validation, frames or out / FRAMES
     )
     chosen = _without_missing_classes(run.recipe, index)
-    if samples is not None:
-        chosen = chosen.lasting(samples)
     card = get_card(chosen.model)
     dataset = OccupancyDataset(index, card, chosen.sample_options(card, labels))
     _print_left_out(dataset)
+    if cpu_hours is not None:
+        if samples is not None:
+            raise OptionError("give either --samples or --cpu-hours, not both")
+        samples = samples_in(cpu_hours, chosen, dataset, card, out)
+        typer.echo(f"{cpu_hours:g} CPU hours: {samples} samples")
+    if samples is not None:
+        chosen = chosen.lasting(samples)
     held_out = None
     if held_out_index is not None:
         held_out = OccupancyDataset(held_out_index, card, evaluation_options(card, labels))

@@ -1,10 +1,13 @@
-"""Training on a CPU: the format that it computes in, and memory that stays."""
+"""Training on a CPU: the format that it computes in, memory that stays, the time that it took."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,7 +25,8 @@ def cpu_precision(precision: str) -> str:
 
     Without them a convolution in bfloat16 takes ten times as long as one in float32.
     """
-    if precision == "fp32" or (precision == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if precision == "fp32" or (precision == "bf16" and has_bf16):
         return precision
     rank_zero_info(f"this CPU does not compute in {precision}: computing in fp32")
     return "fp32"
@@ -40,3 +44,32 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _UNLIMITED)
+
+
+class CpuHours(pl.Callback):
+    """Logs ``cpu_hours``: of all processes, since the run began, interruptions left out.
+
+    What an interruption undoes does not count: the time stands in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._begun = time.process_time()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Log the time so far; the processes work alike, so one stands for all."""
+        pl_module.log("cpu_hours", self._seconds() * trainer.world_size / 3600.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self._before = state_dict["seconds"]
+        self._begun = time.process_time()
+
+    def _seconds(self) -> float:
+        return self._before + time.process_time() - self._begun

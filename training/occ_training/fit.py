@@ -34,7 +34,7 @@ from occ_training.checkpoints import (
     slots_of,
     step_of,
 )
-from occ_training.cpu import cpu_precision, is_on_cpu, keep_freed_memory
+from occ_training.cpu import CpuHours, cpu_precision, is_on_cpu, keep_freed_memory
 from occ_training.data.sample import Batch, collate
 from occ_training.ema import WeightAverage
 from occ_training.initial_weights import load_initial_weights
@@ -92,7 +92,8 @@ def fit(
             "set `gate` of the recipe to null"
         )
     store_recipe(out, recipe)
-    if is_on_cpu(accelerator):
+    on_cpu = is_on_cpu(accelerator)
+    if on_cpu:
         recipe = replace(recipe, precision=cpu_precision(recipe.precision))
         keep_freed_memory()
     card = card or get_card(recipe.model)
@@ -105,6 +106,8 @@ def fit(
         own.append(TQDMProgressBar(refresh_rate=10))
     if average is not None:
         own.append(average)
+    if on_cpu:
+        own.append(CpuHours())
     folder = out / CHECKPOINTS
     checkpoints = Checkpoints(
         folder,

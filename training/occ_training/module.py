@@ -62,7 +62,7 @@ class OccupancyModule(pl.LightningModule):
         """Loss of one step; updates the temporal state."""
         # Seeds dropout by step, so that a resumed run draws the same.
         torch.manual_seed(seed_of(self.recipe.seed, self.global_step, self.global_rank))
-        losses = self.losses(batch, self._forward(batch))
+        losses = self.losses(batch, self(batch))
         total = torch.stack(list(losses.values())).sum()
         for name, value in losses.items():
             self.log(f"loss/{name}", value.detach(), batch_size=len(batch), sync_dist=True)
@@ -95,7 +95,8 @@ class OccupancyModule(pl.LightningModule):
                 losses |= values
         return losses
 
-    def _forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Outputs:
+        """Outputs on the next frame of each slot, as the recipe says for this step."""
         step, fading = self.global_step, self.recipe.motion_fading
         # Parts that may compute in half precision switch autocast on themselves.
         with torch.autocast(self.device.type, enabled=False):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -26,8 +29,9 @@ from occ_training.evaluate import EvaluationTask, evaluate, evaluation_options, 
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, stored_recipe
 from occ_training.town import TownData, town_dataset
+from occ_training.town_scores import as_table, score_by_distance
 
-SCORES_FILE, REPORT_FILE = "scores.json", "report.md"
+SCORES_FILE, REPORT_FILE, _PREDICTIONS = "scores.json", "report.md", "predictions"
 # The bias of a softmax head, which is fitted; and voxels per frame that it is fitted to.
 _BIAS, _FITTED_POINTS = "head.bias", 40_000
 _PARTS = ("camera_mask", "rays_and_flow")
@@ -89,25 +93,55 @@ def pack(
             data=frames / "test.jsonl",
             parts=_PARTS,
             history=history,
+            save=run / _PREDICTIONS / title,
         )
         for title, history in (("with history", True), ("without history", False))
     }
     reports = {title: evaluate(task, jobs) for title, task in tasks.items()}
+    by_distance = score_by_distance(
+        index,
+        town_dataset(frames, "train", recipe.town.clips("train"), recipe.town, log=log),
+        {title: folder for title, task in tasks.items() if (folder := task.save) is not None},
+    )
+    shutil.rmtree(run / _PREDICTIONS)
     reports["nothing moves"] = _zero_flow_report(tasks["with history"], card)
     facts = {
+        "command": f"occ-train fit {recipe.name} --samples {recipe.steps * recipe.batch}",
         "recipe": json.loads((run / RECIPE_FILE).read_text()),
         "torch": torch.__version__,
+        "curve": learning_curve(run),
         "scores": {title: json.loads(report.to_json()) for title, report in reports.items()},
+        "by_distance": {title: asdict(scores) for title, scores in by_distance.items()},
     }
     write_whole(run / SCORES_FILE, json.dumps(facts, indent=1) + "\n")
     lead = f"{recipe.steps} steps of {recipe.batch} samples, seed {recipe.seed}, torch "
     text = _as_text(f"{lead}{torch.__version__}; {len(index)} frames of the test split", reports)
+    text += "\n" + "\n".join(as_table(by_distance)) + "\n"
     write_whole(run / REPORT_FILE, text)
     if install:
         assert card.packaged is not None
         write_whole(card.packaged, weights.read_bytes())
+        write_whole(card.packaged.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
         log(f"installed as {card.packaged}")
     return text
+
+
+def learning_curve(run: Path) -> list[dict[str, float]]:
+    """Step, CPU hours (on a GPU: none) and the validation scores of every evaluation in a run."""
+    rows: list[dict[str, float]] = []
+    hours = math.nan
+    with (run / "logs" / "csv" / "metrics.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            hours = float(row.get("cpu_hours") or hours)
+            scores = {
+                name.removeprefix("val/camera_mask/"): float(value)
+                for name, value in row.items()
+                if name.startswith("val/camera_mask/") and value
+            }
+            if scores:
+                time = {} if math.isnan(hours) else {"cpu_hours": round(hours, 3)}
+                rows.append({"step": int(row["step"]) + 1, **time, **scores})
+    return rows
 
 
 def _fitted_bias(

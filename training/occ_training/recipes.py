@@ -177,11 +177,11 @@ def _town(name: str, model: str) -> TrainingRecipe:
     of the time. True depth helps during the first steps; the learning rate is high and falls at the
     end.
     """
-    steps = 4_600
+    steps = 7_500
     return TrainingRecipe(
         name=name,
         model=model,
-        town=TownData(towns=218, drives=2, clip_frames=4, size=(352, 198)),
+        town=TownData(towns=300, drives=2, clip_frames=4, size=(352, 198)),
         terms=(
             DrawnVoxels(points=20_000),
             ImageMasks(weight=0.5),
@@ -206,7 +206,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         checkpoint_every=500,
         checkpoint_minutes=5.0,
         validate_every=750,
-        gate=Gate(step=1500, floor=0.10),
+        gate=Gate(step=1500, floor=0.08),
     )
 
 

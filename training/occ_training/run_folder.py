@@ -71,6 +71,18 @@ def stored_recipe(out: Path, recipes: Mapping[str, Callable[[], TrainingRecipe]]
     return changed(recipe, differences(plain_values(recipe), stored), str(file))
 
 
+def stored_steps(out: Path) -> int:
+    """The number of steps of the run in a folder.
+
+    Raises:
+        RunError: there is none.
+    """
+    file = out / RECIPE_FILE
+    if not file.is_file():
+        raise RunError(f"{out} holds no run: it has no {RECIPE_FILE}; `occ-train fit` starts one")
+    return int(json.loads(file.read_text())["steps"])
+
+
 def _flat(values: dict[str, Any], lead: str = "") -> dict[str, Any]:
     """Nested values under dotted names."""
     flat: dict[str, Any] = {}
