@@ -63,7 +63,7 @@ setup(
     maintainer_email="maintainers@example.org",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["bags/msg/*.msg", "models/weights/*.safetensors", "**/*.yaml"]},
+    package_data={NAME: ["bags/msg/*.msg", "models/weights/*", "viewer/*.js", "**/*.yaml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -90,6 +90,7 @@ setup(
     ],
     extras_require={
         "cpu": ["numba>=0.60"],
+        "demo": ["av>=13", "numba>=0.60"],
         "backbones": ["timm>=1.0"],
         "dev": [
             "codespell",

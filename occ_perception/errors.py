@@ -37,6 +37,7 @@ _TRAINING = "pip install ./training"
 
 # How to install an optional package, by import name.
 _INSTALLED_BY = {
+    "av": "pip install av",
     "lightning": _TRAINING,
     "numba": "pip install 'occ_perception[viewer]'",
     "nuscenes": "pip install nuscenes-devkit",

@@ -82,7 +82,7 @@ sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/n
 
 install_packages() {
   PYTHONWARNINGS=ignore "$venv/bin/pip" install -q --no-build-isolation -c constraints/workspace.txt \
-    -e '.[dev,ros,workspace,backbones,synthetic,viewer]' -e ./training
+    -e '.[dev,ros,workspace,backbones,demo,synthetic,viewer]' -e ./training
 }
 
 adapt_wheels() { "$venv/bin/python" scripts/adapt_wheels.py; }

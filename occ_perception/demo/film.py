@@ -1,20 +1,21 @@
-"""The film of the demonstration and the scores of its frames."""
+"""The film of the demonstration, the moment that its page shows, and the scores of its frames."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from occ_perception.bags.playback import Playback, PlaybackFrame
+from occ_perception.bags.predictions import BagPredictions
 from occ_perception.demo.scores import Scores, Scoring
-from occ_perception.demo.session import Setting
+from occ_perception.demo.setting import Setting, counted
 from occ_perception.errors import OccError
 from occ_perception.viewer.comparison import Comparison, compare
-from occ_perception.viewer.films import Film, ImageFolder
+from occ_perception.viewer.films import Film
 from occ_perception.viewer.images import film_image
 
 _USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
@@ -28,39 +29,40 @@ class Filmed:
         film: path of the film.
         codec: codec of the film.
         still: (H, W, 3) uint8 RGB, the middle image of the film.
+        moment: the frame of that image.
         scores: None if the bag has no matching ground truth.
         note: why there are no scores; "" if there are.
-        model: name and weights as the node reports them.
+        model: name and weights as the outputs state them.
     """
 
     film: Path
     codec: str
     still: NDArray[np.uint8]
+    moment: PlaybackFrame
     scores: Scores | None
     note: str
     model: str
 
 
-def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
+def film_and_score(setting: Setting, recorded: Path, grids: int) -> Filmed:
     """Film the recorded outputs beside the images and ground truth of the bag, and score them.
-
-    The film's images are also written as PNG files, for machines without a video player.
 
     Args:
         setting: settings of the demonstration.
-        recorded: bag with the node's outputs.
-        grids: number of grids in it.
-        rate_hz: images per second of the film; 0 if the bag's rate is unknown.
+        recorded: bag with the outputs.
+        grids: number of grids in it, at least one.
     """
     scoring, note = Scoring(), ""
     path = setting.out / "film.mp4"
-    film = Film(path, min(rate_hz, _HIGHEST_RATE) or _USUAL_RATE)
-    still = np.zeros((1, 1, 3), np.uint8)
-    model = ""
+    film = Film(path, min(_rate_hz(recorded), _HIGHEST_RATE) or _USUAL_RATE)
+    still, moment = None, None
     layout = setting.layout or None
-    images = ImageFolder(setting.out / "images")
-    with Playback(recorded, cameras=setting.bag, layout=layout) as playback, film, images:
-        for number, frame in enumerate(track(playback, "film", grids, transient=True)):
+    with (
+        Playback(recorded, cameras=setting.bag, layout=layout) as playback,
+        film,
+        counted("images of the film", grids) as bar,
+    ):
+        for number, frame in enumerate(playback):
             comparison = None
             if frame.truth is None:
                 note = note or "the bag has no ground truth at the stamps of the outputs"
@@ -71,12 +73,29 @@ def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float)
                     note = str(error)
             image = film_image(frame.prediction, frame.camera_frame, comparison)
             film.write(image)
-            images.write(image)
-            model = frame.prediction.model
-            if number == grids // 2:
-                still = image
+            if number <= grids // 2:
+                still, moment = image, frame
+            bar.at(number + 1)
+    assert still is not None and moment is not None
     scores = scoring.result()
-    return Filmed(path, film.codec, still, scores, "" if scores else note, model)
+    return Filmed(
+        film=path,
+        codec=film.codec,
+        still=still,
+        moment=moment,
+        scores=scores,
+        note="" if scores else note,
+        model=moment.prediction.model,
+    )
+
+
+def _rate_hz(recorded: Path) -> float:
+    """Grids per second of the bag's time; 0 if that is unknown."""
+    with closing(BagPredictions(recorded)) as outputs:
+        stamps = [output.stamp_ns for output in outputs]
+    if len(stamps) < 2 or stamps[-1] <= stamps[0]:
+        return 0.0
+    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
 def _scored(frame: PlaybackFrame, scoring: Scoring) -> Comparison:

@@ -23,7 +23,7 @@ from occ_perception.bags.discovery import choose_layout, discover_vehicle
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.writing import BagWriter
 from occ_perception.demo.recorder import Recorder
-from occ_perception.errors import OccError
+from occ_perception.demo.setting import DemoError, Played, Setting, counted
 from occ_perception.ros.lockstep import BagFrameSet, frame_sets_of_bag
 from occ_perception.ros.message_classes import message_class_of
 from occ_perception.sensing.calibration import save_rig
@@ -43,62 +43,6 @@ _LAST_REPORT_S = 1.5
 # Last line of the player. Exit code 1 alone does not tell missing outputs from a Python error.
 _REPORT = re.compile(r"^played \d+ messages", re.MULTILINE)
 _CLOCK_HZ = 100
-
-
-class DemoError(OccError):
-    """The demonstration cannot run; the text says why."""
-
-
-@dataclass
-class Setting:
-    """Settings of a demonstration.
-
-    Attributes:
-        bag: rosbag2 to play.
-        model: name of the network.
-        weights: its checkpoint; "" = random weights.
-        seed: seed of random weights.
-        device: see the node's parameter.
-        lockstep: wait for every output instead of playing by time. Ignored for bags whose images
-            have no stamps; they need a running /clock.
-        output_timeout_s: how long to wait for an output in lockstep.
-        layout: name or path; "" = recognise it.
-        out: output folder.
-    """
-
-    bag: Path
-    model: str
-    weights: str
-    seed: int
-    device: str
-    lockstep: bool
-    output_timeout_s: float
-    layout: str
-    out: Path
-
-
-@dataclass(frozen=True)
-class Played:
-    """Result of a run, as the recorder received it.
-
-    Attributes:
-        recorded: bag with the node's outputs; None if there were none.
-        grids: number of grids.
-        frame_sets: frame sets of the bag.
-        without_output: frame sets without an output.
-        latencies_ms: per grid, see :meth:`Recorder.latencies_ms`.
-        drops: reason -> number of frame sets dropped for it, as the node reports; "?" = not
-            reported.
-        lockstep: whether the bag was played in lockstep.
-    """
-
-    recorded: Path | None
-    grids: int
-    frame_sets: list[BagFrameSet]
-    without_output: list[BagFrameSet]
-    latencies_ms: list[float]
-    drops: dict[str, str]
-    lockstep: bool
 
 
 @dataclass
@@ -159,7 +103,7 @@ def play_through_node(setting: Setting) -> Played:
         node = rclpy.create_node("occ_demo")
         try:
             recorder = Recorder(node, recording, layout, NODE)
-            _run(setting, layout, node, children, parameters, recorder)
+            _run(setting, layout, node, children, parameters, recorder, len(frame_sets))
             _await_the_rest(setting, node, recorder, len(frame_sets))
         finally:
             children.stop()
@@ -174,16 +118,22 @@ def play_through_node(setting: Setting) -> Played:
     return Played(
         recorded=_write_recording(recorder, setting.out / "recorded"),
         grids=len(recorder.grids),
-        frame_sets=frame_sets,
-        without_output=without_output,
+        frame_sets=len(frame_sets),
+        without_output=[_in_words(frame_set) for frame_set in without_output],
         latencies_ms=recorder.latencies_ms(),
+        latency_is="last image of a frame set received -> its grid received, both over DDS",
         drops={
             "overwritten while busy": recorder.figure("inference", "frame_sets_overwritten"),
             "incomplete": recorder.figure("synchronization", "incomplete"),
             "failed": recorder.figure("inference", "frame_sets_failed"),
         },
-        lockstep=setting.lockstep,
+        how="over DDS, " + ("in lockstep" if setting.lockstep else "by time"),
     )
+
+
+def _in_words(frame_set: BagFrameSet) -> str:
+    missing = f" (no {', '.join(frame_set.missing)} in the bag)" if frame_set.missing else ""
+    return f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s{missing}"
 
 
 def _has_stamps(layout: TopicLayout) -> bool:
@@ -197,6 +147,7 @@ def _run(
     children: Children,
     parameters: Path,
     recorder: Recorder,
+    frame_sets: int,
 ) -> None:
     # The player waits for the node, so the recorder is connected before the first message.
     player = children.start("player", *OCC_COMMAND, *_play_arguments(setting, layout))
@@ -205,16 +156,12 @@ def _run(
         "node", *NODE_COMMAND, "--ros-args", "--params-file", str(parameters)
     )
     _await_publishers(node, children, "node", [_OUTPUT_TOPIC])
-    print("node is up; playing", flush=True)
-    received = 0
-    while player.poll() is None:
-        _spin(node, 0.2)
-        if occupancy_node.poll() is not None:
-            raise DemoError(f"the node ended while playing:\n{children.log('node')}")
-        if len(recorder.grids) > received:
-            received = len(recorder.grids)
-            print(f"\r{received} grids", end="", flush=True)
-    print()
+    with counted("grids", frame_sets) as bar:
+        while player.poll() is None:
+            _spin(node, 0.2)
+            if occupancy_node.poll() is not None:
+                raise DemoError(f"the node ended while playing:\n{children.log('node')}")
+            bar.at(len(recorder.grids))
     if player.returncode and not _REPORT.search(children.output("player")):
         raise DemoError(f"the player failed:\n{children.log('player')}")
 

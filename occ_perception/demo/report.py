@@ -16,19 +16,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from rclpy.utilities import get_rmw_implementation_identifier
+from numpy.typing import NDArray
 
 import occ_perception
 from occ_perception.atomic import write_whole
 from occ_perception.demo.film import Filmed
 from occ_perception.demo.scores import ClassScore, Scores
-from occ_perception.demo.session import Played, Setting
+from occ_perception.demo.setting import UNTRAINED, Played, Setting
 from occ_perception.labels import PALETTE
-
-UNTRAINED = (
-    "The network is untrained: its weights are random. The classes in its output mean nothing. The "
-    "demonstration shows only how data flows from images to occupancy."
-)
+from occ_perception.viewer.camera_overlay import with_occupancy
+from occ_perception.viewer.films import BROWSER_CODECS
+from occ_perception.viewer.panels import camera_panel
+from occ_perception.viewer.turntable import STYLE, turntable
 
 _WIDTH = 16
 _SHOWN_FRAME_SETS = 10
@@ -45,6 +44,7 @@ td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px sol
 .warning { background: #fff3d6; padding: .6rem .9rem; }
 i { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
 """
+_PANEL = (1400, 10_000)
 
 
 def print_report(played: Played, filmed: Filmed | None) -> None:
@@ -52,9 +52,8 @@ def print_report(played: Played, filmed: Filmed | None) -> None:
     for name, value in _run_rows(played):
         print(f"{name:<{_WIDTH}}{value}")
     if played.latencies_ms:
-        hint = "last image of a frame set received -> its grid received, both over DDS"
-        print(" " * _WIDTH + hint)
-    for line in _sets_without_output(played):
+        print(" " * _WIDTH + played.latency_is)
+    for line in played.without_output[:_SHOWN_FRAME_SETS]:
         print(f"{'no output':<{_WIDTH}}{line}")
     if filmed is None:
         return
@@ -66,7 +65,10 @@ def print_report(played: Played, filmed: Filmed | None) -> None:
 
 
 def write_page(setting: Setting, played: Played, filmed: Filmed | None) -> Path:
-    """Write one page with film, scores, latency, drops and versions; the film stays a file."""
+    """Write one page: film, scores, one moment to turn and over its images, latency, versions.
+
+    The film stays a file beside it; everything else is in the page.
+    """
     page = setting.out / "report.html"
     text = "\n".join(_page(setting, played, filmed))
     write_whole(page, text)
@@ -76,21 +78,19 @@ def write_page(setting: Setting, played: Played, filmed: Filmed | None) -> Path:
 def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[str]:
     model = filmed.model if filmed is not None else setting.model
     yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    yield f"<title>{html.escape(model)}</title><style>{_STYLE}</style></head><body>"
+    yield f"<title>{html.escape(model)}</title><style>{_STYLE}{STYLE}</style></head><body>"
     yield f"<h1>{html.escape(model)}</h1>"
     yield f'<p class="note">on {html.escape(str(setting.bag))}</p>'
     if not setting.weights:
         yield f'<p class="warning">{UNTRAINED} (Seed {setting.seed}.)</p>'
     if filmed is not None:
         yield from _film(filmed)
+        yield from _moment(filmed)
     yield "<h2>Run</h2>"
     yield from _table([], _run_rows(played))
     if played.latencies_ms:
-        yield (
-            '<p class="note">Latency: from the last image of a frame set to its grid, both as '
-            "received by a subscriber over DDS.</p>"
-        )
-    for line in _sets_without_output(played):
+        yield f'<p class="note">Latency: {html.escape(played.latency_is)}.</p>'
+    for line in played.without_output[:_SHOWN_FRAME_SETS]:
         yield f'<p class="note">No output: {html.escape(line)}</p>'
     if filmed is not None and filmed.scores is not None:
         yield from _class_table(filmed.scores)
@@ -107,16 +107,34 @@ def _film(filmed: Filmed) -> Iterable[str]:
         for name, value, meaning in _score_rows(filmed.scores):
             yield f"<div>{name}<br><b>{value}</b><span>{meaning}</span></div>"
         yield "</div>"
-    _, jpeg = cv2.imencode(
-        ".jpg", filmed.still[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _STILL_QUALITY]
-    )
-    still = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    still = _inline(filmed.still)
     name = html.escape(filmed.film.name)
-    # Browsers play VP9. For other codecs the page shows the still image.
-    if filmed.codec == "vp09":
+    if filmed.codec in BROWSER_CODECS:
         yield f'<video controls loop muted autoplay src="{name}" poster="{still}"></video>'
     else:
         yield f'<a href="{name}"><img src="{still}" alt="an image of the film"></a>'
+
+
+def _moment(filmed: Filmed) -> Iterable[str]:
+    """One frame: a volume to turn, and the prediction over the camera images."""
+    moment = filmed.moment
+    volumes = {"prediction": moment.prediction}
+    if moment.truth is not None and moment.truth.class_names == moment.prediction.class_names:
+        volumes["ground truth"] = moment.truth
+    yield "<h2>One moment</h2>"
+    yield turntable(volumes)
+    yield '<p class="note">Drag to turn, turn the wheel to come nearer.</p>'
+    if moment.camera_frame is not None:
+        drawn = with_occupancy(moment.camera_frame, moment.prediction)
+        alt = "the prediction drawn over the camera images"
+        yield f'<img src="{_inline(camera_panel(drawn, _PANEL))}" alt="{alt}">'
+        yield '<p class="note">The prediction, drawn over the images it was made from.</p>'
+
+
+def _inline(rgb: NDArray[np.uint8]) -> str:
+    """An image (H, W, 3) as the address of itself."""
+    _, jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _STILL_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 
 
 def _score_rows(scores: Scores) -> list[tuple[str, str, str]]:
@@ -167,7 +185,7 @@ def _swatch(entry: ClassScore) -> str:
 def _run_rows(played: Played) -> list[tuple[str, str]]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in played.drops.items())
     rows = [
-        ("frame sets in", str(len(played.frame_sets))),
+        ("frame sets in", str(played.frame_sets)),
         ("frames out", str(played.grids)),
         ("drops", f"{len(played.without_output)}  ({reasons})"),
     ]
@@ -181,25 +199,17 @@ def _run_rows(played: Played) -> list[tuple[str, str]]:
     return rows
 
 
-def _sets_without_output(played: Played) -> Iterable[str]:
-    for frame_set in played.without_output[:_SHOWN_FRAME_SETS]:
-        missing = f" (no {', '.join(frame_set.missing)} in the bag)" if frame_set.missing else ""
-        yield f"frame set at {(frame_set.stamp_ns or frame_set.first_log_ns) / 1e9:.3f} s{missing}"
-
-
 def _versions(setting: Setting, played: Played, filmed: Filmed | None) -> list[tuple[str, str]]:
-    how = "in lockstep: the next frame set after the output" if played.lockstep else "by time"
-    distribution = os.environ.get("ROS_DISTRO", "wheels")
     return [
         ("occ_perception", occ_perception.__version__),
         ("weights", setting.weights or f"random, seed {setting.seed}"),
-        ("played", how),
+        ("played", played.how),
         ("device", f"{setting.device}, {platform.machine()}, {os.cpu_count()} CPUs"),
         ("Python", sys.version.split()[0]),
         ("torch", torch.__version__),
         ("numpy", np.__version__),
         ("rosbags", version("rosbags")),
-        ("ROS 2", f"{distribution}, {get_rmw_implementation_identifier()}"),
+        ("ROS 2", os.environ.get("ROS_DISTRO", "wheels") if "rclpy" in sys.modules else "not used"),
         ("film", f"{filmed.film.name}, {filmed.codec}" if filmed is not None else "none"),
         ("made", datetime.datetime.now().astimezone().isoformat(timespec="seconds")),
     ]

@@ -46,7 +46,7 @@ class Production:
         sensors: sensor options; ``threads`` is the number per process.
         bag: container format of a recording; None for a nuScenes-format folder.
         rate: frame sets per second.
-        odometry_noise, lidar_rate: options of a recording, see :class:`BagOptions`.
+        truth_rate, odometry_noise, lidar_rate: options of a recording, see :class:`BagOptions`.
 
     Raises:
         OptionError: a drive has fewer frames, a noise or rate is negative or not finite, or an
@@ -57,6 +57,7 @@ class Production:
     sensors: SensorOptions
     bag: Literal["mcap", "sqlite3"] | None = None
     rate: float = KEYFRAME_RATE
+    truth_rate: float = KEYFRAME_RATE
     odometry_noise: float = 0.0
     lidar_rate: float = 0.0
 
@@ -178,6 +179,7 @@ def _record(
     assert production.bag is not None
     options = BagOptions(
         rate=production.rate,
+        truth_rate=production.truth_rate,
         storage=production.bag,
         odometry_noise=production.odometry_noise,
         lidar_rate=production.lidar_rate,

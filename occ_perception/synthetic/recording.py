@@ -49,12 +49,14 @@ class BagOptions:
 
     Attributes:
         rate: rate of frame sets, Hz; a multiple of 2.
+        truth_rate: rate of ground truth, Hz; ``rate`` is a multiple of it.
         storage: container format.
         odometry_noise: relative error of the odometry's motion (0.01 drifts about 1 %); 0 = exact.
         lidar_rate: sweeps per second; 0 = none.
     """
 
     rate: float = KEYFRAME_RATE
+    truth_rate: float = KEYFRAME_RATE
     storage: Literal["mcap", "sqlite3"] = "mcap"
     odometry_noise: float = 0.0
     lidar_rate: float = 0.0
@@ -76,8 +78,8 @@ def record_drive(
 ) -> None:
     """Write a drive as a recording.
 
-    The bag has the images, calibrations, odometry and tf of a vehicle. At 2 Hz the ground truth is
-    on ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and again under
+    The bag has the images, calibrations, odometry and tf of a vehicle. The ground truth is on
+    ``/ground_truth/occupancy`` and ``/ground_truth/flow``, and again under
     ``/ground_truth_in_view``, where voxels that no camera sees are unknown. Its stamp is that of
     the reference camera, like the stamp of the node's output. The bag's metadata contains the
     provenance: the generator's version and all settings.
@@ -94,16 +96,14 @@ def record_drive(
         progress: called with (frame sets done, number of frame sets).
 
     Raises:
-        OptionError: the drive has fewer frames, or the rate is not a multiple of 2 Hz.
+        OptionError: the drive has fewer frames, or the rate is not a multiple of 2 Hz and of the
+            rate of ground truth.
         OutputError: ``path`` exists or cannot be written.
     """
     from occ_perception.bags.writing import BagWriter, optical_frame
 
-    every = round(options.rate / KEYFRAME_RATE)
-    if every < 1 or abs(every * KEYFRAME_RATE - options.rate) > 1e-9:
-        raise OptionError(
-            f"the rate must be a multiple of {KEYFRAME_RATE:g} Hz, got {options.rate:g}"
-        )
+    _whole_factor(options.rate, KEYFRAME_RATE)
+    every = _whole_factor(options.rate, options.truth_rate)
     times = frame_times(frames, options.rate)
     rig = sensors.rig
     mounts = [("base_link", optical_frame(c.name), c.ego_T_cam) for c in rig.cameras]
@@ -132,6 +132,13 @@ def record_drive(
                 )
             if progress is not None:
                 progress(n + 1, frames)
+
+
+def _whole_factor(rate: float, of: float) -> int:
+    factor = round(rate / of)
+    if factor < 1 or abs(factor * of - rate) > 1e-9:
+        raise OptionError(f"the rate must be a multiple of {of:g} Hz, got {rate:g}")
+    return factor
 
 
 def _write_lidar(bag: BagWriter, sensors: DriveSensors, end: float, rate: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,8 +18,10 @@ from occ_perception.viewer.views import ViewerError
 
 UInt8 = NDArray[np.uint8]
 
-# Browsers play the first, but not every build of OpenCV can write it. Most players play the second.
-_CODECS = ("vp09", "mp4v")
+# Every browser plays H.264, most play VP9, none plays MPEG-4 part 2, which most players do.
+_CODECS = ("h264", "vp09", "mp4v")
+BROWSER_CODECS = ("h264", "vp09")
+"""Codecs of :class:`Film` that browsers play."""
 
 
 class ImageSink(Protocol):
@@ -40,11 +43,12 @@ class Film:
         images_per_second: playing speed.
 
     Attributes:
-        codec: VP9 if OpenCV can write it, otherwise MPEG-4 part 2, which browsers do not play.
+        codec: H.264 (``h264``) if PyAV is installed, else VP9 (``vp09``) if OpenCV can write it,
+            else MPEG-4 part 2 (``mp4v``), which browsers do not play.
 
     Raises:
         OptionError: the name does not end in .mp4, or the rate is out of range.
-        ViewerError: OpenCV has none of the codecs.
+        ViewerError: there is none of the codecs.
         OutputError: the file cannot be written, or has fewer images than were written.
     """
 
@@ -56,7 +60,7 @@ class Film:
         if not 0 < images_per_second <= 240:
             raise OptionError(f"{images_per_second} images per second, expected 0 to 240")
         self._rate = images_per_second
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: _Writer | None = None
         self._output = ExitStack()
         self._unfinished: Path | None = None
         self._size = (0, 0)
@@ -67,9 +71,13 @@ class Film:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         with self._output:
-            if self._writer is not None:
-                self._writer.release()
-                self._writer = None
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                try:
+                    writer.close()
+                except OSError as error:
+                    if failure is None:
+                        raise self._not_written(error) from error
             if self._unfinished is not None and failure is not None:
                 self._unfinished.unlink(missing_ok=True)
             elif self._unfinished is not None:
@@ -87,23 +95,32 @@ class Film:
             self._writer = self._open()
         if (width, height) != self._size:
             raise ValueError(f"image of {width}x{height} in a film of {self._size}")
-        self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        try:
+            self._writer.write(rgb)
+        except OSError as error:  # PyAV reports it, OpenCV does not
+            raise self._not_written(error) from error
         self._count += 1
 
-    def _open(self) -> cv2.VideoWriter:
+    def _open(self) -> _Writer:
         self._unfinished = self._output.enter_context(atomic_path(self.path))
         for self.codec in _CODECS:
-            code = cv2.VideoWriter.fourcc(*self.codec)
-            writer = cv2.VideoWriter(str(self._unfinished), code, self._rate, self._size)
-            if writer.isOpened():
+            kind = _H264 if self.codec == "h264" else _OpenCV
+            writer = kind.open(self._unfinished, self.codec, self._rate, self._size)
+            if writer is not None:
                 return writer
         raise ViewerError(
-            f"{self.path}: this OpenCV can write none of {', '.join(_CODECS)}; write a folder of "
-            "images instead, or install opencv-python-headless from PyPI"
+            f"{self.path}: this OpenCV can write none of {', '.join(_CODECS)}, and PyAV is not "
+            "installed; pip install av, or write a folder of images instead"
+        )
+
+    def _not_written(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: image {self._count} cannot be written ({error.strerror}); "
+            "is the disk full?"
         )
 
     def _check(self, unfinished: Path) -> None:
-        # The writer does not report a full disk.
+        # OpenCV does not report a full disk.
         reader = cv2.VideoCapture(str(unfinished))
         readable = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
@@ -112,6 +129,65 @@ class Film:
                 f"{self.path}: {self._count} images were written, the file holds {readable}; "
                 "is the disk full?"
             )
+
+
+class _Writer(Protocol):
+    def write(self, rgb: UInt8) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _OpenCV:
+    def __init__(self, writer: cv2.VideoWriter) -> None:
+        self._writer = writer
+
+    @classmethod
+    def open(cls, path: Path, codec: str, rate: float, size: tuple[int, int]) -> _OpenCV | None:
+        """The writer; None if this OpenCV lacks the codec."""
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size)
+        return cls(writer) if writer.isOpened() else None
+
+    def write(self, rgb: UInt8) -> None:
+        self._writer.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        self._writer.release()
+
+
+class _H264:
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+
+    @classmethod
+    def open(cls, path: Path, _codec: str, rate: float, size: tuple[int, int]) -> _H264 | None:
+        """The writer; None if PyAV or its encoder is not there."""
+        try:
+            import av
+        except ImportError:
+            return None
+        if "libx264" not in av.codecs_available:
+            return None
+        # The index at the front: a page can play the film while it loads.
+        container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+        stream.width, stream.height = (side + side % 2 for side in size)  # must be even
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
+        return cls(container, stream)
+
+    def write(self, rgb: UInt8) -> None:
+        from av import VideoFrame
+
+        height, width = rgb.shape[:2]
+        even = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._send(VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24"))
+
+    def close(self) -> None:
+        self._send(None)
+        self._container.close()
+
+    def _send(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
 
 
 class ImageFolder:

@@ -22,6 +22,7 @@ from occ_perception.viewer.drawing import (
     PALE_INK,
     SMALL,
     TEXT,
+    WARNING,
     Sheet,
     fit_text,
     text_width,
@@ -46,6 +47,10 @@ UInt8 = NDArray[np.uint8]
 FILM_SIZE = (1600, 900)
 """Width and height of :func:`film_image`."""
 
+RANDOM_WEIGHTS = "@random:"
+"""Part of a model's label whose weights are random, see :class:`~.weights.LoadedModel`."""
+
+_LARGE = 30
 _MARGIN = 16
 _TOP = _MARGIN + LINE + 8
 _GAP = 18
@@ -84,6 +89,7 @@ def prediction_image(
     sheet = Sheet(2 * _MARGIN + body.shape[1], _TOP + body.shape[0] + _MARGIN)
     _headline(sheet, prediction, body.shape[1])
     sheet.put(body, _MARGIN, _TOP)
+    _mark_untrained(sheet, [prediction], 2 * _MARGIN + body.shape[1])
     return sheet.rgb()
 
 
@@ -113,6 +119,7 @@ def film_image(
         _fill_with_comparison(sheet, prediction, frame, comparison)
     else:
         _fill_with_prediction(sheet, prediction, frame, caption)
+    _mark_untrained(sheet, [prediction], width)
     return sheet.rgb()
 
 
@@ -146,6 +153,7 @@ def sheet_image(
         row, column = divmod(number, columns)
         sheet.put(tile, _MARGIN + column * (width + _GAP), _MARGIN + row * (height + _GAP))
     sheet.put(legend, _MARGIN, _MARGIN + rows * (height + _GAP))
+    _mark_untrained(sheet, predictions, 2 * _MARGIN + inner)
     return sheet.rgb()
 
 
@@ -171,6 +179,13 @@ def _headline(sheet: Sheet, prediction: OccupancyPrediction, width: int) -> None
     left = _MARGIN + text_width(model, TEXT + 2) + 24
     room = _MARGIN + width - left - text_width(stamp) - 24
     sheet.write(fit_text(words, room), left, _MARGIN + 1, TEXT, ink)
+
+
+def _mark_untrained(sheet: Sheet, predictions: Sequence[OccupancyPrediction], width: int) -> None:
+    """Say in the image itself that the weights are random: images are shown without their page."""
+    if any(RANDOM_WEIGHTS in prediction.model for prediction in predictions):
+        words = "UNTRAINED: random weights"
+        sheet.write(words, width / 2, 2 * _TOP, _LARGE, (255, 255, 255), anchor="ma", on=WARNING)
 
 
 def _stack(panels: Sequence[UInt8]) -> UInt8:

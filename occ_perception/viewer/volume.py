@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,16 @@ class ViewPoint:
         return places, depth
 
 
+class Eye(Protocol):
+    """Where a view in perspective is seen from."""
+
+    def ego_T_eye(self) -> Float64:
+        """(4, 4) pose of a camera optical frame: x right, y down, z forward."""
+
+    def lens(self, size: tuple[int, int]) -> tuple[float, float, float]:
+        """Focal length, column and row of the principal point, pixels, of (width, height)."""
+
+
 def view_point_behind(grid: VoxelGrid, ego_T_grid: Float64) -> ViewPoint:
     """A view point behind and above the centre of the grid, looking ahead."""
     reach = float(max(np.subtract(grid.upper, grid.lower)[:2])) / 2
@@ -117,9 +127,10 @@ def render_volume(
     drawn: NDArray[np.bool_],
     grid: VoxelGrid,
     ego_T_grid: Float64,
-    view_point: ViewPoint,
+    view_point: Eye,
     size: tuple[int, int] = (900, 600),
     threads: int = 2,
+    with_vehicle: bool = True,
 ) -> RenderedVolume:
     """Cast a ray through every pixel, and four more where neighbours differ.
 
@@ -131,12 +142,13 @@ def render_volume(
         view_point: position and direction of the viewer.
         size: width and height in pixels.
         threads: number of threads; the image does not depend on it.
+        with_vehicle: whether the ego vehicle is drawn.
 
     Raises:
         MissingPackageError: numba is not installed.
     """
     kernels = _kernels()
-    stage = build_stage(labels_XYZ, colours, drawn, grid, ego_T_grid)
+    stage = build_stage(labels_XYZ, colours, drawn, grid, ego_T_grid, with_vehicle)
     width, height = size
     lens = view_point.lens(size)
     eye = np.ascontiguousarray(view_point.ego_T_eye()[:3])
@@ -178,12 +190,10 @@ def volume_image(
         MissingPackageError: numba is not installed.
     """
     view_point = view_point or view_point_behind(prediction.grid, prediction.ego_T_grid)
-    drawn = np.ones(256, bool)
-    drawn[[prediction.empty_class, UNKNOWN_CLASS]] = False
     rgb = render_volume(
         prediction.labels,
         colours_of_ids(prediction.class_names),
-        drawn,
+        occupied_ids(prediction),
         prediction.grid,
         prediction.ego_T_grid,
         view_point,
@@ -199,6 +209,13 @@ def volume_image(
             shapes.append(places)
     draw_shapes(rgb, shapes)
     return rgb
+
+
+def occupied_ids(prediction: OccupancyPrediction) -> NDArray[np.bool_]:
+    """(256,) whether a label stands for something that occupies a voxel."""
+    drawn = np.ones(256, bool)
+    drawn[[prediction.empty_class, UNKNOWN_CLASS]] = False
+    return drawn
 
 
 def difference_image(

@@ -68,6 +68,7 @@ def build_stage(
     drawn: NDArray[np.bool_],
     grid: VoxelGrid,
     ego_T_grid: Float64,
+    with_vehicle: bool = True,
 ) -> Stage:
     """The stage of a volume; arguments as in :func:`~.volume.render_volume`."""
     voxels = np.full([count + 2 for count in grid.dims], NOTHING, np.uint8)
@@ -84,6 +85,8 @@ def build_stage(
     extent = float(max(np.subtract(grid.upper, grid.lower)[:2]))
     floor = float((ego_T_grid[:3, :3] @ np.asarray(grid.lower) + ego_T_grid[:3, 3])[2])
     planes, bodies = _marker(min(1.0, extent / _GRID_OF_WHOLE_MARKER))
+    if not with_vehicle:
+        planes, bodies = planes[:0], bodies[:1]
     light = linear_light(colours)
     dark = np.maximum(0.0, _LEAST_REFLECTION - light @ np.array((0.21, 0.72, 0.07)))
     return Stage(

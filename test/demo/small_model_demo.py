@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from small_model_node import add_small_models
 
 from occ_perception.cli import main
-from occ_perception.demo import session
+from occ_perception.demo import over_dds
 from occ_perception.models.zoo import MODELS, get_card
 from occ_perception.ros.node import main as run_node
 
@@ -32,6 +32,6 @@ if __name__ == "__main__":
     MODELS[SMALL_TOWN_MODEL] = small_town_card()
     if "--ros-args" in sys.argv:
         sys.exit(run_node())
-    session._LINGER_S = 15.0  # its outputs take no seconds, those of full networks do
-    session.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
+    over_dds._LINGER_S = 15.0  # its outputs take no seconds, those of full networks do
+    over_dds.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
     main()

@@ -35,7 +35,7 @@ def decoded(path: Path) -> tuple[list[np.ndarray], float]:
         images.append(bgr[..., ::-1])
 
 
-@pytest.mark.parametrize("codec", ["vp09", "mp4v"])
+@pytest.mark.parametrize("codec", ["h264", "vp09", "mp4v"])
 def test_a_film_holds_every_image_in_order_and_colour(tmp_path, monkeypatch, codec):
     monkeypatch.setattr(films, "_CODECS", (codec,))
     written = [image(n) for n in range(7)]
@@ -51,10 +51,21 @@ def test_a_film_holds_every_image_in_order_and_colour(tmp_path, monkeypatch, cod
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["film.mp4"]
 
 
-def test_the_codec_of_choice_is_one_that_browsers_play(tmp_path):
+def test_the_codec_of_choice_is_one_that_every_browser_plays(tmp_path, monkeypatch):
+    for codec in ("h264", "vp09"):
+        if codec == "vp09":
+            monkeypatch.setitem(sys.modules, "av", None)
+        with Film(tmp_path / "film.mp4", 2) as film:
+            film.write(image(0))
+        assert film.codec == codec
+        assert codec in films.BROWSER_CODECS
+
+
+def test_images_of_odd_sizes_fit_into_h264(tmp_path):
     with Film(tmp_path / "film.mp4", 2) as film:
-        film.write(image(0))
-    assert film.codec == "vp09"
+        film.write(image(1)[:95, :159])
+    assert film.codec == "h264"
+    assert decoded(tmp_path / "film.mp4")[0][0].shape == (96, 160, 3)
 
 
 def test_a_film_that_fails_leaves_the_old_one(tmp_path):
