@@ -87,6 +87,7 @@ setup(
         "torch>=2.4",
         "typer>=0.12",
         "typing_extensions",
+        "zstandard>=0.21",
     ],
     extras_require={
         "cpu": ["numba>=0.60"],

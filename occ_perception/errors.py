@@ -117,6 +117,13 @@ def reason_of(error: OSError) -> str:
     return f"{why}; {advice}" if advice else why
 
 
+def git_lfs_advice(beginning: bytes) -> str:
+    """What to do if a file, by its first bytes, is a Git LFS pointer; "" if it is none."""
+    if not beginning.startswith(b"version https://git-lfs.github.com/spec/"):
+        return ""
+    return "it is a Git LFS pointer in place of the file; run `git lfs pull` in its repository"
+
+
 def _how_to_install(error: ImportError, extra: str = "") -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in _INSTALLED_BY:

@@ -17,6 +17,8 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.enums import CompressionMode
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from typing_extensions import Self
 
 from occ_perception.atomic import OutputError, atomic_path, refuse_existing
@@ -52,6 +54,27 @@ _STREAM = _qos(10)
 _STATIC = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
+class _SqliteWriter(Sqlite3Writer):
+    """Opens the database by its path.
+
+    Its base class opens a URI made from the path, where ``#``, ``?`` and ``%`` have a meaning.
+    """
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        del compression  # unused here: the writer compresses messages and files itself
+        self.path = path / f"{path.name}.db3"
+        self.conn = sqlite3.connect(self.path)
+        self.conn.executescript(self.SQLITE_SCHEMA)
+        self.cursor = self.conn.cursor()
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {  # noqa: RUF012  (as in the base class)
+        **Writer.STORAGE_PLUGINS,
+        StoragePlugin.SQLITE3: _SqliteWriter,
+    }
+
+
 class AtomicWriter:
     """Writes one recording; a context manager.
 
@@ -80,7 +103,7 @@ class AtomicWriter:
         with ExitStack() as stack:
             unfinished = stack.enter_context(atomic_path(self.path, alone=True))
             # The files inside carry the folder's name, so the name must be final from the start.
-            self._writer = Writer(
+            self._writer = _Writer(
                 unfinished, version=_METADATA_VERSION, storage_plugin=self._storage
             )
             with self._failures_named():

@@ -2,33 +2,33 @@
 
 Supported are rosbag2 folders (sqlite3 or mcap, plain or zstd-compressed), single ``.mcap`` and
 ``.db3`` files, and ROS 1 ``.bag`` files. Damage is listed as a problem as long as anything can be
-read; otherwise it raises a :class:`BagError`.
+read; otherwise it raises a :class:`BagError`. So is every difference between the numbers of
+messages that were read and those that the recording states.
 """
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from copy import copy
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rosbags import rosbag1, rosbag2
-from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+import zstandard
+from rosbags.interfaces import MessageDefinitionFormat, Qos
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from occ_perception.bags.mcap_recovery import intact_part_of_mcap
+from occ_perception.bags.folder_metadata import METADATA_FILE
 from occ_perception.bags.message_types import ros1_types, ros2_types
+from occ_perception.bags.recording_files import open_files, reason_of
+from occ_perception.bags.stored_file import Channel, Stored, StoredFile, in_order
 from occ_perception.errors import OccError
 
-_STORAGE_SUFFIXES = (".mcap", ".db3")
-
-Reader = rosbag1.Reader | rosbag2.Reader
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SHOWN_COUNTS = 6
 
 
 class BagError(OccError):
@@ -49,6 +49,11 @@ class BagProblem:
     text: str
     stamp_ns: int | None = None
 
+    @property
+    def is_loss(self) -> bool:
+        """Whether messages of the recording are lost or wrong in number."""
+        return self.reason in ("damaged_file", "message_count")
+
     def __str__(self) -> str:
         return self.text if self.stamp_ns is None else f"{self.stamp_ns / 1e9:.3f} s: {self.text}"
 
@@ -61,7 +66,7 @@ class RecordedMessage:
     kind: str
     received_ns: int
     raw: bytes
-    connection: Connection
+    channel: Channel
 
 
 @dataclass(frozen=True)
@@ -92,20 +97,25 @@ class Recording:
         self.path = Path(path)
         self.problems: list[BagProblem] = []
         self._known_problems: set[BagProblem] = set()
-        self._stack = ExitStack()
+        self._compared: set[tuple[str, str]] = set()
         self._stores: dict[str, Typestore] = {}
-        try:
-            self._readers = self._open()
-        except BaseException:
-            self._stack.close()
-            raise
-        self.is_ros1 = isinstance(self._readers[0], rosbag1.Reader)
+        with ExitStack() as stack:
+            try:
+                self._files, metadata = open_files(self.path, self.note, stack)
+            except ValueError as error:
+                raise BagError(str(error)) from error
+            self._stack = stack.pop_all()
+        self._recorded_qos = {} if metadata is None else metadata.qos
         self.topics: dict[str, RecordedTopic] = {}
-        for reader in self._readers:
-            for connection in reader.connections:
-                known = self.topics.get(connection.topic)
-                count = connection.msgcount + (known.count if known else 0)
-                self.topics[connection.topic] = RecordedTopic(connection.msgtype, count)
+        if metadata is not None:
+            self.topics = {name: RecordedTopic(kind, 0) for name, kind in metadata.kinds.items()}
+        found: Counter[str] = Counter()
+        for channel in self._channels():
+            found[channel.topic] += channel.count
+            self.topics[channel.topic] = RecordedTopic(channel.kind, found[channel.topic])
+        self.is_ros1 = any(channel.is_ros1 for channel in self._channels())
+        if metadata is not None:
+            self._compare(METADATA_FILE, metadata.counts, found, "are in its files")
 
     def __enter__(self) -> Recording:
         return self
@@ -124,24 +134,16 @@ class Recording:
 
     def offered_qos(self, topic: str) -> list[Qos]:
         """QoS that the topic's publishers offered; empty if it was not recorded."""
-        return [
-            qos
-            for reader in self._readers
-            for connection in reader.connections
-            if connection.topic == topic
-            for qos in getattr(connection.ext, "offered_qos_profiles", [])
-        ]
+        stored = [qos for c in self._channels() if c.topic == topic for qos in c.qos]
+        return stored or list(self._recorded_qos.get(topic, ()))
 
     @property
     def span_ns(self) -> tuple[int, int]:
         """Reception times of the first and the last message; (0, 0) for an empty recording."""
-        full = [reader for reader in self._readers if reader.message_count]
-        if not full:
+        spans = [file.span_ns for file in self._files if file.span_ns is not None]
+        if not spans:
             return (0, 0)
-        return (
-            min(int(reader.start_time) for reader in full),
-            max(int(reader.end_time) for reader in full),
-        )
+        return (min(first for first, _ in spans), max(last for _, last in spans))
 
     def note(self, reason: str, text: str, stamp_ns: int | None = None) -> None:
         """Add a problem, if it is not listed yet."""
@@ -153,29 +155,63 @@ class Recording:
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RecordedMessage]:
         """Messages of some topics, or of all, in the order of reception.
 
-        Reading of a damaged file ends early, with a problem listed; the other files are read on.
+        Reading of a damaged file goes on after the damage if the format allows it, and the other
+        files are read in any case; damage is listed as a problem. If all messages have been taken,
+        their numbers are compared with those that the files state.
         """
-        wanted = self.topics if topics is None else topics
+        wanted = self.topics.keys() if topics is None else topics
         streams = [
-            chain.from_iterable(self._until_damage(part, wanted) for part in _by_file(reader))
-            for reader in self._readers
+            (file.span_ns[0], self._until_damage(file, wanted))
+            for file in self._files
+            if file.span_ns is not None
         ]
-        for connection, received_ns, raw in heapq.merge(*streams, key=lambda item: item[1]):
-            yield RecordedMessage(
-                connection.topic, connection.msgtype, received_ns, raw, connection
-            )
+        for channel, received_ns, raw in in_order(streams):
+            yield RecordedMessage(channel.topic, channel.kind, received_ns, raw, channel)
 
-    def _until_damage(
-        self, reader: Any, topics: Collection[str]
-    ) -> Iterator[tuple[Connection, int, bytes]]:
-        connections = [c for c in reader.connections if c.topic in topics]
-        if not connections:  # the reader would read all topics
+    def _until_damage(self, file: StoredFile, topics: Collection[str]) -> Iterator[Stored]:
+        stated = Counter({c.topic: 0 for c in file.channels if c.topic in topics})
+        if not stated:
             return
+        for channel in file.channels:
+            if channel.topic in stated:
+                stated[channel.topic] += channel.count
+        read: Counter[str] = Counter()
         try:
-            yield from reader.messages(connections=connections)
+            for channel, received_ns, raw in file.messages(stated):
+                yield channel, received_ns, _unpacked(channel, raw)
+                read[channel.topic] += 1
         except Exception as error:  # damage can raise any error of the parsers
-            name = Path(str(reader.path)).name
-            self.note("damaged_file", f"{name}: reading stopped early: {_reason(error)}")
+            self.note(
+                "damaged_file", f"{file.path.name}: reading stopped early: {reason_of(error)}"
+            )
+        self._compare(file.path.name, stated, read, "were read")
+
+    def _compare(
+        self, source: str, stated: Mapping[str, int], counted: Mapping[str, int], how: str
+    ) -> None:
+        """List the topics whose numbers of messages differ from those that a source states."""
+        differing = {
+            topic: (number, counted.get(topic, 0))
+            for topic, number in sorted(stated.items())
+            if number != counted.get(topic, 0) and (source, topic) not in self._compared
+        }
+        if not differing:
+            return
+        self._compared.update((source, topic) for topic in differing)
+        shown = [
+            f"{topic} {count} instead of {number}"
+            for topic, (number, count) in list(differing.items())[:_SHOWN_COUNTS]
+        ]
+        if len(differing) > _SHOWN_COUNTS:
+            shown.append(f"{len(differing) - _SHOWN_COUNTS} more topics")
+        numbers, counts = (sum(column) for column in zip(*differing.values(), strict=True))
+        self.note(
+            "message_count",
+            f"{source} states {numbers} messages, but {counts} {how}: {', '.join(shown)}",
+        )
+
+    def _channels(self) -> Iterator[Channel]:
+        return (channel for file in self._files for channel in file.channels)
 
     def decode(self, message: RecordedMessage) -> Any:
         """The message object, with the attribute names of its ROS type.
@@ -185,20 +221,20 @@ class Recording:
         """
         store = self._stores.get(message.kind)
         if store is None:
-            store = self._stores[message.kind] = self._store(message.connection)
+            store = self._stores[message.kind] = self._store(message.channel)
         try:
-            if self.is_ros1:
+            if message.channel.is_ros1:
                 return store.deserialize_ros1(message.raw, message.kind)
             return store.deserialize_cdr(message.raw, message.kind)
         except Exception as error:
             raise BagError(
-                f"{message.topic}: message is not a valid {message.kind}: {_reason(error)}"
+                f"{message.topic}: message is not a valid {message.kind}: {reason_of(error)}"
             ) from error
 
     def header_stamp_ns(self, message: RecordedMessage) -> int:
         """Header stamp of a message whose type starts with a std_msgs/Header, without decoding."""
         try:
-            if self.is_ros1:
+            if message.channel.is_ros1:
                 _, seconds, nanoseconds = struct.unpack_from("<III", message.raw)
             else:
                 order = "<" if message.raw[1] & 1 else ">"
@@ -207,123 +243,36 @@ class Recording:
             raise BagError(f"{message.topic}: message is too short for a header") from error
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
-    def _store(self, connection: Connection) -> Typestore:
+    def _store(self, channel: Channel) -> Typestore:
         """Message definitions from the recording, otherwise those of a standard installation.
 
-        Only the type of this connection is registered, so that an invalid definition of another
+        Only the type of this channel is registered, so that an invalid definition of another
         topic does not make the recording unreadable.
         """
-        if connection.msgdef.format == MessageDefinitionFormat.MSG:
+        recorded = channel.definition
+        if recorded.format != MessageDefinitionFormat.NONE:
             try:
                 store = get_typestore(Stores.EMPTY)
-                store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+                if recorded.format == MessageDefinitionFormat.IDL:
+                    store.register(get_types_from_idl(recorded.data))
+                else:
+                    store.register(get_types_from_msg(recorded.data, channel.kind))
             except Exception as error:
                 self.note(
                     "definition",
-                    f"{connection.topic}: the recorded definition of {connection.msgtype} is "
-                    f"unreadable ({_reason(error)}); the standard one is used",
+                    f"{channel.topic}: the recorded definition of {channel.kind} is unreadable "
+                    f"({reason_of(error)}); the standard one is used",
                 )
             else:
                 return store
-        return ros1_types() if self.is_ros1 else ros2_types()
-
-    def _open(self) -> list[Reader]:
-        """One reader if the recording is intact, otherwise one for each readable file."""
-        if not self.path.exists():
-            raise BagError(f"no recording at {self.path}")
-        if self.path.is_file():
-            if self.path.suffix not in (*_STORAGE_SUFFIXES, ".bag"):
-                raise BagError(
-                    f"{self.path} is not a recording: expected a rosbag2 folder or a file ending "
-                    f"in .mcap, .db3 or .bag"
-                )
-            return [self._open_file(self.path)]
-        files = sorted(f for f in self.path.iterdir() if f.suffix in _STORAGE_SUFFIXES)
-        if (self.path / "metadata.yaml").is_file():
-            return self._open_folder(files)
-        if not files:
-            raise BagError(
-                f"{self.path} is not a rosbag2 folder: it has neither metadata.yaml nor "
-                ".mcap or .db3 files"
-            )
-        self.note("no_metadata", "metadata.yaml is missing, the recording was not closed properly")
-        return self._open_each(files)
-
-    def _open_folder(self, files: list[Path]) -> list[Reader]:
-        reader = rosbag2.Reader(self.path)
-        try:
-            self._stack.enter_context(reader)
-        except Exception as error:
-            if not files:
-                raise BagError(f"{self.path} cannot be read: {_reason(error)}") from error
-            readers = self._open_each(files)
-            if not any(_reason(error) in problem.text for problem in self.problems):
-                self.note("damaged_file", f"{_reason(error)}; the existing files are read")
-            return readers
-        return [reader]
-
-    def _open_each(self, files: list[Path]) -> list[Reader]:
-        readers: list[Reader] = []
-        refusals = []
-        for file in files:
-            try:
-                readers.append(self._open_file(file))
-            except BagError as error:  # noqa: PERF203  (opening takes longer)
-                refusals.append(str(error))
-        if refusals and not any(reader.message_count for reader in readers):
-            raise BagError("; ".join(refusals[:3]))
-        for refusal in refusals:
-            self.note("damaged_file", refusal)
-        return readers
-
-    def _open_file(self, path: Path) -> Reader:
-        try:
-            reader = rosbag1.Reader(path) if path.suffix == ".bag" else rosbag2.Reader(path)
-            self._stack.enter_context(reader)
-        except Exception as error:
-            if path.suffix == ".mcap":
-                return self._open_intact_part(path, error)
-            raise BagError(f"{path} cannot be read: {_reason(error)}{_advice(path)}") from error
-        return reader
-
-    def _open_intact_part(self, path: Path, error: Exception) -> rosbag2.Reader:
-        try:
-            part = self._stack.enter_context(intact_part_of_mcap(path))
-            reader = rosbag2.Reader(part)
-            self._stack.enter_context(reader)
-        except Exception as second:
-            raise BagError(
-                f"{path} cannot be read: {_reason(error)}; {_reason(second)}"
-            ) from second
-        if not reader.message_count:
-            raise BagError(f"{path} cannot be read: {_reason(error)}; it has no intact message")
-        self.note(
-            "damaged_file",
-            f"{path.name} is damaged ({_reason(error)}); {reader.message_count} messages before "
-            "the damage are read",
-        )
-        return reader
+        return ros1_types() if channel.is_ros1 else ros2_types()
 
 
-def _by_file(reader: Reader) -> list[Any]:
-    """One reader per file, instead of one reader for the whole folder.
+def _unpacked(channel: Channel, raw: bytes) -> bytes:
+    """The message of a message-compressed recording; others as they are.
 
-    A reader of a folder ends at the first damage in any file.
+    The messages themselves tell: serialized ROS 2 messages start with a zero byte.
     """
-    folder: Any = getattr(reader, "storage", None)
-    parts = []
-    for file in getattr(folder, "storages", ()):
-        part = copy(folder)
-        part.storages, part.path = [file], file.path
-        parts.append(part)
-    return parts or [reader]
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
-
-
-def _advice(path: Path) -> str:
-    if path.suffix == ".bag":
-        return "; `rosbag reindex` or `rosbag fix` may repair it"
-    return "; `sqlite3 FILE .recover` may save its messages"
+    if channel.is_ros1 or not raw.startswith(_ZSTD_MAGIC):
+        return raw
+    return zstandard.ZstdDecompressor().decompressobj().decompress(raw)

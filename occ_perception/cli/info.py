@@ -28,17 +28,19 @@ def info(
 
     report = inspect_bag(bag, layout)
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{report.path}[/bold]: {report.duration_s:.1f} s")
+    console.print(str(report.path), style="bold", markup=False, end="")
+    console.print(f": {report.duration_s:.1f} s")
     _print_topics(console, report)
     _print_layouts(console, report)
     if report.frame_sets is not None:
         _print_frame_sets(console, report.frame_sets)
     for note in report.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     _print_problems(console, report)
     if report.missing_for_node:
         for missing in report.missing_for_node:
-            console.print("[red]missing for the node:[/red]", missing, markup=True)
+            console.print("[red]missing for the node:[/red] ", end="")
+            console.print(missing, markup=False)
     else:
         console.print("[green]the node can run on this bag[/green]")
 

@@ -72,12 +72,12 @@ def play(
         typer.echo(f"skipped {topic}: {reason}")
     for topic, count in report.refused.items():
         typer.echo(f"DDS refused {count} messages on {topic}")
-    for damage in report.damage:
-        typer.echo(f"bag: {damage}")
+    for problem in report.problems:
+        typer.echo(f"bag: {problem}")
     if lockstep:
         with_output = report.frame_sets - len(report.without_output)
         typer.echo(f"{with_output} of {report.frame_sets} frame sets have an output on {lockstep}")
-    if report.without_output or report.refused or report.damage:
+    if not report.is_complete:
         raise typer.Exit(1)
 
 

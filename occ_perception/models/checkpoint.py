@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.atomic import OutputError, atomic_path, refuse_existing
-from occ_perception.errors import OccError
+from occ_perception.errors import OccError, git_lfs_advice
 from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint_keys import checkpoint_key, current_key
 from occ_perception.models.network import Network
@@ -210,14 +210,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     with path.open("rb") as file:
         beginning = file.read(40)
+    if advice := git_lfs_advice(beginning):
+        raise CheckpointError(f"{path} is not a checkpoint: {advice}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     if not beginning.startswith(_BEGINNINGS):
         raise CheckpointError(
             f"{path} is not a checkpoint file: it starts with {beginning!r}, expected the zip file "
-            "or pickle that torch.save writes. A web page or a pointer in place of the file means "
+            "or pickle that torch.save writes. A web page in place of the file means "
             "that the download went wrong"
         )
     try:

@@ -27,7 +27,7 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
 from occ_perception.bags.discovery import choose_layout
-from occ_perception.bags.recording import RecordedMessage, Recording
+from occ_perception.bags.recording import BagProblem, RecordedMessage, Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.lockstep import Lockstep, image_topics, obstacle_to_output
 from occ_perception.ros.message_classes import message_class_of, time_message
@@ -108,7 +108,7 @@ class PlayReport:
         worst_lateness_s: largest delay of a message behind its time.
         frame_sets: frame sets sent in lockstep.
         without_output: for each frame set without an output, a sentence about it.
-        damage: parts of the bag that could not be read.
+        problems: what is wrong with the bag.
         interrupted: whether playing was stopped by KeyboardInterrupt.
     """
 
@@ -118,8 +118,14 @@ class PlayReport:
     worst_lateness_s: float = 0.0
     frame_sets: int = 0
     without_output: list[str] = field(default_factory=list)
-    damage: list[str] = field(default_factory=list)
+    problems: list[BagProblem] = field(default_factory=list)
     interrupted: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything was played that the bag states to hold, with its outputs."""
+        is_lost = any(problem.is_loss for problem in self.problems)
+        return not (is_lost or self.without_output or self.refused)
 
 
 class BagPlayer:
@@ -176,9 +182,7 @@ class BagPlayer:
             self._drain()
         except KeyboardInterrupt:
             self.report.interrupted = True
-        self.report.damage = [
-            str(problem) for problem in self._recording.problems if problem.reason == "damaged_file"
-        ]
+        self.report.problems = self._recording.problems
         return self.report
 
     # -- what is published -----------------------------------------------------------------------

@@ -115,8 +115,12 @@ def _matrix(vector: Any, quaternion: Any) -> Float64:
 def points_from_message(message: Any) -> NDArray[np.void]:
     """The points (n,) of a sensor_msgs/PointCloud2, with its fields as named columns.
 
+    Rows may be padded (``row_step``). A ``row_step`` for which data is too short is ignored: some
+    drivers fill it in wrongly.
+
     Raises:
-        MessageError: x, y or z is missing, a field has an unknown type, or data is too short.
+        MessageError: x, y or z is missing, a field has an unknown type or lies outside of the
+            point, or data is too short.
     """
     fields = {field.name: field for field in message.fields}
     order = ">" if message.is_bigendian else "<"
@@ -130,15 +134,21 @@ def points_from_message(message: Any) -> NDArray[np.void]:
         raise MessageError(
             f"{count} points of {message.point_step} bytes, but only {len(message.data)} bytes"
         )
-    dtype = np.dtype(
-        {
-            "names": list(fields),
-            "formats": [order + _NUMPY_TYPES[f.datatype] for f in fields.values()],
-            "offsets": [int(f.offset) for f in fields.values()],
-            "itemsize": int(message.point_step),
-        }
-    )
-    points: NDArray[np.void] = np.frombuffer(message.data, dtype, count)
+    formats = [order + _NUMPY_TYPES[field.datatype] for field in fields.values()]
+    offsets = [int(field.offset) for field in fields.values()]
+    names, itemsize = list(fields), int(message.point_step)
+    try:
+        dtype = np.dtype(
+            {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
+        )
+    except ValueError as error:
+        raise MessageError(f"fields of points contradict point_step {itemsize}: {error}") from None
+    height, width, row_step = int(message.height), int(message.width), int(message.row_step)
+    row_bytes = width * dtype.itemsize
+    is_padded = row_step > row_bytes and (height - 1) * row_step + row_bytes <= len(message.data)
+    strides = (row_step if is_padded else row_bytes, dtype.itemsize)
+    rows = np.ndarray((height, width), dtype, message.data, strides=strides)
+    points: NDArray[np.void] = rows.reshape(-1)  # a copy if rows are padded
     return points
 
 

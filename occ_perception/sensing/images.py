@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.errors import OccError
+from occ_perception.errors import OccError, git_lfs_advice
 
 RgbImage = NDArray[np.uint8]
 """(H, W, 3) uint8, channel order R G B."""
@@ -213,9 +213,10 @@ def check_compressed(image: EncodedImage) -> None:
     elif start.startswith(_PNG_MAGIC):
         kind, problem = "PNG", _png_problem(data)
     else:
+        advice = git_lfs_advice(data[:100].tobytes())
         raise ImageError(
             f"compressed image (format {image.format!r}, {data.size} bytes) is neither JPEG "
-            f"nor PNG: it starts with {start[:8].hex(' ') or 'nothing'}"
+            f"nor PNG: {advice or 'it starts with ' + (start[:8].hex(' ') or 'nothing')}"
         )
     if problem:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")

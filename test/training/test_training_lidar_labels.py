@@ -15,7 +15,7 @@ from occ_training.lidar_labels.boxes import (
 )
 from occ_training.lidar_labels.ground import find_ground
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller
-from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep, _offsets_ns
+from occ_training.lidar_labels.sweeps import NO_CLASS, Sweep
 from occ_training.lidar_labels.visibility import camera_mask
 from occ_training.lidar_labels.window import LabelRule
 
@@ -293,21 +293,6 @@ def test_ground_follows_the_road_and_leaves_out_objects_on_it() -> None:
     on_ground = ground.holds(points)
     assert on_ground[~stands].mean() > 0.99
     assert not on_ground[stands].any()
-
-
-def test_point_times_are_read_in_the_units_of_lidar_drivers() -> None:
-    stamp = 1_600_000_000_000_000_000
-    for name, kind, values in (
-        ("t", "u4", [0, 50_000_000]),
-        ("time", "f4", [0.0, 0.05]),
-        ("timestamp", "f8", [1.6e9, 1.6e9 + 0.05]),
-        ("timestamp", "f8", [1.6e18, 1.6e18 + 5e7]),
-    ):
-        rows = np.array([(value,) for value in values], dtype=[(name, kind)])
-        assert np.allclose(_offsets_ns(rows, stamp), [0, 50_000_000], atol=1000), name
-    assert _offsets_ns(np.zeros(3, dtype=[("x", "f4")]), stamp) is None
-    with pytest.raises(ValueError, match="another unit"):
-        _offsets_ns(np.array([(50,)], dtype=[("time", "f4")]), stamp)
 
 
 def test_boxes_of_a_file_are_interpolated_and_bad_lines_named(tmp_path) -> None:

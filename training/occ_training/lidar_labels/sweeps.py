@@ -14,6 +14,7 @@ from occ_perception.errors import OccError
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import PoseUnavailable
 from occ_perception.sensing.from_messages import points_from_message
+from occ_perception.sensing.point_times import point_offsets_ns
 from occ_perception.sensing.transform_tree import TransformError
 
 NO_CLASS = 255
@@ -22,7 +23,6 @@ CLASS_FIELDS = ("label", "class", "class_id", "semantic", "classification")
 
 # Points are grouped by this time. Vehicles turn by less than a hundredth of a degree in it.
 _PART_NS = 5_000_000
-_LONGEST_SWEEP_NS = 300_000_000
 _NEAREST_M = 1.5
 
 
@@ -54,10 +54,9 @@ class Sweep:
 class WorldSweeps:
     """Iterates over the sweeps of one topic, with the ego poses of the recording.
 
-    Points are placed with the pose at their own time if they carry one (fields ``time`` in
-    seconds or ``t``, ``time_offset``, ``offset_time`` in nanoseconds after the stamp, ``timestamp``
-    in absolute seconds or nanoseconds), else with the pose at the sweep's stamp. Points within
-    1.5 m of the sensor belong to the vehicle and are left out.
+    Points are placed with the pose at their own time if they carry one, see
+    :func:`~occ_perception.sensing.point_times.point_offsets_ns`, else with the pose at the sweep's
+    stamp. Points within 1.5 m of the sensor belong to the vehicle and are left out.
 
     Args:
         drive: the recording.
@@ -109,7 +108,7 @@ class WorldSweeps:
         kept = np.isfinite(places).all(axis=1)
         kept &= np.einsum("ij,ij->i", places, places) > _NEAREST_M**2
         places, rows = places[kept], rows[kept]
-        offsets = _offsets_ns(rows, stamp)
+        offsets = point_offsets_ns(rows, stamp)
         part = np.zeros(len(rows), np.int64) if offsets is None else offsets // _PART_NS
         order = np.argsort(part, kind="stable")
         times, starts = np.unique(part[order], return_index=True)
@@ -145,27 +144,3 @@ def _class_table(class_ids: Mapping[int, int] | None, num_classes: int) -> NDArr
     for value, class_id in class_ids.items():
         table[value] = class_id
     return table
-
-
-def _offsets_ns(rows: NDArray[np.void], stamp: int) -> NDArray[np.int64] | None:
-    """Each point's time after the stamp; None if the points carry no times."""
-    names = rows.dtype.names or ()
-    for name in ("t", "time_offset", "offset_time"):
-        if name in names:
-            offsets = rows[name].astype(np.int64)
-            break
-    else:
-        if "time" in names:
-            offsets = np.round(rows["time"].astype(np.float64) * 1e9).astype(np.int64)
-        elif "timestamp" in names and rows["timestamp"].dtype.itemsize == 8:
-            times = rows["timestamp"].astype(np.float64)
-            seconds = times * 1e-9 if times.size and times.max() > 1e14 else times
-            offsets = np.round((seconds - stamp * 1e-9) * 1e9).astype(np.int64)
-        else:
-            return None
-    if offsets.size and np.abs(offsets).max() > _LONGEST_SWEEP_NS:
-        raise ValueError(
-            f"points are {np.abs(offsets).max() / 1e6:.0f} ms from their sweep's stamp, expected "
-            f"at most {_LONGEST_SWEEP_NS / 1e6:.0f} ms; the time field has another unit or clock"
-        )
-    return offsets
