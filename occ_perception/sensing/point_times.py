@@ -19,16 +19,17 @@ TIME_FIELDS = (
 
 _LONGEST_SWEEP_NS = 300_000_000
 
-_INTEGER_UNITS_NS = {"nanoseconds after the stamp": (1.0, False)}
-_FLOAT_UNITS_NS = {
-    "seconds after the stamp": (1e9, False),
-    "seconds": (1e9, True),
-    "microseconds": (1e3, True),
-    "nanoseconds": (1.0, True),
-    "microseconds after the stamp": (1e3, False),
-    "nanoseconds after the stamp": (1.0, False),
-}
-"""Name -> nanoseconds per unit, and whether times are absolute. The first that fits is used."""
+_INTEGER_UNITS = ((1.0, False, 0.0),)
+_FLOAT_UNITS = (
+    (1e9, False, 0.0),
+    (1e9, True, 0.0),
+    (1e3, True, 0.0),
+    (1.0, True, 0.0),
+    (1e3, False, 1e6),
+    (1.0, False, 1e6),
+)
+"""Nanoseconds per unit, whether times are absolute, and how far the farthest point must be from the
+stamp, ns. The first unit that fits is used."""
 
 
 def point_offsets_ns(rows: NDArray[np.void], stamp_ns: int) -> NDArray[np.int64] | None:
@@ -56,16 +57,16 @@ def point_offsets_ns(rows: NDArray[np.void], stamp_ns: int) -> NDArray[np.int64]
     offsets = np.zeros(len(rows), np.int64)
     if not finite.any():
         return offsets
-    nearest = np.inf
-    for unit_ns, is_absolute in (_FLOAT_UNITS_NS if is_float else _INTEGER_UNITS_NS).values():
+    for unit_ns, is_absolute, least_ns in _FLOAT_UNITS if is_float else _INTEGER_UNITS:
         # The difference of large numbers comes first: it is exact.
         after = (values[finite] - (stamp_ns / unit_ns if is_absolute else 0.0)) * unit_ns
         farthest = np.abs(after).max()
-        if farthest <= _LONGEST_SWEEP_NS:
+        if least_ns <= farthest <= _LONGEST_SWEEP_NS:
             offsets[finite] = np.round(after)
             return offsets
-        nearest = min(nearest, farthest)
+    low, high = values[finite].min(), values[finite].max()
     raise MessageError(
-        f"points are {nearest / 1e6:.0f} ms from their sweep's stamp by their field {name}, "
-        f"expected at most {_LONGEST_SWEEP_NS / 1e6:.0f} ms; it has another unit or clock"
+        f"points have times {low:g} to {high:g} in their field {name}, in every known unit more "
+        f"than {_LONGEST_SWEEP_NS / 1e6:.0f} ms from their sweep's stamp; it has another unit or "
+        "clock"
     )
