@@ -18,7 +18,7 @@ from rosbags import rosbag1, rosbag2
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from occ_perception.geometry import invert_transform, pose_from_matrix
+from occ_perception.geometry import invert_transform, matrix_from_pose, pose_from_matrix
 
 MS = 1_000_000
 Timed = tuple[int, str, Any]  # time of reception, topic, message
@@ -88,6 +88,25 @@ class Messages:
             ),
             **dict(zip(names, values, strict=True)),
         )  # fmt: skip
+
+    def cloud(self, stamp_ns: int, frame_id: str, points: np.ndarray) -> Any:
+        """Points (N, 5) of nuScenes."""
+        fields = [
+            self.new("sensor_msgs/msg/PointField", name=name, offset=4 * k, datatype=7, count=1)
+            for k, name in enumerate(LIDAR_COLUMNS)
+        ]
+        return self.new(
+            "sensor_msgs/msg/PointCloud2",
+            header=self.header(stamp_ns, frame_id),
+            height=1,
+            width=len(points),
+            fields=fields,
+            is_bigendian=False,
+            point_step=20,
+            row_step=points.nbytes,
+            data=points.view(np.uint8).ravel(),
+            is_dense=True,
+        )
 
     def odometry(self, stamp_ns: int, frame: str, child: str, pose: np.ndarray) -> Any:
         position, quaternion = self._parts("geometry_msgs/msg/Point", pose)
@@ -192,6 +211,10 @@ def foxglove(path: Path, images: list[DrawnImage], storage="mcap", mode="none") 
     comes at keyframes only, each message with the transforms of the next one as well.
     """
     messages = Messages()
+    return write(path, messages, _foxglove_topics(messages, images), storage, mode)
+
+
+def _foxglove_topics(messages: Messages, images: list[DrawnImage]) -> list[Timed]:
     timed: list[Timed] = []
     lidar_times = sorted(
         {p.stamp_ns for p in images if p.is_key_frame and p.channel == "CAM_BACK_LEFT"}
@@ -219,7 +242,95 @@ def foxglove(path: Path, images: list[DrawnImage], storage="mcap", mode="none") 
             drifting = drive((stamp - start) / 1e9)
             drifting[:3, 3] += 5
             timed.append((now, "/odom", messages.odometry(stamp, "map", "base_link", drifting)))
-    return write(path, messages, timed, storage, mode)
+    return timed
+
+
+LIDAR_MOUNT = matrix_from_pose((0.94, 0.0, 1.84), (0.0, 0.0, -0.70711, 0.70711))
+LIDAR_COLUMNS = ("x", "y", "z", "intensity", "ring")
+RADARS = ("FRONT", "FRONT_LEFT", "FRONT_RIGHT", "BACK_LEFT", "BACK_RIGHT")
+
+
+def nuscenes2bag(path: Path, images: list[DrawnImage], static: bool, storage="mcap") -> Path:
+    """All topics of foxglove/nuscenes2bag, with those that only its viewer shows.
+
+    Args:
+        path: the recording.
+        images: of the cameras.
+        static: whether the mounts are on /tf_static too, as forks write them.
+        storage: container format.
+    """
+    messages = Messages()
+    viewer_type = "foxglove_msgs/msg/ImageMarkerArray"
+    messages.store.register(
+        get_types_from_msg("visualization_msgs/ImageMarker[] markers", viewer_type)
+    )
+    timed = _foxglove_topics(messages, images)
+    keyframes = sorted({time for time, topic, _ in timed if topic == "/tf"})
+    mounts = {image.channel: image.ego_T_cam for image in images} | {"LIDAR_TOP": LIDAR_MOUNT}
+    for radar in RADARS:
+        mounts[f"RADAR_{radar}"] = LIDAR_MOUNT
+    if static:
+        tree = [(keyframes[0], "base_link", name, mount) for name, mount in mounts.items()]
+        timed.append((keyframes[0], "/tf_static", messages.tf(tree)))
+    for time in keyframes:
+        tree = [(time, "base_link", name, mount) for name, mount in mounts.items()]
+        timed.append((time, "/tf", messages.tf(tree)))
+        timed += _nuscenes_sensors(messages, time)
+        timed += _nuscenes_viewer_topics(messages, time, viewer_type)
+    return write(path, messages, timed, storage)
+
+
+def _nuscenes_sensors(messages: Messages, time: int) -> list[Timed]:
+    new = messages.new
+    points = np.random.default_rng(time % 1000).uniform(-20, 20, (50, 5)).astype("<f4")
+    timed: list[Timed] = [(time, "/LIDAR_TOP", messages.cloud(time, "LIDAR_TOP", points))]
+    timed += [
+        (time, f"/RADAR_{name}", messages.cloud(time, f"RADAR_{name}", points[:9]))
+        for name in RADARS
+    ]
+    vector = new("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=9.8)
+    level = new("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+    imu = new(
+        "sensor_msgs/msg/Imu",
+        header=messages.header(time, "base_link"),
+        orientation=level,
+        orientation_covariance=np.zeros(9),
+        angular_velocity=vector,
+        angular_velocity_covariance=np.zeros(9),
+        linear_acceleration=vector,
+        linear_acceleration_covariance=np.zeros(9),
+    )
+    gps = new(
+        "sensor_msgs/msg/NavSatFix",
+        header=messages.header(time, "base_link"),
+        status=new("sensor_msgs/msg/NavSatStatus", status=1, service=1),
+        latitude=1.3,
+        longitude=103.8,
+        altitude=0.0,
+        position_covariance=np.zeros(9),
+        position_covariance_type=0,
+    )
+    origin = new("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
+    pose = new("geometry_msgs/msg/Pose", position=origin, orientation=level)
+    stamped = new(
+        "geometry_msgs/msg/PoseStamped", header=messages.header(time, "base_link"), pose=pose
+    )
+    return [*timed, (time, "/imu", imu), (time, "/gps", gps), (time, "/pose", stamped)]
+
+
+def _nuscenes_viewer_topics(messages: Messages, time: int, viewer_type: str) -> list[Timed]:
+    """Empty messages of the right types: the map, the boxes, and drawings over the images."""
+    markers = messages.new("visualization_msgs/msg/MarkerArray", markers=[])
+    timed: list[Timed] = [
+        (time, topic, markers)
+        for topic in ("/markers/annotations", "/markers/car", "/semantic_map")
+    ]
+    drawings = messages.new(viewer_type, markers=[])
+    timed += [(time, f"/CAM_{name}/image_markers_annotations", drawings) for name in RADARS]
+    diagnostics = messages.new(
+        "diagnostic_msgs/msg/DiagnosticArray", header=messages.header(time, ""), status=[]
+    )
+    return [*timed, (time, "/diagnostics", diagnostics)]
 
 
 AUTOWARE_CAMERAS = {

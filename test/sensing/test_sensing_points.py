@@ -105,9 +105,7 @@ def test_points_without_times():
 
 def test_times_in_no_known_unit_are_refused():
     rows = np.array([(50,)], dtype=[("time", "f4")])
-    with pytest.raises(
-        MessageError, match="times 50 to 50 in their field time, in ever"
-    ):
+    with pytest.raises(MessageError, match="times 50 to 50 in their field time, in ever"):
         point_offsets_ns(rows, STAMP)
     rows = np.array([(2_000_000_000,)], dtype=[("t", "u4")])
     with pytest.raises(MessageError, match="another unit or clock"):
