@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("occ_perception.ros.player", exc_type=ImportError)
 
@@ -209,6 +211,22 @@ def test_refusals_are_one_line(bag: Path, arguments: list[str], message: str) ->
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.splitlines()) == 1
+
+
+def test_a_bag_that_lacks_messages_is_played_and_reported(
+    bag: Path, tmp_path: Path, launch: Launch
+) -> None:
+    copy = shutil.copytree(bag, tmp_path / "drive")
+    content = yaml.safe_load((copy / "metadata.yaml").read_text())
+    for topic in content["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        if topic["topic_metadata"]["name"] == "/odom":
+            topic["message_count"] += 1
+    (copy / "metadata.yaml").write_text(yaml.safe_dump(content))
+    player = launch([*OCC, "play", copy, "--rate", "20", "--wait", "0"])
+    assert player.wait(60) == 1
+    count = FRAME_SETS * len(CAMERAS)
+    assert f"/odom {count} instead of {count + 1}" in player.output()
+    assert f"played {3 * count} messages" in player.output()
 
 
 def test_a_topic_that_the_bag_lacks_is_refused(bag: Path, launch: Launch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import nuscenes_folder
 import pytest
 import synthetic_scenes as scenes
+import yaml
 from occ_training.cli import app
 from occ_training.convert import convert_bags
 from occ_training.convert_bag import ConvertOptions
@@ -267,6 +268,27 @@ def test_a_bag_that_breaks_off_gives_what_is_before_and_one_that_is_none_fails(
     assert list(failures) == [str(nothing)]
     assert failures[str(nothing)].startswith(f"{nothing} cannot be read: ")
     assert sorted(f.stem for f in (tmp_path / "out" / "parts").iterdir()) == ["cut"]
+
+
+def test_numbers_of_messages_that_differ_are_reported(tmp_path) -> None:
+    path = families.foxglove(tmp_path / "bag", nuscenes_folder.drawn_images(keyframes=2))
+    metadata = path / "metadata.yaml"
+    content = yaml.safe_load(metadata.read_text())
+    (tf,) = (
+        topic
+        for topic in content["rosbag2_bagfile_information"]["topics_with_message_count"]
+        if topic["topic_metadata"]["name"] == "/tf"
+    )
+    tf["message_count"] = 5
+    metadata.write_text(yaml.safe_dump(content))
+    run = CliRunner().invoke(
+        app, ["convert", str(path), "--labels", "none", "--out", str(tmp_path / "out")]
+    )
+    assert run.exit_code == 0, run.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["bags"][0]
+    (text,) = report["problems"]["message_count"]
+    assert text == "metadata.yaml states 5 messages, but 2 are in its files: /tf 2 instead of 5"
+    assert text in " ".join(run.output.split())
 
 
 def test_an_interrupted_bag_is_converted_again_and_a_finished_one_is_kept(
