@@ -85,7 +85,7 @@ class Recording:
 
     Attributes:
         path: path of the recording.
-        is_ros1: whether its messages are serialized in ROS 1 format.
+        is_ros1: whether any messages are serialized in ROS 1 format.
         topics: name -> type and count.
         problems: problems found so far.
 
@@ -269,10 +269,13 @@ class Recording:
 
 
 def _unpacked(channel: Channel, raw: bytes) -> bytes:
-    """The message of a message-compressed recording; others as they are.
+    """The message of a message-compressed recording; others, and damaged ones, as they are.
 
     The messages themselves tell: serialized ROS 2 messages start with a zero byte.
     """
     if channel.is_ros1 or not raw.startswith(_ZSTD_MAGIC):
         return raw
-    return zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+    try:
+        return zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+    except zstandard.ZstdError:  # reported when the message is decoded
+        return raw

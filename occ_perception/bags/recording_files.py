@@ -58,7 +58,7 @@ def open_files(
     else:
         why_no_metadata = f"{METADATA_FILE} is missing, the recording was not closed properly"
     if not files:
-        raise ValueError(_no_files(path, why_no_metadata))
+        raise ValueError(_no_files(path, metadata, why_no_metadata))
     if metadata is None:
         note("no_metadata", why_no_metadata)
     else:
@@ -66,9 +66,12 @@ def open_files(
     return opener.open_each(files), metadata
 
 
-def _no_files(path: Path, why_no_metadata: str) -> str:
+def _no_files(path: Path, metadata: FolderMetadata | None, why_no_metadata: str) -> str:
+    if metadata is not None:
+        listed = ", ".join(metadata.files) or "nothing"
+        return f"{path} has no .mcap or .db3 file; its {METADATA_FILE} lists {listed}"
     if (path / METADATA_FILE).is_file():
-        return f"{path} cannot be read: {why_no_metadata or 'it has no .mcap or .db3 files'}"
+        return f"{path} cannot be read: {why_no_metadata}"
     return f"{path} is not a rosbag2 folder: it has neither {METADATA_FILE} nor .mcap or .db3 files"
 
 
@@ -79,10 +82,8 @@ def _listed(files: list[Path], metadata: FolderMetadata, note: Note) -> list[Pat
     listed = [name if name in names else _other_name(name) for name in metadata.files]
     missing = [name for name, here in zip(metadata.files, listed, strict=True) if here not in names]
     if missing:
-        note(
-            "damaged_file",
-            f"{', '.join(missing)} of {METADATA_FILE} do not exist; the existing files are read",
-        )
+        text = f"{METADATA_FILE} lists files that do not exist: {', '.join(missing)}"
+        note("damaged_file", f"{text}; the others are read")
         return files
     others = sorted(names.difference(listed))
     if others:

@@ -143,8 +143,8 @@ class BagPlayer:
     def __init__(self, node: Node, recording: Recording, options: PlayOptions) -> None:
         if recording.is_ros1:
             raise PlayError(
-                f"{recording.path} is a ROS 1 bag; convert it first: rosbags-convert --src "
-                f"{recording.path} --dst {recording.path.with_suffix('')} "
+                f"{recording.path} holds ROS 1 messages; convert them first, a .bag for example by "
+                f"rosbags-convert --src {recording.path} --dst {recording.path.with_suffix('')} "
                 "--dst-typestore ros2_humble"
             )
         self.options = options

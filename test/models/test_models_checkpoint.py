@@ -156,11 +156,10 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, net, name, content):
     "content",
     [
         b"<!DOCTYPE html><title>404</title>",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
         b'{"error": "Unauthorized"}',
         b"",
     ],
-    ids=["page", "pointer", "answer", "nothing"],
+    ids=["page", "answer", "nothing"],
 )
 def test_what_came_instead_of_a_checkpoint_is_shown(tmp_path, content):
     path = tmp_path / "model.pth"
@@ -169,6 +168,14 @@ def test_what_came_instead_of_a_checkpoint_is_shown(tmp_path, content):
         read_tensors(path)
     assert repr(content[:20])[:-1] in str(refusal.value)
     assert "run code" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    with pytest.raises(CheckpointError, match=r"is a Git LFS pointer .* `git lfs pull`"):
+        read_tensors(path)
 
 
 # A name that is cut short is another name than the allowed one.

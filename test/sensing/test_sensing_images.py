@@ -136,6 +136,12 @@ def test_other_formats_are_named(data):
         decoded(data)
 
 
+def test_a_pointer_of_git_lfs_is_named():
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+    with pytest.raises(ImageError, match=r"nor PNG: it is a Git LFS pointer .* `git lfs pull`"):
+        decode_image(EncodedImage("jpeg", pointer))
+
+
 def test_compressed_depth_is_refused():
     depth = b"\0" * 12 + encoded(scene()[..., 0], "PNG")
     for declared in ("16UC1; compressedDepth png", "png"):
