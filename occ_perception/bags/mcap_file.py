@@ -8,9 +8,8 @@ from typing import BinaryIO
 
 import mcap.records
 import numpy as np
-from mcap.records import Message
 
-from occ_perception.bags.mcap_index import ChunkPlace, index_of, message_at, records_of_chunk
+from occ_perception.bags.mcap_index import ChunkPlace, content_of_chunk, index_of, message_at
 from occ_perception.bags.stored_file import (
     Channel,
     Note,
@@ -96,20 +95,19 @@ class McapFile:
     def _of_chunk(
         self, file: BinaryIO, chunk: ChunkPlace, wanted: Mapping[int, Channel]
     ) -> Iterator[Stored]:
-        records, damage = records_of_chunk(file, chunk.offset)
-        if damage and damage not in self._index.damages:
-            self._note("damaged_file", f"{self.path.name}: {damage}; messages are left out")
-        messages = [record for record in records if isinstance(record, Message)]
-        unknown = sum(message.channel_id not in self._index.channels for message in messages)
+        content = content_of_chunk(file, chunk.offset)
+        if content.damage and content.damage not in self._index.damages:
+            self._note("damaged_file", f"{self.path.name}: {content.damage}; messages are left out")
+        unknown = sum(m.channel not in self._index.channels for m in content.messages)
         if unknown:
             self._note(
                 "damaged_file",
                 f"{self.path.name}: {unknown} messages of the block at byte {chunk.offset} belong "
                 "to no topic and are left out",
             )
-        for message in sorted(messages, key=lambda m: m.log_time):
-            if message.channel_id in wanted:
-                yield wanted[message.channel_id], message.log_time, message.data
+        for message in sorted(content.messages, key=lambda m: m.log_ns):
+            if message.channel in wanted:
+                yield wanted[message.channel], message.log_ns, message.raw
 
     def _loose(self, file: BinaryIO, wanted: Mapping[int, Channel]) -> Iterator[Stored]:
         """Messages outside of chunks; recorders do not write them in the exact order of time."""
@@ -119,7 +117,7 @@ class McapFile:
         for at in np.argsort(times, kind="stable"):
             if is_wanted[at]:
                 message = message_at(file, index.loose_offsets[at])
-                yield wanted[message.channel_id], message.log_time, message.data
+                yield wanted[message.channel], message.log_ns, message.raw
 
 
 def _channel(

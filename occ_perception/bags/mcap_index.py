@@ -12,12 +12,13 @@ import struct
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
 
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.reader import make_reader
-from mcap.records import Channel, Chunk, ChunkIndex, McapRecord, Message, Schema, Statistics
+from mcap.records import Channel, Chunk, ChunkIndex, McapRecord, Schema, Statistics
 from mcap.stream_reader import get_chunk_data_stream
 from mcap.summary import Summary
 
@@ -42,6 +43,29 @@ class ChunkPlace:
     start_ns: int
     end_ns: int
     channels: frozenset[int] | None
+
+
+class McapMessage(NamedTuple):
+    """A message: id of its channel, log time, serialized bytes."""
+
+    channel: int
+    log_ns: int
+    raw: bytes
+
+
+@dataclass
+class ChunkContent:
+    """What a chunk holds.
+
+    Attributes:
+        messages: in the order of the file.
+        records: of schemas and channels.
+        damage: what is damaged; "" if the chunk is intact.
+    """
+
+    messages: list[McapMessage]
+    records: list[McapRecord]
+    damage: str = ""
 
 
 @dataclass
@@ -190,54 +214,54 @@ def _read_chunks(file: BinaryIO, index: McapIndex) -> None:
     times = [min(index.loose_ns), max(index.loose_ns)] if index.loose_ns else []
     readable = []
     for chunk in index.chunks:
-        records, damage = records_of_chunk(file, chunk.offset)
-        if damage:
-            index.damages.append(damage)
-        messages = [record for record in records if isinstance(record, Message)]
-        for record in records:
+        content = content_of_chunk(file, chunk.offset)
+        if content.damage:
+            index.damages.append(content.damage)
+        for record in content.records:
             index.take(record)
-        if messages:
-            index.counts.update(message.channel_id for message in messages)
-            start_ns = min(message.log_time for message in messages)
-            end_ns = max(message.log_time for message in messages)
+        if content.messages:
+            counts = Counter(message.channel for message in content.messages)
+            index.counts += counts
+            start_ns = min(message.log_ns for message in content.messages)
+            end_ns = max(message.log_ns for message in content.messages)
             times += [start_ns, end_ns]
-            channels = frozenset(message.channel_id for message in messages)
+            channels = frozenset(counts)
             readable.append(ChunkPlace(chunk.offset, start_ns, end_ns, channels))
     index.chunks = readable
     index.span_ns = (min(times), max(times)) if times else None
 
 
-def records_of_chunk(file: BinaryIO, offset: int) -> tuple[list[McapRecord], str]:
-    """The records of the chunk at an offset of the file, and its damage, "" if it is intact.
-
-    From a damaged chunk the records before the damage are returned.
-    """
-    records: list[McapRecord] = []
+def content_of_chunk(file: BinaryIO, offset: int) -> ChunkContent:
+    """The content of the chunk at an offset of the file, up to a damage in it."""
+    content = ChunkContent([], [])
     try:
         file.seek(offset + _RECORD.size)
         chunk = Chunk.read(ReadDataStream(file))
         stream, size = get_chunk_data_stream(chunk, validate_crc=True)
-        while stream.count < size:
-            opcode, length = stream.read1(), stream.read8()
-            if opcode == 0 or stream.count + length > size:
-                raise ValueError(f"no record at byte {stream.count - _RECORD.size} of it")
+        data = stream.read(size)
+        at = 0
+        while at < size:
+            opcode, length = _RECORD.unpack_from(data, at)
+            begin, at = at + _RECORD.size, at + _RECORD.size + length
+            if opcode == 0 or at > size:
+                raise ValueError(f"no record at byte {begin - _RECORD.size} of it")
             if opcode == Opcode.MESSAGE:
-                records.append(Message.read(stream, length))
+                channel, _, log_ns, _ = _MESSAGE.unpack_from(data, begin)
+                raw = data[begin + _MESSAGE.size : at]
+                content.messages.append(McapMessage(channel, log_ns, raw))
             elif opcode == Opcode.SCHEMA:
-                records.append(Schema.read(stream))
+                content.records.append(Schema.read(ReadDataStream(BytesIO(data[begin:at]))))
             elif opcode == Opcode.CHANNEL:
-                records.append(Channel.read(stream))
-            else:
-                stream.read(length)
+                content.records.append(Channel.read(ReadDataStream(BytesIO(data[begin:at]))))
     except Exception as error:  # damage can raise any error of the parser
         why = str(error).rstrip(".") or type(error).__name__
-        return records, f"the block of messages at byte {offset} is damaged ({why})"
-    return records, ""
+        content.damage = f"the block of messages at byte {offset} is damaged ({why})"
+    return content
 
 
-def message_at(file: BinaryIO, offset: int) -> Message:
+def message_at(file: BinaryIO, offset: int) -> McapMessage:
     """The message at an offset of the file, outside of chunks."""
     file.seek(offset)
     _, length = _record_head(file)
-    message: Message = Message.read(ReadDataStream(file), length)
-    return message
+    channel, _, log_ns, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
+    return McapMessage(channel, log_ns, file.read(length - _MESSAGE.size))
