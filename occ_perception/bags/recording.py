@@ -169,13 +169,13 @@ class Recording:
             yield RecordedMessage(channel.topic, channel.kind, received_ns, raw, channel)
 
     def _until_damage(self, file: StoredFile, topics: Collection[str]) -> Iterator[Stored]:
-        stated = Counter({c.topic: 0 for c in file.channels if c.topic in topics})
+        stated: Counter[str] = Counter()
+        read: Counter[str] = Counter()
+        for channel in file.channels:
+            if channel.topic in topics:
+                stated[channel.topic] += channel.count
         if not stated:
             return
-        for channel in file.channels:
-            if channel.topic in stated:
-                stated[channel.topic] += channel.count
-        read: Counter[str] = Counter()
         try:
             for channel, received_ns, raw in file.messages(stated):
                 yield channel, received_ns, _unpacked(channel, raw)
