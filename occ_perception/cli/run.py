@@ -246,7 +246,7 @@ def _print_summary(summary: dict[str, Any], record: Record, out: Path) -> None:
     if table.row_count:
         console.print(table)
     _print_some(console, "history cleared", [f"{s} ns: {reason}" for s, reason in record.breaks])
-    _print_some(console, "skipped", summary["problems"])
+    _print_some(console, "problem", summary["problems"])
     console.print(f"results in {out}", markup=False)
 
 

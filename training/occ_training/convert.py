@@ -226,7 +226,7 @@ def join_parts(out: Path) -> DatasetIndex:
 
 
 def describe(report: BagReport) -> str:
-    """The report of a bag as text: one line, and more for what was skipped."""
+    """The report of a bag as text: one line, and more for its problems."""
     frame_sets = report.frame_sets
     lines = [
         f"{report.name}: {report.frames} frames of {frame_sets.get('complete', 0)} complete and "
@@ -235,7 +235,7 @@ def describe(report: BagReport) -> str:
     ]
     lines += [f"  note: {note}" for note in report.notes]
     for reason, texts in sorted(report.problems.items()):
-        lines.append(f"  skipped, {reason}: {len(texts)}")
+        lines.append(f"  problem, {reason}: {len(texts)}")
         lines += [f"    {text}" for text in texts[:_TEXTS_PER_REASON]]
         if len(texts) > _TEXTS_PER_REASON:
             lines.append(f"    ... all are in {REPORT_FILE}")
