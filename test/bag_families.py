@@ -211,10 +211,10 @@ def foxglove(path: Path, images: list[DrawnImage], storage="mcap", mode="none") 
     comes at keyframes only, each message with the transforms of the next one as well.
     """
     messages = Messages()
-    return write(path, messages, _foxglove_topics(messages, images), storage, mode)
+    return write(path, messages, foxglove_topics(messages, images), storage, mode)
 
 
-def _foxglove_topics(messages: Messages, images: list[DrawnImage]) -> list[Timed]:
+def foxglove_topics(messages: Messages, images: list[DrawnImage]) -> list[Timed]:
     timed: list[Timed] = []
     lidar_times = sorted(
         {p.stamp_ns for p in images if p.is_key_frame and p.channel == "CAM_BACK_LEFT"}
@@ -264,7 +264,7 @@ def nuscenes2bag(path: Path, images: list[DrawnImage], static: bool, storage="mc
     messages.store.register(
         get_types_from_msg("visualization_msgs/ImageMarker[] markers", viewer_type)
     )
-    timed = _foxglove_topics(messages, images)
+    timed = foxglove_topics(messages, images)
     keyframes = sorted({time for time, topic, _ in timed if topic == "/tf"})
     mounts = {image.channel: image.ego_T_cam for image in images} | {"LIDAR_TOP": LIDAR_MOUNT}
     for radar in RADARS:

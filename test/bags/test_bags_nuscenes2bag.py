@@ -5,6 +5,7 @@ from __future__ import annotations
 import bag_families
 import numpy as np
 import pytest
+from mcap_files import messages_of, write_mcap
 from nuscenes_folder import drawn_images
 
 from occ_perception.bags.discovery import topic_of_points
@@ -51,3 +52,18 @@ def test_the_report_says_that_the_node_can_run_and_lists_all_topics(tmp_path, im
     assert counts["/tf_static"] == 1 and counts["/CAM_FRONT/camera_info"] == len(images) / 6
     assert counts["/markers/annotations"] == counts["/LIDAR_TOP"] == counts["/gps"] == 3
     assert all(counts.values())
+
+
+def test_its_ros_1_messages_are_read_from_a_bag_and_from_an_mcap(tmp_path, images):
+    """The first versions write ROS 1 bags, the last one an mcap with ROS 1 messages and events."""
+    messages = bag_families.Messages(ros1=True)
+    timed = bag_families.foxglove_topics(messages, images)
+    bag = bag_families.write(tmp_path / "scene.bag", messages, timed)
+    events = ("/events", "json", "Event", "jsonschema")
+    mcap = write_mcap(tmp_path / "scene.mcap", messages_of(bag), "ros1", others=[events])
+    stamps = [image.stamp_ns for image in images if image.channel == "CAM_FRONT"]
+    for path, reasons in ((bag, []), (mcap, ["foreign_topic"])):
+        with open_recording(path) as drive:
+            assert drive.layout.name == "foxglove"
+            assert [frame.stamp_ns for frame in drive] == stamps
+            assert [problem.reason for problem in drive.problems] == reasons
