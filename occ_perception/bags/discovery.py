@@ -145,13 +145,17 @@ def _read_camera_infos(recording: Recording, vehicle: VehicleInputs) -> set[str]
     missing, named = set(cameras), set()
     for message in recording.messages(cameras):
         if message.topic in missing:
-            with reported(recording, message):
-                info, camera = recording.decode(message), cameras[message.topic]
-                vehicle.take_camera_info(camera, info)
-                if vehicle.has_camera_info(camera):
-                    missing.remove(message.topic)
-                if info.header.frame_id:
-                    named.add(camera)
+            camera = cameras[message.topic]
+            try:
+                info = recording.decode(message)
+            except BagError as error:  # a problem of the recording when it is read
+                vehicle.take_unreadable_camera_info(camera, str(error))
+                continue
+            vehicle.take_camera_info(camera, info)
+            if vehicle.has_camera_info(camera):
+                missing.remove(message.topic)
+            if info.header.frame_id:
+                named.add(camera)
         if not missing:
             break
     return named

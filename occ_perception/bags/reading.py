@@ -94,7 +94,7 @@ class Reading:
         self._recording = recording
         self._vehicle = vehicle
         self._needs_rig = vehicle.rig() is not None
-        self._without_rig: list[FrameSet] = []
+        self._without_rig: FrameSet | None = None
         self._sequence = sequence
         self._lidar_topic = lidar_topic
         self._time_line = 0
@@ -156,11 +156,7 @@ class Reading:
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """The remaining items when the recording or a time line has ended."""
         self._close(self._grouper.flush())
-        for frame_set in self._without_rig:
-            why = "; ".join(self._vehicle.problems.values())
-            text = f"frame set without a calibration: {why}"
-            self._recording.note("calibration", text, frame_set.reference_stamp_ns)
-        self._without_rig.clear()
+        self._drop_without_rig()
         yield from self._frame_sets.rest()
         yield from self._clouds.rest()
 
@@ -184,8 +180,9 @@ class Reading:
         stamp = message.received_ns
         if self._vehicle.plan.layout.stamp_source == "header":
             stamp = self._recording.header_stamp_ns(message)
-        image = image_from_message(self._recording.decode(message))
-        self._close(self._grouper.add(camera, stamp, image))
+        decoded = self._recording.decode(message)
+        self._vehicle.take_image_frame(camera, decoded.header.frame_id)
+        self._close(self._grouper.add(camera, stamp, image_from_message(decoded)))
         self._frame_sets.newest_ns = max(self._frame_sets.newest_ns, stamp)
 
     def _feed_camera_info(self, message: RecordedMessage) -> None:
@@ -195,17 +192,30 @@ class Reading:
         self._close([])
 
     def _close(self, frame_sets: list[FrameSet]) -> None:
-        """Assign the current rig to closed frame sets; while it is unknown they are held."""
-        self._without_rig += frame_sets
-        rig = self._vehicle.rig() if self._needs_rig else CameraRig(())
-        if rig is None or not self._without_rig:
-            return
+        """Assign the current rig to closed frame sets.
+
+        While the rig is unknown the newest one is held, as in the node.
+        """
         number = self._time_line + 1
         name = self._sequence if number == 1 else f"{self._sequence}#{number}"
-        for frame_set in self._without_rig:
-            item = RecordedFrameSet(frame_set, self._vehicle, rig, name, self._time_line)
-            self._frame_sets.add(frame_set.newest_stamp_ns, item)
-        self._without_rig.clear()
+        rig = self._vehicle.rig() if self._needs_rig else CameraRig(())
+        held = [] if self._without_rig is None else [self._without_rig]
+        for frame_set in [*held, *frame_sets]:
+            if rig is not None:
+                item = RecordedFrameSet(frame_set, self._vehicle, rig, name, self._time_line)
+                self._frame_sets.add(frame_set.newest_stamp_ns, item)
+                self._without_rig = None
+            elif frame_set is not self._without_rig:
+                self._drop_without_rig()
+                self._without_rig = frame_set
+
+    def _drop_without_rig(self) -> None:
+        """Drop the held frame set, and list it as a problem."""
+        if self._without_rig is not None:
+            why = "; ".join(self._vehicle.problems.values())
+            text = f"frame set without a calibration: {why}"
+            self._recording.note("calibration", text, self._without_rig.reference_stamp_ns)
+            self._without_rig = None
 
     def _feed_cloud(self, message: RecordedMessage) -> None:
         try:

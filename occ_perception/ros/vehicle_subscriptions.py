@@ -27,6 +27,8 @@ from occ_perception.sensing.vehicle import VehicleInputs
 # A stopped /clock must not block the worker forever: wall time counts at a tenth.
 _WALL_TIME_FACTOR = 0.1
 _RECHECK_S = 0.02
+# Broken transforms come with every message of their publisher.
+_LOG_EVERY_S = 5.0
 
 Taken = TypeVar("Taken")
 
@@ -208,6 +210,8 @@ class VehicleSubscriptions:
             return self._change(lambda: self._vehicle.take_transforms(message, static))
 
         refusals = self._take(newest, take) or ()
+        for refusal in refusals:
+            self._node.get_logger().warning(refusal, throttle_duration_sec=_LOG_EVERY_S)
         self._calibration_came()  # /tf may carry mounts too
         return refusals
 

@@ -126,11 +126,8 @@ class FrameAssembler:
         self.reference_camera = reference_camera
         self._last_images = LastImages() if missing_camera == "reuse_last" else None
         self._encodings = dict(encodings or {})
-        self._undistort_maps = {
-            camera.name: _undistort_maps(camera)
-            for camera in rig.cameras
-            if not camera.is_rectified
-        }
+        # Made for the first image of the calibrated size: a wrong size must not cost its memory.
+        self._undistort_maps: dict[str, UndistortMaps] = {}
         rectified = (replace(c, distortion_model="", distortion=()) for c in rig.cameras)
         self.rig = replace(rig, cameras=tuple(rectified))
         """The rig of the frames: same intrinsics, no distortion."""
@@ -195,10 +192,12 @@ class FrameAssembler:
                 f"{calibration.width}x{calibration.height}; camera_info or rig must match the "
                 "images",
             )
-        if name in self._undistort_maps:
-            maps = self._undistort_maps[name]
-            return np.asarray(cv2.remap(rgb, *maps, cv2.INTER_LINEAR), dtype=np.uint8)
-        return rgb
+        if calibration.is_rectified:
+            return rgb
+        if name not in self._undistort_maps:
+            self._undistort_maps[name] = _undistort_maps(calibration)
+        maps = self._undistort_maps[name]
+        return np.asarray(cv2.remap(rgb, *maps, cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
@@ -209,12 +208,15 @@ def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
         raise FrameError(reason, camera, str(error)) from error
 
 
-def _undistort_maps(camera: CameraCalibration) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+UndistortMaps = tuple[NDArray[np.int16], NDArray[np.uint16]]
+
+
+def _undistort_maps(camera: CameraCalibration) -> UndistortMaps:
     """Fixed-point maps to the pinhole image with the same K."""
     size = (camera.width, camera.height)
     coefficients = np.asarray(camera.distortion)
     model = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
-    maps: tuple[NDArray[np.int16], NDArray[np.uint16]] = model.initUndistortRectifyMap(
+    maps: UndistortMaps = model.initUndistortRectifyMap(
         camera.K, coefficients, np.eye(3), camera.K, size, cv2.CV_16SC2
     )
     return maps

@@ -6,6 +6,7 @@ Some bags publish the whole tree, camera mounts included, in every /tf message a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,8 @@ class _Edge:
     """The latest value; the only one if the edge is static."""
     is_static: bool
     history: PoseBuffer
+    first: tuple[str, Float64, bool]
+    """Parent, value and whether it was static, as first added."""
     stepped_ns: int | None = None
     """Stamp of the last message that differed from the one before it."""
     moves: bool = False
@@ -79,9 +82,12 @@ class TransformTree:
         self.mount_changes += 1
 
     def rewind(self) -> None:
-        """Drop the history before the same messages are read again; keep every mount."""
-        for edge in self._edges.values():
-            edge.history.reset()
+        """Return to the first transform of every frame before the same messages are read again."""
+        first = {child: edge.first for child, edge in self._edges.items()}
+        self._edges = {}
+        for child, (parent, matrix, static) in first.items():
+            with suppress(TransformError):  # a frame that had another parent before may close one
+                self._new_edge(parent, child, matrix, static)
 
     def forget_history(self, child: str) -> None:
         """Drop the history of a frame; its newest transform stays."""
@@ -97,14 +103,22 @@ class TransformTree:
     ) -> None:
         """Add one transform of a tf message; leading slashes of frame names are dropped.
 
+        The newest parent of a static frame applies, as in tf2. A moving frame gets another parent
+        only after the first one has fallen silent: two publishers at once would make it flicker.
+
         Raises:
-            TransformError: the child already has another parent, or the edge closes a cycle.
+            TransformError: a frame has no name, the child has another parent, or the edge closes a
+                cycle.
             TimeJump: a moving frame's stamps went back by more than 1 s.
         """
         parent, child = parent.lstrip("/"), child.lstrip("/")
         matrix = np.array(parent_T_child, dtype=np.float64)
+        if not parent or not child:
+            raise TransformError(
+                f"transform {parent!r} -> {child!r}: a frame has no name (frame_id, child_frame_id)"
+            )
         edge = self._edges.get(child)
-        if edge is None:
+        if edge is None or self._is_superseded(edge, parent, stamp_ns, static):
             edge = self._new_edge(parent, child, matrix, static)
         if edge.parent != parent:
             raise TransformError(
@@ -157,6 +171,13 @@ class TransformTree:
             [self._edges[child] for child in up_target],
         )
 
+    def _is_superseded(self, edge: _Edge, parent: str, stamp_ns: int, static: bool) -> bool:
+        """Whether a frame's edge gives way to one with another parent."""
+        if edge.parent == parent or edge.is_static != static:
+            return False
+        span_ns = edge.history.span_ns
+        return static or span_ns is None or stamp_ns - span_ns[1] > self.max_gap_ns
+
     def _new_edge(self, parent: str, child: str, matrix: Float64, static: bool) -> _Edge:
         if child == parent or child in self._ancestors(parent):
             upwards = [parent, *self._ancestors(parent)]
@@ -169,7 +190,9 @@ class TransformTree:
             max_gap_ns=self.max_gap_ns,
             name=f"tf {parent} -> {child}",
         )
-        self._edges[child] = _Edge(parent, matrix, static, history)
+        before = self._edges.get(child)
+        first = (parent, matrix, static) if before is None else before.first
+        self._edges[child] = _Edge(parent, matrix, static, history, first)
         self.mount_changes += 1
         return self._edges[child]
 

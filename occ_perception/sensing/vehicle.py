@@ -28,7 +28,7 @@ from occ_perception.sensing.from_messages import (
 )
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.layouts import CameraTopics
-from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
 LIDAR = "lidar"
@@ -36,6 +36,8 @@ LIDAR = "lidar"
 
 # No state of the tree: the rig must be rebuilt.
 _NONE_SEEN = -1
+# Some drivers compute camera_info for every image; the last digits then flicker.
+_INTRINSICS_NOISE_PX = 0.05
 # An optical axis (z of an optical frame) that rises more steeply than 53 degrees is taken for the
 # z axis of a body frame: no useful camera looks at the sky.
 _RISING = 0.8
@@ -76,6 +78,7 @@ class VehicleInputs:
             self.poses = self._tree.poses(pose.world_frame, pose.ego_frame)
         self._infos: dict[str, CameraInfo] = {}
         self._refused_infos: dict[str, tuple[CameraInfo, str]] = {}
+        self._unreadable_infos: dict[str, str] = {}
         self._image_frames: dict[str, str] = {}
         self._image_topics: dict[str, str] = {}
         self._other_frames: set[str] = set()
@@ -113,6 +116,11 @@ class VehicleInputs:
             self._infos[camera] = info
             self._mounts_seen = _NONE_SEEN
         return ()
+
+    def take_unreadable_camera_info(self, camera: str, why: str) -> None:
+        """Take note of a camera_info that could not be decoded, for a camera without any other."""
+        self._unreadable_infos.setdefault(camera, why)
+        self._mounts_seen = _NONE_SEEN
 
     def take_image_frame(self, camera: str, frame_id: str) -> None:
         """Take the frame in an image's header; used if layout and camera_info have none."""
@@ -160,11 +168,20 @@ class VehicleInputs:
         """
         refusals = []
         # Oldest first: a message may hold a frame twice, which is not a jump.
-        for item in sorted(message.transforms, key=lambda item: stamp_ns(item.header.stamp)):
+        items = sorted(message.transforms, key=lambda item: stamp_ns(item.header.stamp))
+        newest_ns = {item.child_frame_id: stamp_ns(item.header.stamp) for item in items}
+        for item in items:
             parent, child = item.header.frame_id, item.child_frame_id
             stamp = stamp_ns(item.header.stamp)
             try:
                 self._add_transform(parent, child, stamp, transform_from_message(item), static)
+            except TimeJump:
+                if newest_ns[child] < stamp + BACKWARD_JUMP_NS:
+                    raise
+                refusals.append(
+                    f"transform {parent} -> {child}: it is {(newest_ns[child] - stamp) / 1e9:.1f} s"
+                    " older than another one of the same message"
+                )
             except TransformError as error:
                 refusals.append(str(error))
             except ValueError as error:
@@ -220,11 +237,12 @@ class VehicleInputs:
         """The calibration of all cameras; None while a part is missing, see :attr:`problems`.
 
         The same object is returned until a number changes, so that callers can compare by identity.
+        Changes of the intrinsics that no image shows are no changes.
         """
         if self._mounts_seen != self._tree.mount_changes:
             self._mounts_seen = self._tree.mount_changes
             rig = self._make()
-            if rig is None or self._rig is None or rig.fingerprint() != self._rig.fingerprint():
+            if rig is None or self._rig is None or not _agree(rig, self._rig):
                 self.changes += int(self._rig is not None and rig is not None)
                 self._rig = rig
         return self._rig
@@ -323,7 +341,8 @@ class VehicleInputs:
             return given.camera(name)
         info, nominal = self._infos.get(name), self._nominal(camera)
         if info is None and nominal is None:
-            raise CalibrationError(f"camera {name}: no camera_info on {camera.camera_info}")
+            why = self._unreadable_infos.get(name, f"no camera_info on {camera.camera_info}")
+            raise CalibrationError(f"camera {name}: {why}")
         frame = self._frame_of(camera)
         mount = self._mount_of(name, frame, nominal)
         if info is not None:
@@ -393,3 +412,14 @@ class VehicleInputs:
                 ) from error
         self._nominal_mounts.append(LIDAR)
         return in_nominal
+
+
+def _agree(first: CameraRig, second: CameraRig) -> bool:
+    """Whether two rigs differ by nothing but rounding of the intrinsics."""
+    if first.names != second.names:
+        return False
+    pairs = list(zip(first.cameras, second.cameras, strict=True))
+    if any(np.abs(one.K - other.K).max() > _INTRINSICS_NOISE_PX for one, other in pairs):
+        return False
+    with_the_same_K = replace(second, cameras=tuple(replace(b, K=a.K) for a, b in pairs))
+    return first.fingerprint() == with_the_same_K.fingerprint()

@@ -7,14 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from nuscenes_folder import VERSION, drawn_scene
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 
 from occ_perception.bags.drive import open_recording
 from occ_perception.bags.inspection import inspect_bag
 from occ_perception.bags.nuscenes import convert_nuscenes
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.writing import BagWriter, camera_info_topic, optical_frame
+from occ_perception.geometry import matrix_from_pose
 from occ_perception.sensing.layouts import load_layout
 
+TYPES = get_typestore(Stores.ROS2_HUMBLE)
 CAMERA = "CAM_BACK"
 FRAME_SETS = 7
 
@@ -117,8 +121,8 @@ def test_an_unusable_camera_info_before_the_first_usable_one_drops_no_frame(plai
         assert ["all-zero K" in problem.text for problem in drive.problems] == [True]
 
 
-@pytest.mark.parametrize(("lost", "frames"), [((2, 3), FRAME_SETS), (range(4, FRAME_SETS), 4)])
-def test_frame_sets_wait_for_a_rig_that_became_incomplete(plain, tmp_path, lost, frames):
+@pytest.mark.parametrize(("lost", "frames"), [((2, 3), 6), (range(4, FRAME_SETS), 4)])
+def test_the_newest_frame_set_waits_for_a_rig_that_became_incomplete(plain, tmp_path, lost, frames):
     """A camera whose frame is not in tf has no mount, until its camera_info names another frame."""
 
     def change(frame_set, info):
@@ -134,6 +138,49 @@ def test_frame_sets_wait_for_a_rig_that_became_incomplete(plain, tmp_path, lost,
         assert len(drive.problems) == FRAME_SETS - frames
         for problem in drive.problems:
             assert "without a calibration" in problem.text and "nowhere" in problem.text
+
+
+def test_an_unreadable_camera_info_is_named(plain, tmp_path):
+    bag = tmp_path / "bag"
+    with Recording(plain) as recording, Writer(bag, version=8) as writer:
+        connections = {}
+        for raw in recording.messages():
+            if raw.topic not in connections:
+                connections[raw.topic] = writer.add_connection(raw.topic, raw.kind, typestore=TYPES)
+            is_cut = raw.topic == camera_info_topic(CAMERA)
+            data = raw.raw[:20] if is_cut else raw.raw
+            writer.write(connections[raw.topic], raw.received_ns, data)
+    with pytest.raises(BagError) as caught:
+        open_recording(bag)
+    topic = camera_info_topic(CAMERA)
+    assert f"camera {CAMERA}: {topic}: message is not a valid sensor_msgs/msg/CameraInfo" in str(
+        caught.value
+    )
+    assert "no camera_info" not in str(caught.value)
+
+
+def test_a_mount_on_a_joint_is_used_until_the_joint_moves(plain, tmp_path):
+    """As in the node; what is found before the first frame does not tell of a later movement."""
+    with open_recording(plain) as drive:
+        stamps = drive.reference_stamps()
+    turned = [
+        ("base_link", "joint", matrix_from_pose([0, 0, k / 10], [0, 0, 0, 1])) for k in (0, 1, 2)
+    ]
+    with Recording(plain) as recording, BagWriter(tmp_path / "bag") as writer:
+        moves = [stamps[0] - 40_000_000, stamps[3] + 60_000_000, stamps[4] + 60_000_000]
+        for raw in recording.messages():
+            while moves and raw.received_ns > moves[0]:
+                writer.write_transforms(moves.pop(0), [turned.pop(0)])
+            message = recording.decode(raw)
+            if raw.topic == "/tf_static":
+                for item in message.transforms:
+                    if item.child_frame_id == optical_frame(CAMERA):
+                        item.header.frame_id = "joint"
+            writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
+    with open_recording(tmp_path / "bag") as drive:
+        assert len(list(drive)) == 5
+        assert {problem.reason for problem in drive.problems} == {"calibration"}
+        assert "'joint' moves in 'base_link'" in drive.problems[0].text
 
 
 def test_a_size_of_zero_is_missing_for_the_node_like_other_gaps(plain, tmp_path):

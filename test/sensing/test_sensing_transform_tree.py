@@ -125,6 +125,48 @@ def test_cycles_and_second_parents_are_refused():
     np.testing.assert_array_equal(tree.static_transform("a", "c"), np.eye(4))
 
 
+def test_frames_without_a_name_are_refused():
+    tree = TransformTree()
+    for parent, child in (("", "cam"), ("base_link", ""), ("/", "cam")):
+        with pytest.raises(TransformError, match="a frame has no name"):
+            tree.add(parent, child, 0, np.eye(4), static=True)
+    assert tree.frames == ()
+
+
+def test_the_newest_parent_of_a_static_frame_applies():
+    tree = TransformTree()
+    tree.add("base_link", "cam", 0, random_pose(1), static=True)
+    tree.add("base_link", "roof", 0, random_pose(2), static=True)
+    tree.add("roof", "cam", 0, random_pose(3), static=True)
+    np.testing.assert_allclose(
+        tree.static_transform("base_link", "cam"), random_pose(2) @ random_pose(3), atol=1e-12
+    )
+    tree.rewind()
+    np.testing.assert_array_equal(tree.static_transform("base_link", "cam"), random_pose(1))
+    with pytest.raises(TransformError, match="cycle"):
+        tree.add("cam", "base_link", 0, np.eye(4), static=True)
+
+
+def test_a_moving_frame_gets_another_parent_after_the_first_fell_silent():
+    tree = TransformTree(max_gap_ns=500 * MS)
+    tree.add("odom", "base_link", 0, driving(0))
+    with pytest.raises(TransformError, match="two parents"):
+        tree.add("map", "base_link", 500 * MS, driving(0))
+    tree.add("map", "base_link", 501 * MS, driving(1))
+    np.testing.assert_array_equal(tree.poses("map", "base_link").at(501 * MS), driving(1))
+
+
+def test_reading_again_starts_with_the_first_mounts():
+    """Without the movement that comes later."""
+    tree = TransformTree()
+    for k in range(3):
+        tree.add("base_link", "gimbal", k * 100 * MS, random_pose(k))
+    with pytest.raises(TransformError, match="moves"):
+        tree.static_transform("base_link", "gimbal")
+    tree.rewind()
+    np.testing.assert_array_equal(tree.static_transform("base_link", "gimbal"), random_pose(0))
+
+
 def test_a_camera_on_a_moving_mount_is_refused():
     tree = TransformTree()
     tree.add("base_link", "gimbal", 0, random_pose(8))

@@ -163,6 +163,22 @@ def test_the_newest_camera_info_applies() -> None:
     assert vehicle.changes == 1
 
 
+def test_flickering_digits_of_a_camera_info_are_no_change() -> None:
+    vehicle = vehicle_with()
+    vehicle.take_camera_info("CAM_FRONT", INFO)
+    drive(vehicle, 0, 1.70)
+    rig = vehicle.rig()
+    for k in range(1, 6):
+        flickering = replace(INFO, K=(500, 0, 320 + k * 0.009, 0, 500, 240, 0, 0, 1))
+        vehicle.take_camera_info("CAM_FRONT", flickering)
+        assert vehicle.rig() is rig
+    vehicle.take_camera_info("CAM_FRONT", replace(INFO, K=(500, 0, 320.06, 0, 500, 240, 0, 0, 1)))
+    assert vehicle.rig().camera("CAM_FRONT").K[0, 2] == 320.06, "drift adds up to a change"
+    vehicle.take_camera_info("CAM_FRONT", replace(INFO, width=641))
+    assert vehicle.rig().camera("CAM_FRONT").width == 641
+    assert vehicle.changes == 2
+
+
 def test_an_unusable_camera_info_does_not_replace_a_usable_one() -> None:
     vehicle = vehicle_with()
     drive(vehicle, 0, 1.70)
@@ -309,6 +325,18 @@ def test_a_frame_twice_in_one_message_is_not_a_time_jump() -> None:
     np.testing.assert_array_equal(vehicle.poses.at(5_000 * MS), driven(5_000))
     with pytest.raises(TimeJump):
         vehicle.take_transforms(tf(*[transform("map", "base_link", 1_000, driven(0))]), False)
+
+
+def test_an_old_transform_beside_a_new_one_of_its_frame_is_refused_alone() -> None:
+    vehicle = vehicle_with(pose=TF)
+    for ms in (10_000, 10_100, 10_200):
+        both = [transform("map", "base_link", at, driven(at)) for at in (ms - 2_000, ms)]
+        refused = vehicle.take_transforms(tf(*both), static=False)
+    (sentence,) = refused
+    assert sentence == (
+        "transform map -> base_link: it is 2.0 s older than another one of the same message"
+    )
+    np.testing.assert_array_equal(vehicle.poses.at(10_100 * MS), driven(10_100))
 
 
 def test_a_deviating_clock_matters_if_pose_or_mounts_depend_on_it() -> None:
