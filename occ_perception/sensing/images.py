@@ -3,11 +3,12 @@
 One decoder serves the node and the offline tools. JPEG is decoded by OpenCV: on real nuScenes
 images its result equals that of Pillow, which the reference code uses, bit for bit in half the
 time (measured in docs/bags.md). OpenCV however fills the missing part of a damaged JPEG with grey
-and reports success, so the file structure is checked here first.
+and reports success, so markers and codes of the file are checked here first.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.errors import OccError, git_lfs_advice
+from occ_perception.sensing.jpeg_scan import scan_problem
 
 RgbImage = NDArray[np.uint8]
 """(H, W, 3) uint8, channel order R G B."""
@@ -52,7 +54,13 @@ class SensorImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """The fields of a compressed image message; ``format`` is free text for error messages."""
+    """The fields of a compressed image message.
+
+    Attributes:
+        format: free text, ``SOURCE; jpeg compressed TARGET`` from image_transport. It is used to
+            tell Bayer mosaics from grey images; the data says what kind of file it is.
+        data: the bytes of the file.
+    """
 
     format: str
     data: Any
@@ -66,7 +74,8 @@ def decode_image(
     Args:
         image: a raw or compressed image.
         encoding_override: encoding of raw data, instead of the one in the message; needed for
-            ``8UC3``, which does not define its channels. Ignored for compressed images.
+            ``8UC3``, which does not define its channels. Of compressed images, only whether a grey
+            one is a Bayer mosaic.
 
     Returns:
         (H, W, 3) uint8 RGB. EXIF orientation is ignored, because intrinsics refer to the sensor's
@@ -76,7 +85,7 @@ def decode_image(
         ImageError: unknown encoding, inconsistent sizes, truncated or corrupt data.
     """
     if isinstance(image, EncodedImage):
-        return _decode_compressed(image)
+        return _decode_compressed(image, encoding_override)
     return _decode_raw(image, encoding_override)
 
 
@@ -197,7 +206,7 @@ def _decode_nv12(image: SensorImage) -> RgbImage:
 
 
 def check_compressed(image: EncodedImage) -> None:
-    """Check that the data is a complete JPEG or PNG file, in a fraction of the decoding time.
+    """Check that the data is a complete JPEG or PNG file, without decoding it.
 
     Raises:
         ImageError: another format, truncated, or damaged in its structure.
@@ -209,7 +218,7 @@ def check_compressed(image: EncodedImage) -> None:
             "compressedDepth holds depth, not a colour image; subscribe to the colour image"
         )
     if start.startswith(_JPEG_MAGIC):
-        kind, problem = "JPEG", _jpeg_problem(data)
+        kind, problem = "JPEG", _jpeg_problem(data) or scan_problem(data)
     elif start.startswith(_PNG_MAGIC):
         kind, problem = "PNG", _png_problem(data)
     else:
@@ -222,20 +231,38 @@ def check_compressed(image: EncodedImage) -> None:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")
 
 
-def _decode_compressed(image: EncodedImage) -> RgbImage:
+def _decode_compressed(image: EncodedImage, encoding_override: str | None) -> RgbImage:
     check_compressed(image)
     data = np.frombuffer(image.data, dtype=np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    bayer = _bayer_pattern(encoding_override or "") or _bayer_pattern(image.format)
+    colour = cv2.IMREAD_ANYCOLOR if bayer else cv2.IMREAD_COLOR
     try:
-        decoded = cv2.imdecode(data, flags)
+        decoded = cv2.imdecode(data, colour | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ImageError(f"image of {data.size} bytes cannot be decoded: {error}") from error
     if decoded is None:
         raise ImageError(f"image of {data.size} bytes is damaged: the decoder failed")
     if decoded.dtype == np.uint16:
         decoded = _to_8_bit(decoded)
+    if decoded.ndim == 2:  # one sample per pixel, and the format names a mosaic
+        if bayer not in _BAYER_CODES:
+            raise ImageError(
+                f"format {image.format!r} names the mosaic {bayer!r}; supported: bayer_"
+                f"{', bayer_'.join(_BAYER_CODES)}"
+            )
+        return _convert_with(_BAYER_CODES[bayer])(decoded)
     # IMREAD_COLOR_RGB would save a pass; the OpenCV of older ROS distributions lacks it.
     return _convert_with(cv2.COLOR_BGR2RGB)(decoded)
+
+
+def _bayer_pattern(stated: str) -> str:
+    """The pattern that a format or an encoding names, e.g. ``rggb``; "" if it names none.
+
+    What was compressed counts, if it is stated, and not what it was made from.
+    """
+    source, _, target = stated.lower().partition("compressed")
+    found = re.search("bayer_([a-z]+)", target.strip() or source)
+    return found[1] if found else ""
 
 
 _EOI, _SOS = 0xD9, 0xDA
@@ -246,8 +273,7 @@ _BETWEEN_SCANS = {_EOI, _SOS, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 def _jpeg_problem(data: NDArray[np.uint8]) -> str | None:
     """An error in the marker structure (ITU-T T.81, annex B) from start to end of image, or None.
 
-    Finds data that ends early and damage that creates illegal markers. Damage that creates other
-    legal Huffman codes is not found.
+    Finds data that ends early and damage that creates illegal markers.
     """
     following = data[1:]
     in_scan = (data[:-1] == 0xFF) & (following != 0x00) & (following != 0xFF)

@@ -76,6 +76,44 @@ def test_16_bit_png_is_scaled_like_mono16():
     np.testing.assert_array_equal(rgb[..., 0], [[0, 4], [128, 255]])
 
 
+def mosaic(colour: tuple[int, int, int], depth: int = 8) -> np.ndarray:
+    """Bayer pattern rggb of one colour."""
+    red, green, blue = colour
+    samples = np.tile(np.array([[red, green], [green, blue]]), (12, 16))
+    return samples.astype(np.uint8) if depth == 8 else (samples * 257).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("declared", "override"), [
+    ("bayer_rggb8; jpeg compressed bayer_rggb8", None),
+    ("bayer_rggb8; jpeg compressed ", None),
+    ("rgb8; jpeg compressed bayer_rggb8", None),
+    ("bayer_rggb8; png compressed", None),
+    ("bayer_rggb16; png compressed", None),
+    ("jpeg", "bayer_rggb8"),
+])  # fmt: skip
+def test_a_compressed_mosaic_becomes_colour(declared, override):
+    samples = mosaic((20, 60, 200), 16 if "16" in declared else 8)
+    kind = {"quality": 100} if "jpeg" in declared else {}
+    data = encoded(samples, "JPEG" if kind else "PNG", **kind)
+    rgb = decode_image(EncodedImage(declared, data), override)
+    assert rgb.shape == (24, 32, 3)
+    inner = rgb[4:-4, 4:-4].reshape(-1, 3)
+    np.testing.assert_allclose(inner, np.broadcast_to((20, 60, 200), inner.shape), atol=6)
+
+
+@pytest.mark.parametrize("declared", [
+    "bayer_rggb8; jpeg compressed bgr8", "bayer_rggb8; jpeg compressed mono8", "jpeg",
+])  # fmt: skip
+def test_what_was_made_from_a_mosaic_is_no_mosaic(declared):
+    image = scene()[..., 0] if "mono8" in declared else scene()
+    np.testing.assert_array_equal(decoded(encoded(image), declared), pillow(encoded(image)))
+
+
+def test_an_unknown_mosaic_is_refused():
+    with pytest.raises(ImageError, match="names the mosaic 'rccb'; supported: bayer_rggb, "):
+        decoded(encoded(scene()[..., 0]), "bayer_rccb8; jpeg compressed ")
+
+
 def test_exif_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees to view
@@ -120,6 +158,67 @@ def test_overwritten_jpeg_scan_is_refused():
     noise = np.random.default_rng(0).integers(0, 256, 1500, dtype=np.uint8)
     data[middle : middle + 1500] = noise.tobytes()
     with pytest.raises(ImageError, match="illegal marker"):
+        decoded(bytes(data))
+
+
+def town(height: int = 120, width: int = 160) -> np.ndarray:
+    """Smooth areas, edges and noise, as in a photograph."""
+    noise = np.random.default_rng(5).normal(0, 12, (height, width, 3))
+    return np.clip(scene(height, width) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("zeros", "share"), [(0, 0.3), (64, 0.6), (512, 0.85)])
+def test_codes_of_a_damaged_jpeg_are_followed(zeros, share):
+    """OpenCV and Pillow return an image for nearly all of these files."""
+    pytest.importorskip("numba")
+    data, random = encoded(town(), quality=90), np.random.default_rng(1)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(data)
+        place = int(random.integers(700, len(data) - zeros - 2))
+        if zeros:
+            damaged[place : place + zeros] = bytes(zeros)
+        else:
+            damaged[place] ^= int(random.integers(1, 256))
+        try:
+            decoded(bytes(damaged))
+        except ImageError as error:
+            refused += 1
+            assert "is damaged: " in str(error)
+    assert refused >= share * 60
+
+
+def test_a_lost_part_between_restart_markers_is_refused():
+    pytest.importorskip("numba")
+    data = encoded(town(), restart_marker_rows=1)
+    first = data.index(b"\xff\xd0")
+    second = data.index(b"\xff\xd1")
+    with pytest.raises(ImageError, match="a restart marker that is missing"):
+        decoded(data[:first] + data[second:])
+    with pytest.raises(ImageError, match=r"ends before the last block|restart marker"):
+        decoded(data[: first - 40] + data[first:])
+
+
+def test_stray_bytes_of_webcams_are_tolerated_and_a_doubled_part_is_not():
+    pytest.importorskip("numba")
+    data = encoded(town())
+    stray = data[:-2] + b"\x00\x12\x00" + b"\xff" + data[-2:]
+    np.testing.assert_array_equal(decoded(stray), pillow(data))
+    with pytest.raises(ImageError, match="goes on after the last block"):
+        decoded(data[:-2] + bytes(100) + data[-2:])
+
+
+def test_a_block_that_is_too_bright_is_refused():
+    """A changed difference between means shifts every block behind it; all codes stay legal."""
+    pytest.importorskip("numba")
+    image = np.zeros((16, 8), np.uint8)
+    image[8:] = 255
+    data = bytearray(encoded(image, quality=50))
+    scan = data.index(b"\xff\xda") + 10
+    # The first block is a code of 5 bits and -64 in 7 bits (T.81, table K.3); it becomes +64.
+    data[scan] ^= 0x07
+    data[scan + 1] ^= 0xF0
+    with pytest.raises(ImageError, match="a block brighter or darker than any image"):
         decoded(bytes(data))
 
 
