@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from occ_perception.bags.discovery import choose_layout, discover_vehicle
 from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
+from occ_perception.frames import CameraRig
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.ego_pose import PoseUnavailable
 from occ_perception.sensing.frame_sets import FrameSetCounters
 from occ_perception.sensing.input_plan import InputPlan, InputPlanError, plan_inputs
 from occ_perception.sensing.layouts import LayoutMatch, TopicLayout, recognise_layouts
+from occ_perception.sensing.plausibility import clocks_apart
 from occ_perception.sensing.vehicle import VehicleInputs
 
 
@@ -71,6 +75,7 @@ class BagReport:
         layout: the layout in use; None if none fits.
         frame_sets: statistics of the frame sets; None without a layout.
         notes: sources of the calibration other than the recording.
+        doubts: what the recording states about its sensors and can hardly be true, with advice.
         missing_for_node: reasons why the node cannot run on these topics.
         problems: what was skipped while reading.
     """
@@ -82,16 +87,46 @@ class BagReport:
     layout: TopicLayout | None = None
     frame_sets: FrameSetReport | None = None
     notes: tuple[str, ...] = ()
+    doubts: list[str] = field(default_factory=list)
     missing_for_node: list[str] = field(default_factory=list)
     problems: list[BagProblem] = field(default_factory=list)
 
+    @property
+    def node_can_run(self) -> bool:
+        """Whether the node gets frames from these topics."""
+        return not self.missing_for_node
 
-def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None) -> BagReport:
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain values; stamps in nanoseconds."""
+        return {
+            "path": str(self.path),
+            "duration_s": self.duration_s,
+            "node_can_run": self.node_can_run,
+            "missing_for_node": self.missing_for_node,
+            "doubts": self.doubts,
+            "notes": list(self.notes),
+            "layout": self.layout.name if self.layout else None,
+            "layouts": [
+                {"name": m.layout.name, "fits": m.fits, "problems": list(m.problems)}
+                for m in self.matches
+            ],
+            "topics": [asdict(topic) for topic in self.topics],
+            "frame_sets": asdict(self.frame_sets) if self.frame_sets else None,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def inspect_bag(
+    path: str | Path,
+    layout: TopicLayout | str | Path | None = None,
+    rig: CameraRig | str | Path | None = None,
+) -> BagReport:
     """Read a recording once and report on it; only the images of one frame set are decoded.
 
     Args:
         path: as for :func:`~.drive.open_recording`.
         layout: topic layout; recognised by default.
+        rig: rig, or its name or path, that replaces the calibration in the recording.
 
     Raises:
         BagError: nothing can be read.
@@ -106,7 +141,7 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
             matches=recognise_layouts(recording.topic_types),
             problems=recording.problems,
         )
-        vehicle = _prepare(recording, layout, report)
+        vehicle = _prepare(recording, layout, rig, report)
         times: dict[str, list[int]] = {topic.name: [] for topic in report.topics}
         messages = _timed(recording.messages(), times)
         if vehicle is None:
@@ -114,9 +149,11 @@ def inspect_bag(path: str | Path, layout: TopicLayout | str | Path | None = None
         else:
             reading = Reading(recording, vehicle)
             statistics = _FrameSetStatistics(vehicle.plan)
-            for item in reading.frame_sets(messages):
+            clocks = _Clocks(recording, vehicle.plan)
+            for item in reading.frame_sets(clocks.of(messages)):
                 statistics.add(item)
             statistics.describe(report, reading.counters)
+            report.doubts += [*vehicle.doubts, *clocks.doubts()]
     for topic in report.topics:
         _rate(topic, np.array(times[topic.name], dtype=np.int64))
     return report
@@ -131,13 +168,42 @@ def _timed(
         yield message
 
 
+class _Clocks:
+    """Compares the stamps of the cameras' images with the times of reception."""
+
+    def __init__(self, recording: Recording, plan: InputPlan) -> None:
+        self._recording = recording
+        reads_headers = plan.layout.stamp_source == "header"
+        self._cameras = {c.image: c.name for c in plan.cameras} if reads_headers else {}
+        self._offsets_s: dict[str, list[float]] = {name: [] for name in self._cameras.values()}
+
+    def of(self, messages: Iterable[RecordedMessage]) -> Iterator[RecordedMessage]:
+        """Pass messages on and look at those of the cameras."""
+        for message in messages:
+            if message.topic in self._cameras:
+                with suppress(BagError):  # a problem of the recording when it is read
+                    stamp = self._recording.header_stamp_ns(message)
+                    if stamp:  # likewise
+                        offset_s = (stamp - message.received_ns) / 1e9
+                        self._offsets_s[self._cameras[message.topic]].append(offset_s)
+            yield message
+
+    def doubts(self) -> list[str]:
+        """Sentences about cameras whose clocks differ."""
+        offsets = {name: float(np.median(s)) for name, s in self._offsets_s.items() if s}
+        return [f"camera {name}: {what}" for name, what in clocks_apart(offsets).items()]
+
+
 def _prepare(
-    recording: Recording, layout: TopicLayout | str | Path | None, report: BagReport
+    recording: Recording,
+    layout: TopicLayout | str | Path | None,
+    rig: CameraRig | str | Path | None,
+    report: BagReport,
 ) -> VehicleInputs | None:
     """State of the vehicle before the frame sets are read; None if no layout fits."""
     try:
         report.layout = choose_layout(recording, layout)
-        vehicle, _ = discover_vehicle(recording, plan_inputs(report.layout))
+        vehicle, _ = discover_vehicle(recording, plan_inputs(report.layout, rig))
     except (BagError, InputPlanError) as error:
         report.missing_for_node.append(str(error))
         return None if report.layout is None else VehicleInputs(InputPlan(report.layout))
@@ -205,8 +271,14 @@ class _FrameSetStatistics:
             frame_sets.longest_gap_s = float(steps.max()) / 1e9
         report.frame_sets = frame_sets
         if not counters.complete:
+            unstamped = [str(p) for p in report.problems if p.reason == "no_stamp"]
             report.missing_for_node.append(
-                "no frame set is complete: at no time is there an image of every camera"
+                "; ".join(
+                    [
+                        "no frame set is complete: at no time is there an image of every camera",
+                        *unstamped,
+                    ]
+                )
             )
         elif self._without_pose == counters.complete + counters.incomplete:
             report.missing_for_node.append(

@@ -13,6 +13,7 @@ from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.from_messages import image_from_message
+from occ_perception.sensing.plausibility import NO_STAMP
 from occ_perception.sensing.time_jumps import TimeJump
 from occ_perception.sensing.vehicle import VehicleInputs
 
@@ -180,6 +181,9 @@ class Reading:
         stamp = message.received_ns
         if self._vehicle.plan.layout.stamp_source == "header":
             stamp = self._recording.header_stamp_ns(message)
+            if not stamp:
+                self._recording.note("no_stamp", f"camera {camera}: {NO_STAMP}")
+                return
         decoded = self._recording.decode(message)
         self._vehicle.take_image_frame(camera, decoded.header.frame_id)
         self._close(self._grouper.add(camera, stamp, image_from_message(decoded)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +21,29 @@ def info(
     layout: Annotated[
         str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
     ] = None,
+    rig: Annotated[
+        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Show topics, frame sets, gaps, the layout that fits, and what is missing for the node."""
-    from rich.console import Console
+    """Show topics, frame sets, gaps, the layout that fits, and what is missing for the node.
 
+    Exit code 1: the node cannot run on this bag.
+    """
     from occ_perception.bags.inspection import inspect_bag
 
-    report = inspect_bag(bag, layout)
+    report = inspect_bag(bag, layout, rig)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print(report)
+    if not report.node_can_run:
+        raise typer.Exit(1)
+
+
+def _print(report: BagReport) -> None:
+    from rich.console import Console
+
     console = Console(soft_wrap=True, highlight=False)
     console.print(str(report.path), style="bold", markup=False, end="")
     console.print(f": {report.duration_s:.1f} s")
@@ -37,10 +54,15 @@ def info(
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
     _print_problems(console, report)
+    for doubt in report.doubts:
+        console.print("[yellow]doubtful:[/yellow] ", end="")
+        console.print(doubt, markup=False)
     if report.missing_for_node:
         for missing in report.missing_for_node:
             console.print("[red]missing for the node:[/red] ", end="")
             console.print(missing, markup=False)
+    elif report.doubts:
+        console.print("[yellow]the node can run on this bag, with doubtful results[/yellow]")
     else:
         console.print("[green]the node can run on this bag[/green]")
 

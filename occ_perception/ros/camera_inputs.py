@@ -19,6 +19,7 @@ from occ_perception.sensing.layouts import (
     IMAGE_TYPE,
     CameraTopics,
 )
+from occ_perception.sensing.plausibility import NO_STAMP
 
 # One frame set puts a message on every camera topic, and a stall of the executor lasts a few frame
 # sets.
@@ -61,6 +62,8 @@ class CameraInput:
         self._rate = RateMeter()
         self._topic = ""
         self._last_stamp_ns = 0
+        self.offset_s: float | None = None
+        """Stamp of the newest image minus the time of its arrival; None before the first."""
         self._rejected = 0
         self._problem, self._problem_at = "", 0.0
         names = [topics.image]
@@ -101,9 +104,14 @@ class CameraInput:
         self._rejected += 1
         self._problem, self._problem_at = problem, time.monotonic()
 
-    def status(self, calibration_problem: str, stale_after_s: float) -> Status:
-        """The diagnostics status of the camera."""
-        level, text = self._state(calibration_problem, stale_after_s)
+    def status(self, vehicle_problem: str, stale_after_s: float) -> Status:
+        """The diagnostics status of the camera.
+
+        Args:
+            vehicle_problem: what is wrong with its calibration or clock; "" if nothing is.
+            stale_after_s: a longer silence is an error.
+        """
+        level, text = self._state(vehicle_problem, stale_after_s)
         silent_s = self._images.silent_for_s
         choice = self._images.choice
         return Status(
@@ -124,15 +132,15 @@ class CameraInput:
             },
         )
 
-    def _state(self, calibration_problem: str, stale_after_s: float) -> tuple[bytes, str]:
+    def _state(self, vehicle_problem: str, stale_after_s: float) -> tuple[bytes, str]:
         silent_s = self._images.silent_for_s
         if silent_s is None:
             return WARN, self._images.problem or f"no image yet on {self._images.topic}"
         if silent_s > stale_after_s:
             cause = f"; {self._images.problem}" if self._images.problem else ""
             return ERROR, f"no image for {silent_s:.1f} s on {self._images.topic}{cause}"
-        if calibration_problem:
-            return ERROR, calibration_problem
+        if vehicle_problem:
+            return ERROR, vehicle_problem
         if self._problem and time.monotonic() - self._problem_at < stale_after_s:
             return ERROR, self._problem
         if self._images.problem:
@@ -146,13 +154,13 @@ class CameraInput:
             taken_ns = stamp_ns(message.header.stamp)
         if taken_ns == 0:
             self.reject(
-                "images carry stamp 0: their driver does not fill the header; use "
-                "stamp_source: receive"
+                NO_STAMP
                 if self._stamp_source == "header"
                 else "no ROS time yet: use_sim_time is set and /clock has no message"
             )
             return
         self._last_stamp_ns = taken_ns
+        self.offset_s = (taken_ns - self._node.get_clock().now().nanoseconds) * 1e-9
         image = image_from_message(message)
         self._on_image(self.name, taken_ns, image, message.header.frame_id)
 

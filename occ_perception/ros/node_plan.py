@@ -8,7 +8,6 @@ from typing import Literal, cast
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
 from occ_perception.ros.parameters import NodeParameters, ParameterError, parse_assignments
-from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.input_plan import InputPlan, plan_inputs
 from occ_perception.sensing.layouts import CameraTopics, PoseSource, TopicLayout, load_layout
 
@@ -34,8 +33,7 @@ def plan_node(parameters: NodeParameters, card: ModelCard) -> InputPlan:
     )
     needs_lidar_mount = card.grid_frame == "lidar" or card.measures_depth
     try:
-        rig = load_rig(parameters.rig) if parameters.rig else None
-        return plan_inputs(layout, rig, card.cameras, needs_lidar_mount)
+        return plan_inputs(layout, parameters.rig or None, card.cameras, needs_lidar_mount)
     except (OccError, ValueError, OSError) as error:
         raise ParameterError(
             f"rig {parameters.rig}: {error}" if parameters.rig else str(error)

@@ -142,7 +142,9 @@ class OccupancyNode(Node):
 
     def _rig_status(self) -> Status:
         card, absent = self._model.card, self._plan.absent
-        level, text = (WARN, _without(absent)) if absent else (OK, "all cameras of the model exist")
+        warnings = [*([_without(absent)] if absent else []), *self._vehicle.doubts()]
+        level = WARN if warnings else OK
+        text = "; ".join(warnings) or "all cameras of the model exist"
         values = {
             "cameras": ", ".join(card.cameras),
             "absent": ", ".join(absent),

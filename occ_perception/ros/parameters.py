@@ -121,7 +121,8 @@ class NodeParameters:
         "rig",
         "",
         "Rig file with the intrinsics and extrinsics of all cameras, as a shipped name or the path "
-        'of a YAML file. "" = intrinsics from camera_info, extrinsics from tf.',
+        "of a YAML file; or a folder of camera_calibration files, with extrinsics from tf. "
+        '"" = intrinsics from camera_info, extrinsics from tf.',
     )
     image_topics: tuple[str, ...] = _parameter(
         "image_topics",

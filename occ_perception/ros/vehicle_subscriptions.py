@@ -21,6 +21,7 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.pose_inputs import TF_TYPE, OdometryInput, Refusals, TransformInput
 from occ_perception.sensing.input_plan import InputPlan
+from occ_perception.sensing.plausibility import clocks_apart
 from occ_perception.sensing.time_jumps import TimeJump, TimeLine
 from occ_perception.sensing.vehicle import VehicleInputs
 
@@ -62,6 +63,7 @@ class VehicleSubscriptions:
         )
         self.poses = SharedPoses(self._vehicle, self._changed, node.get_clock().now)
         self.time_line = TimeLine()
+        self._doubts_said: set[str] = set()
 
     def listen(
         self,
@@ -134,6 +136,11 @@ class VehicleSubscriptions:
         with self._changed:
             return self._vehicle.notes
 
+    def doubts(self) -> tuple[str, ...]:
+        """See :attr:`VehicleInputs.doubts`."""
+        with self._changed:
+            return self._vehicle.doubts
+
     def mount(self, frame: str) -> Float64:
         """See :meth:`VehicleInputs.mount`."""
         with self._changed:
@@ -150,17 +157,25 @@ class VehicleSubscriptions:
         for source in (*self._cameras.values(), self._odometry, self._transforms):
             if source is not None:
                 source.poll()
+        for doubt in set(self.doubts()) - self._doubts_said:
+            self._doubts_said.add(doubt)
+            self._node.get_logger().warning(doubt)
 
     def start_over(self, reason: str, old_end_ns: int) -> None:
         """Clear everything after time went back; ``old_end_ns`` is the newest stamp before."""
         self.time_line.jumped(old_end_ns, reason)
         self._change(self._vehicle.reset)
+        for camera in self._cameras.values():
+            camera.offset_s = None
         self._time_jumped(reason)
 
     def camera_statuses(self, stale_after_s: float) -> list[Status]:
         """The diagnostics statuses of the cameras."""
         with self._changed:
             problems = {name: self._vehicle.problem(name) for name in self._cameras}
+        offsets = {name: camera.offset_s for name, camera in self._cameras.items()}
+        apart = clocks_apart({name: s for name, s in offsets.items() if s is not None})
+        problems = {name: problem or apart.get(name, "") for name, problem in problems.items()}
         return [
             camera.status(problems[name], stale_after_s) for name, camera in self._cameras.items()
         ]

@@ -97,7 +97,12 @@ def calibration_from_camera_info(
     if not K.any():
         raise CalibrationError(
             f"camera {name}: camera_info has an all-zero K, the driver is not calibrated; "
-            "calibrate it or give a rig file"
+            "calibrate it"
+        )
+    if not (info.width and info.height):
+        raise CalibrationError(
+            f"camera {name}: size {info.width}x{info.height} in its camera_info, the driver is not "
+            "calibrated; calibrate it"
         )
     roi = info.roi
     bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
@@ -147,6 +152,12 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
         YamlError: the file is missing, or a key is missing or wrong.
     """
     top = read_yaml(name_or_path, "occ_perception.sensing.rigs", "rig")
+    if "camera_matrix" in top:
+        raise YamlError(
+            f"{top.source} is the calibration of one camera, without a mount; put one file per "
+            "camera (CAM_FRONT.yaml and so on) into a folder and give the folder; the mounts then "
+            "come from tf"
+        )
     top.allow("cameras", "lidar", "description")
     cameras = tuple(
         _camera_from_section(name, section) for name, section in top.section("cameras").sections()

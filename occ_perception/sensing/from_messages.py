@@ -29,6 +29,8 @@ from occ_perception.sensing.images import EncodedImage, SensorImage
 
 # sensor_msgs/PointField.datatype
 _NUMPY_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+# Positions may be relative to the centre of the Earth. Products of larger numbers overflow.
+_FARTHEST_M = 1e9
 
 
 # -- sensors ---------------------------------------------------------------------------------------
@@ -90,7 +92,8 @@ def pose_from_odometry(message: Any) -> Float64:
     """``frame_T_child`` (4, 4) of a nav_msgs/Odometry.
 
     Raises:
-        ValueError: the orientation is not a unit quaternion, or a value is not finite.
+        ValueError: the orientation is not a unit quaternion, or a value is not finite or farther
+            away than a million kilometres.
     """
     pose = message.pose.pose
     return _matrix(pose.position, pose.orientation)
@@ -106,10 +109,10 @@ def transform_from_message(message: Any) -> Float64:
 
 
 def _matrix(vector: Any, quaternion: Any) -> Float64:
-    return matrix_from_pose(
-        (vector.x, vector.y, vector.z),
-        (quaternion.x, quaternion.y, quaternion.z, quaternion.w),
-    )
+    translation = (vector.x, vector.y, vector.z)
+    if max(map(abs, translation)) > _FARTHEST_M:
+        raise ValueError(f"translation {list(translation)} m leads away from the Earth")
+    return matrix_from_pose(translation, (quaternion.x, quaternion.y, quaternion.z, quaternion.w))
 
 
 def points_from_message(message: Any) -> NDArray[np.void]:

@@ -6,13 +6,14 @@ cameras.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraRig
-from occ_perception.sensing.calibration import load_rig
+from occ_perception.sensing.calibration import CameraInfo, load_rig
+from occ_perception.sensing.calibration_files import load_camera_infos
 from occ_perception.sensing.layouts import CameraTopics, PoseSource, TopicLayout
 
 
@@ -26,8 +27,10 @@ class InputPlan:
 
     Attributes:
         layout: the layout with the cameras to read, in the model's order and under its names.
-            ``camera_info`` is empty for cameras whose calibration is in ``given``.
+            ``camera_info`` is empty for cameras whose calibration is in ``given`` or ``infos``.
         given: a rig that takes precedence over messages; None if there is none.
+        infos: camera -> calibration from a file that takes precedence over camera_info; its mount
+            comes from tf or ``nominal``.
         nominal: the layout's rig, for calibrations that no message contains; None if there is
             none, or if a rig is given.
         absent: cameras of the model that the layout or the given rig lacks.
@@ -37,6 +40,7 @@ class InputPlan:
 
     layout: TopicLayout
     given: CameraRig | None = None
+    infos: Mapping[str, CameraInfo] = field(default_factory=dict)
     nominal: CameraRig | None = None
     absent: tuple[str, ...] = ()
     lidar_frame: str = ""
@@ -71,6 +75,8 @@ class InputPlan:
         """Whether the pose or the mount of a sensor can only come from tf."""
         if self.pose.kind == "tf" or any(camera.camera_info for camera in self.cameras):
             return True
+        if any(self.nominal is None or name not in self.nominal.names for name in self.infos):
+            return True
         no_file_has_it = self.nominal is None or self.nominal.ego_T_lidar is None
         return bool(self.lidar_frame) and no_file_has_it
 
@@ -90,7 +96,8 @@ def plan_inputs(
 
     Args:
         layout: the layout; for a model under its names, see :meth:`TopicLayout.for_model`.
-        rig: a given rig, or its name or path, with the camera names of the layout's file.
+        rig: a given rig, or its name or path, with the camera names of the layout's file; or a
+            folder of calibration files, see :func:`~.calibration_files.load_camera_infos`.
         cameras: cameras of the model; it runs without those that layout or rig lack. None without
             a model: then a given rig must have all cameras of the layout.
         needs_lidar_mount: whether the model needs the mount of the lidar.
@@ -100,12 +107,18 @@ def plan_inputs(
         YamlError: a rig file is wrong.
         LayoutError: the given rig does not have the reference camera.
     """
+    infos: dict[str, CameraInfo] = {}
+    if isinstance(rig, str | Path) and Path(rig).expanduser().is_dir():
+        layout, infos = _with_infos(layout, Path(rig))
+        rig = None
     given = _loaded(rig, layout, cameras)
     if given is not None:
         layout = _only_given(layout, given, cameras)
     nominal = _loaded(layout.rig, layout, cameras) if given is None else None
     for camera in layout.cameras:
         known = given or nominal
+        if camera.name in infos:
+            continue
         if not camera.camera_info and (known is None or camera.name not in known.names):
             has = (
                 "there is no rig file" if known is None else f"the rig has {', '.join(known.names)}"
@@ -123,6 +136,7 @@ def plan_inputs(
     return InputPlan(
         layout=layout,
         given=given,
+        infos=infos,
         nominal=nominal,
         absent=tuple(name for name in cameras or () if name not in layout.camera_names),
         lidar_frame=layout.lidar_frame if needs_lidar_mount and not lidar_given else "",
@@ -136,6 +150,24 @@ def _loaded(
         return None
     loaded = rig if isinstance(rig, CameraRig) else load_rig(rig)
     return loaded if cameras is None else layout.under_model_names(loaded)
+
+
+def _with_infos(layout: TopicLayout, folder: Path) -> tuple[TopicLayout, dict[str, CameraInfo]]:
+    """The layout without the camera_info topics of cameras that have a file, and those files."""
+    files = load_camera_infos(folder)
+    infos = {}
+    for camera in layout.cameras:
+        own_name = layout.model_cameras.get(camera.name, camera.name).lower()
+        if own_name in files:
+            infos[camera.name] = files[own_name]
+    if not infos:
+        raise InputPlanError(
+            f"no calibration file in {folder} is for one of the cameras "
+            f"{', '.join(layout.camera_names)}; there are files for {', '.join(sorted(files))}. "
+            "A file is named after its camera, or its camera_name is"
+        )
+    cameras = (replace(c, camera_info="") if c.name in infos else c for c in layout.cameras)
+    return replace(layout, cameras=tuple(cameras)), infos
 
 
 def _only_given(

@@ -24,11 +24,12 @@ from occ_perception.sensing.from_messages import (
     gives_pose_of,
     pose_from_odometry,
     stamp_ns,
-    transform_from_message,
 )
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.layouts import CameraTopics
-from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
+from occ_perception.sensing.plausibility import distortion_of_rectified, doubts_about_rig
+from occ_perception.sensing.time_jumps import TimeJump
+from occ_perception.sensing.transform_messages import add_transforms
 from occ_perception.sensing.transform_tree import TransformError, TransformTree
 
 LIDAR = "lidar"
@@ -38,9 +39,6 @@ LIDAR = "lidar"
 _NONE_SEEN = -1
 # Some drivers compute camera_info for every image; the last digits then flicker.
 _INTRINSICS_NOISE_PX = 0.05
-# An optical axis (z of an optical frame) that rises more steeply than 53 degrees is taken for the
-# z axis of a body frame: no useful camera looks at the sky.
-_RISING = 0.8
 
 
 class VehicleInputs:
@@ -76,7 +74,7 @@ class VehicleInputs:
         self.poses: EgoPoses = self._odometry
         if pose.kind == "tf":
             self.poses = self._tree.poses(pose.world_frame, pose.ego_frame)
-        self._infos: dict[str, CameraInfo] = {}
+        self._infos: dict[str, CameraInfo] = dict(plan.infos)
         self._refused_infos: dict[str, tuple[CameraInfo, str]] = {}
         self._unreadable_infos: dict[str, str] = {}
         self._image_frames: dict[str, str] = {}
@@ -149,7 +147,13 @@ class VehicleInputs:
             world_T_ego = pose_from_odometry(message)
         except ValueError as error:
             return (str(error),)
-        self._odometry.add(stamp_ns(message.header.stamp), world_T_ego)
+        stamp = stamp_ns(message.header.stamp)
+        try:
+            self._odometry.add(stamp, world_T_ego)
+        except TimeJump:
+            if stamp:
+                raise
+            return ("odometry carries stamp 0: its publisher does not fill the header",)
         return ()
 
     def take_transforms(self, message: Any, static: bool) -> tuple[str, ...]:
@@ -166,38 +170,7 @@ class VehicleInputs:
             TimeJump: stamps of a frame that the pose or a mount depends on went back by more than
                 1 s. After a :meth:`reset` the same message is accepted.
         """
-        refusals = []
-        # Oldest first: a message may hold a frame twice, which is not a jump.
-        items = sorted(message.transforms, key=lambda item: stamp_ns(item.header.stamp))
-        newest_ns = {item.child_frame_id: stamp_ns(item.header.stamp) for item in items}
-        for item in items:
-            parent, child = item.header.frame_id, item.child_frame_id
-            stamp = stamp_ns(item.header.stamp)
-            try:
-                self._add_transform(parent, child, stamp, transform_from_message(item), static)
-            except TimeJump:
-                if newest_ns[child] < stamp + BACKWARD_JUMP_NS:
-                    raise
-                refusals.append(
-                    f"transform {parent} -> {child}: it is {(newest_ns[child] - stamp) / 1e9:.1f} s"
-                    " older than another one of the same message"
-                )
-            except TransformError as error:
-                refusals.append(str(error))
-            except ValueError as error:
-                refusals.append(f"transform {parent} -> {child}: {error}")
-        return tuple(refusals)
-
-    def _add_transform(
-        self, parent: str, child: str, stamp: int, parent_T_child: Float64, static: bool
-    ) -> None:
-        try:
-            self._tree.add(parent, child, stamp, parent_T_child, static)
-        except TimeJump:
-            if self._matters(child):
-                raise
-            self._tree.forget_history(child)
-            self._tree.add(parent, child, stamp, parent_T_child, static)
+        return add_transforms(self._tree, message, static, self._matters)
 
     def _matters(self, child: str) -> bool:
         """Whether the pose or a mount depends on the transform to a frame."""
@@ -260,23 +233,34 @@ class VehicleInputs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence for each part of the rig that comes from no message, or looks wrong."""
-        rig = self.rig()
+        """One sentence for each part of the rig that comes from no message."""
+        self.rig()
         if self.plan.given is not None:
             return ("the rig is the given one",)
         nominal = f"those of rig {self.plan.layout.rig}"
         notes = []
+        if self.plan.infos:
+            notes.append(f"intrinsics of {', '.join(self.plan.infos)} are those of the given files")
         if self._nominal_intrinsics:
             notes.append(f"intrinsics of {', '.join(self._nominal_intrinsics)} are {nominal}")
         if self._nominal_mounts:
             notes.append(f"mounts of {', '.join(self._nominal_mounts)} are {nominal}")
-        rising = [c.name for c in rig.cameras if c.ego_T_cam[2, 2] > _RISING] if rig else []
-        if rising:
-            notes.append(
-                f"{', '.join(rising)} look upwards: their frames in tf may be those of the bodies "
-                "(x forward), not the optical ones (z forward); name those in the layout (frame_id)"
-            )
         return tuple(notes)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """One sentence for each calibration that can hardly be true, see :mod:`.plausibility`."""
+        rig = self.rig()
+        if rig is None:
+            return ()
+        rectified = [
+            sentence
+            for camera in self.plan.cameras
+            if (info := self._infos.get(camera.name)) is not None
+            and camera.is_rectified(topic := self._image_topics.get(camera.name, camera.image))
+            for sentence in distortion_of_rectified(camera.name, topic, info)
+        ]
+        return (*doubts_about_rig(rig), *rectified)
 
     @property
     def is_complete(self) -> bool:
@@ -391,6 +375,8 @@ class VehicleInputs:
                 "no frame_id in its camera_info and images, so its mount is unknown; set the frame "
                 "in the layout (frame_id)"
             )
+        if name in self.plan.infos:
+            why += "; calibration files have no mounts: publish them on tf, or give a rig file"
         if nominal is None:
             raise CalibrationError(f"camera {name}: {why}")
         self._nominal_mounts.append(name)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from nuscenes_folder import VERSION, drawn_scene
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
@@ -157,6 +158,27 @@ def test_an_unreadable_camera_info_is_named(plain, tmp_path):
         caught.value
     )
     assert "no camera_info" not in str(caught.value)
+
+
+def test_calibration_files_take_the_place_of_camera_info(plain, tmp_path):
+    """Mounts still come from the recording, frames from the images' headers."""
+    with open_recording(plain) as drive:
+        expected = drive.rig
+    for camera in expected.cameras:
+        content = {
+            "image_width": camera.width,
+            "image_height": camera.height,
+            "camera_matrix": {
+                "data": [float(value) for value in 2 * camera.K[:2].ravel()] + [0, 0, 1]
+            },
+        }
+        (tmp_path / f"{camera.name}.yaml").write_text(yaml.safe_dump(content))
+    with open_recording(plain, rig=tmp_path) as drive:
+        frames = list(drive)
+        assert len(frames) == FRAME_SETS and drive.problems == []
+    for camera in frames[0].rig.cameras:
+        np.testing.assert_array_equal(camera.K[:2], 2 * expected.camera(camera.name).K[:2])
+        np.testing.assert_array_equal(camera.ego_T_cam, expected.camera(camera.name).ego_T_cam)
 
 
 def test_a_mount_on_a_joint_is_used_until_the_joint_moves(plain, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import bag_families
@@ -11,10 +12,14 @@ from bag_families import MS
 from nuscenes_folder import VERSION, drawn_images, drawn_scene
 from typer.testing import CliRunner
 
+from occ_perception.bags.drive import open_recording
 from occ_perception.bags.inspection import inspect_bag
 from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.recording import Recording
+from occ_perception.bags.writing import BagWriter
 from occ_perception.cli.convert import app as convert_app
 from occ_perception.cli.info import info
+from occ_perception.sensing.calibration import save_rig
 from occ_perception.sensing.layouts import load_layout
 
 occ = typer.Typer()
@@ -42,7 +47,10 @@ def test_a_converted_scene_has_nothing_missing(tmp_path):
     assert front.longest_gap_s == pytest.approx(0.0833, abs=1e-3)
     assert topics["/odom"].count == 78
     assert report.duration_s == pytest.approx(1.04, abs=0.01)
-    text = run("info", tmp_path / "bag").output
+    assert report.doubts == []
+    result = run("info", tmp_path / "bag")
+    text = result.output
+    assert result.exit_code == 0
     assert "layout occ_perception: fits (used)" in text
     assert "layout foxglove: no, camera CAM_FRONT_LEFT: images: no topic" in text
     assert "(and 12 more)" in text
@@ -92,7 +100,8 @@ def test_what_the_node_would_lack_is_listed(tmp_path):
     (missing,) = report.missing_for_node
     assert "the nearest is foxglove, but: camera CAM_FRONT_LEFT: calibration: no topic" in missing
     assert "ego pose: no topic /tf" in missing
-    assert "the node can run" not in run("info", bare).output
+    result = run("info", bare)
+    assert "the node can run" not in result.output and result.exit_code == 1
 
 
 def test_frame_sets_without_poses_are_reported(tmp_path):
@@ -120,6 +129,73 @@ def test_frame_sets_without_poses_are_reported(tmp_path):
     layout = load_layout("foxglove")
     layout = replace(layout, pose=replace(layout.pose, world_frame="odom"))
     assert inspect_bag(path, layout).missing_for_node == []
+
+
+def changed(tmp_path, change):
+    """A converted scene whose messages pass through ``change(topic, message)``."""
+    drawn_scene(tmp_path / "data", keyframes=1)
+    convert_nuscenes(tmp_path / "data", VERSION, "scene-0001", tmp_path / "plain")
+    with Recording(tmp_path / "plain") as recording, BagWriter(tmp_path / "bag") as writer:
+        for raw in recording.messages():
+            message = recording.decode(raw)
+            change(raw.topic, message)
+            writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
+    return tmp_path / "bag"
+
+
+def test_a_camera_without_stamps_is_named_and_everything_is_machine_readable(tmp_path):
+    def change(topic, message):
+        if topic.startswith("/cam_back/") and "image" in topic:
+            message.header.stamp.sec = message.header.stamp.nanosec = 0
+
+    result = run("info", changed(tmp_path, change), "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.output)
+    assert report["node_can_run"] is False
+    (missing,) = report["missing_for_node"]
+    assert "camera CAM_BACK: images carry stamp 0: their driver does not fill" in missing
+    (problem,) = (p for p in report["problems"] if p["reason"] == "no_stamp")
+    assert problem["text"].startswith("camera CAM_BACK")
+    assert report["layout"] == "occ_perception"
+    counters = report["frame_sets"]["counters"]
+    assert counters["complete"] == 0 and counters["incomplete"] > 0
+    assert {topic["name"] for topic in report["topics"]} >= {"/odom", "/cam_back/camera_info"}
+
+
+def test_what_can_hardly_be_true_is_said(tmp_path):
+    """A clock, a mount in millimetres, a body frame; the second and third give frames."""
+
+    def change(topic, message):
+        if topic.startswith("/cam_back/") and "image" in topic:
+            message.header.stamp.sec -= 37
+        for item in message.transforms if topic == "/tf_static" else ():
+            if item.child_frame_id.startswith("cam_front_left"):
+                item.transform.translation.x *= 1000
+            if item.child_frame_id.startswith("cam_front_right"):
+                item.transform.rotation = type(item.transform.rotation)(0.0, 0.0, 0.0, 1.0)
+
+    bag = changed(tmp_path, change)
+    doubts = inspect_bag(bag).doubts
+    assert len(doubts) == 3
+    assert doubts[0].startswith("CAM_FRONT_RIGHT look upwards")
+    assert doubts[1].startswith("camera CAM_FRONT_LEFT: it is mounted")
+    assert doubts[2].startswith("camera CAM_BACK: stamps are 37.0 s behind those of the other")
+    text = run("info", bag).output
+    assert all(f"doubtful: {doubt}" in text for doubt in doubts)
+
+
+def test_a_given_rig_takes_the_place_of_the_recorded_calibration(tmp_path):
+    def change(topic, message):
+        if topic == "/cam_back/camera_info":
+            message.width = message.height = 0
+
+    bag = changed(tmp_path, change)
+    assert run("info", bag).exit_code == 1
+    with open_recording(tmp_path / "plain") as drive:
+        save_rig(tmp_path / "rig.yaml", drive.recorded_rig)
+    result = run("info", bag, "--rig", tmp_path / "rig.yaml")
+    assert result.exit_code == 0, result.output
+    assert "note: the rig is the given one" in result.output
 
 
 def test_convert_reports_what_it_wrote_and_what_it_skipped(tmp_path):

@@ -60,7 +60,7 @@ INTERFACE = {
         "--every",
         "--limit",
     ],
-    "info": ["BAG", "--layout"],
+    "info": ["BAG", "--layout", "--rig", "--json"],
     "models list": [],
     "models show": ["NAME"],
     "play": [

@@ -7,6 +7,7 @@ receives the recording's bytes in the recording's order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,32 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 write_mounts(writer, stamp, {**mounts, "CAM_BACK": moved})
             writer.write_camera_info(calibration, stamp)
             writer.write_camera(name, stamp, thumbnails[name])
+    return path
+
+
+@pytest.fixture(scope="module")
+def faulty(drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drive with a camera_info of zeros, useless transforms, and a mount that is lost.
+
+    From frame set 3 to 5 the frame of CAM_BACK hangs under one that nothing connects.
+    """
+    path = tmp_path_factory.mktemp("faulty") / "bag"
+    lost_at = START + 3 * PERIOD - 1 * MS
+    with Recording(drive) as recording, BagWriter(path) as writer:
+        lost = [("nowhere", "cam_back_optical", np.eye(4)), ("", "wheel", np.eye(4))]
+        for raw in recording.messages():
+            if lost and raw.received_ns > lost_at:
+                writer.write_transforms(lost_at, lost, static=True)
+                lost = []
+            message = recording.decode(raw)
+            frame_set = (raw.received_ns - START) // PERIOD
+            if raw.topic == "/cam_front/camera_info" and frame_set in (2, 6):
+                message.k, message.p = 0 * message.k, 0 * message.p
+            if raw.topic == "/tf":
+                message.transforms.append(deepcopy(message.transforms[0]))
+                message.transforms[1].child_frame_id = "wheel"
+                message.transforms[1].transform.rotation.w = float("nan")
+            writer.write(raw.topic, raw.received_ns, message, raw.topic == "/tf_static")
     return path
 
 
@@ -183,7 +210,28 @@ def test_a_recording_gives_the_frames_that_the_node_gets(
     live_frames = [frame(job.frame_set, job.rig, live.vehicle.poses) for job in jobs]
     recorded_frames = read(drive, pose_source)
 
-    assert len(live_frames) == len(recorded_frames) == FRAME_SETS
+    assert len(recorded_frames) == FRAME_SETS
+    assert_same(live_frames, recorded_frames)
+    focal = [rig.camera("CAM_FRONT").K[0, 0] for _, rig, _ in recorded_frames]
+    np.testing.assert_allclose(focal, [253.0] * 3 + [278.3] * 5)
+    x = [rig.camera("CAM_BACK").ego_T_cam[:3, 3] for _, rig, _ in recorded_frames]
+    assert [float(np.linalg.norm(place - x[0])) > 0.04 for place in x] == [False] * 5 + [True] * 3
+
+
+def test_faults_cost_the_same_frames(
+    faulty: Path, node: Node, child_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert child_environment, "tf2_msgs can be imported"
+    live = LiveSide(node, replace(PARAMETERS, pose_source="tf"), monkeypatch)
+    jobs = live.play(faulty)
+    live_frames = [frame(job.frame_set, job.rig, live.vehicle.poses) for job in jobs]
+    recorded_frames = read(faulty, "tf", are_problems=True)
+    assert len(recorded_frames) == FRAME_SETS - 1, "one frame set is replaced while the mount lacks"
+    assert_same(live_frames, recorded_frames)
+
+
+def assert_same(live_frames: list[Frame], recorded_frames: list[Frame]) -> None:
+    assert len(live_frames) == len(recorded_frames)
     for (stamp, rig, poses), (live_stamp, live_rig, live_poses) in zip(
         recorded_frames, live_frames, strict=True
     ):
@@ -192,17 +240,13 @@ def test_a_recording_gives_the_frames_that_the_node_gets(
         assert live_poses.keys() == poses.keys() == CAMERAS.keys()
         for name, world_T_ego in poses.items():
             np.testing.assert_array_equal(live_poses[name], world_T_ego)
-    focal = [rig.camera("CAM_FRONT").K[0, 0] for _, rig, _ in recorded_frames]
-    np.testing.assert_allclose(focal, [253.0] * 3 + [278.3] * 5)
-    x = [rig.camera("CAM_BACK").ego_T_cam[:3, 3] for _, rig, _ in recorded_frames]
-    assert [float(np.linalg.norm(place - x[0])) > 0.04 for place in x] == [False] * 5 + [True] * 3
 
 
-def read(path: Path, pose_source: str) -> list[Frame]:
+def read(path: Path, pose_source: str, are_problems: bool = False) -> list[Frame]:
     layout = load_layout("occ_perception")
     if pose_source == "tf":
         layout = replace(layout, pose=replace(layout.pose, kind="tf", topic="/tf"))
     with open_recording(path, layout, model=CARD) as recorded:
         frames = [frame(item.frame_set, item.rig, item.poses) for item in recorded.frame_sets()]
-        assert recorded.problems == []
+        assert bool(recorded.problems) is are_problems
     return frames

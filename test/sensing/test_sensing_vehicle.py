@@ -229,9 +229,13 @@ def test_a_body_frame_is_detected_by_its_direction() -> None:
     vehicle.take_camera_info("CAM_FRONT", INFO)
     vehicle.take_transforms(tf(transform("base_link", "CAM_FRONT", 0, driven(1.7))), static=True)
     assert vehicle.rig() is not None
-    assert "CAM_FRONT look upwards" in vehicle.notes[0]
+    assert "CAM_FRONT look upwards" in vehicle.doubts[0]
     vehicle.take_transforms(tf(transform("base_link", "CAM_FRONT", 0, mount(1.7))), static=True)
-    assert vehicle.notes == ()
+    assert vehicle.doubts == ()
+    vehicle.take_camera_info("CAM_FRONT", replace(INFO, **LENS))
+    assert "/CAM_FRONT/image_rect counts as rectified" in vehicle.doubts[0]
+    vehicle.take_image_topic("CAM_FRONT", "/CAM_FRONT/image_raw")
+    assert vehicle.doubts == ()
 
 
 # -- rigs given and nominal ----------------------------------------------------------------------
@@ -327,6 +331,12 @@ def test_a_frame_twice_in_one_message_is_not_a_time_jump() -> None:
         vehicle.take_transforms(tf(*[transform("map", "base_link", 1_000, driven(0))]), False)
 
 
+def test_a_transform_out_of_this_world_is_refused() -> None:
+    vehicle = vehicle_with(pose=TF)
+    (refused,) = vehicle.take_transforms(tf(transform("map", "odom", 0, driven(1e300))), True)
+    assert refused.startswith("transform map -> odom: translation [") and "away" in refused
+
+
 def test_an_old_transform_beside_a_new_one_of_its_frame_is_refused_alone() -> None:
     vehicle = vehicle_with(pose=TF)
     for ms in (10_000, 10_100, 10_200):
@@ -334,8 +344,10 @@ def test_an_old_transform_beside_a_new_one_of_its_frame_is_refused_alone() -> No
         refused = vehicle.take_transforms(tf(*both), static=False)
     (sentence,) = refused
     assert sentence == (
-        "transform map -> base_link: it is 2.0 s older than another one of the same message"
+        "transform map -> base_link: 2.0 s older than another one of the same message"
     )
+    (sentence,) = vehicle.take_transforms(tf(transform("map", "base_link", 0, driven(0))), False)
+    assert sentence == "transform map -> base_link: it has stamp 0"
     np.testing.assert_array_equal(vehicle.poses.at(10_100 * MS), driven(10_100))
 
 
@@ -362,8 +374,10 @@ def test_odometry_of_another_frame_or_not_finite_is_refused() -> None:
     assert "pose is not finite" in refused
     assert not vehicle.poses.settled(0)
     assert vehicle.take_odometry(odometry(5_000, 1.0)) == ()
-    with pytest.raises(TimeJump, match="ego pose: time went back by 5"):
-        vehicle.take_odometry(odometry(0, 1.0))
+    (refused,) = vehicle.take_odometry(odometry(0, 1.0))
+    assert refused.startswith("odometry carries stamp 0")
+    with pytest.raises(TimeJump, match="ego pose: time went back by 4"):
+        vehicle.take_odometry(odometry(100, 1.0))
     vehicle.reset()
     assert vehicle.take_odometry(odometry(0, 2.0)) == ()
     np.testing.assert_array_equal(vehicle.poses.at(0), driven(2.0))
