@@ -19,6 +19,7 @@ from occ_perception.ros.synchronizer import Job, Mailbox
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.sensing.assembly import FrameAssembler, FrameError
+from occ_perception.sensing.images import load_decoder
 
 _LOG_EVERY_S = 5.0
 
@@ -88,6 +89,7 @@ class Worker:
         self._vehicle.poses.abandon_waits()
 
     def _run(self) -> None:
+        load_decoder()
         while (job := self._mailbox.take()) is not None:
             self._process(job)
 

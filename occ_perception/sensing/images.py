@@ -89,6 +89,12 @@ def decode_image(
     return _decode_raw(image, encoding_override)
 
 
+def load_decoder() -> None:
+    """Load what the first image would otherwise wait for, e.g. compiled loops."""
+    _, smallest = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))
+    decode_image(EncodedImage("jpeg", smallest.tobytes()))
+
+
 # -- raw -----------------------------------------------------------------------------------------
 
 
