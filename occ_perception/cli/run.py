@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from occ_perception.bags.recording import BagProblem
     from occ_perception.bags.writing import BagWriter
     from occ_perception.frames import CameraFrame, OccupancyPrediction
+    from occ_perception.runtime.stream import OccupancyStream
 
 _SHOWN_LINES = 5
 _INTERRUPTED = 130
@@ -60,6 +61,7 @@ def run(
     from occ_perception.bags.drive import open_recording
     from occ_perception.bags.recording import BagError
     from occ_perception.bags.writing import BagWriter
+    from occ_perception.models.postprocess import NotFiniteError
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
     from occ_perception.runtime.weights import load_model
@@ -83,16 +85,19 @@ def run(
             absent_cameras=loaded.card.absent_cameras,
         )
         failure: BaseException | None = None
+        not_finite: list[BagProblem] = []
         with writer:
             results = Results(out, writer, npz)
             try:
                 for frame in _with_progress(frames, every, limit):
-                    prediction = stream.step(frame)
+                    prediction = _prediction(stream, frame, not_finite)
+                    if prediction is None:
+                        continue
                     results.add(prediction, frame)
                     record.add(prediction)
             except (Exception, KeyboardInterrupt) as caught:
                 failure = caught  # raised below, after the bag is closed and the summary written
-        record.problems = frames.problems
+        record.problems = [*frames.problems, *not_finite]
     summary = record.summary(failure)
     write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _print_summary(summary, record, out)
@@ -101,8 +106,24 @@ def run(
         raise typer.Exit(_INTERRUPTED)
     if failure is not None:
         raise failure
+    if not record.timings_ms and not_finite:
+        raise NotFiniteError(f"{not_finite[0]}; so it is for all {len(not_finite)} frames")
     if not record.timings_ms:
         raise BagError(f"{bag} has no complete frame; `occ info {bag}` shows what is missing")
+
+
+def _prediction(
+    stream: OccupancyStream, frame: CameraFrame, problems: list[BagProblem]
+) -> OccupancyPrediction | None:
+    """The prediction of a frame; None if the output is not a number, which becomes a problem."""
+    from occ_perception.bags.recording import BagProblem
+    from occ_perception.models.postprocess import NotFiniteError
+
+    try:
+        return stream.step(frame)
+    except NotFiniteError as error:
+        problems.append(BagProblem("not_finite", str(error), frame.stamp_ns))
+        return None
 
 
 def _warn(text: str) -> None:

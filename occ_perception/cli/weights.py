@@ -77,6 +77,7 @@ def _print_report(report: KeyReport, every_key: bool) -> None:
         "unexpected": len(report.unexpected),
         "wrong shape": len(report.wrong_shape),
         "wrong grid": len(report.wrong_grid),
+        "not finite": len(report.not_finite),
     }
     for what, count in counts.items():
         typer.echo(f"{what:<18}{count:>6}")

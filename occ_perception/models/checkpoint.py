@@ -28,6 +28,9 @@ _WRAPPERS = ("ema_state_dict", "state_dict", "model")
 _BEGINNINGS = (b"PK\x03\x04", b"\x80")
 _GRID_KEYS = ("view_transformer.dx", "view_transformer.bx", "view_transformer.nx")
 _GRID_TOLERANCE = 1e-3
+# A counter of training steps that no network reads; files from before PyTorch 0.4.1 and from some
+# exporters lack it.
+_OPTIONAL = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class KeyReport:
         wrong_shape: checkpoint key -> (shape in the file, shape in the network).
         wrong_grid: checkpoint key -> (value in the file, value of the network's grid).
         untied: checkpoint key -> name of the same tensor that has other values in the file.
+        not_finite: checkpoint key -> number of its values that are NaN or infinite.
     """
 
     loaded: tuple[str, ...] = ()
@@ -53,6 +57,7 @@ class KeyReport:
     wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     wrong_grid: Mapping[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     untied: Mapping[str, str] = field(default_factory=dict)
+    not_finite: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -71,7 +76,16 @@ class KeyReport:
             f"different values: {key} and {other} are one tensor of the network"
             for key, other in self.untied.items()
         ]
-        return lines
+        return lines + self.not_finite_lines
+
+    @property
+    def not_finite_lines(self) -> list[str]:
+        """One line per tensor with values that are no numbers."""
+        return [
+            f"not finite: {key} has {count} values that are NaN or infinite; did its training "
+            "diverge?"
+            for key, count in self.not_finite.items()
+        ]
 
 
 class CheckpointError(OccError):
@@ -177,7 +191,7 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         net: the network.
         card: names the tensors.
         tensors: the file's content under unwrapped checkpoint keys (meta tensors suffice for
-            everything but the grid check and that of tensors with two names).
+            everything but the checks of values: grid, tensors with two names, finite numbers).
     """
     wanted = {checkpoint_key(key, card.names): key for key in net.state_dict()}
     own = net.state_dict()
@@ -193,11 +207,12 @@ def match_keys(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> 
         loaded=tuple(ours for key, ours in wanted.items() if key in tensors and key not in shapes),
         renamed={key: ours for key, ours in wanted.items() if key != ours and key in tensors},
         ignored=ignored,
-        missing=tuple(key for key in wanted if key not in tensors),
+        missing=tuple(key for key in wanted if key not in tensors and not key.endswith(_OPTIONAL)),
         unexpected=tuple(key for key in tensors if key not in known),
         wrong_shape=shapes,
         wrong_grid=wrong_grid,
         untied=_untied(net, card, tensors),
+        not_finite=_not_finite({key: tensors[key] for key in wanted if key in tensors}),
     )
 
 
@@ -281,6 +296,17 @@ def _untied(net: Network, card: ModelCard, tensors: Mapping[str, Tensor]) -> dic
         if not torch.equal(tensors[key], tensors[other]):
             untied[key] = other
     return untied
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Tensors with values that are NaN or infinite, and how many."""
+    floating = {
+        key: value
+        for key, value in tensors.items()
+        if value.is_floating_point() and not value.is_meta
+    }
+    counts = {key: int((~torch.isfinite(value)).sum()) for key, value in floating.items()}
+    return {key: count for key, count in counts.items() if count}
 
 
 def _check_grid(

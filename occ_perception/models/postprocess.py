@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs, SparseOutputs
 
@@ -24,6 +25,16 @@ _SURE_MASK = 0.3
 _SURE_VOXEL = 0.01
 
 
+class NotFiniteError(OccError):
+    """An output of a network has values that are NaN, so that it means nothing."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the network's {what} are not numbers (NaN). Check the weights with `occ weights "
+            "check`; if they are sound, run in fp32"
+        )
+
+
 class _Score(Protocol):
     """From logits to what is compared between classes, float32."""
 
@@ -31,11 +42,26 @@ class _Score(Protocol):
 
 
 def labels_of(outputs: Outputs, card: ModelCard) -> Tensor:
-    """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous, of any network."""
+    """Most likely class id of every voxel, uint8 (B, X, Y, Z), contiguous, of any network.
+
+    Raises:
+        NotFiniteError: a voxel's scores are NaN.
+    """
     if isinstance(outputs, SparseOutputs):
         return sparse_class_map(outputs, card)
     assert outputs.logits_BKXYZ is not None, "inputs of training have no class map"
     return class_map(outputs.logits_BKXYZ, card)
+
+
+def flow_of(outputs: Outputs) -> Tensor | None:
+    """Velocity of every voxel, m/s (B, X, Y, Z, 2); None of a network without flow.
+
+    Raises:
+        NotFiniteError: a velocity is NaN.
+    """
+    if outputs.flow_BXYZ2 is not None and outputs.flow_BXYZ2.sum().isnan():
+        raise NotFiniteError("velocities")
+    return outputs.flow_BXYZ2
 
 
 def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
@@ -44,6 +70,9 @@ def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
     The dummy class is dropped first. Where the card's scores are ``sigmoid``, the arg-max is taken
     after a float32 sigmoid, as in the reference code: logits above about 17 saturate to exactly 1
     and the lowest id wins such ties. A ``softmax`` keeps the order of the logits and is left out.
+
+    Raises:
+        NotFiniteError: a voxel's scores are NaN.
     """
     logits_BKXYZ = logits_BKXYZ[:, 1:].detach()
     score = _SCORES[card.class_scores]
@@ -52,7 +81,14 @@ def class_map(logits_BKXYZ: Tensor, card: ModelCard) -> Tensor:
     scores = score(logits_BKXYZ)
     if card.excluded_class is not None:
         scores[:, card.excluded_class] = -math.inf
+    _require_numbers(scores.amax(dim=1))
     return scores.argmax(dim=1).to(torch.uint8)
+
+
+def _require_numbers(best: Tensor) -> None:
+    """Refuse winning scores that are NaN: one NaN among a voxel's scores makes them so."""
+    if best.sum().isnan():  # a sum costs a tenth of looking at each of them
+        raise NotFiniteError("class scores")
 
 
 def sparse_class_map(outputs: SparseOutputs, card: ModelCard) -> Tensor:
@@ -60,12 +96,16 @@ def sparse_class_map(outputs: SparseOutputs, card: ModelCard) -> Tensor:
 
     A voxel's score for a class is the sum over all masks of mask times class probability. Voxels
     that the network did not list are free, and so are those that no class wants.
+
+    Raises:
+        NotFiniteError: a voxel's scores are NaN.
     """
     prediction = outputs.predictions[-1]
     classes_BQK = prediction.class_logits_BQK.detach().float().sigmoid()
     sure_BQ1 = classes_BQK.amax(dim=-1, keepdim=True) > _SURE_MASK
     masks_BQV = prediction.mask_logits_BQV.detach().float().sigmoid()
     best_BV, labels_BV = (masks_BQV.mT @ (classes_BQK * sure_BQ1)).max(dim=-1)
+    _require_numbers(best_BV)
     labels_BV = torch.where(best_BV < _SURE_VOXEL, card.labels.empty_class, labels_BV)
 
     X, Y, Z = outputs.dims
@@ -117,3 +157,4 @@ def _label_voxels(logits_KP: Tensor, classes: list[int], score: _Score, labels_P
         torch.maximum(best_P, score_P, out=best_P)
         # Classes come in ascending order, so the last better one is also the highest id.
         torch.maximum(labels_P, candidate_P.mul_(k), out=labels_P)
+    _require_numbers(best_P)

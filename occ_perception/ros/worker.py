@@ -11,6 +11,7 @@ from typing import Any
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
+from occ_perception.models.postprocess import NotFiniteError
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
 from occ_perception.ros.lidar_input import LidarInput, MissingSweepError
 from occ_perception.ros.outputs import Outputs
@@ -112,6 +113,9 @@ class Worker:
             return
         except MissingSweepError as error:
             self._fail("no_lidar", str(error))
+            return
+        except NotFiniteError as error:
+            self._fail("not_finite", str(error))
             return
         except Exception as error:
             if not self._outputs.are_open:

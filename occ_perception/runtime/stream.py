@@ -16,8 +16,8 @@ from torch import Tensor
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
-from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
-from occ_perception.models.postprocess import labels_of
+from occ_perception.models.inputs import DepthHint, NetInputs, Outputs, StepControl
+from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.runtime.calibration import Calibrator, RigTables
 from occ_perception.runtime.execution import Execution, prepared_step
@@ -129,6 +129,8 @@ class OccupancyStream:
             ModelError: the frame or its rig lacks a camera of the model, the rig lacks the
                 lidar's pose where the grid lies in the lidar frame, or the frame lacks the lidar
                 points that the model is given.
+            NotFiniteError: the network's output is NaN. The history is then forgotten, because it
+                may be the cause.
         """
         clock = StageClock(self._device)
         tables = self._calibrator.tables(frame.rig)
@@ -149,8 +151,7 @@ class OccupancyStream:
         with torch.inference_mode():
             outputs, next_state = self._net(inputs, self._memory.state)
             clock.lap("network")
-            labels_XYZ = labels_of(outputs, self.card)[0].cpu().numpy()
-            flow_XYZ2 = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].cpu().numpy()
+            labels_XYZ, flow_XYZ2 = self._results(outputs, commit)
         clock.lap("labels")
         before = self._memory
         taken = commit and self._keeps_history
@@ -172,6 +173,19 @@ class OccupancyStream:
             history_break=decision.break_reason or before.reset_reason,
             timings_ms=clock.timings_ms(),
         )
+
+    def _results(
+        self, outputs: Outputs, commit: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Labels and flow of the frame."""
+        try:
+            labels_BXYZ, flow_BXYZ2 = labels_of(outputs, self.card), flow_of(outputs)
+        except NotFiniteError:
+            if commit:
+                self.reset("the last output was not a number (NaN)")
+            raise
+        flow_XYZ2 = None if flow_BXYZ2 is None else flow_BXYZ2[0].cpu().numpy()
+        return labels_BXYZ[0].cpu().numpy(), flow_XYZ2
 
     def _images(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
         """The frame's images in the model's camera order."""

@@ -17,6 +17,7 @@ import torch
 import yaml
 from nuscenes_folder import VERSION, drawn_scene
 from PIL import Image
+from safetensors.torch import save_file
 from small_streams import SMALL_MODEL, small_card
 from typer.testing import CliRunner
 
@@ -26,6 +27,8 @@ from occ_perception.bags.writing import OCCUPANCY_TOPIC
 from occ_perception.cli import app
 from occ_perception.codec import EncodedOccupancy, decode_occupancy
 from occ_perception.frames import CameraRig
+from occ_perception.models.checkpoint_keys import checkpoint_key
+from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import load_model
@@ -160,6 +163,24 @@ def test_every_and_limit_choose_frames(bag: Path, expected, tmp_path: Path) -> N
     assert stamps == [expected[0].stamp_ns, expected[3].stamp_ns]
     assert all(message.committed for message, _ in messages)
     assert not (out / "npz").exists()
+
+
+def test_frames_whose_output_is_not_a_number_are_listed_and_left_out(
+    bag: Path, tmp_path: Path
+) -> None:
+    card = MODELS[SMALL_MODEL]
+    net = card.build()
+    fill_random_weights(net, card)
+    weights = {checkpoint_key(key, card.names): value for key, value in net.state_dict().items()}
+    weights["final_conv.weight"].fill_(3e38)  # finite, but sums of its products are not
+    save_file(weights, tmp_path / "huge.safetensors")
+    arguments = ("run", bag, "-m", SMALL_MODEL, "--weights", tmp_path / "huge.safetensors")
+    result = occ(*arguments, "--limit", 2, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "class scores are not numbers (NaN)" in result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["frames"], summary["skipped"]) == (0, {"not_finite": 2})
+    assert not list((tmp_path / "out" / "images").iterdir())
 
 
 def test_missing_weights_are_one_line(

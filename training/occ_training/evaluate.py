@@ -21,7 +21,7 @@ from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
-from occ_perception.models.postprocess import labels_of
+from occ_perception.models.postprocess import flow_of, labels_of
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.weights import load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
@@ -218,7 +218,8 @@ def evaluate_frames(
     predicted = predict_frames(net, card, dataset, order, device, workers)
     for number, (loaded, outputs) in enumerate(predicted, start=1):
         labels = labels_of(outputs, card)[0].cpu()
-        flow = None if outputs.flow_BXYZ2 is None else outputs.flow_BXYZ2[0].half().cpu()
+        flow_BXYZ2 = flow_of(outputs)
+        flow = None if flow_BXYZ2 is None else flow_BXYZ2[0].half().cpu()
         evaluation.update(labels, frame_truth(loaded), flow)
         if save is not None:
             _save(save, loaded, labels, flow)

@@ -29,7 +29,8 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
     Raises:
         WeightsError: there is no such file, that model's checkpoint is not on this machine, or the
             stored checkpoint has changed.
-        CheckpointError: it cannot be read safely, or no tensor matches.
+        CheckpointError: it cannot be read safely, no tensor matches, or one has values that are
+            NaN or infinite.
     """
     if str(path) in MODELS and not path.exists():
         path = _kept_checkpoint(str(path))
@@ -40,6 +41,10 @@ def load_initial_weights(net: Network, card: ModelCard, path: Path) -> str:
             f"{path}: none of its {len(tensors)} tensors matches model {card.name}; "
             "is it a checkpoint of this family?",
             report,
+        )
+    if report.not_finite:
+        raise CheckpointError(
+            f"{path} cannot start a training:\n  " + "\n  ".join(report.not_finite_lines), report
         )
     own = net.state_dict()
     with torch.no_grad():
