@@ -1,32 +1,31 @@
-"""Converts a nuScenes scene in the devkit's folder format into a rosbag2 recording.
-
-The devkit is not needed: its tables are JSON files (nuScenes, Caesar et al., CVPR 2020).
-"""
+"""Converts scenes in the format of the nuScenes devkit into rosbag2 recordings."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from occ_perception.bags.nuscenes_tables import (
+    LIDAR_CHANNEL,
+    NuScenesError,
+    NuScenesTables,
+    Record,
+    Sensors,
+)
+from occ_perception.bags.occ3d import Occ3dError, read_truth
+from occ_perception.bags.predictions import GROUND_TRUTH, GROUND_TRUTH_IN_VIEW
 from occ_perception.bags.writing import BagWriter, optical_frame
-from occ_perception.errors import OccError
 from occ_perception.frames import CameraCalibration
-from occ_perception.geometry import Float64, matrix_from_pose
+from occ_perception.geometry import Float64
 from occ_perception.sensing.images import EncodedImage, ImageError, check_compressed
 
-Record = dict[str, Any]
-
-LIDAR_CHANNEL = "LIDAR_TOP"
 _LIDAR_COLUMNS = 5
-
-
-class NuScenesError(OccError):
-    """The folder does not have the devkit's format; the message says what is missing."""
 
 
 @dataclass
@@ -39,7 +38,9 @@ class ConversionReport:
         images: camera -> number of images written.
         sweeps: number of lidar sweeps written.
         poses: number of ego poses written.
-        problems: files that were skipped and why.
+        truths: number of frames whose ground truth was written.
+        distorted: whether the images are distorted and go to the topics ``image_raw``.
+        problems: records and files that were skipped and why.
     """
 
     path: Path
@@ -47,6 +48,8 @@ class ConversionReport:
     images: dict[str, int] = field(default_factory=dict)
     sweeps: int = 0
     poses: int = 0
+    truths: int = 0
+    distorted: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -55,33 +58,171 @@ class SensorReading:
     """One file of a sensor with the records that belong to it.
 
     Attributes:
-        channel: e.g. ``CAM_FRONT``.
+        sensor: e.g. ``CAM_FRONT``.
         stamp_ns: time of the reading.
         file: path of the data.
         ego_T_sensor: (4, 4) mounting pose.
         world_T_ego: (4, 4) ego pose at ``stamp_ns``.
         K: (3, 3) intrinsics; None for a lidar.
-        size: (width, height) of an image.
+        size: (width, height) of an image; None if the tables do not state it.
+        lens: lens model and its coefficients; empty for a rectified image.
     """
 
-    channel: str
+    sensor: str
     stamp_ns: int
     file: Path
     ego_T_sensor: Float64
     world_T_ego: Float64
-    K: Float64 | None
-    size: tuple[int, int]
+    K: Float64 | None = None
+    size: tuple[int, int] | None = None
+    lens: tuple[str, tuple[float, ...]] = ("", ())
 
-    def calibration(self) -> CameraCalibration:
-        """The calibration of an image; images of nuScenes are rectified."""
+    def calibration(self, image: bytes) -> CameraCalibration:
+        """The calibration of an image; ``image`` states the size where the tables do not."""
+        from PIL import Image
+
         assert self.K is not None
+        width, height = self.size or Image.open(io.BytesIO(image)).size
+        model, coefficients = self.lens
         return CameraCalibration(
-            name=self.channel,
-            width=self.size[0],
-            height=self.size[1],
+            name=self.sensor,
+            width=width,
+            height=height,
             K=self.K,
             ego_T_cam=self.ego_T_sensor,
-            frame_id=optical_frame(self.channel),
+            frame_id=optical_frame(self.sensor),
+            distortion_model=model,
+            distortion=coefficients,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TruthFile:
+    """Labels of a key frame.
+
+    Attributes:
+        stamp_ns: time of the key frame, which is that of the lidar.
+        file: path of the Occ3D labels.
+    """
+
+    stamp_ns: int
+    file: Path
+
+
+class SceneReader:
+    """The scenes of a folder in the devkit's format.
+
+    A record that cannot be used is listed as a problem of its scene and skipped.
+
+    Args:
+        root: folder with the tables folder and ``samples`` (and ``sweeps``, ``gts``).
+        version: name of the tables folder, e.g. ``v1.0-mini``.
+        scenes: names, e.g. ``scene-0103``; None = all.
+        sweeps: whether to read all images (12 Hz) or only the annotated keyframes (2 Hz).
+        lidar: whether to read the lidar too.
+
+    Attributes:
+        scenes: names of the scenes.
+        problems: records that belong to no scene.
+
+    Raises:
+        NuScenesError: unknown version or scene (the message lists the known ones), or a table that
+            is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        version: str,
+        scenes: Iterable[str] | None = None,
+        sweeps: bool = True,
+        lidar: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        tables = NuScenesTables(self.root, version)
+        tokens = tables.scenes()
+        self.scenes = tuple(tokens if scenes is None else scenes)
+        unknown = [name for name in self.scenes if name not in tokens]
+        if unknown or not self.scenes:
+            raise NuScenesError(
+                f"no scene {', '.join(map(repr, unknown))} in {tables.folder}; it has "
+                f"{', '.join(sorted(tokens)) or 'none'}"
+            )
+        wanted = {tokens[name] for name in self.scenes}
+        self._sensors = Sensors(tables)
+        if lidar and self._sensors.lidar is None:
+            raise NuScenesError(
+                f"{tables.folder} has no lidar {LIDAR_CHANNEL}, and not one other; it has "
+                f"{', '.join(self._sensors.lidars) or 'none'}"
+            )
+        self._with_lidar = lidar
+        samples = tables.by_token("sample", where=lambda r: r.reference("scene_token") in wanted)
+        names = {token: name for name, token in tokens.items()}
+        self._samples: dict[str, list[Record]] = defaultdict(list)
+        for sample in samples.values():
+            self._samples[names[sample["scene_token"]]].append(sample)
+        rows = tables.read(
+            "sample_data",
+            where=lambda r: (
+                (
+                    r.reference("sample_token") in samples
+                    or not r.reference("sample_token")
+                    or scenes is None
+                )
+                and (sweeps or bool(r.get("is_key_frame")))
+            ),
+        )
+        self.problems: list[str] = []
+        self._rows: dict[str, list[Record]] = defaultdict(list)
+        for row in rows:
+            try:
+                sample = samples[row.text("sample_token")]
+            except NuScenesError as error:
+                self.problems.append(str(error))
+                continue
+            self._rows[names[sample["scene_token"]]].append(row)
+        used = {row.reference("ego_pose_token") for row in rows}
+        self._poses = tables.by_token("ego_pose", where=lambda r: r.reference("token") in used)
+
+    def readings(self, scene: str, problems: list[str]) -> list[SensorReading]:
+        """The readings of a scene in the order of time; unusable records go to ``problems``."""
+        found = [self._reading(row, problems) for row in self._rows[scene]]
+        return sorted(filter(None, found), key=lambda r: (r.stamp_ns, r.sensor))
+
+    def truths(self, scene: str, problems: list[str]) -> list[TruthFile]:
+        """Label files of a scene below ``gts``, in the order of time."""
+        found = []
+        for sample in self._samples[scene]:
+            file = self.root / "gts" / scene / sample["token"] / "labels.npz"
+            if file.is_file():
+                try:
+                    found.append(TruthFile(sample.stamp_ns(), file))
+                except NuScenesError as error:
+                    problems.append(str(error))
+        return sorted(found, key=lambda truth: truth.stamp_ns)
+
+    def _reading(self, row: Record, problems: list[str]) -> SensorReading | None:
+        """None for a sensor that is not wanted, and for an unusable record, which is listed."""
+        try:
+            return self._joined(row)
+        except NuScenesError as error:
+            problems.append(str(error))
+            return None
+
+    def _joined(self, row: Record) -> SensorReading | None:
+        sensor, mount = self._sensors.of(row)
+        is_camera = sensor in self._sensors.cameras
+        if not is_camera and not (self._with_lidar and sensor == self._sensors.lidar):
+            return None
+        return SensorReading(
+            sensor=sensor if is_camera else LIDAR_CHANNEL,
+            stamp_ns=row.stamp_ns(),
+            file=self.root / row.text("filename"),
+            ego_T_sensor=mount.pose(),
+            world_T_ego=self._poses[row.text("ego_pose_token")].pose(),
+            K=mount.intrinsics() if is_camera else None,
+            size=row.size() if is_camera else None,
+            lens=mount.distortion() if is_camera else ("", ()),
         )
 
 
@@ -95,176 +236,83 @@ def convert_nuscenes(
     lidar: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Write one scene as a rosbag2 folder in the topic layout ``occ_perception``.
-
-    Every image is written with its camera_info and the nuScenes ego pose at its stamp, as odometry
-    and as tf. Mounts are written to /tf_static. JPEG bytes are copied unchanged.
+    """Write one scene as a rosbag2 folder; see :func:`convert_scene`.
 
     Args:
-        root: folder with the tables folder and ``samples`` (and ``sweeps``).
-        version: name of the tables folder, e.g. ``v1.0-mini``.
+        root, version, sweeps, lidar: see :class:`SceneReader`.
         scene: name of the scene, e.g. ``scene-0103``.
-        out: the folder to create; an existing one is not overwritten, and a failed conversion
-            leaves no folder.
-        storage: container format.
-        sweeps: whether to write all images (12 Hz) or only the annotated keyframes (2 Hz).
-        lidar: whether to write the lidar sweeps whose files exist.
-        progress: called with (readings done, number of readings).
+        out, storage, progress: see :func:`convert_scene`.
 
     Raises:
-        NuScenesError: unknown version or scene (the message lists the known ones), incomplete
-            tables, or no image.
+        NuScenesError: see :class:`SceneReader` and :func:`convert_scene`.
         OutputError: ``out`` exists or cannot be written.
     """
-    readings = list(read_scene(root, version, scene, sweeps=sweeps, lidar=lidar))
-    report = ConversionReport(Path(out), scene)
-    with BagWriter(out, storage) as writer:
-        if readings:
-            _write_mounts(writer, readings)
-        for done, reading in enumerate(readings, start=1):
-            if _write_reading(writer, reading, report):
-                _write_pose(writer, reading)
-                report.poses += 1
-            if progress is not None:
-                progress(done, len(readings))
-        if not report.images:
-            raise NuScenesError(
-                f"none of the {len(readings)} files of {scene} could be used: "
-                f"{'; '.join(report.problems[:3])}. Is the sensor data unpacked in {root}?"
-            )
+    reader = SceneReader(root, version, [scene], sweeps, lidar)
+    report = convert_scene(reader, scene, out, storage, progress)
+    report.problems[:0] = reader.problems
     return report
 
 
-def read_scene(
-    root: str | Path, version: str, scene: str, sweeps: bool = True, lidar: bool = False
-) -> Iterator[SensorReading]:
-    """The readings of a scene in the order of time.
+def convert_scene(
+    reader: SceneReader,
+    scene: str,
+    out: str | Path,
+    storage: Literal["mcap", "sqlite3"] = "mcap",
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Write one scene as a rosbag2 folder in the topic layout ``occ_perception``.
 
-    Arguments and errors as in :func:`convert_nuscenes`.
-    """
-    tables = NuScenesTables(Path(root), version)
-    samples = tables.samples(scene)
-    sensors = tables.by_token("sensor")
-    mounts = tables.by_token("calibrated_sensor")
-
-    def channel(data: Record) -> str:
-        return str(sensors[mounts[data["calibrated_sensor_token"]]["sensor_token"]]["channel"])
-
-    wanted = [
-        data
-        for data in tables.read("sample_data", where=lambda r: r.get("sample_token") in samples)
-        if (sweeps or data["is_key_frame"])
-        and (channel(data).startswith("CAM_") or (lidar and channel(data) == LIDAR_CHANNEL))
-    ]
-    tokens = {data["ego_pose_token"] for data in wanted}
-    poses = tables.by_token("ego_pose", where=lambda r: r["token"] in tokens)
-    for data in sorted(wanted, key=lambda r: (r["timestamp"], channel(r))):
-        mount, pose = mounts[data["calibrated_sensor_token"]], poses[data["ego_pose_token"]]
-        K = np.array(mount["camera_intrinsic"], dtype=np.float64)
-        yield SensorReading(
-            channel=channel(data),
-            stamp_ns=int(data["timestamp"]) * 1000,
-            file=Path(root) / data["filename"],
-            ego_T_sensor=pose_of(mount),
-            world_T_ego=pose_of(pose),
-            K=K if K.size else None,
-            size=(int(data["width"] or 0), int(data["height"] or 0)),
-        )
-
-
-class NuScenesTables:
-    """The JSON tables of one version.
+    Every image is written with its camera_info and the ego pose of the data set at its stamp, as
+    odometry and as tf. Mounts are written to /tf_static. JPEG bytes are copied unchanged; where a
+    camera has distortion coefficients, all images go to topics ``image_raw`` (layout
+    ``occ_raw``). Occ3D labels below ``gts`` become ``/ground_truth``.
 
     Args:
-        root: folder of the data set.
-        version: name of the tables folder.
+        reader: the folder.
+        scene: one of its scenes.
+        out: the folder to create; an existing one is not overwritten, and a failed conversion
+            leaves no folder.
+        storage: container format.
+        progress: called with (files done, number of files).
 
     Raises:
-        NuScenesError: the tables do not exist; the message lists the versions that do.
+        NuScenesError: no image can be used; the message has the first reasons.
+        OutputError: ``out`` exists or cannot be written.
     """
-
-    def __init__(self, root: Path, version: str) -> None:
-        self._folder = root / version
-        if not (self._folder / "scene.json").is_file():
-            versions = sorted(file.parent.name for file in root.glob("*/scene.json"))
-            raise NuScenesError(
-                f"no nuScenes tables in {self._folder}; "
-                f"{root} has {', '.join(versions) or 'no folder with a scene.json'}"
-            )
-
-    def samples(self, scene: str) -> set[str]:
-        """Tokens of a scene's keyframes; every sweep refers to one of them."""
-        scenes = {record["name"]: record["token"] for record in self.read("scene")}
-        if scene not in scenes:
-            raise NuScenesError(
-                f"no scene {scene!r} in {self._folder}; it has {', '.join(sorted(scenes))}"
-            )
-        token = scenes[scene]
-        return {r["token"] for r in self.read("sample", where=lambda r: r["scene_token"] == token)}
-
-    def by_token(
-        self, table: str, where: Callable[[Record], bool] | None = None
-    ) -> Mapping[str, Record]:
-        """The records of a table by token.
-
-        Raises:
-            NuScenesError: the table is missing or damaged. The returned dict raises it too, for a
-                token that the table lacks.
-        """
-        records = {record["token"]: record for record in self.read(table, where)}
-        return _Records(self._folder / f"{table}.json", records)
-
-    def read(self, table: str, where: Callable[[Record], bool] | None = None) -> list[Record]:
-        """The records of a table, optionally filtered by ``where``.
-
-        Other records are dropped while parsing, because the tables of the whole data set do not
-        fit into the memory of a small machine.
-        """
-
-        def keep(record: Record) -> Record | None:
-            return record if where is None or "token" not in record or where(record) else None
-
-        file = self._folder / f"{table}.json"
-        try:
-            records: Iterable[Record | None] = json.loads(file.read_bytes(), object_hook=keep)
-            return [record for record in records if record is not None]
-        except FileNotFoundError:
-            raise NuScenesError(f"table {file} is missing") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise NuScenesError(f"table {file} is damaged: {error!r}") from error
-
-
-class _Records(dict[str, Record]):
-    """Records by token; a missing token raises NuScenesError."""
-
-    def __init__(self, file: Path, records: Record) -> None:
-        super().__init__(records)
-        self._file = file
-
-    def __missing__(self, token: str) -> Record:
-        raise NuScenesError(
-            f"table {self._file} has no record {token!r}, to which another table refers; "
-            "unpack all tables again, from one release"
-        )
-
-
-def pose_of(record: Record) -> Float64:
-    """(4, 4) transform of a record with a translation and a rotation (w, x, y, z)."""
-    w, x, y, z = record["rotation"]
-    return matrix_from_pose(record["translation"], (x, y, z, w))
+    report = ConversionReport(Path(out), scene)
+    readings = reader.readings(scene, report.problems)
+    truths = reader.truths(scene, report.problems)
+    report.distorted = any(any(reading.lens[1]) for reading in readings)
+    items = sorted([*readings, *truths], key=lambda item: item.stamp_ns)
+    with BagWriter(out, storage, rectified=not report.distorted) as writer:
+        if readings:
+            _write_mounts(writer, readings)
+        for done, item in enumerate(items, start=1):
+            if isinstance(item, TruthFile):
+                _write_truth(writer, item, report)
+            elif _write_reading(writer, item, report):
+                _write_pose(writer, item)
+                report.poses += 1
+            if progress is not None:
+                progress(done, len(items))
+        if not report.images:
+            reasons = "; ".join(report.problems[:3]) or "no record of a camera belongs to it"
+            unpacked = f". Is the sensor data unpacked in {reader.root}?" if readings else ""
+            raise NuScenesError(f"{scene} has no image that can be used: {reasons}{unpacked}")
+    return report
 
 
 def _write_mounts(writer: BagWriter, readings: list[SensorReading]) -> None:
-    first = {reading.channel: reading for reading in reversed(readings)}
+    first = {reading.sensor: reading for reading in reversed(readings)}
     mounts = [
-        (writer.ego_frame, _frame(channel), reading.ego_T_sensor)
-        for channel, reading in sorted(first.items())
+        (writer.ego_frame, _frame(sensor), reading.ego_T_sensor)
+        for sensor, reading in sorted(first.items())
     ]
     writer.write_transforms(readings[0].stamp_ns, mounts, static=True)
 
 
-def _frame(channel: str) -> str:
-    return channel.lower() if channel == LIDAR_CHANNEL else optical_frame(channel)
+def _frame(sensor: str) -> str:
+    return sensor.lower() if sensor == LIDAR_CHANNEL else optical_frame(sensor)
 
 
 def _write_pose(writer: BagWriter, reading: SensorReading) -> None:
@@ -280,16 +328,21 @@ def _write_reading(writer: BagWriter, reading: SensorReading, report: Conversion
     except OSError as error:
         report.problems.append(f"{reading.file}: {error.strerror or error}")
         return False
-    if reading.channel == LIDAR_CHANNEL:
+    if reading.sensor == LIDAR_CHANNEL:
         return _write_sweep(writer, reading, data, report)
     try:
         check_compressed(EncodedImage(reading.file.suffix, data))
-    except ImageError as error:
+        calibration = reading.calibration(data)
+    except (
+        ImageError,
+        OSError,
+        ValueError,
+    ) as error:  # a ValueError names a wrong number
         report.problems.append(f"{reading.file}: {error}")
         return False
-    writer.write_camera_info(reading.calibration(), reading.stamp_ns)
-    writer.write_camera(reading.channel, reading.stamp_ns, data)
-    report.images[reading.channel] = report.images.get(reading.channel, 0) + 1
+    writer.write_camera_info(calibration, reading.stamp_ns)
+    writer.write_camera(reading.sensor, reading.stamp_ns, data)
+    report.images[reading.sensor] = report.images.get(reading.sensor, 0) + 1
     return True
 
 
@@ -308,3 +361,15 @@ def _write_sweep(
     )
     report.sweeps += 1
     return True
+
+
+def _write_truth(writer: BagWriter, truth: TruthFile, report: ConversionReport) -> None:
+    try:
+        labels, in_view = read_truth(truth.file, truth.stamp_ns, writer.ego_frame)
+    except Occ3dError as error:
+        report.problems.append(str(error))
+        return
+    writer.write_occupancy(labels, namespace=GROUND_TRUTH)
+    if in_view is not None:
+        writer.write_occupancy(in_view, namespace=GROUND_TRUTH_IN_VIEW)
+    report.truths += 1

@@ -23,10 +23,11 @@ class StampJoin(Generic[Item]):
 
     Args:
         items: items in the order of their stamps.
-        tolerance_ns: largest distance between a stamp and its item.
+        tolerance_ns: largest distance between a stamp and its item. Labels of nuScenes are 35 ms
+            after the front camera, and 48 ms before its next image.
     """
 
-    def __init__(self, items: Iterable[Item], tolerance_ns: int = 20_000_000) -> None:
+    def __init__(self, items: Iterable[Item], tolerance_ns: int = 40_000_000) -> None:
         self._items = iter(items)
         self._tolerance = tolerance_ns
         self._nearest: Item | None = next(self._items, None)

@@ -25,9 +25,9 @@ OCCUPANCY_TOPIC = f"{NODE_NAMESPACE}/occupancy"
 FLOW_TOPIC = f"{NODE_NAMESPACE}/flow"
 
 
-def camera_topic(camera: str) -> str:
-    """Topic of a camera's compressed images, which are rectified as in nuScenes."""
-    return f"/{camera.lower()}/image_rect/compressed"
+def camera_topic(camera: str, rectified: bool = True) -> str:
+    """Topic of a camera's compressed images."""
+    return f"/{camera.lower()}/{'image_rect' if rectified else 'image_raw'}/compressed"
 
 
 def camera_info_topic(camera: str) -> str:
@@ -63,6 +63,7 @@ class BagWriter(AtomicWriter):
     Args:
         path, storage: see :class:`AtomicWriter`.
         world_frame, ego_frame: frames of the ego poses.
+        rectified: whether the images are rectified; others go to topics ``image_raw``.
 
     Raises:
         OptionError, OutputError: see :class:`AtomicWriter`.
@@ -74,8 +75,10 @@ class BagWriter(AtomicWriter):
         storage: Storage = "mcap",
         world_frame: str = "map",
         ego_frame: str = "base_link",
+        rectified: bool = True,
     ) -> None:
         super().__init__(path, storage)
+        self._rectified = rectified
         self.world_frame = world_frame
         self.ego_frame = ego_frame
 
@@ -90,7 +93,7 @@ class BagWriter(AtomicWriter):
             format=image.format,
             data=np.frombuffer(image.data, dtype=np.uint8),
         )
-        self.write(camera_topic(camera), stamp_ns, message)
+        self.write(camera_topic(camera, self._rectified), stamp_ns, message)
 
     def write_camera_info(self, calibration: CameraCalibration, stamp_ns: int) -> None:
         """The calibration of the image with the same stamp."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from occ_perception.bags.nuscenes import SceneReader
+
 app = typer.Typer(help="Convert data sets into bags.", no_args_is_help=True)
+
+_SCENE_FAILED = 1
 
 
 class Storage(str, Enum):
@@ -27,36 +32,73 @@ def _convert() -> None:
 def nuscenes(
     root: Annotated[Path, typer.Argument(help="nuScenes folder in the devkit's format.")],
     version: Annotated[str, typer.Option(help="Tables, e.g. v1.0-mini or v1.0-trainval.")],
-    scene: Annotated[str, typer.Option(help="Scene name, e.g. scene-0103.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="rosbag2 folder to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="rosbag2 folder to write; without --scene, of all.")
+    ],
+    scene: Annotated[
+        str | None, typer.Option(help="Scene name, e.g. scene-0103; all scenes by default.")
+    ] = None,
     storage: Annotated[Storage, typer.Option(help="Container format.")] = Storage.MCAP,
     keyframes: Annotated[
         bool, typer.Option("--keyframes", help="Only annotated frames (2 Hz) instead of all (12).")
     ] = False,
     lidar: Annotated[bool, typer.Option("--lidar", help="Write the lidar too.")] = False,
 ) -> None:
-    """Write one nuScenes scene as a rosbag2 folder, for the node and for `ros2 bag play`."""
+    """Write nuScenes scenes as rosbag2 folders, for the node and for `ros2 bag play`.
+
+    With --scene, OUT is the bag. Without, OUT gets one bag per scene, named after it; bags that
+    are there already are kept.
+    """
+    from occ_perception.atomic import OutputError
+    from occ_perception.bags.nuscenes import NuScenesError, SceneReader
+
+    scenes = None if scene is None else [scene]
+    reader = SceneReader(root, version, scenes, sweeps=not keyframes, lidar=lidar)
+    _show_problems(reader.problems)
+    if scene is not None:
+        _write_scene(reader, scene, out, storage, lidar)
+        return
+    failed = []
+    for name in reader.scenes:
+        if (out / name).exists():
+            typer.echo(f"{out / name}: is there already, kept")
+            continue
+        try:
+            _write_scene(reader, name, out / name, storage, lidar)
+        except (NuScenesError, OutputError) as error:
+            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+            failed.append(name)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(reader.scenes)} scenes failed: {', '.join(failed)}")
+        raise typer.Exit(_SCENE_FAILED)
+
+
+def _write_scene(reader: SceneReader, scene: str, out: Path, storage: Storage, lidar: bool) -> None:
+    """Write one scene, and report what it has and lacks."""
     from rich.progress import Progress
 
-    from occ_perception.bags.nuscenes import convert_nuscenes
+    from occ_perception.bags.nuscenes import convert_scene
 
     with Progress(transient=True) as progress:
         task = progress.add_task(scene, total=None)
-        report = convert_nuscenes(
-            root,
-            version,
+        report = convert_scene(
+            reader,
             scene,
             out,
             storage=storage.value,
-            sweeps=not keyframes,
-            lidar=lidar,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    for problem in report.problems:
-        typer.secho(f"skipped {problem}", fg=typer.colors.YELLOW, err=True)
+    _show_problems(report.problems)
     images = sum(report.images.values())
     sweeps = f", {report.sweeps} lidar sweeps" if lidar else ""
+    truths = f", ground truth of {report.truths} frames" if report.truths else ""
     typer.echo(
         f"{report.path}: {images} images of {len(report.images)} cameras{sweeps}, "
-        f"{report.poses} ego poses"
+        f"{report.poses} ego poses{truths}"
+        + ("; images are distorted (layout occ_raw)" if report.distorted else "")
     )
+
+
+def _show_problems(problems: list[str]) -> None:
+    for problem in problems:
+        typer.secho(f"skipped {problem}", fg=typer.colors.YELLOW, err=True)

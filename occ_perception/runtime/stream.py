@@ -6,6 +6,8 @@ Legend: B batch (always 1 here), N cameras in the order of the model card, X, Y,
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
-from occ_perception.models.inputs import DepthHint, NetInputs, Outputs, StepControl
+from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
 from occ_perception.models.state import TemporalState
 from occ_perception.runtime.calibration import Calibrator, RigTables
@@ -151,7 +153,10 @@ class OccupancyStream:
         with torch.inference_mode():
             outputs, next_state = self._net(inputs, self._memory.state)
             clock.lap("network")
-            labels_XYZ, flow_XYZ2 = self._results(outputs, commit)
+            with self._forgetting_if_not_finite(commit):
+                labels_XYZ = labels_of(outputs, self.card)[0].cpu().numpy()
+                flow_BXYZ2 = flow_of(outputs)
+            flow_XYZ2 = None if flow_BXYZ2 is None else flow_BXYZ2[0].cpu().numpy()
         clock.lap("labels")
         before = self._memory
         taken = commit and self._keeps_history
@@ -174,18 +179,15 @@ class OccupancyStream:
             timings_ms=clock.timings_ms(),
         )
 
-    def _results(
-        self, outputs: Outputs, commit: bool
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Labels and flow of the frame."""
+    @contextmanager
+    def _forgetting_if_not_finite(self, commit: bool) -> Iterator[None]:
+        """Forgets the history when an output is not a number, unless the step only asks."""
         try:
-            labels_BXYZ, flow_BXYZ2 = labels_of(outputs, self.card), flow_of(outputs)
+            yield
         except NotFiniteError:
             if commit:
                 self.reset("the last output was not a number (NaN)")
             raise
-        flow_XYZ2 = None if flow_BXYZ2 is None else flow_BXYZ2[0].cpu().numpy()
-        return labels_BXYZ[0].cpu().numpy(), flow_XYZ2
 
     def _images(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
         """The frame's images in the model's camera order."""

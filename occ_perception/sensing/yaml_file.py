@@ -134,7 +134,7 @@ def read_yaml(name_or_path: str | Path, package: str, kind: str) -> YamlSection:
     """
     name = str(name_or_path)
     if name in shipped_names(package):
-        text = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8")
+        data = (resources.files(package) / f"{name}.yaml").read_bytes()
     else:
         path = Path(name_or_path).expanduser()
         if not path.is_file():
@@ -142,8 +142,9 @@ def read_yaml(name_or_path: str | Path, package: str, kind: str) -> YamlSection:
                 f"no {kind} {name!r}: it is neither a file nor one of the shipped "
                 f"{', '.join(shipped_names(package))}"
             )
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     try:
-        return YamlSection(name, "", yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        return YamlSection(name, "", yaml.safe_load(data.decode()))
+    # A ValueError is text in another encoding than UTF-8, or a date that does not exist.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise YamlError(f"{name} is not YAML: {error}") from error

@@ -19,14 +19,15 @@ from occ_training.cli import app
 from occ_training.data.file_checks import check_files
 from occ_training.data.index import DatasetIndex
 from occ_training.data.info_pickles import load_info_pickle
-from occ_training.data.nuscenes import index_from_infos, index_from_tables
+from occ_training.data.nuscenes import index_from_tables
+from occ_training.data.nuscenes_infos import index_from_infos
 from occ_training.data.records import DatasetError
 from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import occ_perception
-from occ_perception.bags.nuscenes import NuScenesError
+from occ_perception.bags.nuscenes_tables import NuScenesError
 from occ_perception.geometry import transform_points
 from occ_perception.models.card import NUSCENES_CAMERAS
 from occ_perception.synthetic.devkit import VERSION
@@ -138,7 +139,7 @@ def test_scenes_are_chosen_by_name() -> None:
 def test_a_record_that_a_table_lacks_is_named(tmp_path: Path, table: str) -> None:
     shutil.copytree(folders.town_folder() / VERSION, tmp_path / VERSION)
     file = tmp_path / VERSION / f"{table}.json"
-    file.write_text(json.dumps(json.loads(file.read_text())[:1]))
+    file.write_text(json.dumps(json.loads(file.read_text())[:-1]))
     with pytest.raises(NuScenesError, match=rf"/{table}\.json has no record"):
         index_from_tables(tmp_path, VERSION)
 

@@ -32,7 +32,6 @@ from occ_training.convert_lidar import LidarMadeLabels, PointWriter, has_lidar
 from occ_training.data.index import DatasetIndex
 from occ_training.data.records import DatasetHeader, FrameRecord, LidarRecord
 
-LABELS_OF_LIDAR_TIME_NS = 50_000_000
 _SAME_SWEEP_NS = 5_000_000
 _NEAREST_SWEEP_NS = 100_000_000
 
@@ -326,11 +325,10 @@ def _label_stamps(
     stamps = drive.reference_stamps()
     if wanted is None:
         return {stamp: stamp for stamp in spaced(stamps, round(options.spacing_s * 1e9))}
-    tolerance = LABELS_OF_LIDAR_TIME_NS if isinstance(labels, LabelFolder) else SAME_TIME_NS
     chosen = {}
     for stamp in wanted:
         at = nearest_stamp(stamps, stamp)
-        if at is not None and abs(stamps[at] - stamp) <= tolerance:
+        if at is not None and abs(stamps[at] - stamp) <= SAME_TIME_NS:
             chosen[stamps[at]] = stamp
         else:
             drive.recording.note(

@@ -35,8 +35,9 @@ Mask = NDArray[np.bool_]
 _OPENOCC_IDS = np.full(256, UNKNOWN_CLASS, np.uint8)
 _OPENOCC_IDS[: len(OPENOCC_OF_OCC3D)] = OPENOCC_OF_OCC3D
 
-SAME_TIME_NS = 20_000_000
-"""A label this close to the reference stamp of a frame set belongs to it."""
+SAME_TIME_NS = 50_000_000
+"""Labels belong to the frame set nearest to them, if its reference stamp is this close. Those of
+nuScenes are of the lidar's time, 35 ms after the front camera."""
 
 _AT_CAMERA_TIME_NS = 1_000_000
 
@@ -180,9 +181,11 @@ class GroundTruthTopics:
             occupied = truth.labels != truth.empty_class
             seen = camera_mask(occupied, wanted.frame.rig, wanted.frame.ego_T_cam, truth.grid)
         known = truth.labels != UNKNOWN_CLASS
+        apart = abs(truth.stamp_ns - wanted.frame.stamp_ns)
         return write_labels(
             folder, wanted.token, truth.labels, known, seen & known, truth.flow, classes,
-            truth.grid, self._collected,
+            truth.grid, self._collected, "reference_camera" if apart <= _AT_CAMERA_TIME_NS
+            else "lidar",
         )  # fmt: skip
 
 
@@ -281,6 +284,7 @@ def write_labels(
     classes: LabelSet,
     grid: VoxelGrid,
     formats: CollectedFormats,
+    time: Literal["reference_camera", "lidar"] = "reference_camera",
 ) -> WrittenLabels:
     """Write the files of one frame with Occ3D's keys; with flow also with OpenOcc's classes."""
     arrays = {} if flow is None else {"flow": flow.astype(np.float32)}
@@ -291,7 +295,7 @@ def write_labels(
     def write(name: str, ids: NDArray[np.uint8], suffix: str) -> None:
         files[name] = f"{token}{suffix}.npz"
         np.savez_compressed(folder / files[name], semantics=ids, **arrays)  # type: ignore[arg-type]
-        formats.add(name, LabelFormat("occ3d", name, grid, time="reference_camera"))
+        formats.add(name, LabelFormat("occ3d", name, grid, time=time))
 
     write(classes.name, semantics, "")
     if flow is not None and classes.name == "occ3d":

@@ -12,6 +12,7 @@ from occ_perception.atomic import write_whole
 from occ_perception.errors import needed_for
 
 if TYPE_CHECKING:
+    from occ_training.data.file_checks import CheckReport
     from occ_training.data.index import DatasetIndex
 
 app = typer.Typer(help="Index a public data set for training.", no_args_is_help=True)
@@ -63,13 +64,15 @@ def nuscenes(
     threads: Threads = 4,
 ) -> None:
     """Index the key frames of a nuScenes folder from its tables, with the labels in the folder."""
+    from occ_training.data.file_checks import CheckReport
     from occ_training.data.nuscenes import index_from_tables
     from occ_training.data.records import DatasetError
 
     if scenes is not None and split is not None:
         raise DatasetError("give --scenes or --split, not both")
     names = _names(scenes) if split is None else _official_split(split)
-    _finish(index_from_tables(root, version, names), out or root, check, threads)
+    report = CheckReport()
+    _finish(index_from_tables(root, version, names, report), out or root, check, threads, report)
 
 
 @app.command()
@@ -81,10 +84,13 @@ def infos(
     threads: Threads = 4,
 ) -> None:
     """Index the key frames of a nuScenes info pickle. No code in the pickle is executed."""
+    from occ_training.data.file_checks import CheckReport
     from occ_training.data.info_pickles import load_info_pickle
-    from occ_training.data.nuscenes import index_from_infos
+    from occ_training.data.nuscenes_infos import index_from_infos
 
-    _finish(index_from_infos(root, load_info_pickle(pickle)), out or root, check, threads)
+    report = CheckReport()
+    index = index_from_infos(root, load_info_pickle(pickle), report)
+    _finish(index, out or root, check, threads, report)
 
 
 @app.command()
@@ -150,7 +156,13 @@ def _official_split(split: str) -> list[str]:
     return list(splits[split])
 
 
-def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> None:
+def _finish(
+    index: DatasetIndex,
+    out: Path,
+    level: CheckLevel,
+    threads: int,
+    report: CheckReport | None = None,
+) -> None:
     """Check the files, report problems, write the index of what is usable."""
     from rich.progress import Progress
 
@@ -164,12 +176,13 @@ def _finish(index: DatasetIndex, out: Path, level: CheckLevel, threads: int) -> 
             level.value,
             threads,
             lambda done, total: progress.update(task, completed=done, total=total),
+            report,
         )
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         typer.secho(problem, fg=typer.colors.YELLOW, err=True)
     if not len(usable):
         raise DatasetError(
-            f"none of the {len(index)} frames has an image of its reference camera; "
+            f"none of the {report.frames} frames has an image of its reference camera; "
             f"is the sensor data unpacked in {index.root}?"
         )
     file = usable.save(out)

@@ -34,7 +34,8 @@ from occ_perception.synthetic.recording import encode_jpeg
 from occ_perception.synthetic.render import View
 from occ_perception.synthetic.rig import CAMERAS, REFERENCE_CAMERA
 from occ_perception.synthetic.seeds import random_for
-from occ_training.data.index import DatasetIndex, header_from_json
+from occ_training.data.index import DatasetIndex
+from occ_training.data.index_lines import header_from_json
 from occ_training.data.records import (
     CameraRecord,
     DatasetError,

@@ -50,6 +50,15 @@ class CheckReport:
     dropped: dict[str, int] = field(default_factory=dict)
     frames: int = 0
 
+    def drop(self, sequence: str, token: str, kind: str, problem: str) -> None:
+        """An entry of a frame cannot be used."""
+        self.problems.append(f"{sequence} {token}, {kind}: {problem}")
+        self.dropped[kind] = self.dropped.get(kind, 0) + 1
+
+    def leave_out(self, token: str) -> None:
+        """A frame is removed."""
+        self.left_out.append(token)
+
     def summary(self) -> str:
         """The result in one line of text."""
         kept = self.frames - len(self.left_out)
@@ -75,6 +84,7 @@ def check_files(
     check: Check = "whole",
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
+    report: CheckReport | None = None,
 ) -> tuple[DatasetIndex, CheckReport]:
     """Check every file of a data set.
 
@@ -83,20 +93,20 @@ def check_files(
         check: how thoroughly.
         threads: frames checked in parallel; the time is spent on reading, not on computing.
         progress: called with (frames done, frames in all).
+        report: of the index, which is continued.
 
     Returns:
         The data set without unusable frames and entries, and the report.
     """
-    report = CheckReport(frames=len(index))
+    report = CheckReport(frames=len(index)) if report is None else report
     kept = []
     with ThreadPoolExecutor(max_workers=threads) as pool:
         found = pool.map(lambda frame: _problems(index, frame, check), index.frames)
         for done, (frame, problems) in enumerate(zip(index.frames, found, strict=True), start=1):
             for kind, problem in problems.items():
-                report.problems.append(f"{frame.sequence} {frame.token}, {kind}: {problem}")
-                report.dropped[kind] = report.dropped.get(kind, 0) + 1
+                report.drop(frame.sequence, frame.token, kind, problem)
             if frame.reference_camera in problems:
-                report.left_out.append(frame.token)
+                report.leave_out(frame.token)
             else:
                 kept.append(_without(frame, set(problems)))
             if progress is not None:
@@ -123,6 +133,8 @@ def _problem(file: _File, check: Check) -> str:
             file.read()
     except OSError as error:
         return f"{file.path}: {error.strerror or error}"
+    except ValueError as error:  # a path that no file can have
+        return f"{file.path}: {error}"
     except DataFileError as error:
         return str(error)
     return ""

@@ -9,6 +9,8 @@ Legend: X, Y, Z voxels, P points.
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from occ_perception.bags.occ3d import OCC3D_GRID
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
 from occ_training.data.records import DatasetError, LabelFormat
 
-OCC3D_GRID = VoxelGrid.from_ranges((-40, 40, 0.4), (-40, 40, 0.4), (-1, 5.4, 0.4))
 SURROUNDOCC_GRID = VoxelGrid.from_ranges((-50, 50, 0.5), (-50, 50, 0.5), (-5, 3, 0.5))
 OPENOCCUPANCY_GRID = VoxelGrid.from_ranges((-51.2, 51.2, 0.2), (-51.2, 51.2, 0.2), (-5, 3, 0.2))
 
@@ -40,7 +42,13 @@ LABEL_FORMATS: dict[str, LabelFormat] = {
 WAYMO_FREE_IN_FILE = 23
 LIDARSEG_CLASSES = 32
 
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What numpy, zipfile and the parts of Python below them raise for damaged files. Memory runs out
+# where a damaged header states a huge shape.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError),
+    *(OverflowError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class DataFileError(DatasetError):
@@ -133,12 +141,14 @@ def read_point_classes(path: Path, ids: str, label_set: LabelSet, points: int) -
             classes = np.load(path)
         else:
             classes = np.fromfile(path, dtype=np.uint8)
-    except (*_DAMAGE, IndexError) as error:
+        flat: NDArray[Any] = classes.ravel()
+    except _DAMAGE as error:
         raise DataFileError(f"{path}: {_reason(error)}") from error
-    flat: NDArray[Any] = classes.ravel()
     if flat.size != points:
         raise DataFileError(f"{path}: {flat.size} classes for the {points} points of its sweep")
     table = point_class_table(ids, label_set)
+    if flat.dtype.kind not in "iu":
+        raise DataFileError(f"{path}: classes are {flat.dtype}, expected whole numbers")
     known = flat.size == 0 or (int(flat.min()) >= 0 and int(flat.max()) < len(table))
     if not known or (table[flat] == _NO_SUCH_ID).any():
         raise DataFileError(f"{path}: class ids up to {flat.max()} are not those of {ids}")

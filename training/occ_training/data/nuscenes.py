@@ -1,50 +1,39 @@
-"""Index of the frames of a nuScenes folder, or of a folder of the synthetic town.
+"""Index of the key frames of a folder in the format of the nuScenes devkit, from its tables.
 
-Reads the devkit's JSON tables, or the info pickles that public code bases share. Labels are
-expected where the sets unpack them:
-
-    gts/<scene>/<token>/labels.npz                                Occ3D
-    openocc_v2/<scene>/<token>/labels.npz                         OpenOcc v2.1
-    openocc_v2_ray_mask/<scene>/<token>/labels.npz                OpenOcc ray mask
-    gts_surroundocc/samples/<name of the sweep>.npy               SurroundOcc
-    nuScenes-Occupancy-v0.1/scene_<token>/occupancy/<token>.npy   OpenOccupancy v0.1
-    lidar_seg/<name of the sweep>.npz                             Occ3D class per point
-    lidarseg/<version>/<token>_lidarseg.bin                       general class per point
+The synthetic town writes such folders as well. :mod:`~occ_training.data.nuscenes_files` has the
+places of the label files.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from occ_perception.bags.nuscenes import LIDAR_CHANNEL, NuScenesTables, pose_of
-from occ_perception.geometry import matrix_from_pose
+from occ_perception.bags.nuscenes_tables import NuScenesError, NuScenesTables, Record, Sensors
 from occ_perception.models.card import NUSCENES_CAMERAS
+from occ_training.data.file_checks import CheckReport
 from occ_training.data.index import DatasetIndex
-from occ_training.data.label_files import LABEL_FORMATS
-from occ_training.data.records import (
-    CameraRecord,
-    DatasetError,
-    DatasetHeader,
-    FrameRecord,
-    LidarRecord,
+from occ_training.data.index_builder import IndexBuilder
+from occ_training.data.nuscenes_files import (
+    LIDAR_COLUMNS,
+    REFERENCE_CAMERA,
+    FrameNames,
+    LabelFolders,
 )
+from occ_training.data.records import CameraRecord, DatasetError, FrameRecord, LidarRecord
 
-REFERENCE_CAMERA = "CAM_FRONT"
-LIDAR_COLUMNS = ("x", "y", "z", "intensity", "ring")
 NATIVE_SIZE = (1600, 900)
-
-Row = dict[str, Any]
 
 
 def index_from_tables(
-    root: str | Path, version: str, scenes: Iterable[str] | None = None
+    root: str | Path,
+    version: str,
+    scenes: Iterable[str] | None = None,
+    report: CheckReport | None = None,
 ) -> DatasetIndex:
     """Key frames of a devkit folder.
 
@@ -52,258 +41,177 @@ def index_from_tables(
         root: folder with the tables folder and ``samples``.
         version: name of the tables folder.
         scenes: names; None = all.
+        report: takes records that cannot be used, and what is left out because of them; without
+            one, the first is an error.
 
     Raises:
-        NuScenesError: no such tables, or they are incomplete.
-        DatasetError: a scene does not exist, or the tables contradict each other.
+        NuScenesError: no such tables, a table is missing or damaged, or it has no front camera.
+        DatasetError: a scene does not exist, or no frame can be used.
     """
     folder = Path(root)
     tables = NuScenesTables(folder, version)
-    wanted = _wanted_scenes(tables.read("scene"), scenes, folder / version)
-    samples = tables.by_token("sample", where=lambda r: r["scene_token"] in wanted)
-    sensors, mounts = tables.by_token("sensor"), tables.by_token("calibrated_sensor")
-    readings: dict[str, dict[str, Row]] = defaultdict(dict)
-    key_frames = tables.read(
-        "sample_data", where=lambda r: r["is_key_frame"] and r["sample_token"] in samples
-    )
-    for row in key_frames:
-        channel = sensors[mounts[row["calibrated_sensor_token"]]["sensor_token"]]["channel"]
-        if channel in (*NUSCENES_CAMERAS, LIDAR_CHANNEL):
-            readings[row["sample_token"]][channel] = row
-    used = {row["ego_pose_token"] for row in key_frames}
-    poses = tables.by_token("ego_pose", where=lambda r: r["token"] in used)
-    point_classes = _lidarseg_files(folder, version, tables)
-
-    frames = []
-    for token, sample in samples.items():
-        rows = readings[token]
-        absent = [c for c in (*NUSCENES_CAMERAS, LIDAR_CHANNEL) if c not in rows]
-        if absent:
-            raise DatasetError(
-                f"sample {token} in {folder / version} has no key frame of {', '.join(absent)}"
-            )
-        scene = wanted[sample["scene_token"]]
-        cameras = {
-            channel: _camera_of_row(rows[channel], mounts, poses) for channel in NUSCENES_CAMERAS
-        }
-        sweep = rows[LIDAR_CHANNEL]
-        semantics, ids = point_classes(sweep["token"], sweep["filename"])
-        lidar = LidarRecord(
-            points=sweep["filename"],
-            columns=LIDAR_COLUMNS,
-            stamp_ns=int(sweep["timestamp"]) * 1000,
-            ego_T_lidar=pose_of(mounts[sweep["calibrated_sensor_token"]]),
-            world_T_ego=pose_of(poses[sweep["ego_pose_token"]]),
-            semantics=semantics,
-            semantics_ids=ids,
+    wanted = _wanted_scenes(tables.scenes(), scenes, folder / version)
+    sensors = Sensors(tables)
+    cameras = tuple(name for name in NUSCENES_CAMERAS if name in sensors.cameras)
+    if REFERENCE_CAMERA not in cameras:
+        raise NuScenesError(
+            f"{folder / version}/sensor.json has no camera {REFERENCE_CAMERA}; its cameras are "
+            f"{', '.join(sensors.cameras)}. The networks know {', '.join(NUSCENES_CAMERAS)}: "
+            "rename the channels there (the files may keep their names)"
         )
-        names = _Names(scene, token, sample["scene_token"], sweep["token"], sweep["filename"])
-        source = {"version": version, "lidar_token": sweep["token"]}
-        frames.append(_frame(folder, names, int(sample["timestamp"]), cameras, lidar, source))
+    labels = LabelFolders(folder, version, _lidarseg(folder, version, tables), bool(sensors.lidar))
     name = f"nuScenes {version}"
-    return _in_order(folder, name, frames, {"tables": version})
+    builder = IndexBuilder(name, folder, cameras, report, labels.formats)
+    samples = tables.by_token("sample", where=lambda r: r.reference("scene_token") in wanted)
+    if report is not None:
+        report.frames = len(samples)
+    frames = _Frames(folder, tables, sensors, samples, report)
+    for token, sample in samples.items():
+        scene = wanted[sample["scene_token"]]
+        stamp = builder.entry("frame", scene, token, sample.stamp_ns)
+        found = {
+            camera: builder.entry(camera, scene, token, partial(frames.camera, token, camera))
+            for camera in cameras
+        }
+        lidar = None
+        if sensors.lidar is not None:
+            lidar = builder.entry("lidar", scene, token, partial(frames.lidar, token))
+        if stamp is None or found[REFERENCE_CAMERA] is None:
+            builder.leave_out(scene, token)
+            continue
+        sweep = (lidar[0].points or "") if lidar else ""
+        names = FrameNames(scene, token, sample["scene_token"], lidar[1] if lidar else "", sweep)
+        builder.add(
+            FrameRecord(
+                token=token,
+                sequence=scene,
+                stamp_ns=stamp,
+                reference_camera=REFERENCE_CAMERA,
+                cameras={key: value for key, value in found.items() if value is not None},
+                lidar=labels.with_point_classes(lidar[0], names) if lidar else None,
+                labels=builder.entry("labels", scene, token, partial(labels.labels, names)) or {},
+                source={"version": version, "lidar_token": names.lidar_token},
+            )
+        )
+    return builder.index({"tables": version})
 
 
-def index_from_infos(root: str | Path, infos: Mapping[str, Any]) -> DatasetIndex:
-    """Key frames of an info file.
+class _Frames:
+    """The entries of key frames, joined from the tables.
 
     Args:
-        root: folder with ``samples``; paths in the file are used from that folder on.
-        infos: content of the file, see :func:`~occ_training.data.info_pickles.load_info_pickle`.
-
-    Raises:
-        DatasetError: it is not a list of infos, or a field is missing.
+        root: folder that file names are relative to.
+        tables, sensors: of the data set.
+        samples: key frames by token.
+        report: takes records whose frame or sensor is unknown.
     """
-    folder = Path(root)
-    rows = infos.get("infos") if isinstance(infos, Mapping) else None
-    if not isinstance(rows, list) or not rows:
-        raise DatasetError("is not a nuScenes info file: it has no list of infos")
-    version = str(dict(infos.get("metadata") or {}).get("version", ""))
-    sizes: dict[str, tuple[int, int]] = {}
-    point_classes = _lidarseg_files(folder, version, None)
-    frames: list[FrameRecord] = []
-    try:
-        frames.extend(_frame_of_info(folder, info, sizes, point_classes) for info in rows)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DatasetError(f"info {len(frames)}: {what}") from error
-    return _in_order(folder, f"nuScenes {version}".strip(), frames, {"infos": len(rows)})
-
-
-class _Names:
-    """Names of a frame, and its label files."""
 
     def __init__(
-        self, scene: str, token: str, scene_token: str, lidar_token: str, sweep: str
+        self,
+        root: Path,
+        tables: NuScenesTables,
+        sensors: Sensors,
+        samples: Mapping[str, Record],
+        report: CheckReport | None,
     ) -> None:
-        self.scene, self.token = scene, token
-        self.label_files = {
-            "occ3d": f"gts/{scene}/{token}/labels.npz",
-            "openocc": f"openocc_v2/{scene}/{token}/labels.npz",
-            "openocc_ray_mask": f"openocc_v2_ray_mask/{scene}/{token}/labels.npz",
-            "surroundocc": f"gts_surroundocc/samples/{Path(sweep).name}.npy",
-            "openoccupancy": (
-                f"nuScenes-Occupancy-v0.1/scene_{scene_token}/occupancy/{lidar_token}.npy"
+        self._root, self._sensors, self._table = root, sensors, tables.folder / "sample_data.json"
+        self._rows: dict[tuple[str, str], tuple[Record, Record]] = {}
+        self._lost: dict[str, list[str]] = defaultdict(list)
+        rows = tables.read(
+            "sample_data",
+            where=lambda r: (
+                bool(r.get("is_key_frame", True))
+                and (r.reference("sample_token") in samples or not r.reference("sample_token"))
             ),
-        }
-
-
-_LABEL_FOLDERS = {
-    "occ3d": "gts",
-    "openocc": "openocc_v2",
-    "openocc_ray_mask": "openocc_v2_ray_mask",
-    "surroundocc": "gts_surroundocc",
-    "openoccupancy": "nuScenes-Occupancy-v0.1",
-}
-
-
-def _frame(
-    root: Path,
-    names: _Names,
-    stamp_us: int,
-    cameras: dict[str, CameraRecord],
-    lidar: LidarRecord,
-    source: dict[str, Any],
-) -> FrameRecord:
-    labels = {
-        key: file
-        for key, file in names.label_files.items()
-        if (root / _LABEL_FOLDERS[key]).is_dir()
-    }
-    return FrameRecord(
-        token=names.token,
-        sequence=names.scene,
-        stamp_ns=stamp_us * 1000,
-        reference_camera=REFERENCE_CAMERA,
-        cameras=cameras,
-        lidar=lidar,
-        labels=labels,
-        source=source,
-    )
-
-
-def _in_order(
-    root: Path, name: str, frames: list[FrameRecord], source: dict[str, Any]
-) -> DatasetIndex:
-    """An index with the scenes ordered by their first frame, each in time order."""
-    scenes: dict[str, list[FrameRecord]] = defaultdict(list)
-    for frame in sorted(frames, key=lambda f: (f.stamp_ns, f.token)):
-        scenes[frame.sequence].append(frame)
-    keys = {key for frame in frames for key in frame.labels}
-    header = DatasetHeader(
-        name=name,
-        cameras=NUSCENES_CAMERAS,
-        label_sets={
-            key: label_format for key, label_format in LABEL_FORMATS.items() if key in keys
-        },
-        ego_frame="ego",
-        source=source,
-    )
-    return DatasetIndex(root, header, tuple(f for scene in scenes.values() for f in scene))
-
-
-def _wanted_scenes(rows: list[Row], scenes: Iterable[str] | None, where: Path) -> dict[str, str]:
-    """Token -> name of the requested scenes."""
-    by_name = {row["name"]: row["token"] for row in rows}
-    names = list(by_name) if scenes is None else list(scenes)
-    unknown = [name for name in names if name not in by_name]
-    if unknown or not names:
-        few = ", ".join(sorted(by_name)[:10])
-        raise DatasetError(
-            f"no scene {', '.join(unknown[:10]) or '(none requested)'} in {where}; it has "
-            f"{len(by_name)}: {few}{', ...' if len(by_name) > 10 else ''}"
         )
-    return {by_name[name]: name for name in names}
+        for row in rows:
+            self._add(row, report)
+        used = {row.reference("ego_pose_token") for row in rows}
+        self._poses = tables.by_token("ego_pose", where=lambda r: r.reference("token") in used)
 
-
-def _camera_of_row(row: Row, mounts: Mapping[str, Row], poses: Mapping[str, Row]) -> CameraRecord:
-    mount = mounts[row["calibrated_sensor_token"]]
-    return CameraRecord(
-        image=row["filename"],
-        stamp_ns=int(row["timestamp"]) * 1000,
-        K=np.array(mount["camera_intrinsic"], dtype=np.float64),
-        width=int(row["width"]),
-        height=int(row["height"]),
-        ego_T_cam=pose_of(mount),
-        world_T_ego=pose_of(poses[row["ego_pose_token"]]),
-    )
-
-
-PointClasses = Callable[[str, str], tuple[str | None, str]]
-
-
-def _lidarseg_files(root: Path, version: str, tables: NuScenesTables | None) -> PointClasses:
-    """A function from token and file of a sweep to the file of its point classes and their ids."""
-    if (root / "lidar_seg").is_dir():
-        return lambda _token, sweep: (
-            f"lidar_seg/{Path(sweep).name.split('.')[0]}.npz",
-            "occ3d",
-        )
-    if tables is not None and (root / version / "lidarseg.json").is_file():
-        files = {r["sample_data_token"]: r["filename"] for r in tables.read("lidarseg")}
-        return lambda token, _sweep: (files.get(token), "lidarseg")
-    if version and (root / "lidarseg" / version).is_dir():
-        return lambda token, _sweep: (f"lidarseg/{version}/{token}_lidarseg.bin", "lidarseg")
-    return lambda _token, _sweep: (None, "occ3d")
-
-
-# -- info files ----------------------------------------------------------------------------------
-
-
-def _frame_of_info(
-    root: Path, info: Row, sizes: dict[str, tuple[int, int]], point_classes: PointClasses
-) -> FrameRecord:
-    cameras = {}
-    for channel in NUSCENES_CAMERAS:
-        camera = info["cams"][channel]
-        image = _below_root(camera["data_path"])
-        if channel not in sizes:
-            sizes[channel] = _image_size(root / image)
-        width, height = sizes[channel]
-        cameras[channel] = CameraRecord(
-            image=image,
-            stamp_ns=int(camera["timestamp"]) * 1000,
-            K=np.array(camera["cam_intrinsic"], dtype=np.float64),
+    def camera(self, token: str, camera: str) -> CameraRecord:
+        """The image of a camera; raises NuScenesError."""
+        row, mount = self._row(token, camera)
+        model, coefficients = mount.distortion()
+        if model:
+            raise mount.wrong(
+                "camera_distortion",
+                f"is {list(coefficients)}, but training reads rectified images; `occ convert "
+                "nuscenes` and then `occ-train convert` rectify them",
+            )
+        width, height = row.size() or image_size(self._root / row.text("filename"))
+        return CameraRecord(
+            image=row.text("filename"),
+            stamp_ns=row.stamp_ns(),
+            K=mount.intrinsics(),
             width=width,
             height=height,
-            ego_T_cam=_info_pose(camera, "sensor2ego"),
-            world_T_ego=_info_pose(camera, "ego2global"),
+            ego_T_cam=mount.pose(),
+            world_T_ego=self._poses[row.text("ego_pose_token")].pose(),
         )
-    sweep = _below_root(info["lidar_path"])
-    lidar_token = str(info.get("lidar_token", ""))
-    semantics, ids = point_classes(lidar_token, sweep) if lidar_token else (None, "occ3d")
-    lidar = LidarRecord(
-        points=sweep,
-        columns=LIDAR_COLUMNS,
-        stamp_ns=int(info["timestamp"]) * 1000,
-        ego_T_lidar=_info_pose(info, "lidar2ego"),
-        world_T_ego=_info_pose(info, "ego2global"),
-        semantics=semantics,
-        semantics_ids=ids,
-    )
-    scene, token = str(info["scene_name"]), str(info["token"])
-    names = _Names(scene, token, str(info.get("scene_token", "")), lidar_token, sweep)
-    return _frame(root, names, int(info["timestamp"]), cameras, lidar, {"lidar_token": lidar_token})
+
+    def lidar(self, token: str) -> tuple[LidarRecord, str]:
+        """The sweep of a frame and its token; raises NuScenesError."""
+        row, mount = self._row(token, str(self._sensors.lidar))
+        lidar = LidarRecord(
+            points=row.text("filename"),
+            columns=LIDAR_COLUMNS,
+            stamp_ns=row.stamp_ns(),
+            ego_T_lidar=mount.pose(),
+            world_T_ego=self._poses[row.text("ego_pose_token")].pose(),
+        )
+        return lidar, row.text("token")
+
+    def _add(self, row: Record, report: CheckReport | None) -> None:
+        try:
+            token = row.text("sample_token")
+            sensor, mount = self._sensors.of(row)
+        except NuScenesError as error:
+            if report is None:
+                raise
+            if row.reference("sample_token"):
+                self._lost[row.reference("sample_token")].append(str(error))
+            else:
+                report.problems.append(str(error))
+            return
+        self._rows.setdefault((token, sensor), (row, mount))
+
+    def _row(self, token: str, sensor: str) -> tuple[Record, Record]:
+        if (token, sensor) not in self._rows:
+            why = "; ".join(self._lost[token][:2])
+            raise NuScenesError(
+                f"{self._table} has no key frame of {sensor} of sample {token}"
+                + (f" that can be used: {why}" if why else "")
+            )
+        return self._rows[token, sensor]
 
 
-def _info_pose(record: Row, name: str) -> NDArray[np.float64]:
-    w, x, y, z = record[f"{name}_rotation"]
-    return matrix_from_pose(record[f"{name}_translation"], (x, y, z, w))
-
-
-def _below_root(path: str) -> str:
-    """A path such as ``./data/nuscenes/samples/…``, relative to our root."""
-    parts = Path(path).parts
-    for folder in ("samples", "sweeps"):
-        if folder in parts:
-            return "/".join(parts[parts.index(folder) :])
-    raise ValueError(f"path {path} has no folder samples or sweeps")
-
-
-def _image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of an image; the size of nuScenes if the file cannot be read."""
     try:
         with Image.open(path) as image:
             return image.width, image.height
     except OSError:
         return NATIVE_SIZE
+
+
+def _wanted_scenes(
+    tokens: Mapping[str, str], scenes: Iterable[str] | None, where: Path
+) -> dict[str, str]:
+    """Token -> name of the requested scenes."""
+    names = list(tokens) if scenes is None else list(scenes)
+    unknown = [name for name in names if name not in tokens]
+    if unknown or not names:
+        few = ", ".join(sorted(tokens)[:10])
+        raise DatasetError(
+            f"no scene {', '.join(unknown[:10]) or '(none requested)'} in {where}; it has "
+            f"{len(tokens)}: {few}{', ...' if len(tokens) > 10 else ''}"
+        )
+    return {tokens[name]: name for name in names}
+
+
+def _lidarseg(root: Path, version: str, tables: NuScenesTables) -> dict[str, str] | None:
+    """Sweep's token -> file of its point classes; None without such a table."""
+    if not (root / version / "lidarseg.json").is_file():
+        return None
+    return {row.text("sample_data_token"): row.text("filename") for row in tables.read("lidarseg")}
