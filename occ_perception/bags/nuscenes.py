@@ -283,7 +283,8 @@ def convert_scene(
     readings = reader.readings(scene, report.problems)
     truths = reader.truths(scene, report.problems)
     report.distorted = any(any(reading.lens[1]) for reading in readings)
-    items = sorted([*readings, *truths], key=lambda item: item.stamp_ns)
+    files: list[SensorReading | TruthFile] = [*readings, *truths]
+    items = sorted(files, key=lambda item: item.stamp_ns)
     with BagWriter(out, storage, rectified=not report.distorted) as writer:
         if readings:
             _write_mounts(writer, readings)

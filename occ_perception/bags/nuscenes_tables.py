@@ -63,7 +63,7 @@ class Record(dict[str, Any]):
 
     def stamp_ns(self) -> int:
         """``timestamp``, which is in microseconds, in nanoseconds."""
-        value = self.get("timestamp")
+        value: Any = self.get("timestamp")
         if not _is_number(value):
             raise self.wrong("timestamp", f"is {_shown(value)}, expected microseconds since 1970")
         first, last = _MICROSECONDS

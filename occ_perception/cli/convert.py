@@ -50,7 +50,8 @@ def nuscenes(
     are there already are kept.
     """
     from occ_perception.atomic import OutputError
-    from occ_perception.bags.nuscenes import NuScenesError, SceneReader
+    from occ_perception.bags.nuscenes import SceneReader
+    from occ_perception.bags.nuscenes_tables import NuScenesError
 
     scenes = None if scene is None else [scene]
     reader = SceneReader(root, version, scenes, sweeps=not keyframes, lidar=lidar)

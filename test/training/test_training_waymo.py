@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from occ_training.cli import app
 from occ_training.data.dataset import OccupancyDataset, SampleOptions
+from occ_training.data.file_checks import CheckReport
 from occ_training.data.index import DatasetIndex
 from occ_training.data.records import DatasetError
 from occ_training.data.waymo import index_from_waymo
@@ -108,6 +109,19 @@ def test_keys_of_the_pose_file_can_be_numbers_or_text(root: Path) -> None:
         assert np.array_equal(a.world_T_lidar_ego, b.world_T_lidar_ego)
     with pytest.raises(DatasetError, match="no frame 5"):
         index_from_waymo(root, poses(NUMBERS[:1]))
+
+
+def test_poses_that_lack_cost_their_camera_or_their_frame(root: Path) -> None:
+    content = poses()
+    del content[3][4][1]["ego2global"]
+    content[3][5][0]["intrinsics"] = "none"
+    report = CheckReport()
+    index = index_from_waymo(root, content, report=report)
+    assert [frame.token for frame in index.frames] == ["1003004", "1007000"]
+    assert set(WAYMO_CAMERAS) - set(index.frames[0].cameras) == {WAYMO_CAMERAS[1]}
+    assert report.left_out == ["1003005"] and report.frames == 3
+    assert "pose without ego2global" in report.problems[0]
+    assert "frame 1003005: intrinsics is no matrix" in report.problems[1]
 
 
 def test_samples_of_the_waymo_model(root: Path) -> None:

@@ -107,17 +107,20 @@ def waymo(
     threads: Threads = 4,
 ) -> None:
     """Index a Waymo folder with Occ3D labels. No code in the pickles is executed."""
+    from occ_training.data.file_checks import CheckReport
     from occ_training.data.info_pickles import load_info_pickle
     from occ_training.data.waymo import image_numbers, index_from_waymo
 
+    report = CheckReport()
     index = index_from_waymo(
         root,
         load_info_pickle(poses),
         labels=labels,
         scenes=_names(scenes),
         numbers=None if frames is None else image_numbers(load_info_pickle(frames)),
+        report=report,
     )
-    _finish(index, out or root, check, threads)
+    _finish(index, out or root, check, threads, report)
 
 
 @app.command()

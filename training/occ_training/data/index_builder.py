@@ -20,6 +20,10 @@ from occ_training.data.records import DatasetError, DatasetHeader, FrameRecord, 
 Entry = TypeVar("Entry")
 
 
+def _by_time(frame: FrameRecord) -> tuple[int, str]:
+    return frame.stamp_ns, frame.token
+
+
 class IndexBuilder:
     """Collects frames, and reports what cannot be used.
 
@@ -27,8 +31,9 @@ class IndexBuilder:
         name: of the data set.
         root: folder of its files.
         cameras: names of the cameras of a complete frame.
-        formats: key -> format of the label files.
         report: takes what is left out; without one, the first problem is raised.
+        formats: key -> format of the label files.
+        ego_frame: name of the ego frame in the source.
     """
 
     def __init__(
@@ -38,8 +43,9 @@ class IndexBuilder:
         cameras: tuple[str, ...],
         report: CheckReport | None,
         formats: dict[str, LabelFormat] = LABEL_FORMATS,
+        ego_frame: str = "ego",
     ) -> None:
-        self._name, self._root, self._cameras = name, root, cameras
+        self._name, self._root, self._cameras, self._ego_frame = name, root, cameras, ego_frame
         self._report, self._formats = report, formats
         self._frames: list[FrameRecord] = []
 
@@ -77,14 +83,23 @@ class IndexBuilder:
         else:
             self.leave_out(frame.sequence, frame.token)
 
-    def index(self, source: dict[str, Any]) -> DatasetIndex:
-        """The index: sequences ordered by their first frame, each in time order.
+    def index(
+        self, source: dict[str, Any], order: Callable[[FrameRecord], Any] = _by_time
+    ) -> DatasetIndex:
+        """The index: sequences ordered by their first frame.
 
         A token, or a time within a sequence, that occurs twice is taken once.
+
+        Args:
+            source: how the index was made.
+            order: key of the frames' order, which must be that of time within a sequence.
+
+        Raises:
+            DatasetError: there is no frame.
         """
         sequences: dict[str, list[FrameRecord]] = defaultdict(list)
         tokens: set[str] = set()
-        for frame in sorted(self._frames, key=lambda f: (f.stamp_ns, f.token)):
+        for frame in sorted(self._frames, key=order):
             before = sequences[frame.sequence]
             if frame.token in tokens:
                 self.leave_out(frame.sequence, frame.token, "there is another frame of this name")
@@ -109,7 +124,7 @@ class IndexBuilder:
             name=self._name,
             cameras=self._cameras,
             label_sets=formats,
-            ego_frame="ego",
+            ego_frame=self._ego_frame,
             source=source,
         )
 

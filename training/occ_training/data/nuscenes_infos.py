@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from occ_training.data.nuscenes_files import (
 from occ_training.data.records import CameraRecord, DatasetError, FrameRecord, LidarRecord
 
 Info = Mapping[str, Any]
+Value = TypeVar("Value")
 
 _MICROSECONDS, _SECONDS = (1e14, 1e16), (1e8, 1e10)  # the years 1973 to 2286
 
@@ -211,7 +212,7 @@ class _BevdetInfo:
             return int(entry["timestamp"]) * 1000
         return round(value * 1e6) * 1000
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _read(self, read: Callable[[], Value]) -> Value:
         """What ``read`` returns; what it stumbles over becomes a DatasetError."""
         try:
             return read()

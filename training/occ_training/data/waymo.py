@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from occ_perception.models.card import WAYMO_CAMERAS
+from occ_training.data.file_checks import CheckReport
 from occ_training.data.index import DatasetIndex
-from occ_training.data.label_files import LABEL_FORMATS
-from occ_training.data.records import (
-    CameraRecord,
-    DatasetError,
-    DatasetHeader,
-    FrameRecord,
-    LidarRecord,
-)
+from occ_training.data.index_builder import IndexBuilder
+from occ_training.data.records import CameraRecord, DatasetError, FrameRecord, LidarRecord
 
 IMAGE_FOLDER_OF_CAMERA = (0, 1, 3, 2, 4)
 """Number of the image folder of each camera of the model card."""
@@ -50,6 +46,7 @@ def index_from_waymo(
     labels: str | Path | None = None,
     scenes: Iterable[str] | None = None,
     numbers: Iterable[int] | None = None,
+    report: CheckReport | None = None,
 ) -> DatasetIndex:
     """Frames of a Waymo folder.
 
@@ -59,9 +56,11 @@ def index_from_waymo(
         labels: folder of the Occ3D-Waymo labels; None without labels.
         scenes: three-digit numbers of the scenes to use; None = all.
         numbers: the frames to use (``image_idx`` of an info file); None = those of ``image_0``.
+        report: takes poses that cannot be used, and what is left out because of them; without one,
+            the first is an error.
 
     Raises:
-        DatasetError: no images, no such scene, or a frame without poses.
+        DatasetError: no images, no such scene, or no frame can be used.
     """
     folder = Path(root)
     suffix, found = _images(folder)
@@ -76,63 +75,91 @@ def index_from_waymo(
         )
     labels_path = None if labels is None else os.path.relpath(labels, folder)
     sizes = {k: _image_size(folder / f"image_{k}", suffix, wanted) for k in IMAGE_FOLDER_OF_CAMERA}
-    frames = [
-        _frame(number, poses, suffix, sizes, labels_path, points=(folder / "velodyne").is_dir())
-        for number in wanted
-        if chosen is None or _scene_name(number) in chosen
-    ]
-    header = DatasetHeader(
-        name="Occ3D-Waymo",
-        cameras=WAYMO_CAMERAS,
-        label_sets={} if labels is None else {"waymo": LABEL_FORMATS["waymo"]},
-        ego_frame="vehicle",
-        source={"stamps": "frame number times 0.1 s"},
-    )
-    return DatasetIndex(folder, header, tuple(frames))
+    wanted = [n for n in wanted if chosen is None or _scene_name(n) in chosen]
+    builder = IndexBuilder("Occ3D-Waymo", folder, WAYMO_CAMERAS, report, ego_frame="vehicle")
+    if report is not None:
+        report.frames = len(wanted)
+    frames = _Frames(poses, suffix, sizes, labels_path, points=(folder / "velodyne").is_dir())
+    for number in wanted:
+        scene, token = _scene_name(number), _token(number)
+        cameras = {
+            name: builder.entry(name, scene, token, partial(frames.camera, number, position))
+            for position, name in enumerate(WAYMO_CAMERAS)
+        }
+        usable = {name: camera for name, camera in cameras.items() if camera is not None}
+        if REFERENCE_CAMERA in usable:
+            builder.add(frames.frame(number, usable))
+        else:
+            builder.leave_out(scene, token)
+    source = {"stamps": "frame number times 0.1 s"}
+    return builder.index(source, order=lambda frame: frame.token)
 
 
-def _frame(
-    number: int,
-    poses: Any,
-    suffix: str,
-    sizes: dict[int, tuple[int, int]],
-    labels: str | None,
-    points: bool,
-) -> FrameRecord:
-    scene, frame = _scene_of(number), number % 1000
-    stamp_ns = frame * FRAME_SPACING_NS
-    cameras = {}
-    for position, (name, folder) in enumerate(
-        zip(WAYMO_CAMERAS, IMAGE_FOLDER_OF_CAMERA, strict=True)
-    ):
-        pose = _pose_entry(poses, scene, frame, position)
-        cameras[name] = CameraRecord(
-            image=f"image_{folder}/{number:07d}{suffix}",
-            stamp_ns=stamp_ns,
+class _Frames:
+    """The frames of a folder.
+
+    Args:
+        poses: content of the pose pickle.
+        suffix: of the images.
+        sizes: number of the image folder -> (width, height).
+        labels: folder of the labels, relative to the root; None without.
+        points: whether there are sweeps.
+    """
+
+    def __init__(
+        self,
+        poses: Any,
+        suffix: str,
+        sizes: Mapping[int, tuple[int, int]],
+        labels: str | None,
+        points: bool,
+    ) -> None:
+        self._poses, self._suffix, self._sizes = poses, suffix, sizes
+        self._labels, self._points = labels, points
+
+    def camera(self, number: int, position: int) -> CameraRecord:
+        """The image of a camera; raises DatasetError without usable poses."""
+        pose = _pose_entry(self._poses, _scene_of(number), number % 1000, position)
+        folder = IMAGE_FOLDER_OF_CAMERA[position]
+        return CameraRecord(
+            image=f"image_{folder}/{_token(number)}{self._suffix}",
+            stamp_ns=_stamp_ns(number),
             K=_matrix(pose, "intrinsics", number)[:3, :3],
-            width=sizes[folder][0],
-            height=sizes[folder][1],
+            width=self._sizes[folder][0],
+            height=self._sizes[folder][1],
             ego_T_cam=_matrix(pose, "sensor2ego", number),
             world_T_ego=_matrix(pose, "ego2global", number),
         )
-    lidar = LidarRecord(
-        points=f"velodyne/{number:07d}.bin" if points else None,
-        columns=LIDAR_COLUMNS,
-        stamp_ns=stamp_ns,
-        ego_T_lidar=np.eye(4),
-        world_T_ego=cameras[REFERENCE_CAMERA].world_T_ego,
-    )
-    files = {} if labels is None else {"waymo": f"{labels}/{scene:03d}/{frame:03d}_04.npz"}
-    return FrameRecord(
-        token=f"{number:07d}",
-        sequence=_scene_name(number),
-        stamp_ns=stamp_ns,
-        reference_camera=REFERENCE_CAMERA,
-        cameras=cameras,
-        lidar=lidar,
-        labels=files,
-        source={"image_idx": number},
-    )
+
+    def frame(self, number: int, cameras: Mapping[str, CameraRecord]) -> FrameRecord:
+        """A frame of these cameras."""
+        scene, token = _scene_of(number), _token(number)
+        lidar = LidarRecord(
+            points=f"velodyne/{token}.bin" if self._points else None,
+            columns=LIDAR_COLUMNS,
+            stamp_ns=_stamp_ns(number),
+            ego_T_lidar=np.eye(4),
+            world_T_ego=cameras[REFERENCE_CAMERA].world_T_ego,
+        )
+        label = f"{self._labels}/{scene:03d}/{number % 1000:03d}_04.npz"
+        return FrameRecord(
+            token=token,
+            sequence=_scene_name(number),
+            stamp_ns=_stamp_ns(number),
+            reference_camera=REFERENCE_CAMERA,
+            cameras=cameras,
+            lidar=lidar,
+            labels={} if self._labels is None else {"waymo": label},
+            source={"image_idx": number},
+        )
+
+
+def _stamp_ns(number: int) -> int:
+    return number % 1000 * FRAME_SPACING_NS
+
+
+def _token(number: int) -> str:
+    return f"{number:07d}"
 
 
 def _scene_of(number: int) -> int:
@@ -192,7 +219,13 @@ def _lookup(container: Any, key: int) -> Any:
 def _matrix(pose: Mapping[str, Any], name: str, number: int) -> NDArray[np.float64]:
     if name not in pose:
         raise DatasetError(f"frame {number:07d}: pose without {name}; it has {', '.join(pose)}")
-    return np.array(pose[name], dtype=np.float64)
+    try:
+        matrix = np.array(pose[name], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"frame {number:07d}: {name} is no matrix: {error}") from error
+    if matrix.ndim != 2 or min(matrix.shape) < 3:
+        raise DatasetError(f"frame {number:07d}: {name} has shape {matrix.shape}, expected (4, 4)")
+    return matrix
 
 
 def image_numbers(infos: Any) -> list[int]:
