@@ -32,8 +32,8 @@ INTERFACE = {
     "convert nuscenes": [
         "ROOT",
         "--version",
-        "--scene",
         "--out -o",
+        "--scene",
         "--storage",
         "--keyframes",
         "--lidar",
