@@ -154,7 +154,7 @@ def test_a_drive_through_the_town_is_scored_against_its_truth(
     ):
         assert line in run.output()
     (mean_iou,) = re.findall(r"^mIoU (\d+\.\d) %$", run.output(), re.M)
-    assert mean_iou == f"{100 * mean_iou_of(out / 'recorded', out / 'town_3x160x90'):.1f}"
+    assert mean_iou == f"{100 * mean_iou_of(out / 'recorded', out / 'town_3x160x90_2hz'):.1f}"
     assert re.search(r"^geometry IoU +\d+\.\d %", run.output(), re.M)
     assert re.search(r"^flow error +\d+\.\d\d m/s", run.output(), re.M)
     assert run.output().splitlines()[-1].split()[-1] == str(out / "report.html")
