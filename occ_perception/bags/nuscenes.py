@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -157,32 +157,32 @@ class SceneReader:
             )
         self._with_lidar = lidar
         samples = tables.by_token("sample", where=lambda r: r.reference("scene_token") in wanted)
-        names = {token: name for name, token in tokens.items()}
+        self._names = {token: name for name, token in tokens.items()}
         self._samples: dict[str, list[Record]] = defaultdict(list)
         for sample in samples.values():
-            self._samples[names[sample["scene_token"]]].append(sample)
-        rows = tables.read(
-            "sample_data",
-            where=lambda r: (
-                (
-                    r.reference("sample_token") in samples
-                    or not r.reference("sample_token")
-                    or scenes is None
-                )
-                and (sweeps or bool(r.get("is_key_frame")))
-            ),
-        )
+            self._samples[self._names[sample["scene_token"]]].append(sample)
+
+        def is_wanted(row: Record) -> bool:
+            """Whether a row belongs to a wanted scene, or to none."""
+            token = row.reference("sample_token")
+            belongs = token in samples or not token or scenes is None
+            return belongs and (sweeps or bool(row.get("is_key_frame")))
+
+        rows = tables.read("sample_data", is_wanted)
         self.problems: list[str] = []
         self._rows: dict[str, list[Record]] = defaultdict(list)
         for row in rows:
-            try:
-                sample = samples[row.text("sample_token")]
-            except NuScenesError as error:
-                self.problems.append(str(error))
-                continue
-            self._rows[names[sample["scene_token"]]].append(row)
+            self._add(row, samples)
         used = {row.reference("ego_pose_token") for row in rows}
         self._poses = tables.by_token("ego_pose", where=lambda r: r.reference("token") in used)
+
+    def _add(self, row: Record, samples: Mapping[str, Record]) -> None:
+        try:
+            sample = samples[row.text("sample_token")]
+        except NuScenesError as error:
+            self.problems.append(str(error))
+        else:
+            self._rows[self._names[sample["scene_token"]]].append(row)
 
     def readings(self, scene: str, problems: list[str]) -> list[SensorReading]:
         """The readings of a scene in the order of time; unusable records go to ``problems``."""
@@ -297,9 +297,12 @@ def convert_scene(
             if progress is not None:
                 progress(done, len(items))
         if not report.images:
-            reasons = "; ".join(report.problems[:3]) or "no record of a camera belongs to it"
+            problems = report.problems or ["no record of a camera belongs to it"]
+            rest = f"; and {len(problems) - 1} more problems" if len(problems) > 1 else ""
             unpacked = f". Is the sensor data unpacked in {reader.root}?" if readings else ""
-            raise NuScenesError(f"{scene} has no image that can be used: {reasons}{unpacked}")
+            raise NuScenesError(
+                f"{scene} has no image that can be used: {problems[0]}{rest}{unpacked}"
+            )
     return report
 
 

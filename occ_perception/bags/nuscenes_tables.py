@@ -71,7 +71,8 @@ class Record(dict[str, Any]):
             units = [u for u, factor in _OTHER_UNITS.items() if first <= value * factor < last]
             guess = f" (these may be {units[0]})" if units else ""
             raise self.wrong("timestamp", f"{value} is no time in microseconds since 1970{guess}")
-        return int(value) * 1000 + round(value % 1 * 1000)
+        fraction: float = value % 1
+        return int(value) * 1000 + round(fraction * 1000)
 
     def pose(self) -> Float64:
         """(4, 4) pose from ``translation`` (metres) and ``rotation``.
@@ -157,8 +158,14 @@ class NuScenesTables:
             )
 
     def scenes(self) -> dict[str, str]:
-        """Name -> token of every scene, in the order of the table."""
-        return {record.text("name"): record.text("token") for record in self.read("scene")}
+        """Name -> token of every scene, in the order of the table; folders are named after them."""
+        tokens = {}
+        for record in self.read("scene"):
+            name = record.text("name")
+            if name != Path(name).name or name == "..":
+                raise record.wrong("name", f"is {name!r}, expected the name of a folder")
+            tokens[name] = record.text("token")
+        return tokens
 
     def by_token(
         self, table: str, where: Callable[[Record], bool] | None = None

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from occ_perception.bags.drive import open_recording
-from occ_perception.bags.nuscenes import convert_nuscenes
+from occ_perception.bags.nuscenes import SceneReader, convert_nuscenes
 from occ_perception.bags.nuscenes_tables import NuScenesError
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.cli import app
@@ -89,6 +89,14 @@ def test_cameras_spelled_otherwise_are_the_same_cameras(tmp_path: Path) -> None:
         *("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT"),
         *("CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT"),
     }
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", "", None])
+def test_scenes_that_name_no_folder_are_refused(tmp_path: Path, name: object) -> None:
+    drawn_scene(tmp_path / "data", keyframes=1)
+    edit(tmp_path / "data", "scene", lambda r: r.update(name=name))
+    with pytest.raises(NuScenesError, match=r"scene\.json, record \w+: name is"):
+        SceneReader(tmp_path / "data", VERSION)
 
 
 def test_a_folder_without_cameras_lists_its_channels(tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ class IndexBuilder:
         frames = tuple(frame for sequence in sequences.values() for frame in sequence)
         if not frames:
             problems = [] if self._report is None else self._report.problems
-            raise DatasetError(
-                f"none of its frames can be used: {'; '.join(problems[:3]) or 'it has none'}"
-            )
+            first = problems[0] if problems else "it has none"
+            rest = f"; and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+            raise DatasetError(f"none of its frames can be used: {first}{rest}")
         return DatasetIndex(self._root, self._header(frames, source), frames)
 
     def _header(self, frames: Iterable[FrameRecord], source: dict[str, Any]) -> DatasetHeader:
