@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+if TYPE_CHECKING:
+    from rosbags.interfaces.typing import Typesdict
+
+_BETWEEN_TYPES = "=" * 80
+# The line that names a type, and the preprocessor's, which the parser does not take.
+_NOT_IDL = re.compile(r"^\s*(IDL:|#).*$", re.MULTILINE)
 _TF_MESSAGE = "geometry_msgs/TransformStamped[] transforms"
 
 
@@ -22,6 +31,26 @@ def ros2_types() -> Typestore:
             name = f"occ_msgs/msg/{Path(file.name).stem}"
             occ_types.update(get_types_from_msg(file.read_text(encoding="utf-8"), name))
     store.register(occ_types)
+    return store
+
+
+def recorded_types(definition: MessageDefinition, kind: str) -> Typestore:
+    """The type with its parts, from a definition in a recording.
+
+    Raises:
+        Exception: any error of the parser; or the definition is of another type.
+    """
+    types: Typesdict = {}
+    if definition.format == MessageDefinitionFormat.IDL:
+        for part in definition.data.split(_BETWEEN_TYPES):
+            text = _NOT_IDL.sub("", part)
+            types |= get_types_from_idl(text) if text.strip() else {}
+    else:
+        types = get_types_from_msg(definition.data, kind)
+    if kind not in types:
+        raise ValueError(f"it defines {', '.join(types) or 'nothing'}")
+    store = get_typestore(Stores.EMPTY)
+    store.register(types)
     return store
 
 

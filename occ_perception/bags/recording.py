@@ -18,11 +18,10 @@ from typing import Any
 
 import zstandard
 from rosbags.interfaces import MessageDefinitionFormat, Qos
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from occ_perception.bags.folder_metadata import METADATA_FILE
-from occ_perception.bags.message_types import ros1_types, ros2_types
+from occ_perception.bags.message_types import recorded_types, ros1_types, ros2_types
 from occ_perception.bags.recording_files import open_files, reason_of
 from occ_perception.bags.stored_file import Channel, Stored, StoredFile, in_order
 from occ_perception.errors import OccError
@@ -249,22 +248,15 @@ class Recording:
         Only the type of this channel is registered, so that an invalid definition of another
         topic does not make the recording unreadable.
         """
-        recorded = channel.definition
-        if recorded.format != MessageDefinitionFormat.NONE:
+        if channel.definition.format != MessageDefinitionFormat.NONE:
             try:
-                store = get_typestore(Stores.EMPTY)
-                if recorded.format == MessageDefinitionFormat.IDL:
-                    store.register(get_types_from_idl(recorded.data))
-                else:
-                    store.register(get_types_from_msg(recorded.data, channel.kind))
+                return recorded_types(channel.definition, channel.kind)
             except Exception as error:
                 self.note(
                     "definition",
                     f"{channel.topic}: the recorded definition of {channel.kind} is unreadable "
                     f"({reason_of(error)}); the standard one is used",
                 )
-            else:
-                return store
         return ros1_types() if channel.is_ros1 else ros2_types()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bag_families
+import numpy as np
 import pytest
-from mcap.writer import IndexType
+from mcap.writer import IndexType, Writer
 from mcap_files import (
     messages_of,
     with_message_outside_of_chunks,
@@ -124,6 +125,44 @@ def test_type_names_without_msg_are_understood(source, tmp_path, messages):
         assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in recorded]
         assert frames.problems == []
         assert frames.recording.topic_types == recorded.recording.topic_types
+
+
+IDL = """\
+{line}
+IDL: car_msgs/msg/Wheel
+#include "car_msgs/msg/Spin.idl"
+module car_msgs {{
+  module msg {{
+    struct Wheel {{
+      boolean turns;
+      car_msgs::msg::Spin spin;
+    }};
+  }};
+}};
+
+{line}
+IDL: car_msgs/msg/Spin
+module car_msgs {{
+  module msg {{
+    struct Spin {{
+      float rate;
+    }};
+  }};
+}};
+""".format(line="=" * 80)
+
+
+def test_definitions_in_idl_are_used(tmp_path):
+    writer = Writer(str(tmp_path / "x.mcap"))
+    writer.start("ros2")
+    schema = writer.register_schema("car_msgs/msg/Wheel", "ros2idl", IDL.encode())
+    raw = b"\0\1\0\0\1\0\0\0" + np.float32(1.5).tobytes()
+    writer.add_message(writer.register_channel("/wheel", "cdr", schema), 5, raw, 5)
+    writer.finish()
+    with Recording(tmp_path / "x.mcap") as recording:
+        (wheel,) = map(recording.decode, recording.messages())
+        assert recording.problems == []
+    assert wheel.turns and wheel.spin.rate == 1.5
 
 
 def test_ros_1_messages_are_read_as_from_a_ros_1_bag(tmp_path):
