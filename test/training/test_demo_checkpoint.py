@@ -22,6 +22,7 @@ from occ_training.packing import PackError, pack
 from occ_training.recipes import RECIPES
 from occ_training.run_folder import store_recipe
 from safetensors import safe_open
+from safetensors.torch import load_file
 from small_training import small_card, small_recipe, small_town_card, town_index
 from torch import nn
 
@@ -51,7 +52,7 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
 
 def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
     store_recipe(tmp_path, RECIPES["alocc_town"]())
-    with pytest.raises(PackError, match=r"is at step 0 of 6000: `occ-train fit alocc_town --out"):
+    with pytest.raises(PackError, match=r"is at step 0 of 7500: `occ-train fit alocc_town --out"):
         pack(tmp_path, tmp_path / "frames", "cpu", 1, False, print)
 
 
@@ -80,6 +81,22 @@ def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
 def fit_two(recipe, card, index, out: Path) -> Path:
     dataset = OccupancyDataset(index, card, recipe.sample_options(card))
     return fit(recipe, dataset, out, card=card, accelerator="cpu", progress=False)
+
+
+def test_two_runs_from_one_seed_give_the_same_weights(tmp_path) -> None:
+    """On one thread, in the network's own recipe: drawn voxels, augmentation, average and all."""
+    card, recipe = small_town_card(), RECIPES["alocc_town"]().lasting(6 * 2)
+    recipe = replace(recipe, town=None, gate=None, validate_every=None)
+    index, threads = town_index(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one, other = (load_file(fit_two(recipe, card, index, tmp_path / n)) for n in "ab")
+    finally:
+        torch.set_num_threads(threads)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    begun = card.build().state_dict()
+    assert any(not torch.equal(one[name], begun[name]) for name in one)
 
 
 @pytest.mark.slow

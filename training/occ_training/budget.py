@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from occ_perception.models.card import ModelCard
+from occ_perception.runtime.folding import put_channels_last
 from occ_training.checkpoints import finished_checkpoints
 from occ_training.cpu import cpu_precision, keep_freed_memory
 from occ_training.data.sample import collate
@@ -50,6 +51,7 @@ def seconds_per_sample(recipe: TrainingRecipe, dataset: SequenceDataset, card: M
     keep_freed_memory()
     recipe = replace(recipe, precision=cpu_precision(recipe.precision))
     training = OccupancyModule(card.build(), card, recipe)
+    put_channels_last(training.net)
     optimiser = training.configure_optimizers()["optimizer"]
     stream = SlotSampler(
         group_frames(dataset.groups_F),

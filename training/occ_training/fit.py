@@ -26,6 +26,7 @@ from occ_perception.errors import OptionError
 from occ_perception.models.card import ModelCard
 from occ_perception.models.network import Network
 from occ_perception.models.zoo import get_card
+from occ_perception.runtime.folding import put_channels_last
 from occ_training.checkpoints import (
     TRAINER_FILE,
     WEIGHTS_FILE,
@@ -100,6 +101,8 @@ def fit(
     pl.seed_everything(recipe.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
     training = OccupancyModule(_new_network(card, recipe), card, recipe)
+    if on_cpu:
+        put_channels_last(training.net)  # a tenth faster
     average = WeightAverage(recipe.averaging) if recipe.averaging else None
     own: list[pl.Callback] = [LearningRateMonitor("step")]
     if progress:
