@@ -80,6 +80,7 @@ class RecordedDrive:
             recording, later frames have another rig, as they do live.
         recorded_rig: calibrations of the images as recorded, distortion included.
         notes: sources of the calibration other than the recording.
+        doubts: what can hardly be true of the first frames' calibration, with advice.
         sequence: name of the first time line.
     """
 
@@ -108,7 +109,7 @@ class RecordedDrive:
         """Lidar topic -> state of the vehicle before the topic is read."""
         self._missing_camera = missing_camera
         self.rig = self.assembler(self.recorded_rig).rig
-        self.notes = vehicle.notes
+        self.notes, self.doubts = vehicle.notes, vehicle.doubts
         self._sweeps: LidarSweeps | None = None
         if model is not None and model.measures_depth:
             self._sweeps = LidarSweeps(recording.path, lidar_topic, self._plan)

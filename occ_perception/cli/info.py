@@ -22,7 +22,10 @@ def info(
         str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
     ] = None,
     rig: Annotated[
-        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag by default.")
+        str | None,
+        typer.Option(
+            help="Rig: name, YAML file or folder of calibration files; from the bag by default."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

@@ -38,7 +38,10 @@ def run(
         str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
     ] = None,
     rig: Annotated[
-        str | None, typer.Option(help="Camera rig, name or YAML file; from the bag by default.")
+        str | None,
+        typer.Option(
+            help="Rig: name, YAML file or folder of calibration files; from the bag by default."
+        ),
     ] = None,
     lidar_topic: Annotated[
         str | None,
@@ -78,6 +81,8 @@ def run(
                 f"the rig has no {absent}; voxels that only such a camera sees stay empty or are "
                 "guessed"
             )
+        for doubt in frames.doubts:
+            _warn(doubt)
         ego_frame = frames.layout.pose.ego_frame
         stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
         record = Record(

@@ -180,6 +180,8 @@ def test_what_can_hardly_be_true_is_said(tmp_path):
     assert doubts[0].startswith("CAM_FRONT_RIGHT look upwards")
     assert doubts[1].startswith("camera CAM_FRONT_LEFT: it is mounted")
     assert doubts[2].startswith("camera CAM_BACK: stamps are 37.0 s behind those of the other")
+    with open_recording(bag) as drive:
+        assert drive.doubts == tuple(doubts[:2])
     text = run("info", bag).output
     assert all(f"doubtful: {doubt}" in text for doubt in doubts)
 

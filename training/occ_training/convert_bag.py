@@ -178,7 +178,7 @@ class _Conversion:
         self._job = job
         self._options = job.options
         self._work = work
-        self._report = BagReport(job.bag, job.name, notes=list(drive.notes))
+        self._report = BagReport(job.bag, job.name, notes=[*drive.notes, *drive.doubts])
         self._labels = _label_source(drive, job.options)
         self._report.labels = self._labels.description
         table = _path(self._options.point_classes)
