@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mcap.data_stream import RecordBuilder
+from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
 from occ_perception.bags.recording import RecordedMessage, Recording
@@ -70,3 +73,19 @@ def with_message_outside_of_chunks(path: Path, message: RecordedMessage, channel
     # Of the footer only the place of the summary is kept: no offsets, no checksum.
     footer = footer[:9] + moved + bytes(12) + footer[-8:]
     path.write_bytes(data[:end_of_data] + record + data[end_of_data:-37] + footer)
+
+
+def with_statistics_of_zero(path: Path) -> None:
+    """As by a writer that does not count: the summary states no message."""
+    with path.open("rb") as file:
+        summary = make_reader(file).get_summary()
+    assert summary is not None and summary.statistics is not None
+    nothing = dict.fromkeys(summary.statistics.channel_message_counts, 0)
+    zero = replace(summary.statistics, message_count=0, channel_message_counts=nothing)
+    written, wanted = (RecordBuilder() for _ in range(2))
+    summary.statistics.write(written)
+    zero.write(wanted)
+    data = path.read_bytes()
+    before, after = written.end(), wanted.end()
+    assert data.count(before) == 1
+    path.write_bytes(data.replace(before, after))

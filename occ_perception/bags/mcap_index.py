@@ -27,6 +27,8 @@ _FOOTER_BYTES = 37  # with the magic
 _RECORD = struct.Struct("<BQ")  # opcode, length
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _SPAN = struct.Struct("<QQ")
+_LEAST_BYTES = {0: 1 << 64, Opcode.MESSAGE: _MESSAGE.size, Opcode.CHUNK: _SPAN.size}
+"""Opcode -> length of the shortest record that is possible; no record has opcode 0."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,14 @@ def _use_statistics(statistics: Statistics | None, index: McapIndex) -> bool:
     if statistics is None:
         return False
     counts = Counter(statistics.channel_message_counts)
+    is_empty = not (index.chunks or index.loose_ns)
     index.states_counts = (
         counts.total() == statistics.message_count
+        and (is_empty or counts.total() > 0)
         and counts.keys() <= index.channels.keys()
         and all(c.schema_id in {0, *index.schemas} for c in index.channels.values())
     )
-    if index.states_counts and counts.total():
+    if index.states_counts and not is_empty:
         index.counts = counts
         index.span_ns = (statistics.message_start_time, statistics.message_end_time)
     return index.states_counts
@@ -169,7 +173,7 @@ def _walk(file: BinaryIO, index: McapIndex, summary: Summary) -> None:
         if opcode in (Opcode.DATA_END, Opcode.FOOTER):
             break
         following = offset + _RECORD.size + length
-        if opcode == 0 or following > end:
+        if following > end or length < _LEAST_BYTES.get(opcode, 0):
             # The file's own index, if there is one, says where the next block begins.
             following = min((place for place in indexed if place > offset), default=end)
             index.damages.append(f"bytes {offset} to {following} are not readable")
@@ -180,7 +184,13 @@ def _walk(file: BinaryIO, index: McapIndex, summary: Summary) -> None:
 
 def _take_record(file: BinaryIO, index: McapIndex, opcode: int, offset: int) -> None:
     """Store the place of a chunk or message, or what the record says; its head has been read."""
-    if opcode == Opcode.CHUNK:
+    if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+        try:
+            stream = ReadDataStream(file)
+            index.take(Schema.read(stream) if opcode == Opcode.SCHEMA else Channel.read(stream))
+        except Exception:  # damage can raise any error of the parser
+            index.damages.append(f"the description of a topic at byte {offset} is not readable")
+    elif opcode == Opcode.CHUNK:
         start_ns, end_ns = _SPAN.unpack(file.read(_SPAN.size))
         index.chunks.append(ChunkPlace(offset, start_ns, end_ns, None))
     elif opcode == Opcode.MESSAGE:
@@ -188,10 +198,6 @@ def _take_record(file: BinaryIO, index: McapIndex, opcode: int, offset: int) -> 
         index.loose_ns.append(log_ns)
         index.loose_offsets.append(offset)
         index.loose_channels.append(channel)
-    elif opcode == Opcode.SCHEMA:
-        index.take(Schema.read(ReadDataStream(file)))
-    elif opcode == Opcode.CHANNEL:
-        index.take(Channel.read(ReadDataStream(file)))
 
 
 def _record_head(file: BinaryIO) -> tuple[int, int]:
@@ -243,7 +249,7 @@ def content_of_chunk(file: BinaryIO, offset: int) -> ChunkContent:
         while at < size:
             opcode, length = _RECORD.unpack_from(data, at)
             begin, at = at + _RECORD.size, at + _RECORD.size + length
-            if opcode == 0 or at > size:
+            if at > size or length < _LEAST_BYTES.get(opcode, 0):
                 raise ValueError(f"no record at byte {begin - _RECORD.size} of it")
             if opcode == Opcode.MESSAGE:
                 channel, _, log_ns, _ = _MESSAGE.unpack_from(data, begin)

@@ -10,6 +10,7 @@ from mcap_files import (
     messages_of,
     with_message_outside_of_chunks,
     with_neighbours_swapped,
+    with_statistics_of_zero,
     write_mcap,
 )
 from nuscenes_folder import drawn_images
@@ -88,6 +89,22 @@ def test_a_message_outside_of_the_chunks_is_read(tmp_path, messages):
     topics = list(dict.fromkeys(m.topic for m in messages))
     with_message_outside_of_chunks(path, messages[-1], topics.index(messages[-1].topic) + 1)
     assert_same(path, messages)
+
+
+def test_a_summary_that_counts_nothing_hides_nothing(tmp_path, messages):
+    path = write_mcap(tmp_path / "x.mcap", messages)
+    with_statistics_of_zero(path)
+    assert_same(path, messages)
+
+
+def test_a_message_whose_length_is_damaged_ends_only_what_no_index_covers(tmp_path, messages):
+    path = write_mcap(tmp_path / "x.mcap", messages, use_chunking=False)
+    data = path.read_bytes()
+    at = data.index(bytes(messages[5].raw)) - 22 - 8
+    path.write_bytes(data[:at] + (3).to_bytes(8, "little") + data[at + 8 :])
+    with Recording(path) as recording:
+        assert len(list(recording.messages())) == 5
+        assert "are not readable" in recording.problems[0].text
 
 
 def test_topics_can_be_read_alone_in_every_form(tmp_path, messages):
