@@ -17,7 +17,13 @@ from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import Float64
 from occ_perception.sensing.ego_pose import EgoPoses, PoseUnavailable
 from occ_perception.sensing.frame_sets import FrameSet
-from occ_perception.sensing.images import ImageError, RgbImage, decode_image
+from occ_perception.sensing.images import (
+    EncodedImage,
+    ImageError,
+    RgbImage,
+    decode_image,
+    encoded_size,
+)
 
 FrameProblem = Literal[
     "missing_camera",
@@ -178,20 +184,14 @@ class FrameAssembler:
         Raises:
             FrameError: the image cannot be decoded, or its size is not the calibrated one.
         """
+        calibration, image = self._raw_rig.camera(name), frame_set.payloads[name]
+        if isinstance(image, EncodedImage) and (stated := encoded_size(image)) is not None:
+            _check_size(calibration, *stated)
         try:
-            rgb = decode_image(frame_set.payloads[name], self._encodings.get(name))
+            rgb = decode_image(image, self._encodings.get(name))
         except ImageError as error:
             raise FrameError("undecodable_image", name, str(error)) from error
-        calibration = self._raw_rig.camera(name)
-        height, width = rgb.shape[:2]
-        if (width, height) != (calibration.width, calibration.height):
-            raise FrameError(
-                "size_mismatch",
-                name,
-                f"image is {width}x{height}, calibrated for "
-                f"{calibration.width}x{calibration.height}; camera_info or rig must match the "
-                "images",
-            )
+        _check_size(calibration, rgb.shape[1], rgb.shape[0])
         if calibration.is_rectified:
             return rgb
         if name not in self._undistort_maps:
@@ -206,6 +206,16 @@ def _pose(poses: EgoPoses, camera: str, stamp_ns: int) -> Float64:
     except PoseUnavailable as error:
         reason: FrameProblem = "pose_not_yet" if error.too_early_to_tell else "pose_unavailable"
         raise FrameError(reason, camera, str(error)) from error
+
+
+def _check_size(calibration: CameraCalibration, width: int, height: int) -> None:
+    if (width, height) != (calibration.width, calibration.height):
+        raise FrameError(
+            "size_mismatch",
+            calibration.name,
+            f"image is {width}x{height}, calibrated for {calibration.width}x{calibration.height}; "
+            "camera_info or rig must match the images",
+        )
 
 
 UndistortMaps = tuple[NDArray[np.int16], NDArray[np.uint16]]

@@ -237,6 +237,25 @@ def check_compressed(image: EncodedImage) -> None:
         raise ImageError(f"{kind} of {data.size} bytes is damaged: {problem}")
 
 
+def encoded_size(image: EncodedImage) -> tuple[int, int] | None:
+    """Width and height that a JPEG or PNG states, without decoding it; None if it states none.
+
+    A small file may state a size that takes all memory.
+    """
+    data = np.frombuffer(image.data, dtype=np.uint8)
+    start = data[:24].tobytes()
+    if start.startswith(_PNG_MAGIC) and len(start) == 24:
+        return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    position = 2
+    while start.startswith(_JPEG_MAGIC) and position + 9 <= data.size:
+        segment = data[position : position + 9].tobytes()
+        if segment[1] in _SOF:
+            height, width = int.from_bytes(segment[5:7], "big"), int.from_bytes(segment[7:], "big")
+            return (width, height) if height else None
+        position += 1 if segment[1] == 0xFF else 2 + int.from_bytes(segment[2:4], "big")
+    return None
+
+
 def _decode_compressed(image: EncodedImage, encoding_override: str | None) -> RgbImage:
     check_compressed(image)
     data = np.frombuffer(image.data, dtype=np.uint8)
@@ -272,6 +291,7 @@ def _bayer_pattern(stated: str) -> str:
 
 
 _EOI, _SOS = 0xD9, 0xDA
+_SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # DHT, DQT, DNL, DRI, COM and application segments may stand between the scans of an image.
 _BETWEEN_SCANS = {_EOI, _SOS, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -91,6 +92,27 @@ def test_undecodable_images_name_camera_and_reason(broken, message):
     with pytest.raises(FrameError, match=message) as error:
         assembler().assemble(frame_set(left=broken), poses())
     assert error.value.reason == "undecodable_image"
+
+
+def test_a_file_that_states_another_size_is_refused_before_it_is_decoded():
+    """A few kB may state a size that takes all memory; these hold no pixels at all."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    size = (60_000).to_bytes(4, "big") + (40_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", size + bytes([8, 2, 0, 0, 0]))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b"")
+    large_jpeg = jpeg().data.replace(
+        HEIGHT.to_bytes(2, "big") + WIDTH.to_bytes(2, "big"),
+        (40_000).to_bytes(2, "big") + (60_000).to_bytes(2, "big"),
+    )
+    for data in (png, large_jpeg):
+        with pytest.raises(FrameError, match="image is 60000x40000, calibrated for 96x64") as error:
+            assembler().assemble(frame_set(left=EncodedImage("png", data)), poses())
+        assert error.value.reason == "size_mismatch"
+    assembler().assemble(frame_set(left=jpeg()), poses())
 
 
 def test_an_encoding_can_be_set_per_camera():
