@@ -58,7 +58,7 @@ def scan_problem(data: NDArray[np.uint8]) -> str | None:
     try:
         start, coding = _scan_of(file)
     except (IndexError, KeyError, ValueError, ZeroDivisionError):
-        return "a header that contradicts itself"
+        return None  # tables left out, as in motion JPEG, or a header that the decoder refuses
     if coding is None:
         return None
     dc = np.zeros(len(coding.dc_limits), dtype=np.int64)

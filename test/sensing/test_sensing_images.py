@@ -208,6 +208,16 @@ def test_stray_bytes_of_webcams_are_tolerated_and_a_doubled_part_is_not():
         decoded(data[:-2] + bytes(100) + data[-2:])
 
 
+def test_motion_jpeg_without_huffman_tables_is_decoded():
+    """Webcams leave the standard tables out."""
+    data = encoded(town())
+    bare = data
+    while (start := bare.find(b"\xff\xc4")) >= 0:
+        bare = bare[:start] + bare[start + 2 + int.from_bytes(bare[start + 2 : start + 4], "big") :]
+    assert len(bare) < len(data) - 400
+    np.testing.assert_array_equal(decoded(bare), pillow(data))
+
+
 def test_a_block_that_is_too_bright_is_refused():
     """A changed difference between means shifts every block behind it; all codes stay legal."""
     pytest.importorskip("numba")
