@@ -1,4 +1,4 @@
-"""Changes files at random, from a seeded generator: bytes, members of zip files, JSON values."""
+"""Changes files at random, from a seeded generator: bytes, members of zip files, values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import yaml
+
 INTERESTING_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 INTERESTING_VALUES: tuple[Any, ...] = (
     None, True, "", "x", "\u0000", "../../x", [], {}, [[]], [None], 0, -1, 0.5, 1e400, -1e308,
@@ -17,12 +19,14 @@ INTERESTING_VALUES: tuple[Any, ...] = (
 
 
 def mutate_file(path: Path, random: Random) -> None:
-    """Change a file: the members of a zip file, the values of a JSON file, or its bytes."""
+    """Change a file: a member of a zip file, a value of JSON or YAML, or bytes."""
     data = path.read_bytes()
     if zipfile.is_zipfile(path) and random.random() < 0.7:
         path.write_bytes(_mutated_zip(data, random))
     elif path.suffix in (".json", ".jsonl") and random.random() < 0.8:
         path.write_bytes(_mutated_lines(data, random, by_line=path.suffix == ".jsonl"))
+    elif path.suffix == ".yaml" and random.random() < 0.6:
+        path.write_text(yaml.safe_dump(mutated_value(yaml.safe_load(data), random)))
     else:
         path.write_bytes(mutated_bytes(data, random))
 
@@ -59,7 +63,7 @@ def mutated_bytes(data: bytes, random: Random) -> bytes:
 
 
 def mutated_value(value: Any, random: Random) -> Any:
-    """JSON with one value replaced, removed, or there twice."""
+    """Nested lists and dicts with one value replaced, removed, or there twice."""
     if not isinstance(value, dict | list) or not value or random.random() < 0.1:
         return random.choice(INTERESTING_VALUES)
     key = random.choice(list(value) if isinstance(value, dict) else range(len(value)))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import bag_families
 import numpy as np
 from mutations import mutate_file, mutated_bytes, mutated_value
-from nuscenes_folder import VERSION, drawn_scene
+from nuscenes_folder import VERSION, drawn_images, drawn_scene
 from PIL import Image
 
 from occ_perception.errors import OccError
@@ -64,19 +65,32 @@ def _drawn_bag(folder: Path, storage: str) -> None:
     shutil.rmtree(data)
 
 
-def _read_bag(folder: Path) -> None:
+def _ros1_bag(folder: Path) -> None:
+    bag_families.clynamen(folder / "bag.bag", drawn_images(2, with_sweeps=False, size=(32, 18)))
+
+
+def _read_frames(folder: Path) -> None:
     from occ_perception.bags.drive import open_recording
     from occ_perception.bags.inspection import inspect_bag
+
+    (bag,) = folder.iterdir()
+    _in_turn(lambda: inspect_bag(bag), lambda: list(open_recording(bag)))
+
+
+def _read_bag(folder: Path) -> None:
     from occ_perception.bags.lidar import LidarSweeps
     from occ_perception.bags.predictions import BagPredictions
 
-    bag = folder / "bag"
-    steps = (
-        lambda: inspect_bag(bag),
-        lambda: list(open_recording(bag)),
+    (bag,) = folder.iterdir()
+    _in_turn(
+        lambda: _read_frames(folder),
         lambda: list(BagPredictions(bag)),
         lambda: list(LidarSweeps(bag)),
     )
+
+
+def _in_turn(*steps: Callable[[], object]) -> None:
+    """Take every step, then raise the first refusal."""
     refusals = list(filter(None, map(_refusal, steps)))
     if refusals:
         raise refusals[0]
@@ -222,9 +236,9 @@ def _make_infos(folder: Path) -> None:
     (folder / "infos.pkl").write_bytes(pickle.dumps(content, protocol=4))
 
 
-def _change_infos(folder: Path, random: Random) -> None:
-    """Change a value of the file, or its bytes."""
-    file = folder / "infos.pkl"
+def _change_pickle(folder: Path, random: Random) -> None:
+    """Change a value of the pickle, or its bytes."""
+    (file,) = folder.glob("*.pkl")
     if random.random() < 0.3:
         mutate_file(file, random)
         return
@@ -238,6 +252,27 @@ def _read_infos(folder: Path) -> None:
     from occ_training.data.nuscenes_infos import index_from_infos
 
     index_from_infos(folder, load_info_pickle(folder / "infos.pkl"), CheckReport())
+
+
+def _make_waymo(folder: Path) -> None:
+    camera = {
+        "intrinsics": np.diag([100.0, 100.0, 1.0]).tolist(),
+        "sensor2ego": np.eye(4).tolist(),
+        "ego2global": np.eye(4).tolist(),
+    }
+    poses = {3: {frame: [camera] * 5 for frame in range(3)}}
+    (folder / "poses.pkl").write_bytes(pickle.dumps(poses))
+    (folder / "image_0").mkdir()
+    for frame in range(3):
+        Image.new("RGB", (32, 18)).save(folder / "image_0" / f"{3000 + frame:07d}.jpg")
+
+
+def _read_waymo(folder: Path) -> None:
+    from occ_training.data.file_checks import CheckReport
+    from occ_training.data.info_pickles import load_info_pickle
+    from occ_training.data.waymo import index_from_waymo
+
+    index_from_waymo(folder, load_info_pickle(folder / "poses.pkl"), report=CheckReport())
 
 
 def _make_index(folder: Path) -> None:
@@ -329,11 +364,13 @@ READERS = {
     "mcap": Reader(lambda f: _drawn_bag(f, "mcap"), _read_bag, change_any_file),
     "sqlite3": Reader(lambda f: _drawn_bag(f, "sqlite3"), _read_bag, change_any_file),
     "messages": Reader(lambda f: _drawn_bag(f, "mcap"), _read_bag, _change_messages),
+    "ros1": Reader(_ros1_bag, _read_frames, change_any_file),
     "rig": Reader(_make_rig, _read_rig, change_any_file),
     "layout": Reader(_make_layout, _read_layout, change_any_file),
     "image": Reader(_make_image, _read_image, change_any_file),
     "tables": Reader(_make_tables, _read_tables, change_any_file),
-    "infos": Reader(_make_infos, _read_infos, _change_infos),
+    "infos": Reader(_make_infos, _read_infos, _change_pickle),
+    "waymo": Reader(_make_waymo, _read_waymo, _change_pickle),
     "index": Reader(_make_index, _read_index, change_any_file),
     "labels": Reader(_make_labels, _read_labels, change_any_file),
     "predictions": Reader(_make_predictions, _read_predictions, change_any_file),
