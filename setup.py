@@ -14,10 +14,12 @@ ROS_WHEELS = [
     "ros-rclpy[fastrtps]",
     "ros-diagnostic-msgs",
     "ros-geometry-msgs",
+    "ros-lifecycle-msgs",
     "ros-nav-msgs",
     "ros-rosgraph-msgs",
     "ros-sensor-msgs",
     "ros-std-msgs",
+    "ros-std-srvs",
     "ros-visualization-msgs",
 ]
 

@@ -99,6 +99,12 @@ class CameraInput:
         if self._infos is not None:
             self._infos.poll()
 
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._images.close()
+        if self._infos is not None:
+            self._infos.close()
+
     def reject(self, problem: str) -> None:
         """Note that one of the camera's images could not be used; any thread."""
         self._rejected += 1

@@ -66,6 +66,11 @@ class DiagnosticsPublisher:
             _PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
+    def close(self) -> None:
+        """Stop reporting."""
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)
+
     def publish(self) -> None:
         """Publish one report now."""
         message = DiagnosticArray()

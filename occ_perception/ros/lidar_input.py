@@ -69,6 +69,10 @@ class LidarInput(PoseInput):
         """Look for a publisher."""
         self._subscription.poll()
 
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._subscription.close()
+
     def status(self, stale_after_s: float) -> Status:
         """The diagnostics status of the lidar."""
         return self.report("lidar", self._subscription, stale_after_s)

@@ -33,6 +33,8 @@ def main(args: list[str] | None = None) -> int:
         if node is None:
             return 1
         try:
+            if node.autostart and not node.start():
+                return int(rclpy.ok())  # 0 if a signal ended it while the network was loading
             rclpy.spin(node)
         except (KeyboardInterrupt, ExternalShutdownException):
             pass

@@ -139,6 +139,12 @@ class Outputs:
                 "last_refusal": self._last_refusal,
             }
 
+    def close(self) -> None:
+        """Withdraw all topics."""
+        for publisher in self._publishers.values():
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
     def _advertise(self, output: Output) -> None:
         self._publishers[output.topic] = self._node.create_publisher(
             output.message_type, output.topic, _OUTPUT_QOS

@@ -111,6 +111,13 @@ class NodeParameters:
         "Device of the network: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N.",
     )
 
+    autostart: bool = _parameter(
+        "autostart",
+        True,
+        "Whether the node configures and activates itself at its start. false = a lifecycle "
+        "manager does.",
+    )
+
     layout: str = _parameter(
         "layout",
         "",
@@ -398,4 +405,4 @@ def _declare(node: Node, name: str, declaration: Declaration) -> Any:
 def _type_name(default: Any) -> str:
     if isinstance(default, list):
         return "string_array"
-    return {str: "string", float: "double", int: "integer"}[type(default)]
+    return {str: "string", float: "double", int: "integer", bool: "bool"}[type(default)]

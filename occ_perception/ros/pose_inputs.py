@@ -95,6 +95,10 @@ class OdometryInput(PoseInput):
         """Look for a publisher."""
         self._subscription.poll()
 
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._subscription.close()
+
     def statuses(self, stale_after_s: float) -> list[Status]:
         """The diagnostics status of the ego pose."""
         return [self.report("ego pose", self._subscription, stale_after_s)]
@@ -135,6 +139,11 @@ class TransformInput(PoseInput):
         """Look for publishers."""
         self._moving.poll()
         self._static.poll()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._moving.close()
+        self._static.close()
 
     def statuses(self, stale_after_s: float, are_the_pose: bool) -> list[Status]:
         """Statuses of the moving transforms, if they are the ego pose, and of the static ones."""

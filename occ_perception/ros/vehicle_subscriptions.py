@@ -161,6 +161,12 @@ class VehicleSubscriptions:
             self._doubts_said.add(doubt)
             self._node.get_logger().warning(doubt)
 
+    def close(self) -> None:
+        """Unsubscribe from everything."""
+        for source in (*self._cameras.values(), self._odometry, self._transforms):
+            if source is not None:
+                source.close()
+
     def start_over(self, reason: str, old_end_ns: int) -> None:
         """Clear everything after time went back; ``old_end_ns`` is the newest stamp before."""
         self.time_line.jumped(old_end_ns, reason)

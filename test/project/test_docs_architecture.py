@@ -131,7 +131,7 @@ def test_a_room_on_another_floor_is_noticed() -> None:
         ("`FrameAssembler.image` in", "`FrameAssembler.reset` in", "does not mention decode_image"),
         ("`CameraInput._take_image` in `ros/c", "`CameraInput.gone` in `ros/c", "does not exist"),
         ("as `self._net`", "as `self._network`", "does not call self._network"),
-        ("`OccupancyNode.__init__` in", "`OccupancyNode.stop` in", "does not mention add"),
+        ("`Activation.__init__` in", "`Activation.stop` in", "does not mention add"),
         ("\n\nCalled by `Worker._run` in `ros/worker.py`.", "", "says 0 times what calls it"),
     ],
 )

@@ -77,7 +77,8 @@ def test_ros_loads_the_params_file(contexts: list[Context]) -> None:
 def documented(declaration: Declaration) -> str:
     """The entry of the page's list, without its line breaks."""
     default = declaration.default
-    kind = {str: "string", float: "double", int: "integer", list: "string array"}[type(default)]
+    kinds = {str: "string", float: "double", int: "integer", bool: "boolean", list: "string array"}
+    kind = kinds[type(default)]
     if declaration.choices:
         kind += ", one of " + ", ".join(f"`{choice}`" for choice in declaration.choices) + ";"
     elif declaration.minimum is not None:
@@ -85,6 +86,8 @@ def documented(declaration: Declaration) -> str:
     else:
         kind += ","
     shown = '[""]' if default == [""] else '""' if default == "" else default
+    if isinstance(default, bool):
+        shown = str(default).lower()
     live = ", live" if declaration.live else ""
     return f"`{declaration.name}` ({kind} default `{shown}`{live}): {declaration.description}"
 
