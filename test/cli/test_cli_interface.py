@@ -48,7 +48,10 @@ INTERFACE = {
         "--output-timeout",
         "--layout",
         "--frames",
+        "--rate",
         "--size",
+        "--quick",
+        "--in-process",
         "--out",
     ],
     "export": [
