@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from occ_perception.bags.discovery import choose_layout, discover_mount, discover_vehicle
+from occ_perception.bags.frame_set_index import FrameSetIndex, index_frame_sets
 from occ_perception.bags.lidar import LidarSweeps, NearestSweeps
 from occ_perception.bags.reading import Reading, RecordedCloud, RecordedFrameSet
 from occ_perception.bags.recording import BagProblem, Recording
@@ -161,7 +163,7 @@ class RecordedDrive:
 
     def frame_sets(self) -> Iterator[RecordedFrameSet]:
         """The frame sets, incomplete ones included; images are not decoded."""
-        self._reading = self._pass()
+        self._reading = self._pass(index=self._index)
         return self._reading.frame_sets()
 
     def clouds(self, topic: str) -> Iterator[RecordedCloud]:
@@ -170,7 +172,7 @@ class RecordedDrive:
 
     def frame_sets_and_clouds(self, topic: str) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """Frame sets and clouds in one pass; no clouds if ``topic`` is ""."""
-        self._reading = self._pass(topic)
+        self._reading = self._pass(topic, self._index)
         return self._reading.items()
 
     def reference_stamps(self) -> list[int]:
@@ -191,13 +193,17 @@ class RecordedDrive:
         plan = self._plan
         return FrameAssembler(rig, plan.reference_camera, self._missing_camera, plan.encodings)
 
-    def _pass(self, lidar_topic: str = "") -> Reading:
+    @cached_property
+    def _index(self) -> FrameSetIndex:
+        return index_frame_sets(self.recording, self.layout)
+
+    def _pass(self, lidar_topic: str = "", index: FrameSetIndex | None = None) -> Reading:
         if lidar_topic not in self._vehicles:
             vehicle = deepcopy(self._vehicles[""])
             discover_mount(self.recording, vehicle, lidar_topic)
             self._vehicles[lidar_topic] = vehicle
         vehicle = deepcopy(self._vehicles[lidar_topic])  # a pass feeds it
-        return Reading(self.recording, vehicle, self.sequence, lidar_topic)
+        return Reading(self.recording, vehicle, self.sequence, lidar_topic, index)
 
 
 def _with_lidar(frame: CameraFrame, sweeps: NearestSweeps, poses: EgoPoses) -> CameraFrame:

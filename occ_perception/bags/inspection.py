@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from occ_perception.bags.discovery import choose_layout, discover_vehicle
+from occ_perception.bags.frame_set_index import FrameSetIndex
 from occ_perception.bags.reading import Reading, RecordedFrameSet
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
@@ -48,6 +49,8 @@ class FrameSetReport:
 
     Attributes:
         counters: counts of images and frame sets.
+        tolerance_ms: largest spread of a frame set.
+        tolerance_from: where that comes from, see :class:`~.frame_set_index.FrameSetIndex`.
         missing: camera -> number of frame sets without it.
         spread_ms: (smallest, median, largest) spread of the complete frame sets.
         period_ms: median time between frame sets.
@@ -56,6 +59,8 @@ class FrameSetReport:
     """
 
     counters: FrameSetCounters
+    tolerance_ms: float
+    tolerance_from: str
     missing: dict[str, int] = field(default_factory=dict)
     spread_ms: tuple[float, float, float] | None = None
     period_ms: float | None = None
@@ -121,7 +126,7 @@ def inspect_bag(
     layout: TopicLayout | str | Path | None = None,
     rig: CameraRig | str | Path | None = None,
 ) -> BagReport:
-    """Read a recording once and report on it; only the images of one frame set are decoded.
+    """Read a recording and report on it; only the images of one frame set are decoded.
 
     Args:
         path: as for :func:`~.drive.open_recording`.
@@ -152,7 +157,7 @@ def inspect_bag(
             clocks = _Clocks(recording, vehicle.plan)
             for item in reading.frame_sets(clocks.of(messages)):
                 statistics.add(item)
-            statistics.describe(report, reading.counters)
+            statistics.describe(report, reading.counters, reading.index)
             report.doubts += [*vehicle.doubts, *clocks.doubts()]
     for topic in report.topics:
         _rate(topic, np.array(times[topic.name], dtype=np.int64))
@@ -259,10 +264,16 @@ class _FrameSetStatistics:
         except FrameError as error:
             self._why_no_frame = str(error)
 
-    def describe(self, report: BagReport, counters: FrameSetCounters) -> None:
+    def describe(self, report: BagReport, counters: FrameSetCounters, index: FrameSetIndex) -> None:
         """Write the statistics into the report."""
         steps = np.concatenate([np.diff(stamps) for stamps in self._stamps_ns.values()])
-        frame_sets = FrameSetReport(counters, dict(self._missing), without_pose=self._without_pose)
+        frame_sets = FrameSetReport(
+            counters,
+            index.tolerance_ns / 1e6,
+            index.tolerance_from,
+            dict(self._missing),
+            without_pose=self._without_pose,
+        )
         if self._spreads_ns:
             spread = np.array(self._spreads_ns) / 1e6
             frame_sets.spread_ms = (spread.min(), float(np.median(spread)), spread.max())

@@ -1,4 +1,4 @@
-"""One pass over a recording: groups images into frame sets and holds them for their poses."""
+"""One pass over a recording: collects the images of frame sets and holds them for their poses."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from occ_perception.bags.discovery import info_topics, take_transforms, tf_topics
+from occ_perception.bags.frame_set_images import FrameSetImages
+from occ_perception.bags.frame_set_index import FrameSetIndex, image_stamp_ns, index_frame_sets
 from occ_perception.bags.recording import BagError, RecordedMessage, Recording
 from occ_perception.frames import CameraRig
 from occ_perception.sensing.ego_pose import EgoPoses
-from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
+from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters
 from occ_perception.sensing.from_messages import image_from_message
 from occ_perception.sensing.plausibility import NO_STAMP
 from occ_perception.sensing.time_jumps import TimeJump
@@ -78,11 +80,11 @@ class Reading:
         vehicle: its state before reading; updated from the recording's messages.
         sequence: name of the first time line; the second is called ``NAME#2``, and so on.
         lidar_topic: topic of the clouds to return; "" for none.
+        index: the frame sets; by default found before the first image is decoded.
 
     Attributes:
         vehicle_topics: topics that the vehicle is updated from.
         topics: all topics that are read.
-        counters: counts of images and frame sets so far.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Reading:
         vehicle: VehicleInputs,
         sequence: str = "",
         lidar_topic: str = "",
+        index: FrameSetIndex | None = None,
     ) -> None:
         self._recording = recording
         self._vehicle = vehicle
@@ -108,12 +111,23 @@ class Reading:
             self._tf_topics = tf_topics(recording, static=True) | moving
         self.vehicle_topics = {plan.pose.topic, *self._info_cameras, *self._tf_topics}
         self.topics = {*self._cameras, *self.vehicle_topics} | ({lidar_topic} - {""})
-        self._grouper = FrameSetGrouper(
-            plan.layout.camera_names, plan.reference_camera, tolerance_ns=plan.tolerance_ns
-        )
-        self.counters: FrameSetCounters = self._grouper.counters
+        self._index = index
+        self._images: FrameSetImages | None = None
+        self._poses_jumped = False
         self._frame_sets: _Queue[RecordedFrameSet] = _Queue(vehicle.poses)
         self._clouds: _Queue[RecordedCloud] = _Queue(vehicle.poses)
+
+    @property
+    def index(self) -> FrameSetIndex:
+        """The frame sets of the recording."""
+        if self._index is None:
+            self._index = index_frame_sets(self._recording, self._vehicle.plan.layout)
+        return self._index
+
+    @property
+    def counters(self) -> FrameSetCounters:
+        """Counts of images and frame sets so far."""
+        return FrameSetCounters() if self._images is None else self._images.counters
 
     def items(
         self, messages: Iterable[RecordedMessage] | None = None
@@ -156,7 +170,8 @@ class Reading:
 
     def _rest(self) -> Iterator[RecordedFrameSet | RecordedCloud]:
         """The remaining items when the recording or a time line has ended."""
-        self._close(self._grouper.flush())
+        if self._images is not None:
+            self._close(self._images.flush())
         self._drop_without_rig()
         yield from self._frame_sets.rest()
         yield from self._clouds.rest()
@@ -177,16 +192,26 @@ class Reading:
                 self._recording.note("pose", f"{topic}: {refusal}")
 
     def _feed_image(self, message: RecordedMessage) -> None:
-        camera = self._cameras[message.topic]
-        stamp = message.received_ns
-        if self._vehicle.plan.layout.stamp_source == "header":
-            stamp = self._recording.header_stamp_ns(message)
-            if not stamp:
-                self._recording.note("no_stamp", f"camera {camera}: {NO_STAMP}")
-                return
-        decoded = self._recording.decode(message)
-        self._vehicle.take_image_frame(camera, decoded.header.frame_id)
-        self._close(self._grouper.add(camera, stamp, image_from_message(decoded)))
+        layout, camera = self._vehicle.plan.layout, self._cameras[message.topic]
+        stamp = image_stamp_ns(self._recording, layout, message)
+        if not stamp:
+            self._recording.note("no_stamp", f"camera {camera}: {NO_STAMP}")
+            return
+        if self._images is None:
+            self._images = FrameSetImages(self.index, layout)
+        jump = self._images.begin_time_line(camera, stamp)
+        if jump is not None and not self._poses_jumped:
+            raise jump
+        self._poses_jumped = self._poses_jumped and jump is None
+        place = self._images.place_of(camera, stamp)
+        if place is not None:
+            try:
+                decoded = self._recording.decode(message)
+            except BagError:
+                self._close(self._images.lose(camera, place))
+                raise
+            self._vehicle.take_image_frame(camera, decoded.header.frame_id)
+            self._close(self._images.put(camera, place, image_from_message(decoded)))
         self._frame_sets.newest_ns = max(self._frame_sets.newest_ns, stamp)
 
     def _feed_camera_info(self, message: RecordedMessage) -> None:
@@ -236,7 +261,8 @@ class Reading:
     def _start_new_time_line(self, jump: TimeJump) -> None:
         self._recording.note("time_jump", str(jump), jump.to_ns)
         self._time_line += 1
-        self._grouper.reset()
+        # After a jump of the poses the cameras follow.
+        self._poses_jumped = jump.source not in self._cameras.values()
         self._vehicle.reset()
         self._frame_sets.newest_ns = self._clouds.newest_ns = 0
 

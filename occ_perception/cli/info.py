@@ -106,6 +106,12 @@ def _print_frame_sets(console: Console, frame_sets: FrameSetReport) -> None:
         missing = (f"{count} without {name}" for name, count in sorted(frame_sets.missing.items()))
         line += f" ({', '.join(missing)})"
     console.print(line)
+    source = {
+        "layout": "as the layout says",
+        "observed": "observed from the cameras' periods and phases",
+        "default": "by default: too few images of some camera to observe it",
+    }[frame_sets.tolerance_from]
+    console.print(f"  tolerance {frame_sets.tolerance_ms:.1f} ms, {source}")
     if frame_sets.spread_ms is not None:
         low, median, high = frame_sets.spread_ms
         console.print(f"  spread {low:.1f} / {median:.1f} / {high:.1f} ms (min / median / max)")

@@ -1,8 +1,9 @@
 """Lockstep playback: the frame sets of a bag, and waiting for the node's output for each.
 
 The frame sets are computed before playing, with the rule that the node uses. Everything recorded
-before the first image of the next frame set is sent. Then the player waits for an output whose
-header carries the stamp of the frame set's reference image.
+before the first image of the next frame set is sent, and, where a camera was recorded late, all
+images of the frame set. Then the player waits for an output whose header carries the stamp of the
+frame set's reference image.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
 from occ_perception.bags.discovery import choose_layout
+from occ_perception.bags.frame_set_index import index_frame_sets
 from occ_perception.bags.recording import Recording
 from occ_perception.errors import OccError
 from occ_perception.ros.message_classes import header_stamp_of_bytes, message_class_of
-from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
 from occ_perception.sensing.layouts import TopicLayout
-from occ_perception.sensing.time_jumps import TimeJump
 
 _OUTPUTS_QUEUED = 100
 
@@ -39,12 +39,13 @@ class BagFrameSet:
 
     Attributes:
         stamp_ns: stamp of the reference image; 0 in bags whose images have no stamps.
-        first_log_ns: when the first of its images was recorded.
+        first_log_ns, last_log_ns: when the first and the last of its images were recorded.
         missing: cameras without an image.
     """
 
     stamp_ns: int
     first_log_ns: int
+    last_log_ns: int
     missing: tuple[str, ...]
 
 
@@ -55,32 +56,15 @@ def frame_sets_of_bag(recording: Recording, layout: TopicLayout) -> list[BagFram
         recording: the bag.
         layout: with the bag's own topic names.
     """
-    camera_of = {camera.image: camera.name for camera in layout.cameras}
-    grouper = FrameSetGrouper(
-        layout.camera_names,
-        layout.reference_camera,
-        tolerance_ns=round(layout.sync_tolerance_ms * 1e6),
-    )
     has_stamps = layout.stamp_source == "header"
-    frame_sets: list[FrameSet] = []
-    for message in recording.messages(camera_of):
-        received_ns = message.received_ns
-        stamp_ns = recording.header_stamp_ns(message) if has_stamps else received_ns
-        camera = camera_of[message.topic]
-        try:
-            frame_sets += grouper.add(camera, stamp_ns, received_ns)
-        except TimeJump:
-            frame_sets += grouper.flush()
-            grouper.reset()
-            frame_sets += grouper.add(camera, stamp_ns, received_ns)
-    frame_sets += grouper.flush()
     return [
         BagFrameSet(
-            stamp_ns=frame_set.reference_stamp_ns if has_stamps else 0,
-            first_log_ns=min(frame_set.payloads.values()),
-            missing=frame_set.missing,
+            stamp_ns=indexed.stamps_ns[layout.reference_camera] if has_stamps else 0,
+            first_log_ns=indexed.received_ns[0],
+            last_log_ns=indexed.received_ns[1],
+            missing=tuple(name for name in layout.camera_names if name not in indexed.stamps_ns),
         )
-        for frame_set in frame_sets
+        for indexed in index_frame_sets(recording, layout).frame_sets
     ]
 
 
@@ -143,8 +127,8 @@ class Lockstep:
 
     def begin(self, first_log_ns: int) -> None:
         """Skip the frame sets that were recorded before ``first_log_ns``."""
-        while self._frame_sets and self._frame_sets[0].first_log_ns < first_log_ns:
-            self._frame_sets.popleft()
+        wanted = (f for f in self._frame_sets if f.first_log_ns >= first_log_ns)
+        self._frame_sets = deque(wanted)
 
     def has_publisher(self) -> bool:
         """Whether the output topic has a publisher; subscribes once it has one.
@@ -169,12 +153,15 @@ class Lockstep:
         None stands for the end of the bag. Each frame set is returned once.
         """
         sent = []
-        while self._frame_sets:
-            following = self._frame_sets[1].first_log_ns if len(self._frame_sets) > 1 else None
-            if log_ns is not None and (following is None or following > log_ns):
-                break
+        while self._frame_sets and (log_ns is None or self._is_sent_before(log_ns)):
             sent.append(self._frame_sets.popleft())
         return sent
+
+    def _is_sent_before(self, log_ns: int) -> bool:
+        if len(self._frame_sets) < 2:
+            return False
+        frame_set, following = self._frame_sets[0], self._frame_sets[1]
+        return frame_set.last_log_ns < log_ns and following.first_log_ns <= log_ns
 
     def wait(self, frame_set: BagFrameSet, timeout_s: float) -> str:
         """Wait for a frame set's output; returns an error message, "" if the output came."""

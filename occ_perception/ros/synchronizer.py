@@ -1,8 +1,8 @@
 """Synchronization: groups images into frame sets and puts them into the worker's mailbox.
 
 A frame set waits for the calibration; in the mailbox a newer one replaces an older one. Grouping
-policies implement :class:`FrameSetPolicy`. None of them calls back while it holds its lock, and
-none waits for the consumer.
+policies implement :class:`~.synchronization_watch.FrameSetPolicy`. None of them calls back while it
+holds its lock, and none waits for the consumer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -21,10 +21,12 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from occ_perception.errors import OccError
 from occ_perception.frames import CameraRig
 from occ_perception.ros.camera_inputs import ReceivedImage
-from occ_perception.ros.diagnostics import OK, WARN, Status
+from occ_perception.ros.diagnostics import Status
 from occ_perception.ros.message_classes import time_message
 from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.synchronization_watch import FrameSetPolicy, SynchronizationWatch
 from occ_perception.sensing.assembly import FrameError, LastImages
+from occ_perception.sensing.camera_timing import UNOBSERVED_TOLERANCE_NS
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.input_plan import InputPlan
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
@@ -32,23 +34,6 @@ from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 _LOG_EVERY_S = 5.0
 
 Item = TypeVar("Item")
-
-
-class FrameSetPolicy(Protocol):
-    """Groups images into frame sets. Stamps in nanoseconds, ``now_ns`` in ROS time."""
-
-    @property
-    def counters(self) -> FrameSetCounters:
-        """Counts of images and frame sets."""
-
-    def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
-        """Take an image; raises TimeJump if stamps went back by more than a second."""
-
-    def tick(self, now_ns: int) -> None:
-        """Close the frame sets whose deadline has passed."""
-
-    def reset(self) -> None:
-        """Drop all images."""
 
 
 class NativeSynchronizer:
@@ -66,25 +51,35 @@ class NativeSynchronizer:
 
     @property
     def counters(self) -> FrameSetCounters:
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         return self._grouper.counters
 
+    @property
+    def tolerance_ns(self) -> int:
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
+        return self._grouper.tolerance_ns
+
+    @property
+    def observed_tolerance_ns(self) -> int | None:
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
+        return self._grouper.observed_tolerance_ns
+
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         with self._lock:
             frame_sets = self._grouper.add(camera, stamp_ns, payload, now_ns)
         for frame_set in frame_sets:
             self._deliver(frame_set)
 
     def tick(self, now_ns: int) -> None:
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         with self._lock:
             frame_sets = self._grouper.expire(now_ns)
         for frame_set in frame_sets:
             self._deliver(frame_set)
 
     def reset(self) -> None:
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         with self._lock:
             self._grouper.reset()
 
@@ -97,7 +92,7 @@ class MessageFiltersSynchronizer:
     """Groups with ApproximateTimeSynchronizer of the message_filters package, for comparison.
 
     It counts complete frame sets only and never delivers an incomplete one. ``tolerance_ns`` is an
-    exclusive limit. This class adds the reset when time goes back.
+    exclusive limit and never observed. This class adds the reset when time goes back.
 
     Raises:
         SyncPolicyError: message_filters is not installed.
@@ -119,7 +114,8 @@ class MessageFiltersSynchronizer:
             ) from error
         self._cameras = cameras
         self._reference_camera = reference_camera
-        self._slop_s = tolerance_ns * 1e-9
+        self.tolerance_ns = tolerance_ns
+        self.observed_tolerance_ns: int | None = None
         self._deliver = deliver
         self._counters = FrameSetCounters()
         self._newest: dict[str, int] = {}
@@ -129,11 +125,11 @@ class MessageFiltersSynchronizer:
 
     @property
     def counters(self) -> FrameSetCounters:
-        """See :class:`FrameSetPolicy`; only ``complete`` is counted."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`; only ``complete`` is counted."""
         return self._counters
 
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:  # noqa: ARG002
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         newest = self._newest.get(camera, stamp_ns)
         if stamp_ns < newest - BACKWARD_JUMP_NS:
             raise TimeJump(camera, newest, stamp_ns)
@@ -145,15 +141,15 @@ class MessageFiltersSynchronizer:
             self._deliver(frame_set)
 
     def tick(self, now_ns: int) -> None:
-        """See :class:`FrameSetPolicy`; this policy has no deadline."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`; this policy has no deadline."""
 
     def reset(self) -> None:
-        """See :class:`FrameSetPolicy`."""
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         self._newest.clear()
         self._closed.clear()
         self._inputs = {camera: self._filters.SimpleFilter() for camera in self._cameras}
         self._synchronizer = self._filters.ApproximateTimeSynchronizer(
-            list(self._inputs.values()), queue_size=10, slop=self._slop_s
+            list(self._inputs.values()), queue_size=10, slop=self.tolerance_ns * 1e-9
         )
         self._synchronizer.registerCallback(self._on_set)
 
@@ -224,18 +220,16 @@ class FrameSetIntake:
     ) -> None:
         self.jobs: Mailbox[Job] = Mailbox()
         self._plan = plan
-        self._policy_name = values.sync_policy
         self._rig = rig
         self._clock = clock
         self._logger = logger
         self._last_images = LastImages() if values.missing_camera == "reuse_last" else None
+        self._deadline_ns = round(values.sync_deadline_ms * 1e6)
         self._frame_sets = self._policy(values)
+        self._watch = SynchronizationWatch(plan, values, self._frame_sets, logger)
         self._held: FrameSet | None = None
         self._newest_rig: CameraRig | None = None
         self._counts: Counter[str] = Counter()
-        self._last_frame_set_at: float | None = None
-        self._last_missing: tuple[str, ...] = ()
-        self._incomplete_reported = 0
 
     def add(self, camera: str, stamp_ns: int, image: ReceivedImage) -> None:
         """Take an image.
@@ -244,6 +238,7 @@ class FrameSetIntake:
             TimeJump: its stamp went back by more than a second; the image was not taken.
         """
         self._frame_sets.add(camera, stamp_ns, image, self._clock.now().nanoseconds)
+        self._watch.saw_image(camera, stamp_ns)
 
     def tick(self) -> None:
         """Close the frame sets whose deadline has passed."""
@@ -252,6 +247,7 @@ class FrameSetIntake:
     def reset(self) -> None:
         """Drop all images, after a jump back in time."""
         self._frame_sets.reset()
+        self._watch.reset()
         self._held = None
         self._forget_last_images()
 
@@ -280,9 +276,7 @@ class FrameSetIntake:
             self._last_images.reset()
 
     def _on_frame_set(self, frame_set: FrameSet) -> None:
-        self._last_frame_set_at = time.monotonic()
-        if frame_set.missing:
-            self._last_missing = frame_set.missing
+        self._watch.saw_frame_set(frame_set)
         # Done here because the worker does not see frame sets that newer ones overwrite.
         if self._last_images is not None:
             try:
@@ -300,48 +294,23 @@ class FrameSetIntake:
 
     def status(self, stale_after_s: float, calibration_changes: int) -> Status:
         """The diagnostics status of the synchronization."""
-        counters = self._frame_sets.counters
-        incomplete = counters.incomplete - self._incomplete_reported
-        self._incomplete_reported = counters.incomplete
-        silent_s = (
-            None if self._last_frame_set_at is None else time.monotonic() - self._last_frame_set_at
-        )
-        level, text = OK, "frame sets are complete"
-        if incomplete:
-            level = WARN
-            text = (
-                f"{incomplete} frame sets without {', '.join(self._last_missing)} since last report"
-            )
-        elif silent_s is None or silent_s > stale_after_s:
-            level = WARN
-            since = "yet" if silent_s is None else f"for {silent_s:.1f} s"
-            text = (
-                f"no frame set {since}; stamps of one frame set must lie within "
-                f"{self._plan.tolerance_ns / 1e6:g} ms (sync.tolerance_ms)"
-            )
-        elif self._rig() is None:
-            level, text = WARN, "frame sets wait until all calibrations are known"
         values = {
-            "policy": self._policy_name,
-            **vars(counters),
             "taken": self._counts["taken"],
             "dropped_incomplete": self._counts["dropped_incomplete"],
             "dropped_without_calibration": self._counts["dropped_without_calibration"],
             "last_spread_ms": self._counts["last_spread_us"] / 1000,
-            "last_missing": ", ".join(self._last_missing),
             "calibration_changes": calibration_changes,
         }
-        return Status("synchronization", level, text, values)
+        return self._watch.status(self._rig() is not None, stale_after_s, values)
 
     def _policy(self, values: NodeParameters) -> FrameSetPolicy:
         plan = self._plan
         cameras, reference = plan.layout.camera_names, plan.reference_camera
         if values.sync_policy == "message_filters":
             return MessageFiltersSynchronizer(
-                cameras, reference, plan.tolerance_ns, self._on_frame_set
+                cameras, reference, plan.tolerance_ns or UNOBSERVED_TOLERANCE_NS, self._on_frame_set
             )
-        deadline_ns = round(values.sync_deadline_ms * 1e6)
-        grouper = FrameSetGrouper(cameras, reference, plan.tolerance_ns, deadline_ns)
+        grouper = FrameSetGrouper(cameras, reference, plan.tolerance_ns, self._deadline_ns)
         return NativeSynchronizer(grouper, self._on_frame_set)
 
 

@@ -1,24 +1,35 @@
-"""The frame set rule: groups the images of one lidar rotation.
+"""Frame sets of live images: the frame set rule applied to what has arrived.
 
 Cameras triggered by a spinning lidar expose one after the other, so the images of a frame set have
-different stamps. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. A
-frame set is therefore one image of the reference camera and one of every other camera such that
-newest minus oldest stamp stays within a tolerance.
+different stamps. In nuScenes a frame set of six spreads over 42.5 ms and comes every 83 ms. The
+rule itself, which recordings and live images share, is in :mod:`~.frame_set_rule`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from occ_perception.sensing.camera_timing import (
+    UNOBSERVED_TOLERANCE_NS,
+    observed_period,
+    observed_tolerance,
+)
+from occ_perception.sensing.frame_set_rule import Chosen, frame_sets_of, is_surplus
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
+
+_OBSERVED_IMAGES = 32
+"""Images per camera that the tolerance is observed on."""
+
+_OBSERVED_STEPS = 5
+"""Steps between images that a camera's period is observed on."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameSet:
-    """The images of one rotation.
+    """The images of one trigger or rotation.
 
     Attributes:
         reference_stamp_ns: stamp of the reference camera's image, which every frame set has.
@@ -34,6 +45,18 @@ class FrameSet:
     stamps_ns: Mapping[str, int]
     missing: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, chosen: Chosen, payloads: Mapping[str, Any], cameras: Sequence[str], reference: str
+    ) -> FrameSet:
+        """The frame set of a rule's choice; ``cameras`` are those of a complete one."""
+        return cls(
+            reference_stamp_ns=chosen[reference],
+            payloads=payloads,
+            stamps_ns=chosen,
+            missing=tuple(camera for camera in cameras if camera not in chosen),
+        )
 
     @property
     def spread_ns(self) -> int:
@@ -57,7 +80,8 @@ class FrameSetCounters:
         late: images whose frame set was already closed, or older ones.
         out_of_order: images older than an earlier one of the same camera.
         duplicate: images with a stamp that the same camera has already sent; ignored.
-        unmatched: images in no frame set (no reference image near them, or overflow).
+        unmatched: images in no frame set: no reference image near them, a reference image too many
+            (see :func:`~.frame_set_rule.is_surplus`), or overflow.
     """
 
     complete: int = 0
@@ -67,26 +91,30 @@ class FrameSetCounters:
     duplicate: int = 0
     unmatched: int = 0
 
+    def count(self, frame_set: FrameSet) -> None:
+        """Count a frame set."""
+        if frame_set.missing:
+            self.incomplete += 1
+        else:
+            self.complete += 1
+
 
 class FrameSetGrouper:
     """Groups images into frame sets as they arrive, without threads or a clock of its own.
 
-    A frame set closes when every camera has an image for it. It closes incomplete when
-    ``deadline_ns`` has passed since the reference image arrived, or when a later frame set is
-    complete: images of one camera arrive in order, so a missing one cannot arrive any more. Frame
-    sets are returned in the order of their reference stamps, and no image is used twice. Among the
-    possible combinations the one with the most cameras is used, then the one with the smallest
-    spread. (An incomplete frame set may contain an image of the rotation before, if that rotation
-    has no frame set because its reference image was lost.)
+    The frame sets are those of the rule over the images that have arrived and those that are
+    expected: the next ones of each camera, one period after the other. A complete frame set closes
+    as soon as it needs none of the expected ones. Incomplete ones before it close with it: images
+    of a camera arrive in order, so a missing one cannot arrive any more. When ``deadline_ns`` has
+    passed since a reference image arrived, its frame set closes with what has arrived.
+
+    Frame sets are returned in the order of their reference stamps, and no image is used twice.
 
     Args:
         cameras: names of the cameras of a complete frame set.
         reference_camera: the camera whose stamp is the stamp of the frame set.
-        tolerance_ns: largest spread of a frame set. For nuScenes it must exceed 43 ms, the spread
-            of a real frame set, and stay below 73 ms, from where on an image of the rotation
-            before fits in. In general it lies between the spread of a frame set and the frame set
-            period minus the largest step from one camera to the next; cameras triggered together at
-            30 Hz need a tolerance below 33 ms.
+        tolerance_ns: largest spread of a frame set; None to observe it, see
+            :func:`~.camera_timing.observed_tolerance`.
         deadline_ns: how long to wait for missing images after the reference image.
         max_pending: images kept per camera; beyond that the oldest is dropped.
     """
@@ -95,7 +123,7 @@ class FrameSetGrouper:
         self,
         cameras: Iterable[str],
         reference_camera: str,
-        tolerance_ns: int = 50_000_000,
+        tolerance_ns: int | None = None,
         deadline_ns: int = 150_000_000,
         max_pending: int = 12,
     ) -> None:
@@ -108,16 +136,26 @@ class FrameSetGrouper:
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"camera names must be unique, got {', '.join(self.cameras)}")
         self.reference_camera = reference_camera
-        self.tolerance_ns = tolerance_ns
+        self._given_tolerance_ns = tolerance_ns
+        self.observed_tolerance_ns: int | None = None
+        """The observed tolerance; None if one is given, or as long as too little was observed."""
         self.deadline_ns = deadline_ns
         self.max_pending = max_pending
         self.counters = FrameSetCounters()
         self.reset()
 
+    @property
+    def tolerance_ns(self) -> int:
+        """Largest spread of a frame set at present."""
+        if self._given_tolerance_ns is not None:
+            return self._given_tolerance_ns
+        return self.observed_tolerance_ns or UNOBSERVED_TOLERANCE_NS
+
     def reset(self) -> None:
         """Drop all images and stamps, e.g. after a :class:`TimeJump`; counters stay."""
         self._stamps: dict[str, list[int]] = {camera: [] for camera in self.cameras}
         self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
+        self._observed: dict[str, list[int]] = {camera: [] for camera in self.cameras}
         self._newest: dict[str, int] = {}
         self._reference_arrival: dict[int, int] = {}
         self._last: FrameSet | None = None
@@ -172,18 +210,25 @@ class FrameSetGrouper:
         ):
             self.counters.duplicate += 1
             return
+        self._observe(camera, stamp_ns)
         if stamp_ns < newest:
             self.counters.out_of_order += 1
         if self._is_late(camera, stamp_ns):
             self.counters.late += 1
             return
         stamps = self._stamps[camera]
-        stamps.insert(bisect_left(stamps, stamp_ns), stamp_ns)
+        insort(stamps, stamp_ns)
         self._payloads[camera][stamp_ns] = payload
         if camera == self.reference_camera:
             self._reference_arrival[stamp_ns] = now_ns
         if len(stamps) > self.max_pending:
             self._drop_older(camera, stamps[1])  # it may be this one
+
+    def _observe(self, camera: str, stamp_ns: int) -> None:
+        observed = self._observed[camera]
+        if stamp_ns not in observed:
+            insort(observed, stamp_ns)
+            del observed[:-_OBSERVED_IMAGES]
 
     def _is_late(self, camera: str, stamp_ns: int) -> bool:
         """Whether the image belongs to the last closed frame set or to an earlier one."""
@@ -191,44 +236,73 @@ class FrameSetGrouper:
             return False
         if camera in self._last.stamps_ns:
             return stamp_ns < self._last.stamps_ns[camera]
-        return stamp_ns <= min(self._last.stamps_ns.values()) + self.tolerance_ns
+        end = min(self._last.stamps_ns.values()) + self.tolerance_ns
+        period = self._periods().get(self.reference_camera)
+        if period:  # a large tolerance reaches into the next frame set
+            end = min(end, self._last.reference_stamp_ns + period // 2)
+        return stamp_ns <= end
 
     def _close_complete(self) -> list[FrameSet]:
-        frame_sets: list[FrameSet] = []
-        while all(self._stamps.values()):
-            complete = next(filter(self._is_complete, self._stamps[self.reference_camera]), None)
-            if complete is None:
-                break
-            frame_sets += self._close_up_to(complete)
-        return frame_sets
+        """Close the complete frame sets that no expected image changes, and those before them."""
+        if not all(self._stamps.values()):
+            return []
+        stamps = {camera: own + self._expected(camera) for camera, own in self._stamps.items()}
+        sets = frame_sets_of(stamps, self.reference_camera, self.tolerance_ns)
+        arrived = [k for k, chosen in enumerate(sets) if self._is_here(chosen)]
+        return self._close(sets[: arrived[-1] + 1]) if arrived else []
 
-    def _is_complete(self, reference_stamp_ns: int) -> bool:
-        return len(self._best_combination(reference_stamp_ns)) == len(self.cameras)
+    def _is_here(self, chosen: Chosen) -> bool:
+        return len(chosen) == len(self.cameras) and all(
+            stamp in self._payloads[camera] for camera, stamp in chosen.items()
+        )
+
+    def _expected(self, camera: str) -> list[int]:
+        """Stamps of the images that may still join those that have arrived."""
+        period = self._periods().get(camera)
+        if not period:
+            return []
+        oldest = min(stamps[0] for stamps in self._stamps.values())
+        newest = max(stamps[-1] for stamps in self._stamps.values())
+        begin = self._newest[camera] + period
+        begin += max(0, -((begin - oldest + self.tolerance_ns) // period)) * period
+        return list(range(begin, newest + self.tolerance_ns + 1, period))[: self.max_pending]
+
+    def _periods(self) -> dict[str, int]:
+        steps = -_OBSERVED_STEPS - 1
+        periods = {camera: observed_period(own[steps:]) for camera, own in self._observed.items()}
+        return {camera: period for camera, period in periods.items() if period}
 
     def _close_up_to(self, reference_stamp_ns: int) -> list[FrameSet]:
-        references = self._stamps[self.reference_camera]
-        return [self._close(stamp) for stamp in list(references) if stamp <= reference_stamp_ns]
+        """Close the frame sets up to a reference image with what has arrived."""
+        sets = frame_sets_of(self._stamps, self.reference_camera, self.tolerance_ns)
+        return self._close([s for s in sets if s[self.reference_camera] <= reference_stamp_ns])
 
-    def _close(self, reference_stamp_ns: int) -> FrameSet:
-        chosen = self._best_combination(reference_stamp_ns)
-        frame_set = FrameSet(
-            reference_stamp_ns=reference_stamp_ns,
-            payloads={camera: self._payloads[camera][stamp] for camera, stamp in chosen.items()},
-            stamps_ns=chosen,
-            missing=tuple(camera for camera in self.cameras if camera not in chosen),
-        )
+    def _close(self, sets: list[Chosen]) -> list[FrameSet]:
+        periods = self._periods()
+        closed = []
+        for chosen in sets:
+            if is_surplus(chosen, self._observed, periods):
+                self._drop_older(self.reference_camera, chosen[self.reference_camera] + 1)
+            else:
+                closed.append(self._close_one(chosen))
+        if closed and self._given_tolerance_ns is None:
+            observed = observed_tolerance(self._observed)
+            self.observed_tolerance_ns = observed or self.observed_tolerance_ns
+        return closed
+
+    def _close_one(self, chosen: Chosen) -> FrameSet:
+        payloads = {camera: self._payloads[camera][stamp] for camera, stamp in chosen.items()}
+        frame_set = FrameSet.of(chosen, payloads, self.cameras, self.reference_camera)
         for camera in self.cameras:
             # Older images cannot match any later reference image.
-            self._drop_older(camera, chosen.get(camera, reference_stamp_ns - self.tolerance_ns))
+            oldest_allowed = frame_set.reference_stamp_ns - self.tolerance_ns
+            self._drop_older(camera, chosen.get(camera, oldest_allowed))
         for camera, stamp in chosen.items():
             self._stamps[camera].remove(stamp)
             del self._payloads[camera][stamp]
-        del self._reference_arrival[reference_stamp_ns]
+        del self._reference_arrival[frame_set.reference_stamp_ns]
         self._last = frame_set
-        if frame_set.missing:
-            self.counters.incomplete += 1
-        else:
-            self.counters.complete += 1
+        self.counters.count(frame_set)
         return frame_set
 
     def _drop_older(self, camera: str, stamp_ns: int) -> None:
@@ -240,37 +314,3 @@ class FrameSetGrouper:
                 del self._reference_arrival[stamp]
         del stamps[:count]
         self.counters.unmatched += count
-
-    def _best_combination(self, reference_stamp_ns: int) -> dict[str, int]:
-        """Camera -> stamp of the best frame set around a pending reference image.
-
-        Every possible oldest image is tried. For each, the earliest image of every camera from
-        there on gives the smallest spread.
-        """
-        starts = {reference_stamp_ns} | {
-            stamp
-            for stamps in self._stamps.values()
-            for stamp in stamps
-            if reference_stamp_ns - self.tolerance_ns <= stamp <= reference_stamp_ns
-        }
-        best: dict[str, int] = {}
-        best_rank = (0, 0)
-        for start in sorted(starts):
-            chosen = self._from_start(start, reference_stamp_ns)
-            spread = max(chosen.values()) - min(chosen.values())
-            rank = (len(chosen), -spread)
-            if not best or rank > best_rank:
-                best, best_rank = chosen, rank
-        return best
-
-    def _from_start(self, start_ns: int, reference_stamp_ns: int) -> dict[str, int]:
-        chosen: dict[str, int] = {}
-        for camera in self.cameras:
-            if camera == self.reference_camera:
-                chosen[camera] = reference_stamp_ns
-                continue
-            stamps = self._stamps[camera]
-            position = bisect_left(stamps, start_ns)
-            if position < len(stamps) and stamps[position] <= start_ns + self.tolerance_ns:
-                chosen[camera] = stamps[position]
-        return chosen

@@ -61,9 +61,10 @@ class InputPlan:
         return self.layout.reference_camera
 
     @property
-    def tolerance_ns(self) -> int:
-        """Largest spread of a frame set."""
-        return round(self.layout.sync_tolerance_ms * 1e6)
+    def tolerance_ns(self) -> int | None:
+        """Largest spread of a frame set; None to observe it."""
+        stated = self.layout.sync_tolerance_ms
+        return None if stated is None else round(stated * 1e6)
 
     @property
     def encodings(self) -> dict[str, str]:

@@ -10,13 +10,22 @@ import pytest
 
 pytest.importorskip("occ_perception.ros.synchronizer", exc_type=ImportError)
 
+from rclpy.clock import Clock
+from rclpy.logging import get_logger
+
+from occ_perception.models.zoo import get_card
+from occ_perception.ros.node_plan import plan_node
+from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.synchronizer import (
+    FrameSetIntake,
     Mailbox,
     MessageFiltersSynchronizer,
     NativeSynchronizer,
     SyncPolicyError,
 )
+from occ_perception.sensing.calibration import load_rig
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetGrouper
+from occ_perception.sensing.images import EncodedImage
 from occ_perception.sensing.time_jumps import TimeJump, TimeLine
 
 pytestmark = pytest.mark.ros
@@ -162,3 +171,56 @@ def test_message_filters_gives_the_same_frame_sets_and_survives_a_jump() -> None
     ]
     assert frame_sets[0].payloads == {"A": "A", "B": "B", "C": "C"}
     assert synchronizer.counters.complete == 3
+
+
+def make_intake(**parameters: object) -> FrameSetIntake:
+    """The node's intake for the cameras of a model, with everything calibrated."""
+    values = NodeParameters(rig="nuscenes", **parameters)
+    plan = plan_node(values, get_card("alocc_2d_mini"))
+    rig = load_rig("nuscenes")
+    return FrameSetIntake(plan, values, lambda: rig, Clock(), get_logger("synchronizer_test"))
+
+
+def send_sweep(intake: FrameSetIntake, start: int, delay: dict[str, int] | None = None) -> None:
+    for index, camera in enumerate(load_rig("nuscenes").names):
+        stamp = start + 8 * index * MS + (delay or {}).get(camera, 0)
+        intake.add(camera, stamp, EncodedImage("jpeg", b""))
+
+
+def test_the_status_states_the_tolerance_and_where_it_comes_from() -> None:
+    intake = make_intake()
+    before = intake.status(60.0, 0).values
+    assert (before["tolerance_ms"], before["tolerance_from"]) == (50.0, "default")
+    for k in range(8):
+        send_sweep(intake, k * 80 * MS)
+    after = intake.status(60.0, 0)
+    assert after.values["complete"] == 8 and after.values["tolerance_from"] == "observed"
+    assert after.values["tolerance_ms"] == 56.0, "between 40 and 72"
+    given = make_intake(sync_tolerance_ms=45.0).status(60.0, 0).values
+    assert (given["tolerance_ms"], given["tolerance_from"]) == (45.0, "given")
+
+
+def test_the_status_states_how_far_a_camera_is_behind() -> None:
+    intake = make_intake(sync_deadline_ms=1.0)
+    for k in range(3):
+        send_sweep(intake, (10**6 + k * 80) * MS, {"CAM_BACK": -37_000 * MS})
+        time.sleep(0.01)
+        intake.tick()
+    status = intake.status(60.0, 0)
+    assert "3 frame sets without CAM_BACK since last report" in status.message
+    assert "the newest stamp of CAM_BACK is 36." in status.message
+    assert "s behind that of CAM_FRONT: its images come too late" in status.message
+
+
+def test_the_status_blames_a_silent_reference_camera_rather_than_the_tolerance() -> None:
+    intake = make_intake()
+    for camera in load_rig("nuscenes").names:
+        if camera != "CAM_FRONT":
+            intake.add(camera, 0, EncodedImage("jpeg", b""))
+    text = intake.status(60.0, 0).message
+    assert text == "no frame set yet; no image of the reference camera CAM_FRONT yet"
+    intake.add("CAM_FRONT", 500 * MS, EncodedImage("jpeg", b""))
+    assert "must lie within 50 ms (sync.tolerance_ms)" in intake.status(60.0, 0).message
+    time.sleep(0.02)
+    text = intake.status(0.01, 0).message
+    assert "no image of the reference camera CAM_FRONT for 0.0 s" in text

@@ -62,6 +62,19 @@ def test_an_image_that_comes_after_its_frame_set_was_closed_is_late():
     assert frame_set.payloads["right"] == "right 100"
 
 
+def test_after_a_deadline_the_next_image_is_not_late_though_the_tolerance_reaches_it():
+    frame_sets = grouper(tolerance_ns=50 * MS, deadline_ns=60 * MS)
+    closed = []
+    for start in range(0, 400, 40):
+        for camera in ("left", "front", "right"):
+            if (start, camera) != (200, "right"):
+                closed += frame_sets.add(camera, start * MS, start, now_ns=5 * start * MS)
+        closed += frame_sets.expire((5 * start + 100) * MS)
+    assert [frame_set.missing for frame_set in closed] == [()] * 5 + [("right",)] + [()] * 4
+    assert all(len(set(frame_set.payloads.values())) == 1 for frame_set in closed)
+    assert frame_sets.counters.late == 0
+
+
 def test_without_the_reference_camera_there_is_no_frame_set_and_the_images_are_counted():
     frame_sets = grouper(max_pending=3)
     for start in range(0, 1000, 100):

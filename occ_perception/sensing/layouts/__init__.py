@@ -91,7 +91,8 @@ class TopicLayout:
         stamp_source: ``header`` = stamps from image headers, ``receive`` = reception times.
         reference_camera: camera whose stamp the output refers to.
         rig: rig (name or path) for cameras without camera_info; None if all have one.
-        sync_tolerance_ms: largest spread of a frame set, see :class:`~.frame_sets.FrameSetGrouper`.
+        sync_tolerance_ms: largest spread of a frame set; None to observe it, see
+            :func:`~.camera_timing.observed_tolerance`.
         lidar_frame: frame of the lidar in tf, for models whose grid lies in it.
         model_cameras: camera name in a model -> camera name in this layout and its rig files, for
             the cameras where the two differ.
@@ -104,7 +105,7 @@ class TopicLayout:
     description: str = ""
     stamp_source: Literal["header", "receive"] = "header"
     rig: str | None = None
-    sync_tolerance_ms: float = 50.0
+    sync_tolerance_ms: float | None = None
     lidar_frame: str = "lidar_top"
     model_cameras: Mapping[str, str] = field(default_factory=dict)
 
@@ -229,7 +230,7 @@ def load_layout(name_or_path: str | Path) -> TopicLayout:
             top.choice("stamp_source", ("header", "receive"), "header"),
         ),
         rig=_rig_reference(name_or_path, top.text("rig", "")),
-        sync_tolerance_ms=top.number("sync_tolerance_ms", 50.0),
+        sync_tolerance_ms=(top.number("sync_tolerance_ms") if "sync_tolerance_ms" in top else None),
         lidar_frame=top.text("lidar_frame", "lidar_top"),
         model_cameras=_model_cameras(top, {camera.name for camera in cameras}),
     )
