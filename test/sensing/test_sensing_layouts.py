@@ -195,6 +195,14 @@ def test_mistakes_name_file_and_key(tmp_path, change, message):
     assert "robot.yaml" in str(error.value)
 
 
+@pytest.mark.parametrize("damage", [b"description: \xff", b"description: 2001-99-99", b"[" * 5000])
+def test_files_that_are_no_yaml_are_named(tmp_path, damage):
+    path = tmp_path / "robot.yaml"
+    path.write_bytes(damage)
+    with pytest.raises(YamlError, match=r"robot\.yaml is not YAML"):
+        load_layout(path)
+
+
 def test_an_unknown_name_lists_the_shipped_ones():
     with pytest.raises(YamlError, match=r"no topic layout 'kitti': .* autoware, clynamen"):
         load_layout("kitti")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +161,25 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "mask.npz", ray_mask2=np.ones((3, 3, 3), dtype=bool))
     with pytest.raises(DataFileError, match="mask of shape"):
         read_ray_mask(tmp_path / "mask.npz", label_format)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"no array at all",
+        b"\x93NUMPY\x01\x00\x20\x00{'descr': '|u1', 'shape': (2,   \n",
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(117)
+        + b"\n",
+    ],
+    ids=["no array", "header cut", "petabyte"],
+)
+def test_damaged_arrays_in_whole_zip_files_are_refused(tmp_path: Path, member: bytes) -> None:
+    file = tmp_path / "labels.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("semantics.npy", member)
+        archive.writestr("lidar_seg.npy", member)
+    with pytest.raises(DataFileError, match=r"labels\.npz: "):
+        read_labels(file, LABEL_FORMATS["occ3d"])
+    with pytest.raises(DataFileError, match=r"labels\.npz: "):
+        read_point_classes(file, "occ3d", LABEL_SETS["occ3d"], 10)

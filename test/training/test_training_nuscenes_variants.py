@@ -104,6 +104,14 @@ def test_rows_that_cannot_be_read_cost_their_frames(root: Path) -> None:
     assert len(index) == report.frames - lost["CAM_FRONT"] >= report.frames - 3
 
 
+def test_of_two_rows_for_one_image_the_first_is_used(root: Path) -> None:
+    edit(root, "sample_data", lambda rows: rows.append({**rows[0], "token": "again"}))
+    report = CheckReport()
+    same_frames(index_from_tables(root, VERSION, report=report), folders.town_index())
+    (problem,) = report.problems
+    assert "record again: sample_token is that of another key frame" in problem
+
+
 def test_two_samples_of_one_time_are_one_frame(root: Path) -> None:
     edit(root, "sample", lambda rows: rows[1].update(timestamp=rows[0]["timestamp"]))
     report = CheckReport()

@@ -160,7 +160,7 @@ class DatasetIndex:
             return cls(file.parent / header.root, header, tuple(frames))
         except DatasetError as error:
             raise DatasetError(f"{file}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise DatasetError(f"{file}, line {number}: {what}") from error
 

@@ -174,7 +174,10 @@ class _Frames:
             else:
                 report.problems.append(str(error))
             return
-        self._rows.setdefault((token, sensor), (row, mount))
+        first, _ = self._rows.setdefault((token, sensor), (row, mount))
+        if first is not row and report is not None:
+            why = f"is that of another key frame of {sensor} as well, which is used"
+            report.problems.append(str(row.wrong("sample_token", why)))
 
     def _row(self, token: str, sensor: str) -> tuple[Record, Record]:
         if (token, sensor) not in self._rows:

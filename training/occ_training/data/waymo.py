@@ -237,7 +237,7 @@ def image_numbers(infos: Any) -> list[int]:
     rows = infos.get("infos", ()) if isinstance(infos, Mapping) else infos
     try:
         return [int(row["image"]["image_idx"]) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"is not a Waymo info file: expected a list of infos with image.image_idx ({error})"
         ) from error
