@@ -170,6 +170,16 @@ def is_surplus(frame_set: Chosen, stamps: Stamps, periods: Mapping[str, int]) ->
     )
 
 
+def may_become_tighter(frame_set: Chosen, later: Stamps) -> bool:
+    """Whether later images in place of some of a frame set's, but not of all, make it tighter."""
+    lists = [[stamp, *later[camera]] for camera, stamp in frame_set.items()]
+    first = (0,) * len(lists)
+    last = tuple(len(own) - 1 for own in lists)
+    spread = max(frame_set.values()) - min(frame_set.values())
+    choices = _tighter_and_tighter(lists, first, last, spread)
+    return any(choice != first and 0 in choice for choice, _ in choices)
+
+
 def _lacks_image(stamps: Sequence[int], at: int, period: int) -> bool:
     """Whether a camera has no image as near to a time as its period leads to expect."""
     position = bisect_left(stamps, at)

@@ -17,7 +17,12 @@ from occ_perception.sensing.camera_timing import (
     observed_period,
     observed_tolerance,
 )
-from occ_perception.sensing.frame_set_rule import Chosen, frame_sets_of, is_surplus
+from occ_perception.sensing.frame_set_rule import (
+    Chosen,
+    frame_sets_of,
+    is_surplus,
+    may_become_tighter,
+)
 from occ_perception.sensing.time_jumps import BACKWARD_JUMP_NS, TimeJump
 
 _OBSERVED_IMAGES = 32
@@ -246,10 +251,16 @@ class FrameSetGrouper:
         """Close the complete frame sets that no expected image changes, and those before them."""
         if not all(self._stamps.values()):
             return []
-        stamps = {camera: own + self._expected(camera) for camera, own in self._stamps.items()}
+        expected = {camera: self._expected(camera) for camera in self.cameras}
+        stamps = {camera: own + expected[camera] for camera, own in self._stamps.items()}
         sets = frame_sets_of(stamps, self.reference_camera, self.tolerance_ns)
-        arrived = [k for k, chosen in enumerate(sets) if self._is_here(chosen)]
-        return self._close(sets[: arrived[-1] + 1]) if arrived else []
+        count = 0
+        for number, chosen in enumerate(sets, 1):
+            if self._is_here(chosen):
+                if may_become_tighter(chosen, expected):
+                    break
+                count = number
+        return self._close(sets[:count])
 
     def _is_here(self, chosen: Chosen) -> bool:
         return len(chosen) == len(self.cameras) and all(

@@ -232,6 +232,8 @@ def test_cameras_of_constant_rate_phase_and_lateness_give_live_what_they_give_of
     """
     if len({k // 4 for _, k in lost}) < len(lost) or (tolerance > 1000 and len(lost) > 1):
         lost = set()
+    if tolerance > 1000:  # at a deadline the images of the next trigger would fit as well
+        deadline = 10**9
     noise = iter(jitter * 10)
     stamps = {
         f"camera {c}": [
