@@ -103,7 +103,7 @@ def test_in_any_order_of_arrival_no_image_is_used_twice_and_no_frame_set_is_mixe
     again = [p for p in sent if (p[2], p[0]) in repeated]
     arrivals = [(stamp + delays[i % 60] * MS, c, stamp, k) for i, (c, stamp, k) in enumerate(sent)]
     arrivals += [(stamp + 250 * MS, c, stamp, k) for c, stamp, k in again]
-    grouper = FrameSetGrouper(CAMERAS, "CAM_FRONT")
+    grouper = FrameSetGrouper(CAMERAS, "CAM_FRONT", 50 * MS)
     frame_sets: list[FrameSet] = []
     for now, camera, stamp, k in sorted(arrivals):
         frame_sets += grouper.add(camera, stamp, k, now_ns=now)
