@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from occ_training.data.label_files import OCC3D_GRID
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_topic
 from occ_training.lidar_labels.labelling import LabelledFrame, LidarLabeller, LidarLabels
 from occ_training.lidar_labels.sweeps import WorldSweeps
@@ -29,6 +28,7 @@ from scipy import ndimage
 
 from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import open_recording
+from occ_perception.bags.occ3d import OCC3D_GRID
 from occ_perception.bags.predictions import BagPredictions
 from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.frames import OccupancyPrediction

@@ -102,8 +102,6 @@ class Activation:
             post_callback=self._on_clock_jump,
         )
         self._worker.start()
-        if self._plan.absent:
-            node.get_logger().warning(_without(self._plan.absent))
 
     def stop(self) -> None:
         """Finish the current frame, and unsubscribe."""

@@ -48,17 +48,23 @@ class DiagnosticsPublisher:
     """Publishes the statuses that ``report`` returns.
 
     Args:
-        node: owner; its name leads every status name.
+        node: owner; its name, with its namespace, leads every status name.
         hardware_id: e.g. model and device.
         report: returns the statuses; called once per second.
+        on_report: called with what was published.
     """
 
     def __init__(
-        self, node: Node, hardware_id: str, report: Callable[[], Sequence[Status]]
+        self,
+        node: Node,
+        hardware_id: str,
+        report: Callable[[], Sequence[Status]],
+        on_report: Callable[[Sequence[Status]], None],
     ) -> None:
         self._node = node
         self._hardware_id = hardware_id
         self._report = report
+        self._on_report = on_report
         self._publisher = node.create_publisher(
             DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
@@ -75,11 +81,13 @@ class DiagnosticsPublisher:
         """Publish one report now."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
-        for status in self._report():
+        name = self._node.get_fully_qualified_name().removeprefix("/")
+        statuses = self._report()
+        for status in statuses:
             message.status.append(
                 DiagnosticStatus(
                     level=status.level,
-                    name=f"{self._node.get_name()}: {status.task}",
+                    name=f"{name}: {status.task}",
                     message=status.message,
                     hardware_id=self._hardware_id,
                     values=[
@@ -89,6 +97,7 @@ class DiagnosticsPublisher:
                 )
             )
         self._publisher.publish(message)
+        self._on_report(statuses)
 
 
 class LatencyWindow:

@@ -16,7 +16,7 @@ from occ_perception.codec import MessageError
 from occ_perception.frames import CameraFrame, LidarPoints
 from occ_perception.geometry import transform_points
 from occ_perception.ros.diagnostics import Status
-from occ_perception.ros.pose_inputs import PoseInput
+from occ_perception.ros.pose_inputs import Meter
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.sensing.ego_pose import PoseUnavailable
@@ -41,7 +41,7 @@ class Sweep:
     points: NDArray[np.float64]
 
 
-class LidarInput(PoseInput):
+class LidarInput:
     """Keeps the last sweeps of a lidar and adds the nearest one to a frame.
 
     Args:
@@ -52,7 +52,7 @@ class LidarInput(PoseInput):
     """
 
     def __init__(self, node: Node, topic: str, tolerance_ns: int, reliability: str) -> None:
-        super().__init__()
+        self._meter = Meter()
         self._tolerance_ns = tolerance_ns
         self._lock = threading.Lock()
         self._sweeps: deque[Sweep] = deque(maxlen=_KEPT)
@@ -75,7 +75,7 @@ class LidarInput(PoseInput):
 
     def status(self, stale_after_s: float) -> Status:
         """The diagnostics status of the lidar."""
-        return self.report("lidar", self._subscription, stale_after_s)
+        return self._meter.report("lidar", self._subscription, stale_after_s)
 
     def reset(self) -> None:
         """Drop all sweeps, after a jump back in time."""
@@ -115,9 +115,9 @@ class LidarInput(PoseInput):
         try:
             points = positions_from_message(message)
         except (MessageError, ValueError) as error:
-            self.reject((str(error),))
+            self._meter.reject((str(error),))
             return
-        self._newest_ns = stamp_ns(message.header.stamp)
+        self._meter.newest_ns = stamp_ns(message.header.stamp)
         frame_id = message.header.frame_id.lstrip("/")
         with self._lock:
-            self._sweeps.append(Sweep(self._newest_ns, frame_id, points))
+            self._sweeps.append(Sweep(self._meter.newest_ns, frame_id, points))

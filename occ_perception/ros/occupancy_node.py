@@ -13,6 +13,7 @@ from std_srvs.srv import Trigger
 from occ_perception.errors import sentence_for
 from occ_perception.models.zoo import get_card
 from occ_perception.ros.activation import Activation
+from occ_perception.ros.console import Console
 from occ_perception.ros.diagnostics import OK, WARN, DiagnosticsPublisher, Status
 from occ_perception.ros.node_plan import lidar_topic_of, plan_node
 from occ_perception.ros.outputs import Outputs
@@ -83,8 +84,6 @@ class OccupancyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the network and advertise the outputs."""
-        for sentence in self._settings.unknown:
-            self.get_logger().warning(sentence)
         self.failure = ""
         try:
             self._configured = self._configure()
@@ -141,7 +140,8 @@ class OccupancyNode(LifecycleNode):
             outputs.close()
             raise
         label = f"{model.label} on {model.device}"
-        diagnostics = DiagnosticsPublisher(self, label, self._report)
+        console = Console(self.get_logger())
+        diagnostics = DiagnosticsPublisher(self, label, self._report, console.say)
         return _Configured(plan, lidar_topic, model, outputs, diagnostics, activation)
 
     def _release(self) -> None:

@@ -28,13 +28,13 @@ class TransformMessagesError(OccError):
     """tf is needed, but its message package is not installed."""
 
 
-class PoseInput:
-    """Base of the pose inputs: the state of a topic, and counts of refused messages."""
+class Meter:
+    """The state of one topic: counts of refused messages, the newest stamp, the rate."""
 
     def __init__(self) -> None:
         self._problem, self._problem_at = "", 0.0
         self._rejected = 0
-        self._newest_ns = 0
+        self.newest_ns = 0
         self._rate = RateMeter()
 
     def reject(self, refusals: Refusals) -> None:
@@ -43,12 +43,25 @@ class PoseInput:
             self._rejected += len(refusals)
             self._problem, self._problem_at = refusals[-1], time.monotonic()
 
-    def report(self, task: str, subscription: InputSubscription, stale_after_s: float) -> Status:
-        """The diagnostics status of one topic."""
+    def report(
+        self,
+        task: str,
+        subscription: InputSubscription,
+        stale_after_s: float,
+        never_stale: bool = False,
+    ) -> Status:
+        """The diagnostics status of one topic.
+
+        Args:
+            task: its name.
+            subscription: to the topic.
+            stale_after_s: how long a refusal is shown, and after how long a silence is an error.
+            never_stale: a silence is no error: the topic is latched.
+        """
         silent_s = subscription.silent_for_s
         if silent_s is None:
             level, text = WARN, subscription.problem or f"nothing yet on {subscription.topic}"
-        elif silent_s > stale_after_s:
+        elif silent_s > stale_after_s and not never_stale:
             level, text = ERROR, f"nothing for {silent_s:.1f} s on {subscription.topic}"
             text += f"; {subscription.problem}" if subscription.problem else ""
         elif self._problem and time.monotonic() - self._problem_at < stale_after_s:
@@ -62,12 +75,12 @@ class PoseInput:
             "received": subscription.received,
             "rejected": self._rejected,
             "last_problem": self._problem,
-            "newest_stamp_s": self._newest_ns * 1e-9,
+            "newest_stamp_s": self.newest_ns * 1e-9,
         }
         return Status(task, level, text, values)
 
 
-class OdometryInput(PoseInput):
+class OdometryInput:
     """nav_msgs/Odometry as the ego pose.
 
     Args:
@@ -80,7 +93,7 @@ class OdometryInput(PoseInput):
     def __init__(
         self, node: Node, topic: str, reliability: str, take: Callable[[int, Any], Refusals]
     ) -> None:
-        super().__init__()
+        self._meter = Meter()
         self._take_odometry = take
         self._subscription = InputSubscription(
             node,
@@ -101,17 +114,17 @@ class OdometryInput(PoseInput):
 
     def statuses(self, stale_after_s: float) -> list[Status]:
         """The diagnostics status of the ego pose."""
-        return [self.report("ego pose", self._subscription, stale_after_s)]
+        return [self._meter.report("ego pose", self._subscription, stale_after_s)]
 
     def _take(self, message: Any) -> None:
         stamp = stamp_ns(message.header.stamp)
         refusals = self._take_odometry(stamp, message)
-        self.reject(refusals)
+        self._meter.reject(refusals)
         if not refusals:
-            self._newest_ns = stamp
+            self._meter.newest_ns = stamp
 
 
-class TransformInput(PoseInput):
+class TransformInput:
     """/tf and /tf_static: camera mounts, and the ego pose if its source is tf.
 
     Args:
@@ -127,7 +140,7 @@ class TransformInput(PoseInput):
     def __init__(
         self, node: Node, topic: str, reliability: str, take: Callable[[int, Any, bool], Refusals]
     ) -> None:
-        super().__init__()
+        self._moving_meter, self._static_meter = Meter(), Meter()
         self._take_transforms = take
         types = {TF_TYPE: _tf_message_class()}
         self._moving, self._static = (
@@ -147,16 +160,24 @@ class TransformInput(PoseInput):
 
     def statuses(self, stale_after_s: float, are_the_pose: bool) -> list[Status]:
         """Statuses of the moving transforms, if they are the ego pose, and of the static ones."""
-        moving = [self.report("ego pose", self._moving, stale_after_s)] if are_the_pose else []
-        return [*moving, self.report("static transforms", self._static, float("inf"))]
+        moving = (
+            [self._moving_meter.report("ego pose", self._moving, stale_after_s)]
+            if are_the_pose
+            else []
+        )
+        still = self._static_meter.report(
+            "static transforms", self._static, stale_after_s, never_stale=True
+        )
+        return [*moving, still]
 
     def _take_moving(self, message: Any) -> None:
         newest = max((stamp_ns(item.header.stamp) for item in message.transforms), default=0)
-        self._newest_ns = max(self._newest_ns, newest)
-        self.reject(self._take_transforms(newest, message, False))
+        meter = self._moving_meter
+        meter.newest_ns = max(meter.newest_ns, newest)
+        meter.reject(self._take_transforms(newest, message, False))
 
     def _take_static(self, message: Any) -> None:
-        self.reject(self._take_transforms(0, message, True))
+        self._static_meter.reject(self._take_transforms(0, message, True))
 
 
 def _tf_message_class() -> type[Any]:

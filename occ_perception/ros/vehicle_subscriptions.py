@@ -63,7 +63,6 @@ class VehicleSubscriptions:
         )
         self.poses = SharedPoses(self._vehicle, self._changed, node.get_clock().now)
         self.time_line = TimeLine()
-        self._doubts_said: set[str] = set()
 
     def listen(
         self,
@@ -157,9 +156,6 @@ class VehicleSubscriptions:
         for source in (*self._cameras.values(), self._odometry, self._transforms):
             if source is not None:
                 source.poll()
-        for doubt in set(self.doubts()) - self._doubts_said:
-            self._doubts_said.add(doubt)
-            self._node.get_logger().warning(doubt)
 
     def close(self) -> None:
         """Unsubscribe from everything."""

@@ -63,6 +63,7 @@ class Worker:
         self._failures: Counter[str] = Counter()
         self._last_failure = ""
         self._last: OccupancyPrediction | None = None
+        self._overwritten_reported = 0
         self._breaks = 0
         self._last_break = ""
         self._frames = 0
@@ -166,10 +167,18 @@ class Worker:
     def status(self) -> Status:
         """The diagnostics status of the worker."""
         last = self._last
+        overwritten = self._mailbox.overwritten - self._overwritten_reported
+        self._overwritten_reported = self._mailbox.overwritten
         if self._last_failure:
             level, text = ERROR, f"last frame set dropped: {self._last_failure}"
         elif last is None:
             level, text = WARN, "no frame set processed yet"
+        elif overwritten:
+            level = WARN
+            text = (
+                f"the network is slower than the cameras: {overwritten} frame sets overwritten "
+                "since last report"
+            )
         else:
             level, text = OK, "predicting"
         values: dict[str, Any] = {

@@ -12,7 +12,6 @@ pytest.importorskip("occ_perception.ros.vehicle_subscriptions", exc_type=ImportE
 
 import rclpy
 from car import CAMERAS, ros_time, small_rig, spin_until
-from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
@@ -54,8 +53,6 @@ def test_a_clock_and_a_mount_that_can_hardly_be_true_are_named(node: Node, tmp_p
         on_calibration=lambda: None,
         on_time_jump=pytest.fail,
     )
-    said: list[str] = []
-    node.create_subscription(Log, "/rosout", lambda log: said.append(log.msg), 20)
     publishers = {
         name: node.create_publisher(CompressedImage, f"~/input/{name.lower()}/image", 10)
         for name in CAMERAS
@@ -80,8 +77,3 @@ def test_a_clock_and_a_mount_that_can_hardly_be_true_are_named(node: Node, tmp_p
 
     (doubt,) = vehicle.doubts()
     assert doubt.startswith("camera CAM_FRONT: it is mounted")
-    spin_until(node, lambda: doubt in said, 20, "the doubt is logged")
-    for _ in range(3):
-        vehicle.poll()
-    rclpy.spin_once(node, timeout_sec=0.2)
-    assert said.count(doubt) == 1

@@ -37,7 +37,7 @@ def samples_in(
         card: model to train.
         out: folder of the run.
     """
-    is_first = rank_zero_only.rank == 0  # the others are started by it, and follow it
+    is_first = not getattr(rank_zero_only, "rank", 0)  # it starts the others, which follow it
     if finished_checkpoints(out / CHECKPOINTS) or not is_first:
         return stored_steps(out) * recipe.batch
     seconds = seconds_per_sample(recipe, dataset, card)

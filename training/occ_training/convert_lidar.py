@@ -9,6 +9,7 @@ from pathlib import Path
 
 from occ_perception.bags.discovery import topic_of_points
 from occ_perception.bags.drive import RecordedDrive
+from occ_perception.bags.occ3d import OCC3D_GRID
 from occ_perception.bags.recording import BagError, Recording
 from occ_perception.bags.stamp_join import nearest_stamp
 from occ_perception.geometry import invert_transform, transform_points
@@ -21,7 +22,7 @@ from occ_training.convert_labels import (
     WrittenLabels,
     write_labels,
 )
-from occ_training.data.label_files import OCC3D_GRID, DataFileError
+from occ_training.data.label_files import DataFileError
 from occ_training.data.records import LabelFormat, LidarRecord
 from occ_training.lidar_labels.boxes import BoxTracks, box_topic, read_box_file, read_box_topic
 from occ_training.lidar_labels.labelling import LidarLabeller

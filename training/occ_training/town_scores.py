@@ -56,7 +56,8 @@ def score_by_distance(
             saves them.
     """
     fixed = {"prior": prior(training), "plane": plane()}
-    rings = [slice(None), *(_ring(OCC3D_GRID, *ring) for ring in RINGS_M)]
+    everywhere = np.ones(OCC3D_GRID.dims[:2], bool)
+    rings = [everywhere, *(_ring(OCC3D_GRID, *ring) for ring in RINGS_M)]
     metrics = {
         name: [VoxelIoU(_CLASSES) for _ in rings] for name in (*predictions, *fixed, "oracle")
     }
@@ -67,8 +68,7 @@ def score_by_distance(
         guesses |= {**fixed, "oracle": oracle(index, frame)}
         for name, guess in guesses.items():
             for ring, metric in zip(rings, metrics[name], strict=True):
-                seen = np.zeros_like(truth.camera_mask_XYZ)
-                seen[ring] = truth.camera_mask_XYZ[ring]
+                seen = truth.camera_mask_XYZ & ring[..., None]
                 metric.update(guess[None], truth.semantics_XYZ[None], seen[None])
     scores = {name: [metric.compute() for metric in rows] for name, rows in metrics.items()}
     return {
@@ -96,8 +96,8 @@ def prior(index: DatasetIndex) -> Labels:
     for frame in index.frames[:: max(1, len(index.frames) // _PRIOR_FRAMES)]:
         truth = labels_of_frame(index, frame)
         assert truth.camera_mask_XYZ is not None
-        places = np.nonzero(truth.camera_mask_XYZ)
-        np.add.at(counts_KXYZ, (truth.semantics_XYZ[places], *places), 1)
+        for class_id in range(_CLASSES.num_classes):
+            counts_KXYZ[class_id] += truth.camera_mask_XYZ & (truth.semantics_XYZ == class_id)
     majority: Labels = counts_KXYZ.argmax(axis=0).astype(np.uint8)
     majority[counts_KXYZ.sum(axis=0) == 0] = _FREE
     return majority
