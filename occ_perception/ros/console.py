@@ -45,10 +45,10 @@ class Console:
                 continue
             self._said[status.task] = (kind, now)
             changed.setdefault(status.level, []).append(f"{status.task}: {status.message}")
-        for level, say in (
-            (ERROR, self._logger.error),
-            (WARN, self._logger.warning),
-            (OK, self._logger.info),
-        ):
-            if changed[level]:
-                say("; ".join(changed[level]))
+        # One call each: rclpy ties the severity to the line that logs.
+        if changed[ERROR]:
+            self._logger.error("; ".join(changed[ERROR]))
+        if changed[WARN]:
+            self._logger.warning("; ".join(changed[WARN]))
+        if changed[OK]:
+            self._logger.info("; ".join(changed[OK]))
