@@ -159,16 +159,25 @@ class TransformInput:
         self._static.close()
 
     def statuses(self, stale_after_s: float, are_the_pose: bool) -> list[Status]:
-        """Statuses of the moving transforms, if they are the ego pose, and of the static ones."""
-        moving = (
-            [self._moving_meter.report("ego pose", self._moving, stale_after_s)]
-            if are_the_pose
-            else []
+        """Statuses of moving transforms, which may be the ego pose, and of static ones.
+
+        Moving ones that are not the ego pose need not exist.
+        """
+        statuses = []
+        if are_the_pose:
+            statuses.append(self._moving_meter.report("ego pose", self._moving, stale_after_s))
+        elif self._moving.received:
+            statuses.append(
+                self._moving_meter.report(
+                    "moving transforms", self._moving, stale_after_s, never_stale=True
+                )
+            )
+        statuses.append(
+            self._static_meter.report(
+                "static transforms", self._static, stale_after_s, never_stale=True
+            )
         )
-        still = self._static_meter.report(
-            "static transforms", self._static, stale_after_s, never_stale=True
-        )
-        return [*moving, still]
+        return statuses
 
     def _take_moving(self, message: Any) -> None:
         newest = max((stamp_ns(item.header.stamp) for item in message.transforms), default=0)

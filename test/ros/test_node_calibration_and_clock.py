@@ -239,7 +239,7 @@ def test_bad_transforms_are_refused_and_the_others_of_their_message_used(
         stamped.header.frame_id, stamped.header.stamp = "base_link", ros_time(stamp)
     strange[0].transform.rotation.w = 0.0
     simulated.send_mounts(simulated.tf, higher_m=0.06, others=strange)
-    refused = listener.wait_for_status("static transforms", "transform base_link -> wheel: quat")
+    refused = listener.wait_for_status("moving transforms", "transform base_link -> wheel: quat")
     assert refused.level == ERROR
     message = listener.wait_for_grid(simulated.frame_set())
     assert message.history_break == "camera calibration changed", "the mounts behind it count"
