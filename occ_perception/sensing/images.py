@@ -124,14 +124,19 @@ _GREY = _convert_with(cv2.COLOR_GRAY2RGB)
 _UYVY = _PixelFormat(2, 1, _convert_with(cv2.COLOR_YUV2RGB_UYVY))
 _YUY2 = _PixelFormat(2, 1, _convert_with(cv2.COLOR_YUV2RGB_YUY2))
 
+# Channels and conversion; with 8 or 16 bits per channel.
+_COLOURS: dict[str, tuple[int, Callable[[NDArray[Any]], RgbImage]]] = {
+    "rgb": (3, np.copy),
+    "bgr": (3, _convert_with(cv2.COLOR_BGR2RGB)),
+    "rgba": (4, _convert_with(cv2.COLOR_RGBA2RGB)),
+    "bgra": (4, _convert_with(cv2.COLOR_BGRA2RGB)),
+    "mono": (1, _GREY),
+}
+
 _PIXEL_FORMATS: dict[str, _PixelFormat] = {
-    "rgb8": _PixelFormat(3, 1, np.copy),
-    "bgr8": _PixelFormat(3, 1, _convert_with(cv2.COLOR_BGR2RGB)),
-    "rgba8": _PixelFormat(4, 1, _convert_with(cv2.COLOR_RGBA2RGB)),
-    "bgra8": _PixelFormat(4, 1, _convert_with(cv2.COLOR_BGRA2RGB)),
-    "mono8": _PixelFormat(1, 1, _GREY),
+    **{f"{name}8": _PixelFormat(count, 1, to_rgb) for name, (count, to_rgb) in _COLOURS.items()},
+    **{f"{name}16": _PixelFormat(count, 2, to_rgb) for name, (count, to_rgb) in _COLOURS.items()},
     "8uc1": _PixelFormat(1, 1, _GREY),
-    "mono16": _PixelFormat(1, 2, _GREY),
     "uyvy": _UYVY,
     "yuv422": _UYVY,
     "yuv422_yuy2": _YUY2,

@@ -274,6 +274,17 @@ def test_colour_encodings(encoding, channels, pad):
     np.testing.assert_array_equal(decode_image(image), scene())
 
 
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize(("encoding", "channels"), [
+    ("rgb16", [0, 1, 2]), ("bgr16", [2, 1, 0]), ("rgba16", [0, 1, 2, 0]),
+    ("bgra16", [2, 1, 0, 0]),
+])  # fmt: skip
+def test_colours_of_16_bits_in_both_byte_orders(encoding, channels, order):
+    samples = (scene()[..., channels].astype(np.uint16) * 257).astype(order)
+    image = raw(encoding, samples, 80, 48, pad=5, is_bigendian=order == ">u2")
+    np.testing.assert_array_equal(decode_image(image), scene())
+
+
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
 def test_grey_encodings(encoding):
     grey = scene()[..., 0].copy()
