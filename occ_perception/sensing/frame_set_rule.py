@@ -172,7 +172,7 @@ def is_surplus(frame_set: Chosen, stamps: Stamps, periods: Mapping[str, int]) ->
 
 def may_become_tighter(frame_set: Chosen, later: Stamps) -> bool:
     """Whether later images in place of some of a frame set's, but not of all, make it tighter."""
-    lists = [[stamp, *later[camera]] for camera, stamp in frame_set.items()]
+    lists: list[Sequence[int]] = [[stamp, *later[camera]] for camera, stamp in frame_set.items()]
     first = (0,) * len(lists)
     last = tuple(len(own) - 1 for own in lists)
     spread = max(frame_set.values()) - min(frame_set.values())

@@ -126,7 +126,7 @@ _YUY2 = _PixelFormat(2, 1, _convert_with(cv2.COLOR_YUV2RGB_YUY2))
 
 # Channels and conversion; with 8 or 16 bits per channel.
 _COLOURS: dict[str, tuple[int, Callable[[NDArray[Any]], RgbImage]]] = {
-    "rgb": (3, lambda pixels: np.array(pixels, np.uint8)),
+    "rgb": (3, np.copy),
     "bgr": (3, _convert_with(cv2.COLOR_BGR2RGB)),
     "rgba": (4, _convert_with(cv2.COLOR_RGBA2RGB)),
     "bgra": (4, _convert_with(cv2.COLOR_BGRA2RGB)),
