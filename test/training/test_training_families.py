@@ -71,7 +71,7 @@ def step_of(net: torch.nn.Module, card: ModelCard, name: str, grid: tuple[int, i
     training.on_train_start()
     for frame in range(2):
         batch = batch_of(card, grid, frame)
-        losses = training.losses(batch, training._forward(batch))
+        losses = training.losses(batch, training(batch))
     return training, losses
 
 
