@@ -61,6 +61,7 @@ def test_a_failed_save_keeps_the_earlier_index(tmp_path: Path) -> None:
         (1, ('"version":1', '"version":9'), "format version 9"),
         (1, ('"classes":"occ3d"', '"classes":"occ5d"'), "occ5d"),
         (2, ('"K":', '"C":'), "line 2: field 'K' is missing"),
+        (2, ('"size":[', '"size":[1],"was":['), r"line 2: size \[1\] is not \[width, height\]"),
         (3, ("{", "["), "line 3"),
         (3, ('"token":"a1"', '"token":"a0"'), "a0.*two frames"),
         (3, ('"token":"a1"', '"token":["a1"]'), r"line 3: token is \['a1'\], expected a text"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -27,7 +26,7 @@ from occ_training.data.dataset import OccupancyDataset
 from occ_training.data.sample import collate
 from occ_training.evaluate import EvaluationTask, evaluate, evaluation_options, frame_truth
 from occ_training.recipes import RECIPES
-from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, stored_recipe
+from occ_training.run_folder import CHECKPOINTS, RECIPE_FILE, VALIDATION, stored_recipe
 from occ_training.town import TownData, town_dataset
 from occ_training.town_scores import as_table, score_by_distance
 
@@ -127,21 +126,30 @@ def pack(
 
 
 def learning_curve(run: Path) -> list[dict[str, float]]:
-    """Step, CPU hours (on a GPU: none) and the validation scores of every evaluation in a run."""
-    rows: list[dict[str, float]] = []
-    hours = math.nan
-    with (run / "logs" / "csv" / "metrics.csv").open(newline="") as stream:
-        for row in csv.DictReader(stream):
-            hours = float(row.get("cpu_hours") or hours)
-            scores = {
-                name.removeprefix("val/camera_mask/"): float(value)
-                for name, value in row.items()
-                if name.startswith("val/camera_mask/") and value
-            }
-            if scores:
-                time = {} if math.isnan(hours) else {"cpu_hours": round(hours, 3)}
-                rows.append({"step": int(row["step"]) + 1, **time, **scores})
+    """Step, CPU hours (of a run on a CPU, to the last line of its log) and means of the scores
+    under the camera mask at every evaluation in a run.
+    """
+    hours = _cpu_hours(run)
+    rows = []
+    for file in sorted((run / VALIDATION).glob("step_*.json")):
+        step = int(file.stem.removeprefix("step_"))
+        means = json.loads(file.read_text())["parts"]["camera_mask"]["scores"]
+        before = [h for logged, h in hours if logged <= step]
+        rows.append({"step": step, **({"cpu_hours": before[-1]} if before else {}), **means})
     return rows
+
+
+def _cpu_hours(run: Path) -> list[tuple[int, float]]:
+    """(steps done, CPU hours) of the lines of the log that have them."""
+    log = run / "logs" / "csv" / "metrics.csv"
+    if not log.is_file():  # a run shorter than the first line
+        return []
+    with log.open(newline="") as stream:
+        return [
+            (int(row["step"]) + 1, round(float(row["cpu_hours"]), 4))
+            for row in csv.DictReader(stream)
+            if row.get("cpu_hours")
+        ]
 
 
 def _fitted_bias(

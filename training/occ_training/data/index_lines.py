@@ -137,6 +137,14 @@ def frame_to_json(frame: FrameRecord) -> dict[str, Any]:
     }
 
 
+def _size(camera: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of a camera's images."""
+    size = camera["size"]
+    if not isinstance(size, list) or len(size) != 2:
+        raise ValueError(f"size {size!r} is not [width, height]")
+    return int(size[0]), int(size[1])
+
+
 def frame_from_json(value: dict[str, Any], shared: dict[bytes, Float64]) -> FrameRecord:
     """Inverse of :func:`frame_to_json`.
 
@@ -152,8 +160,8 @@ def frame_from_json(value: dict[str, Any], shared: dict[bytes, Float64]) -> Fram
             image=_text(camera, "image"),
             stamp_ns=int(camera["stamp_ns"]),
             K=_matrix(camera["K"], 3, shared),
-            width=int(camera["size"][0]),
-            height=int(camera["size"][1]),
+            width=_size(camera)[0],
+            height=_size(camera)[1],
             ego_T_cam=_matrix(camera["ego_T_cam"], 4, shared),
             world_T_ego=_matrix(camera["world_T_ego"], 4, shared),
         )
