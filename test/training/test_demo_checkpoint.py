@@ -59,7 +59,7 @@ def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_recipe_overfits_two_frames(tmp_path, capsys) -> None:
     card = small_town_card()
-    recipe = RECIPES["alocc_town"]().lasting(300 * 4)
+    recipe = RECIPES["alocc_town"]().lasting(300 * 2)
     recipe = replace(recipe, town=None, batch=1, image=None, bev=None, gate=None)
     index = town_index(drives=1, frames=2)
     scores = []
