@@ -11,7 +11,6 @@ from occ_perception.demo.setting import Played, Setting, counted
 from occ_perception.errors import needed_for
 from occ_perception.models.card import ModelCard
 from occ_perception.models.zoo import get_card
-from occ_perception.runtime.weight_files import find_weights
 from occ_perception.synthetic.production import Production, write_drive
 from occ_perception.synthetic.seeds import DEMO_DRIVE, DEMO_TOWN
 from occ_perception.synthetic.sensors import SensorOptions, frame_times
@@ -24,16 +23,15 @@ def choose_network(model: str, on_town: bool) -> ModelCard:
     """The card of the network to show.
 
     Args:
-        model: name of the network. "" = the town model if the drive is a town drive and its
-            weights are on this machine, a small network otherwise.
+        model: name of the network. "" = the town model if the drive is a town drive, which it is
+            made for and which a CPU runs fast, a small network otherwise.
         on_town: whether the drive is a town drive.
 
     Raises:
         ModelError: there is no such model.
     """
     if not model:
-        has_weights = find_weights(get_card(TOWN_MODEL)) is not None
-        model = TOWN_MODEL if on_town and has_weights else ANY_MODEL
+        model = TOWN_MODEL if on_town else ANY_MODEL
     return get_card(model)
 
 

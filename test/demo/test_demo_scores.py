@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import OCC3D_GRID, MetricsError
 from occ_perception.models.card import ModelError
-from occ_perception.models.zoo import MODELS
 
 pytestmark = pytest.mark.ros
 
@@ -83,13 +81,7 @@ def test_a_class_that_the_ground_truth_lacks_is_refused() -> None:
     assert Scoring().result() is None
 
 
-def test_the_town_model_is_shown_if_its_weights_exist(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = tmp_path / "alocc_town.safetensors"
-    monkeypatch.setitem(MODELS, "alocc_town", replace(MODELS["alocc_town"], packaged=weights))
-    assert choose_network("", on_town=True).name == "alocc_2d_mini"
-    weights.touch()
+def test_the_town_model_is_shown_on_town_drives() -> None:
     assert choose_network("", on_town=True).name == "alocc_town"
     assert choose_network("", on_town=False).name == "alocc_2d_mini"
     assert choose_network("alocc_3d", on_town=True).name == "alocc_3d"
