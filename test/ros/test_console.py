@@ -64,10 +64,10 @@ def test_one_report_is_one_line_per_level_the_worst_first(capfd) -> None:
 
 def test_a_task_that_flaps_is_said_with_the_state_that_it_has_when_its_turn_comes(capfd) -> None:
     lines = Lines(capfd)
-    console = Console(lines.logger, quiet_s=0.3)
+    console = Console(lines.logger, quiet_s=3.0)
     for number in range(9):
         console.say([camera(ERROR if number % 2 else WARN, "late" if number % 2 else "missing")])
     assert lines.new() == [("WARN", "camera CAM_BACK: missing")]
-    time.sleep(0.35)
+    time.sleep(3.1)
     console.say([camera(ERROR, "late")])
     assert lines.new() == [("ERROR", "camera CAM_BACK: late")]
