@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from occ_training.town_scores import most_frequent, plane
 from town import write_results
 
 from occ_perception.geometry import transform_points
@@ -46,25 +47,6 @@ def samples(first_town: int, towns: int, frames: int) -> Iterator[Sample]:
             yield drive, scene, voxelise(scene)[0], camera_mask(scene, synthetic_rig(), threads=1)
 
 
-def prior(training: Iterator[Sample]) -> Labels:
-    """Every voxel's most frequent class where cameras see it; free if they never do."""
-    counts = np.zeros((CLASSES.num_classes, *OCC3D_GRID.dims), np.int32)
-    for _, _, labels, seen in training:
-        for class_id in range(CLASSES.num_classes):
-            counts[class_id] += seen & (labels == class_id)
-    majority: Labels = counts.argmax(axis=0).astype(np.uint8)
-    majority[counts.sum(axis=0) == 0] = FREE
-    return majority
-
-
-def plane() -> Labels:
-    """A road in the voxels that hold the height of the ego origin."""
-    labels = np.full(OCC3D_GRID.dims, FREE, np.uint8)
-    level = OCC3D_GRID.indices(np.zeros((1, 3)))[0, 2]
-    labels[:, :, level] = CLASSES.class_names.index("driveable_surface")
-    return labels
-
-
 def oracle(drive: Drive, scene: Scene, size: tuple[int, int]) -> Labels:
     """Every voxel's most frequent class among the pixels whose surface lies in it, else free."""
     votes = np.zeros((*OCC3D_GRID.dims, CLASSES.num_classes), np.int32)
@@ -83,7 +65,10 @@ def oracle(drive: Drive, scene: Scene, size: tuple[int, int]) -> Labels:
 
 def baselines(train_towns: int, test_towns: int, frames: int) -> dict[str, dict[str, float]]:
     """mIoU and geometry IoU in per cent by baseline."""
-    fixed = {"prior": prior(samples(FIRST_TRAIN_TOWN, train_towns, frames)), "plane": plane()}
+    training = (
+        (labels, seen) for _, _, labels, seen in samples(FIRST_TRAIN_TOWN, train_towns, frames)
+    )
+    fixed = {"prior": most_frequent(training), "plane": plane()}
     oracles = {f"oracle {width}x{height}": (width, height) for width, height in ORACLE_SIZES}
     scores = {name: VoxelIoU(CLASSES) for name in (*fixed, *oracles)}
     for drive, scene, labels, seen in samples(FIRST_TEST_TOWN, test_towns, frames):

@@ -63,12 +63,9 @@ def stored_recipe(out: Path, recipes: Mapping[str, Callable[[], TrainingRecipe]]
     Raises:
         RunError: there is none.
     """
-    file = out / RECIPE_FILE
-    if not file.is_file():
-        raise RunError(f"{out} holds no run: it has no {RECIPE_FILE}; `occ-train fit` starts one")
-    stored = json.loads(file.read_text())
+    stored = _stored(out)
     recipe = recipes[stored["name"]]()
-    return changed(recipe, differences(plain_values(recipe), stored), str(file))
+    return changed(recipe, differences(plain_values(recipe), stored), str(out / RECIPE_FILE))
 
 
 def stored_steps(out: Path) -> int:
@@ -77,10 +74,15 @@ def stored_steps(out: Path) -> int:
     Raises:
         RunError: there is none.
     """
+    return int(_stored(out)["steps"])
+
+
+def _stored(out: Path) -> dict[str, Any]:
     file = out / RECIPE_FILE
     if not file.is_file():
         raise RunError(f"{out} holds no run: it has no {RECIPE_FILE}; `occ-train fit` starts one")
-    return int(json.loads(file.read_text())["steps"])
+    stored: dict[str, Any] = json.loads(file.read_text())
+    return stored
 
 
 def _flat(values: dict[str, Any], lead: str = "") -> dict[str, Any]:

@@ -91,13 +91,25 @@ def as_table(scores: Mapping[str, RingScores]) -> Iterable[str]:
 
 
 def prior(index: DatasetIndex) -> Labels:
-    """Every voxel's most frequent class where cameras see it; free where they never do."""
+    """The most frequent class of every voxel in some frames of a data set."""
+    frames = index.frames[:: max(1, len(index.frames) // _PRIOR_FRAMES)]
+    return most_frequent(
+        (truth.semantics_XYZ, truth.camera_mask_XYZ)
+        for truth in (labels_of_frame(index, frame) for frame in frames)
+        if truth.camera_mask_XYZ is not None
+    )
+
+
+def most_frequent(samples: Iterable[tuple[Labels, NDArray[np.bool_]]]) -> Labels:
+    """Every voxel's most frequent class where cameras see it; free where they never do.
+
+    Args:
+        samples: labels and camera mask (X, Y, Z) of each frame.
+    """
     counts_KXYZ = np.zeros((_CLASSES.num_classes, *OCC3D_GRID.dims), np.int32)
-    for frame in index.frames[:: max(1, len(index.frames) // _PRIOR_FRAMES)]:
-        truth = labels_of_frame(index, frame)
-        assert truth.camera_mask_XYZ is not None
+    for labels, seen in samples:
         for class_id in range(_CLASSES.num_classes):
-            counts_KXYZ[class_id] += truth.camera_mask_XYZ & (truth.semantics_XYZ == class_id)
+            counts_KXYZ[class_id] += seen & (labels == class_id)
     majority: Labels = counts_KXYZ.argmax(axis=0).astype(np.uint8)
     majority[counts_KXYZ.sum(axis=0) == 0] = _FREE
     return majority
