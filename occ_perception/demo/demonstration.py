@@ -92,7 +92,7 @@ def demonstrate(setting: Setting, over_dds: bool) -> bool:
     played = _played(setting, over_dds)
     filmed = None
     if played.recorded is not None:
-        filmed = film_and_score(setting, played.recorded, played.grids)
+        filmed = film_and_score(setting, played.recorded, played.grids, played.rate_hz)
     print_report(played, filmed)
     page = write_page(setting, played, filmed)
     if filmed is not None:

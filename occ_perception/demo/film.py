@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.playback import Playback, PlaybackFrame
-from occ_perception.bags.predictions import BagPredictions
 from occ_perception.demo.scores import Scores, Scoring
 from occ_perception.demo.setting import Setting, counted
 from occ_perception.errors import OccError
@@ -44,17 +42,18 @@ class Filmed:
     model: str
 
 
-def film_and_score(setting: Setting, recorded: Path, grids: int) -> Filmed:
+def film_and_score(setting: Setting, recorded: Path, grids: int, rate_hz: float) -> Filmed:
     """Film the recorded outputs beside the images and ground truth of the bag, and score them.
 
     Args:
         setting: settings of the demonstration.
         recorded: bag with the outputs.
         grids: number of grids in it, at least one.
+        rate_hz: images per second of the film; 0 if the bag's rate is unknown.
     """
     scoring, note = Scoring(), ""
     path = setting.out / "film.mp4"
-    film = Film(path, min(_rate_hz(recorded), _HIGHEST_RATE) or _USUAL_RATE)
+    film = Film(path, min(rate_hz, _HIGHEST_RATE) or _USUAL_RATE)
     still, moment = None, None
     layout = setting.layout or None
     with (
@@ -87,15 +86,6 @@ def film_and_score(setting: Setting, recorded: Path, grids: int) -> Filmed:
         note="" if scores else note,
         model=moment.prediction.model,
     )
-
-
-def _rate_hz(recorded: Path) -> float:
-    """Grids per second of the bag's time; 0 if that is unknown."""
-    with closing(BagPredictions(recorded)) as outputs:
-        stamps = [output.stamp_ns for output in outputs]
-    if len(stamps) < 2 or stamps[-1] <= stamps[0]:
-        return 0.0
-    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
 def _scored(frame: PlaybackFrame, scoring: Scoring) -> Comparison:

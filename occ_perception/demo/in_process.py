@@ -22,6 +22,7 @@ def play_in_process(setting: Setting) -> Played:
     recorded = setting.out / "recorded"
     if recorded.exists():
         shutil.rmtree(recorded)
+    stamps_ns: list[int] = []
     latencies_ms: list[float] = []
     with ExitStack() as context:
         drive = context.enter_context(
@@ -42,14 +43,14 @@ def play_in_process(setting: Setting) -> Played:
         for frame in drive:
             prediction = stream.step(frame)
             bag.write_occupancy(prediction)
+            stamps_ns.append(prediction.stamp_ns)
             latencies_ms.append(prediction.timings_ms["total"])
             bar.at(len(latencies_ms))
         skipped = [str(problem) for problem in drive.problems]
-    grids = len(latencies_ms)
     return Played(
-        recorded=recorded if grids else None,
-        grids=grids,
-        frame_sets=grids + len(skipped),
+        recorded=recorded if stamps_ns else None,
+        stamps_ns=stamps_ns,
+        frame_sets=len(stamps_ns) + len(skipped),
         without_output=skipped,
         latencies_ms=latencies_ms[1:] or latencies_ms,
         latency_is="decoded images of a frame set -> its grid, after the first one",

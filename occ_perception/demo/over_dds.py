@@ -117,7 +117,7 @@ def play_through_node(setting: Setting) -> Played:
         without_output = frame_sets[len(recorder.grids) :]
     return Played(
         recorded=_write_recording(recorder, setting.out / "recorded"),
-        grids=len(recorder.grids),
+        stamps_ns=sorted(recorder.grids),
         frame_sets=len(frame_sets),
         without_output=[_in_words(frame_set) for frame_set in without_output],
         latencies_ms=recorder.latencies_ms(),

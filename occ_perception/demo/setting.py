@@ -63,7 +63,7 @@ class Played:
 
     Attributes:
         recorded: bag with the outputs; None if there were none.
-        grids: number of grids.
+        stamps_ns: of the grids, ascending.
         frame_sets: number of frame sets of the bag.
         without_output: the frame sets without an output, in words.
         latencies_ms: per grid, as ``latency_is`` says.
@@ -73,13 +73,26 @@ class Played:
     """
 
     recorded: Path | None
-    grids: int
+    stamps_ns: list[int]
     frame_sets: int
     without_output: list[str]
     latencies_ms: list[float]
     latency_is: str
     drops: dict[str, str]
     how: str
+
+    @property
+    def grids(self) -> int:
+        """Number of grids."""
+        return len(self.stamps_ns)
+
+    @property
+    def rate_hz(self) -> float:
+        """Grids per second of the bag's time; 0 if that is unknown."""
+        stamps = self.stamps_ns
+        if len(stamps) < 2 or stamps[-1] <= stamps[0]:
+            return 0.0
+        return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
 @dataclass(frozen=True)
