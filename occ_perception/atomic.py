@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -89,7 +89,8 @@ def refuse_existing(path: str | Path) -> None:
 def _hidden_folder(target: Path, alone: bool) -> Iterator[Path]:
     """An empty folder beside the target for this call only, deleted when the context ends."""
     usual = target.with_name(f".{target.name[:_SHOWN]}{_SUFFIX}")
-    usual.mkdir(exist_ok=True)
+    with suppress(FileExistsError):  # `exist_ok` fails if its owner removes it in that moment
+        usual.mkdir()
     lock = _locked(usual)
     if lock is None and alone:
         raise OutputError(

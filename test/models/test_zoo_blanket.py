@@ -1,7 +1,8 @@
 """The whole zoo at reduced size through the stream: every model of MODELS, none left out.
 
 Models that become the same network when images and grid are small share it, so that its weights
-are drawn once; every further card runs one frame.
+are drawn once; every further card runs one frame. Networks whose every part, label set and backbone
+is also in one before them are slow tests.
 """
 
 from __future__ import annotations
@@ -42,6 +43,20 @@ def networks() -> list[list[ModelCard]]:
     return groups
 
 
+def as_parameters(groups: list[list[ModelCard]]) -> list[Any]:
+    """A parameter per group, marked slow if the groups before it have all that it consists of."""
+    seen: set[object] = set()
+    parameters = []
+    for group in groups:
+        card, config = group[0], group[0].config
+        parts = [getattr(config, name, None) for name in ("lift", "temporal", "head")]
+        consists_of = {type(config), *map(type, parts), card.label_set, card.backbone}
+        marks = pytest.mark.slow if consists_of <= seen else ()
+        parameters.append(pytest.param(group, id=card.name, marks=marks))
+        seen |= consists_of
+    return parameters
+
+
 @dataclass
 class Run:
     """What a network did on three frames, and what it did afterwards.
@@ -74,7 +89,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=networks(), ids=lambda group: group[0].name)
+@pytest.fixture(scope="module", params=as_parameters(networks()))
 def run(request) -> Run:
     card, *others = request.param
     net = card.build()

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,11 +89,8 @@ def test_where_nothing_was_written_nothing_appears(tmp_path: Path) -> None:
 def test_long_names_and_many_writers_at_once(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 251 + ".txt")
     contents = [str(n) * 100_000 for n in range(8)]
-    threads = [threading.Thread(target=write_whole, args=(path, text)) for text in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(contents)) as threads:
+        list(threads.map(write_whole, [path] * 400, contents * 50))  # raises what a thread raised
     assert path.read_text() in contents and names(tmp_path) == [path.name]
 
 
