@@ -108,7 +108,7 @@ def sentence_for(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         missing = _how_to_install(error)
         return None if missing is None else f"this needs {missing}"
-    return _OUT_OF_MEMORY if _is_out_of_memory(error) else None
+    return _OUT_OF_MEMORY if is_out_of_memory(error) else None
 
 
 def reason_of(error: OSError) -> str:
@@ -124,17 +124,8 @@ def git_lfs_advice(beginning: bytes) -> str:
     return "it is a Git LFS pointer in place of the file; run `git lfs pull` in its repository"
 
 
-def _how_to_install(error: ImportError, extra: str = "") -> str | None:
-    package = (error.name or "").partition(".")[0]
-    if package not in _INSTALLED_BY:
-        return None
-    is_absent = isinstance(error, ModuleNotFoundError)
-    problem = "is not installed" if is_absent else f"cannot be imported ({error})"
-    remedy = f"pip install 'occ_perception[{extra}]'" if extra else _INSTALLED_BY[package]
-    return f"{package}, which {problem}; {remedy}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: that of the process, or that of a device of torch."""
     if isinstance(error, MemoryError):
         return True
     torch = sys.modules.get("torch")  # if it raised the error, it is imported
@@ -143,3 +134,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
         # The CPU allocator has no class of its own.
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
     )
+
+
+def _how_to_install(error: ImportError, extra: str = "") -> str | None:
+    package = (error.name or "").partition(".")[0]
+    if package not in _INSTALLED_BY:
+        return None
+    is_absent = isinstance(error, ModuleNotFoundError)
+    problem = "is not installed" if is_absent else f"cannot be imported ({error})"
+    remedy = f"pip install 'occ_perception[{extra}]'" if extra else _INSTALLED_BY[package]
+    return f"{package}, which {problem}; {remedy}"

@@ -301,6 +301,15 @@ class NodeParameters:
         maximum=60.0,
         live=True,
     )
+    stalled_after_s: float = _parameter(
+        "stalled_after_s",
+        10.0,
+        "Time after which the diagnostics report a frame set that the network has not finished as "
+        "a stall of the device.",
+        minimum=0.1,
+        maximum=3600.0,
+        live=True,
+    )
 
     def __post_init__(self) -> None:
         parse_assignments("image_topics", self.image_topics)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import traceback
 from collections import Counter
 from typing import Any
 
+import torch
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from occ_perception.errors import is_out_of_memory, sentence_for
 from occ_perception.frames import CameraFrame, CameraRig, OccupancyPrediction
 from occ_perception.models.postprocess import NotFiniteError
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
@@ -23,6 +26,8 @@ from occ_perception.sensing.assembly import FrameAssembler, FrameError
 from occ_perception.sensing.images import load_decoder
 
 _LOG_EVERY_S = 5.0
+# What errors of torch's devices begin with where they have no class of their own.
+_DEVICE_ERROR = re.compile(r"(CUDA|cuDNN|cuBLAS|HIP)\b.*error", re.IGNORECASE)
 
 
 class Worker:
@@ -62,6 +67,8 @@ class Worker:
         self._reset_reason = ""
         self._failures: Counter[str] = Counter()
         self._last_failure = ""
+        self._said_at: dict[str, float] = {}
+        self._busy_since: float | None = None
         self._last: OccupancyPrediction | None = None
         self._overwritten_reported = 0
         self._breaks = 0
@@ -97,14 +104,10 @@ class Worker:
 
     def _process(self, job: Job) -> None:
         started = time.monotonic()
-        with self._reset_lock:
-            reason, self._reset_reason = self._reset_reason, ""
-        if reason:
-            self._stream.reset(reason)
         try:
             frame = self._assemble(job)
             assembled = time.monotonic()
-            prediction = self._stream.step(frame)
+            prediction = self._step(frame)
             stepped = time.monotonic()
             self._outputs.publish(prediction, self._parameters.values)
         except FrameError as error:
@@ -115,14 +118,11 @@ class Worker:
         except MissingSweepError as error:
             self._fail("no_lidar", str(error))
             return
-        except NotFiniteError as error:
-            self._fail("not_finite", str(error))
-            return
         except Exception as error:
             if not self._outputs.are_open:
                 return
             # An error in one frame must not stop the node. It is logged and reported.
-            self._fail(type(error).__name__, f"{error}\n{traceback.format_exc()}")
+            self._fail(*_fault_of(error))
             return
         finished = time.monotonic()
         self._note(prediction)
@@ -138,6 +138,30 @@ class Worker:
                 "publishing": 1e3 * (finished - stepped),
             }
         )
+
+    def _step(self, frame: CameraFrame) -> OccupancyPrediction:
+        """One step of the stream; after one that failed, the next begins without a history.
+
+        A failed step leaves the history as it was, but after an error of the device its tensors
+        cannot be trusted, and they may be the memory that was missing.
+        """
+        with self._reset_lock:
+            reason, self._reset_reason = self._reset_reason, ""
+        self._busy_since = time.monotonic()
+        try:
+            if reason:
+                # By now nothing refers to the tensors of a failed step any more.
+                torch.cuda.empty_cache()
+                self._stream.reset(reason)
+            return self._stream.step(frame)
+        except Exception as error:
+            with self._reset_lock:
+                if not self._reset_reason and not isinstance(error, NotFiniteError):
+                    kind, _ = _fault_of(error)
+                    self._reset_reason = f"the network failed on an earlier frame set: {kind}"
+            raise
+        finally:
+            self._busy_since = None
 
     def _assemble(self, job: Job) -> CameraFrame:
         if self._assembler is None or self._assembler[0] is not job.rig:
@@ -162,14 +186,29 @@ class Worker:
     def _fail(self, kind: str, text: str) -> None:
         self._failures[kind] += 1
         self._last_failure = text.splitlines()[0]
-        self._logger.error(f"frame set dropped: {text}", throttle_duration_sec=_LOG_EVERY_S)
+        now = time.monotonic()
+        if now - self._said_at.get(kind, -_LOG_EVERY_S) >= _LOG_EVERY_S:
+            self._said_at[kind] = now
+            self._logger.error(f"frame set dropped: {text}")
+
+    def _stalled_for_s(self) -> float:
+        """How long the network has been busy with one frame set, if that is a stall; 0 if not."""
+        since = self._busy_since
+        busy_s = 0.0 if since is None else time.monotonic() - since
+        return busy_s if busy_s > self._parameters.values.stalled_after_s else 0.0
 
     def status(self) -> Status:
         """The diagnostics status of the worker."""
         last = self._last
         overwritten = self._mailbox.overwritten - self._overwritten_reported
         self._overwritten_reported = self._mailbox.overwritten
-        if self._last_failure:
+        if stalled_s := self._stalled_for_s():
+            level = ERROR
+            text = (
+                f"the network has been busy with one frame set for {stalled_s:.0f} s "
+                "(stalled_after_s): its device hangs or is too slow"
+            )
+        elif self._last_failure:
             level, text = ERROR, f"last frame set dropped: {self._last_failure}"
         elif last is None:
             level, text = WARN, "no frame set processed yet"
@@ -195,3 +234,25 @@ class Worker:
             **self._latency.figures(),
         }
         return Status("inference", level, text, values)
+
+
+def _fault_of(error: Exception) -> tuple[str, str]:
+    """The kind that an error of a step is counted under, and what is said about it."""
+    told = str(error).strip().splitlines()
+    first = told[0] if told else type(error).__name__
+    if isinstance(error, NotFiniteError):
+        return "not_finite", str(error)
+    if is_out_of_memory(error):
+        return "out_of_memory", f"{sentence_for(error)} ({first})"
+    if isinstance(error, OverflowError):
+        return "overflow", f"a number is too large: {first}\n{traceback.format_exc()}"
+    if _is_of_device(error):
+        return "device", f"the device failed ({first}); if this goes on, start the node again"
+    return type(error).__name__, f"{error}\n{traceback.format_exc()}"
+
+
+def _is_of_device(error: Exception) -> bool:
+    own_class = getattr(torch, "AcceleratorError", ())  # torch 2.8 and later
+    return isinstance(error, own_class) or (
+        isinstance(error, RuntimeError) and _DEVICE_ERROR.match(str(error)) is not None
+    )
