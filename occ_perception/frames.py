@@ -158,6 +158,7 @@ class CameraFrame:
         world_T_ego: camera name -> (4, 4) ego pose at that stamp.
         reference_camera: the camera whose stamp the output grid is expressed at.
         reused: cameras whose image comes from an earlier frame set.
+        masked: cameras that fell silent; the network does without their images.
         sequence: id of the recording or scene; a change clears the history.
         token: source identifier (e.g. a nuScenes sample token); empty if there is none.
         lidar: the nearest sweep; only models that take lidar depth read it.
@@ -169,6 +170,7 @@ class CameraFrame:
     world_T_ego: Mapping[str, Float64]
     reference_camera: str
     reused: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
     sequence: str = ""
     token: str = ""
     lidar: LidarPoints | None = None
@@ -223,7 +225,7 @@ class OccupancyPrediction:
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s, along the ego axes; None
             if the model predicts none.
         model: name of the model, with the checksum prefix of its weights if known.
-        camera_stamps_ns: the stamps of the images it was made from.
+        camera_stamps_ns: the stamps of the images it was made from, in the model's order.
         committed: whether this frame entered the model's temporal history.
         history_length: frames of history the model had before this one, since the last break.
         history_break: why the history was cleared before this frame; "" if it was not.

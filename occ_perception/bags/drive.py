@@ -190,8 +190,7 @@ class RecordedDrive:
 
     def assembler(self, rig: CameraRig) -> FrameAssembler:
         """The assembler for frame sets with this rig."""
-        plan = self._plan
-        return FrameAssembler(rig, plan.reference_camera, self._missing_camera, plan.encodings)
+        return FrameAssembler(rig, self._missing_camera, self._plan.encodings)
 
     @cached_property
     def _index(self) -> FrameSetIndex:

@@ -257,8 +257,7 @@ class _FrameSetStatistics:
 
     def _try_a_frame(self, item: RecordedFrameSet) -> None:
         self._tried_a_frame = True
-        plan = self._plan
-        assembler = FrameAssembler(item.rig, plan.reference_camera, encodings=plan.encodings)
+        assembler = FrameAssembler(item.rig, encodings=self._plan.encodings)
         try:
             assembler.assemble(item.frame_set, item.poses)
         except FrameError as error:

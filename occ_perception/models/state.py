@@ -7,7 +7,7 @@ is not read before a frame with its start flag set has written it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,34 @@ class TemporalState(NamedTuple):
     geometry: GeometryFusionState | None = None
     history: ConcatHistoryState | GradientFusionState | FrameHistoryState | None = None
     flow: FlowState | None = None
+
+
+def state_of_cameras(state: TemporalState, cameras: Sequence[int]) -> TemporalState:
+    """The state of some cameras alone; what is not of single cameras stays.
+
+    Args:
+        state: of a network with a camera axis.
+        cameras: positions on that axis, ascending.
+    """
+    kept = list(cameras)
+    return state._replace(
+        stereo=_map_tensors(state.stereo, lambda tensor: tensor[:, kept]),
+        geometry=_map_tensors(state.geometry, lambda tensor: tensor[:, kept]),
+        history=(
+            state.history._replace(
+                maps=_map_tensors(state.history.maps, lambda tensor: tensor[:, :, kept]),
+                pixel_T_ego_BFN44=state.history.pixel_T_ego_BFN44[:, :, kept],
+            )
+            if isinstance(state.history, FrameHistoryState)
+            else state.history
+        ),
+    )
+
+
+def remembers_cameras(state: TemporalState) -> bool:
+    """Whether a part of the state belongs to single cameras."""
+    of_frames = isinstance(state.history, FrameHistoryState)
+    return state.stereo is not None or state.geometry is not None or of_frames
 
 
 def state_to(state: TemporalState, device: torch.device | str) -> TemporalState:

@@ -59,7 +59,8 @@ class Activation:
         self._node, self._plan, self._settings, self._model = node, plan, settings, model
         values, logger = settings.values, node.get_logger()
         self._vehicle = VehicleSubscriptions(node, plan, values)
-        self._intake = FrameSetIntake(plan, values, self._vehicle.rig, node.get_clock(), logger)
+        vehicle, clock = self._vehicle, node.get_clock()
+        self._intake = FrameSetIntake(plan, values, vehicle.rig, vehicle.do_without, clock, logger)
         self._vehicle.listen(
             on_image=self._intake.add,
             on_calibration=self._intake.hand_over,

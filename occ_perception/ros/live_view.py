@@ -182,14 +182,18 @@ class LiveView:
             problem = next(iter(self._vehicle.problems()), "no calibration")
             note(f"images and path are not shown: {problem}")
             return None
-        absent = [name for name in self._images if name not in found]
+        absent = [name for name in stamps if name not in found]
         if absent:
             note(f"some frames are shown without images: none came from {', '.join(absent)}")
             return None
+        reference = self._vehicle.plan.reference_camera
+        if reference not in stamps:  # it is silent: another camera's stamp is that of the grid
+            reference = min(stamps, key=lambda name: abs(stamps[name] - prediction.stamp_ns))
         frame_set = FrameSet(
-            reference_stamp_ns=prediction.stamp_ns,
+            reference_camera=reference,
             payloads={name: image for name, (_, image) in found.items()},
             stamps_ns={name: stamp for name, (stamp, _) in found.items()},
+            masked=tuple(name for name in self._images if name not in stamps),
         )
         poses = self._vehicle.poses
         poses.wait_until_settled(frame_set.newest_stamp_ns, max(0.0, give_up - time.monotonic()))
@@ -202,11 +206,8 @@ class LiveView:
 
     def _assembler_for(self, rig: CameraRig) -> FrameAssembler:
         if self._assembler is None or self._assembler[0] is not rig:
-            plan = self._vehicle.plan
-            self._assembler = (
-                rig,
-                FrameAssembler(rig, plan.reference_camera, encodings=plan.encodings),
-            )
+            encodings = self._vehicle.plan.encodings
+            self._assembler = (rig, FrameAssembler(rig, encodings=encodings))
         return self._assembler[1]
 
     # -- callbacks -------------------------------------------------------------------------------

@@ -265,8 +265,17 @@ class NodeParameters:
         "missing_camera",
         "drop",
         "What to do with a frame set that lacks a camera: drop it, or reuse the last image of that "
-        "camera.",
-        choices=("drop", "reuse_last"),
+        "camera. mask = drop it, and leave out a camera that stays silent, see mask_after_s.",
+        choices=("drop", "reuse_last", "mask"),
+    )
+    mask_after_s: float = _parameter(
+        "mask_after_s",
+        0.5,
+        "With missing_camera: mask, how far the stamps of another camera go on, and at least three "
+        "periods of the silent one, before the network does without it. It comes back with its "
+        "next image.",
+        minimum=0.05,
+        maximum=60.0,
     )
 
     history_spacing_s: float = _parameter(
@@ -314,6 +323,11 @@ class NodeParameters:
     def __post_init__(self) -> None:
         parse_assignments("image_topics", self.image_topics)
         parse_assignments("camera_info_topics", self.camera_info_topics)
+        if self.missing_camera == "mask" and self.sync_policy != "native":
+            raise ParameterError(
+                f"missing_camera: mask needs sync.policy: native, got {self.sync_policy}, which "
+                "delivers no frame set that lacks a camera"
+            )
 
 
 def declarations() -> tuple[Declaration, ...]:

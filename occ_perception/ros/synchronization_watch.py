@@ -32,6 +32,14 @@ class FrameSetPolicy(Protocol):
     def observed_tolerance_ns(self) -> int | None:
         """The tolerance, if it was observed."""
 
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Silent cameras that frame sets do without."""
+
+    @property
+    def reference_camera(self) -> str:
+        """The camera that frame sets have their stamp from at present."""
+
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
         """Take an image; raises TimeJump if stamps went back by more than a second."""
 
@@ -115,6 +123,8 @@ class SynchronizationWatch:
             text = f"no frame set {since}; {self._why_none(stale_after_s)}"
         elif not has_rig:
             level, text = WARN, "frame sets wait until all calibrations are known"
+        elif self._policy.masked:
+            level, text = WARN, self._without_masked()
         values = {
             "policy": self._policy_name,
             "tolerance_ms": self._policy.tolerance_ns / 1e6,
@@ -122,8 +132,17 @@ class SynchronizationWatch:
             **vars(counters),
             **more_values,
             "last_missing": ", ".join(self._last_missing),
+            "masked": ", ".join(self._policy.masked),
+            "reference_camera": self._policy.reference_camera,
         }
         return Status("synchronization", level, text, values)
+
+    def _without_masked(self) -> str:
+        text = f"frame sets do without {', '.join(self._policy.masked)} until images come again"
+        reference = self._policy.reference_camera
+        if reference != self._plan.reference_camera:
+            text += f"; the grid has the time of {reference}"
+        return text
 
     def _tolerance_from(self) -> str:
         if self._plan.tolerance_ns is not None:

@@ -26,6 +26,7 @@ from occ_perception.ros.message_classes import time_message
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.synchronization_watch import FrameSetPolicy, SynchronizationWatch
 from occ_perception.sensing.assembly import FrameError, LastImages
+from occ_perception.sensing.camera_presence import CameraPresence
 from occ_perception.sensing.camera_timing import UNOBSERVED_TOLERANCE_NS
 from occ_perception.sensing.frame_sets import FrameSet, FrameSetCounters, FrameSetGrouper
 from occ_perception.sensing.input_plan import InputPlan
@@ -42,11 +43,18 @@ class NativeSynchronizer:
     Args:
         grouper: the rule, with tolerance and deadline.
         deliver: called with every frame set, complete or not, in the order of reference stamps.
+        presence: its silent cameras are left out of frame sets; None to expect all cameras.
     """
 
-    def __init__(self, grouper: FrameSetGrouper, deliver: Callable[[FrameSet], None]) -> None:
+    def __init__(
+        self,
+        grouper: FrameSetGrouper,
+        deliver: Callable[[FrameSet], None],
+        presence: CameraPresence | None = None,
+    ) -> None:
         self._grouper = grouper
         self._deliver = deliver
+        self._presence = presence
         self._lock = threading.Lock()
 
     @property
@@ -64,10 +72,23 @@ class NativeSynchronizer:
         """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         return self._grouper.observed_tolerance_ns
 
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
+        return () if self._presence is None else self._presence.silent
+
+    @property
+    def reference_camera(self) -> str:
+        """See :class:`~.synchronization_watch.FrameSetPolicy`."""
+        return self._grouper.reference_camera
+
     def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
         """See :class:`~.synchronization_watch.FrameSetPolicy`."""
+        frame_sets = []
         with self._lock:
-            frame_sets = self._grouper.add(camera, stamp_ns, payload, now_ns)
+            if self._presence is not None and self._presence.saw(camera, stamp_ns):
+                frame_sets = self._grouper.expect(self._presence.present)
+            frame_sets += self._grouper.add(camera, stamp_ns, payload, now_ns)
         for frame_set in frame_sets:
             self._deliver(frame_set)
 
@@ -82,6 +103,8 @@ class NativeSynchronizer:
         """See :class:`~.synchronization_watch.FrameSetPolicy`."""
         with self._lock:
             self._grouper.reset()
+            if self._presence is not None:
+                self._presence.reset()
 
 
 class SyncPolicyError(OccError):
@@ -113,7 +136,8 @@ class MessageFiltersSynchronizer:
                 f"({error}); install ros-$ROS_DISTRO-message-filters or use sync.policy: native"
             ) from error
         self._cameras = cameras
-        self._reference_camera = reference_camera
+        self.reference_camera = reference_camera
+        self.masked: tuple[str, ...] = ()
         self.tolerance_ns = tolerance_ns
         self.observed_tolerance_ns: int | None = None
         self._deliver = deliver
@@ -158,7 +182,7 @@ class MessageFiltersSynchronizer:
         self._counters.complete += 1
         self._closed.append(
             FrameSet(
-                reference_stamp_ns=stamps[self._reference_camera],
+                reference_camera=self.reference_camera,
                 payloads={c: p.payload for c, p in zip(self._cameras, images, strict=True)},
                 stamps_ns=stamps,
             )
@@ -200,6 +224,7 @@ class FrameSetIntake:
         plan: cameras and tolerance.
         values: policy, deadline, and the handling of frame sets with missing cameras.
         rig: returns the rig, None while it is not known.
+        do_without: called with the cameras that frame sets do without, when they change.
         clock: clock of the ROS time.
         logger: logger of the node.
 
@@ -215,12 +240,14 @@ class FrameSetIntake:
         plan: InputPlan,
         values: NodeParameters,
         rig: Callable[[], CameraRig | None],
+        do_without: Callable[[tuple[str, ...]], None],
         clock: Clock,
         logger: RcutilsLogger,
     ) -> None:
         self.jobs: Mailbox[Job] = Mailbox()
         self._plan = plan
         self._rig = rig
+        self._do_without = do_without
         self._clock = clock
         self._logger = logger
         self._last_images = LastImages() if values.missing_camera == "reuse_last" else None
@@ -229,6 +256,7 @@ class FrameSetIntake:
         self._watch = SynchronizationWatch(plan, values, self._frame_sets, logger)
         self._held: FrameSet | None = None
         self._newest_rig: CameraRig | None = None
+        self._masked: tuple[str, ...] = ()
         self._counts: Counter[str] = Counter()
 
     def add(self, camera: str, stamp_ns: int, image: ReceivedImage) -> None:
@@ -268,6 +296,7 @@ class FrameSetIntake:
             return
         self._held = None
         self._counts["taken"] += 1
+        self._counts["taken_masked"] += bool(frame_set.masked)
         self._counts["last_spread_us"] = frame_set.spread_ns // 1000
         self.jobs.put(Job(frame_set, rig, time.monotonic()))
 
@@ -277,6 +306,9 @@ class FrameSetIntake:
 
     def _on_frame_set(self, frame_set: FrameSet) -> None:
         self._watch.saw_frame_set(frame_set)
+        if frame_set.masked != self._masked:
+            self._masked = frame_set.masked
+            self._do_without(frame_set.masked)
         # Done here because the worker does not see frame sets that newer ones overwrite.
         if self._last_images is not None:
             try:
@@ -296,6 +328,7 @@ class FrameSetIntake:
         """The diagnostics status of the synchronization."""
         values = {
             "taken": self._counts["taken"],
+            "taken_masked": self._counts["taken_masked"],
             "dropped_incomplete": self._counts["dropped_incomplete"],
             "dropped_without_calibration": self._counts["dropped_without_calibration"],
             "last_spread_ms": self._counts["last_spread_us"] / 1000,
@@ -311,7 +344,10 @@ class FrameSetIntake:
                 cameras, reference, plan.tolerance_ns or UNOBSERVED_TOLERANCE_NS, self._on_frame_set
             )
         grouper = FrameSetGrouper(cameras, reference, plan.tolerance_ns, self._deadline_ns)
-        return NativeSynchronizer(grouper, self._on_frame_set)
+        presence = None
+        if values.missing_camera == "mask":
+            presence = CameraPresence(cameras, round(values.mask_after_s * 1e9))
+        return NativeSynchronizer(grouper, self._on_frame_set, presence)
 
 
 class Mailbox(Generic[Item]):

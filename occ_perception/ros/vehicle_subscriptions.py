@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from rclpy.node import Node
@@ -119,6 +119,10 @@ class VehicleSubscriptions:
         """See :meth:`VehicleInputs.rig`."""
         with self._changed:
             return self._vehicle.rig()
+
+    def do_without(self, cameras: Iterable[str]) -> None:
+        """See :meth:`VehicleInputs.do_without`."""
+        self._change(lambda: self._vehicle.do_without(cameras))
 
     @property
     def calibration_changes(self) -> int:

@@ -165,11 +165,8 @@ class Worker:
 
     def _assemble(self, job: Job) -> CameraFrame:
         if self._assembler is None or self._assembler[0] is not job.rig:
-            plan = self._vehicle.plan
-            self._assembler = (
-                job.rig,
-                FrameAssembler(job.rig, plan.reference_camera, encodings=plan.encodings),
-            )
+            encodings = self._vehicle.plan.encodings
+            self._assembler = (job.rig, FrameAssembler(job.rig, encodings=encodings))
         poses, wait_s = self._vehicle.poses, self._parameters.values.pose_wait_ms * 1e-3
         poses.wait_until_settled(job.frame_set.newest_stamp_ns, wait_s)
         frame = self._assembler[1].assemble(job.frame_set, poses)

@@ -1,11 +1,12 @@
 """Camera geometry at the network's input, with what is fixed per rig computed once.
 
-Legend: N cameras in the order of the model card, B batch (always 1 here).
+Legend: N cameras in the order of the model card, without masked ones, B batch (always 1 here).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ class RigTables:
     """Everything a rig determines for one model.
 
     Attributes:
+        cameras: names of the N cameras.
         fingerprint: of the model's cameras, in the model's order, so that neither the order in
-            which a driver lists them nor a camera the model does not use matters.
+            which a driver lists them nor a camera the model does not use matters. Masked cameras
+            are part of it if the rig has them.
         plans: how each camera's images are resized and cropped.
         ego_T_cam_N44: static extrinsics, float64.
         ego_T_grid: (4, 4) pose of the voxel grid's frame in the ego frame.
@@ -37,6 +40,7 @@ class RigTables:
             :class:`~occ_perception.models.inputs.CameraTensors`; float32 on the device.
     """
 
+    cameras: tuple[str, ...]
     fingerprint: str
     plans: tuple[CropPlan, ...]
     ego_T_cam_N44: Float64
@@ -59,27 +63,29 @@ class Calibrator:
     def __init__(self, card: ModelCard, device: torch.device) -> None:
         self._card = card
         self._device = device
-        self._tables: dict[str, RigTables] = {}
+        self._tables: dict[tuple[str, tuple[str, ...]], RigTables] = {}
 
-    def tables(self, rig: CameraRig) -> RigTables:
-        """Tables of this rig.
+    def tables(self, rig: CameraRig, masked: Collection[str] = ()) -> RigTables:
+        """Tables of this rig, without those of masked cameras.
 
         Raises:
             ModelError: the rig lacks a camera of the model, or the model's grid lies in the lidar
                 frame and the rig does not say where that is.
         """
-        used = self._used_part(rig)
-        fingerprint = used.fingerprint()
-        tables = self._tables.pop(fingerprint, None) or self._compute(used, fingerprint)
-        self._tables[fingerprint] = tables  # newest last
+        known = self._used_part(rig, masked)
+        fingerprint = known.fingerprint()
+        used = replace(known, cameras=tuple(c for c in known.cameras if c.name not in masked))
+        key = fingerprint, used.names
+        tables = self._tables.pop(key, None) or self._compute(used, fingerprint)
+        self._tables[key] = tables  # newest last
         while len(self._tables) > _KEPT_RIGS:
             del self._tables[next(iter(self._tables))]
         return tables
 
-    def _used_part(self, rig: CameraRig) -> CameraRig:
+    def _used_part(self, rig: CameraRig, masked: Collection[str]) -> CameraRig:
         """The rig's part that the model reads, in the model's order."""
         card = self._card
-        missing = [name for name in card.cameras if name not in rig.names]
+        missing = [name for name in card.cameras if name not in (*rig.names, *masked)]
         if missing:
             raise ModelError(
                 f"model {card.name} needs camera {', '.join(missing)}, which the rig does not "
@@ -93,7 +99,7 @@ class Calibrator:
                 "give the lidar's pose in the rig file, even where no lidar is used"
             )
         return CameraRig(
-            cameras=tuple(rig.camera(name) for name in card.cameras),
+            cameras=tuple(rig.camera(name) for name in card.cameras if name in rig.names),
             ego_T_lidar=rig.ego_T_lidar if lidar_grid else None,
         )
 
@@ -106,6 +112,7 @@ class Calibrator:
         translation = np.array([(*a.offset, 0.0) for a in affines])
         K = np.stack([scale_intrinsics(c.K, native_width / c.width) for c in rig.cameras])
         return RigTables(
+            cameras=rig.names,
             fingerprint=fingerprint,
             plans=plans,
             ego_T_cam_N44=np.stack([c.ego_T_cam for c in rig.cameras]),
@@ -122,7 +129,7 @@ class Calibrator:
 
     def world_T_cameras(self, frame: CameraFrame, tables: RigTables) -> Float64:
         """(N, 4, 4) pose of every camera in the world, each at its own exposure."""
-        world_T_ego_N44 = np.stack([frame.world_T_ego[name] for name in self._card.cameras])
+        world_T_ego_N44 = np.stack([frame.world_T_ego[name] for name in tables.cameras])
         world_T_cam_N44: Float64 = world_T_ego_N44 @ tables.ego_T_cam_N44
         return world_T_cam_N44
 

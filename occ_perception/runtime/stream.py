@@ -1,6 +1,7 @@
 """One vehicle's stream of camera frames through one network.
 
-Legend: B batch (always 1 here), N cameras in the order of the model card, X, Y, Z voxels.
+Legend: B batch (always 1 here), N cameras in the order of the model card, without masked ones,
+X, Y, Z voxels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
-from occ_perception.models.state import TemporalState
+from occ_perception.models.state import TemporalState, remembers_cameras, state_of_cameras
 from occ_perception.runtime.calibration import Calibrator, RigTables
 from occ_perception.runtime.execution import Execution, prepared_step
 from occ_perception.runtime.lidar_depth import lidar_depth
@@ -45,6 +46,7 @@ class StreamSnapshot:
     Attributes:
         model: name and weights of the model the state belongs to.
         state: the network's temporal state.
+        cameras: names along its camera axis.
         history: what the schedule remembers; None before the first frame.
         committed_world_T_cam_N44: camera poses of the last frame that entered the history.
         reset_reason: a reset that no prediction has reported yet.
@@ -52,6 +54,7 @@ class StreamSnapshot:
 
     model: str
     state: TemporalState
+    cameras: tuple[str, ...]
     history: History | None = None
     committed_world_T_cam_N44: Float64 | None = None
     reset_reason: str = ""
@@ -122,46 +125,50 @@ class OccupancyStream:
     def step(self, frame: CameraFrame, commit: bool = True) -> OccupancyPrediction:
         """Predict occupancy at the frame's reference stamp.
 
+        The history stays when cameras become masked. When one comes back, it is cleared if the
+        network compares the images of a camera with earlier ones of the same camera.
+
         Args:
             frame: one frame set of cameras.
             commit: False only asks "what if": the stream is left as it was. True lets the
                 schedule decide whether the frame enters the history.
 
         Raises:
-            ModelError: the frame or its rig lacks a camera of the model, the rig lacks the
-                lidar's pose where the grid lies in the lidar frame, or the frame lacks the lidar
-                points that the model is given.
+            ModelError: the frame or its rig lacks a camera of the model that is not masked, or
+                all are masked, the rig lacks the lidar's pose where the grid lies in the lidar
+                frame, or the frame lacks the lidar points that the model is given.
             NotFiniteError: the network's output is NaN. The history is then forgotten, because it
                 may be the cause.
         """
         clock = StageClock(self._device)
-        tables = self._calibrator.tables(frame.rig)
-        images_N3HW = self._preprocess(self._images(frame), tables.plans)
+        images = self._images(frame)
+        tables = self._calibrator.tables(frame.rig, frame.masked)
+        images_N3HW = self._preprocess(list(images.values()), tables.plans)
         world_T_cam_N44 = self._calibrator.world_T_cameras(frame, tables)
         now = FrameInfo(
             frame.stamp_ns, frame.world_T_reference_ego, frame.sequence, tables.fingerprint
         )
-        decision = self._schedule.decide(self._memory.history, now)
+        before = self._memory_of(tables.cameras)
+        decision = self._schedule.decide(before.history, now)
         inputs = NetInputs(
             images_BN3HW=images_N3HW[None],
             cameras=self._calibrator.camera_tensors(now.world_T_ego, world_T_cam_N44, tables),
-            control=self._control(decision, now, world_T_cam_N44),
+            control=self._control(before, decision, now, world_T_cam_N44),
             bev_augmentation_B33=self._bev_augmentation_B33,
             depth=self._depth(frame, world_T_cam_N44, tables),
         )
         clock.lap("preprocess")
         with torch.inference_mode():
-            outputs, next_state = self._net(inputs, self._memory.state)
+            outputs, next_state = self._net(inputs, before.state)
             clock.lap("network")
             with self._forgetting_if_not_finite(commit):
                 labels_XYZ = labels_of(outputs, self.card)[0].cpu().numpy()
                 flow_BXYZ2 = flow_of(outputs)
             flow_XYZ2 = None if flow_BXYZ2 is None else flow_BXYZ2[0].cpu().numpy()
         clock.lap("labels")
-        before = self._memory
         taken = commit and self._keeps_history
         if taken:
-            self._remember(decision, next_state, world_T_cam_N44)
+            self._remember(decision, next_state, tables.cameras, world_T_cam_N44)
         return OccupancyPrediction(
             stamp_ns=frame.stamp_ns,
             frame_id=self._frame_id,
@@ -171,8 +178,8 @@ class OccupancyStream:
             class_names=self.card.labels.class_names,
             empty_class=self.card.labels.empty_class,
             flow=flow_XYZ2,
-            model=self._model.label,
-            camera_stamps_ns={name: frame.stamps_ns[name] for name in self.card.cameras},
+            model=self._model.label_without([n for n in self.card.cameras if n not in images]),
+            camera_stamps_ns={name: frame.stamps_ns[name] for name in images},
             committed=taken and decision.commit,
             history_length=0 if decision.start else _length(before.history),
             history_break=decision.break_reason or before.reset_reason,
@@ -189,16 +196,36 @@ class OccupancyStream:
                 self.reset("the last output was not a number (NaN)")
             raise
 
-    def _images(self, frame: CameraFrame) -> list[NDArray[np.uint8]]:
-        """The frame's images in the model's camera order."""
-        missing = [name for name in self.card.cameras if name not in frame.images]
-        if missing:
+    def _images(self, frame: CameraFrame) -> dict[str, NDArray[np.uint8]]:
+        """The frame's images in the model's camera order, without masked ones."""
+        wanted = [name for name in self.card.cameras if name not in frame.masked]
+        missing = [name for name in wanted if name not in frame.images]
+        if missing or not wanted:
             raise ModelError(
-                f"frame at {frame.stamp_ns} ns has no image of camera {', '.join(missing)}, "
+                f"frame at {frame.stamp_ns} ns has no image of camera "
+                f"{', '.join(missing or self.card.cameras)}, "
                 f"which model {self.card.name} needs; it has {', '.join(frame.images)}. Drop the "
                 "frame, or assemble frames with missing_camera='reuse_last'"
             )
-        return [frame.images[name] for name in self.card.cameras]
+        return {name: frame.images[name] for name in wanted}
+
+    def _memory_of(self, cameras: tuple[str, ...]) -> StreamSnapshot:
+        """The memory for a frame of these cameras; :attr:`_memory` stays as it is."""
+        memory = self._memory
+        back = [name for name in cameras if name not in memory.cameras]
+        if back and remembers_cameras(memory.state):
+            had_history = memory.history is not None
+            reason = f"{', '.join(back)} sends images again" if had_history else memory.reset_reason
+            memory = replace(self._empty(), reset_reason=reason)
+        if cameras == memory.cameras:
+            return memory
+        kept = [memory.cameras.index(name) for name in cameras if name in memory.cameras]
+        then_N44 = memory.committed_world_T_cam_N44
+        if then_N44 is not None:  # nothing reads single cameras' motion where one may come back
+            then_N44 = then_N44[kept] if len(kept) == len(cameras) else None
+        with torch.inference_mode():
+            state = state_of_cameras(memory.state, kept)
+        return replace(memory, state=state, cameras=cameras, committed_world_T_cam_N44=then_N44)
 
     def _depth(
         self, frame: CameraFrame, world_T_cam_N44: Float64, tables: RigTables
@@ -215,16 +242,22 @@ class OccupancyStream:
         geometry = self._model.net.config.geometry
         return lidar_depth(frame.lidar, world_T_cam_N44, tables, geometry, self._device)
 
-    def _control(self, decision: Decision, now: FrameInfo, world_T_cam_N44: Float64) -> StepControl:
+    def _control(
+        self,
+        before: StreamSnapshot,
+        decision: Decision,
+        now: FrameInfo,
+        world_T_cam_N44: Float64,
+    ) -> StepControl:
         """The past of this step; motion is the identity at the first frame of a sequence."""
-        history, then_N44 = self._memory.history, self._memory.committed_world_T_cam_N44
-        if decision.start or history is None or then_N44 is None:
-            motion, position = np.eye(4), 0
-            camera_motion_N44 = np.broadcast_to(np.eye(4), world_T_cam_N44.shape)
-        else:
+        history, then_N44 = before.history, before.committed_world_T_cam_N44
+        motion, position = np.eye(4), 0
+        camera_motion_N44 = np.broadcast_to(np.eye(4), world_T_cam_N44.shape)
+        if not decision.start and history is not None:
             motion = relative_motion(history.committed.world_T_ego, now.world_T_ego)
             position = history.length
-            camera_motion_N44 = invert_transform(then_N44) @ world_T_cam_N44
+            if then_N44 is not None:
+                camera_motion_N44 = invert_transform(then_N44) @ world_T_cam_N44
         return StepControl(
             start_B=torch.tensor([decision.start], device=self._device),
             previous_T_current_B44=self._to_device(motion),
@@ -237,19 +270,26 @@ class OccupancyStream:
         return torch.from_numpy(np.array(array)[None]).to(self._device)
 
     def _remember(
-        self, decision: Decision, next_state: TemporalState, world_T_cam_N44: Float64
+        self,
+        decision: Decision,
+        next_state: TemporalState,
+        cameras: tuple[str, ...],
+        world_T_cam_N44: Float64,
     ) -> None:
         self._memory = replace(self._memory, history=decision.history, reset_reason="")
         if decision.commit:
             self._memory = replace(
-                self._memory, state=next_state, committed_world_T_cam_N44=world_T_cam_N44
+                self._memory,
+                state=next_state,
+                cameras=cameras,
+                committed_world_T_cam_N44=world_T_cam_N44,
             )
 
     def _empty(self) -> StreamSnapshot:
         # Made as all later states are: a compiled network is compiled anew for another sort.
         with torch.inference_mode():
             state = self._model.net.initial_state(1, device=self._device)
-        return StreamSnapshot(model=self._model.label, state=state)
+        return StreamSnapshot(self._model.label, state, self.card.cameras)
 
 
 def _length(history: History | None) -> int:

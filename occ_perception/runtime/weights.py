@@ -47,7 +47,11 @@ class LoadedModel:
     @property
     def label(self) -> str:
         """Name and weights, as messages and images carry them, and cameras it does without."""
-        absent = ", ".join(self.card.absent_cameras)
+        return self.label_without(())
+
+    def label_without(self, masked: Collection[str]) -> str:
+        """The label of a prediction without the images of some of the card's cameras."""
+        absent = ", ".join((*self.card.absent_cameras, *masked))
         return f"{self.card.name}@{self.weights_id}" + (f" without {absent}" if absent else "")
 
 

@@ -114,7 +114,6 @@ class FrameAssembler:
 
     Args:
         rig: calibrations of the images as received.
-        reference_camera: camera whose stamp the frame refers to.
         missing_camera: how to handle a frame set with a missing camera: ``drop`` refuses it,
             ``reuse_last`` uses that camera's last image, see :class:`LastImages`.
         encodings: camera -> encoding of its raw images, see :func:`decode_image`.
@@ -123,13 +122,10 @@ class FrameAssembler:
     def __init__(
         self,
         rig: CameraRig,
-        reference_camera: str,
         missing_camera: Literal["drop", "reuse_last"] = "drop",
         encodings: Mapping[str, str] | None = None,
     ) -> None:
-        rig.camera(reference_camera)
         self._raw_rig = rig
-        self.reference_camera = reference_camera
         self._last_images = LastImages() if missing_camera == "reuse_last" else None
         self._encodings = dict(encodings or {})
         # Made for the first image of the calibrated size: a wrong size must not cost its memory.
@@ -157,7 +153,7 @@ class FrameAssembler:
         """
         if self._last_images is not None:
             frame_set = self._last_images.complete(frame_set)
-        names = self.rig.names
+        names = [name for name in self.rig.names if name not in frame_set.masked]
         if missing := [name for name in names if name not in frame_set.payloads]:
             raise FrameError(
                 "missing_camera",
@@ -172,8 +168,9 @@ class FrameAssembler:
             images=dict(zip(names, images, strict=True)),
             stamps_ns={name: frame_set.stamps_ns[name] for name in names},
             world_T_ego=world_T_ego,
-            reference_camera=self.reference_camera,
+            reference_camera=frame_set.reference_camera,
             reused=frame_set.reused,
+            masked=frame_set.masked,
             sequence=sequence,
             token=token,
         )

@@ -37,31 +37,44 @@ class FrameSet:
     """The images of one trigger or rotation.
 
     Attributes:
-        reference_stamp_ns: stamp of the reference camera's image, which every frame set has.
+        reference_camera: the camera whose stamp is that of the frame set; every one has its image.
         payloads: camera -> payload passed to :meth:`FrameSetGrouper.add`.
         stamps_ns: camera -> stamp, for the same cameras.
         missing: cameras without an image in this frame set, in the grouper's order.
         reused: cameras whose image comes from an earlier frame set, see
             :class:`~.assembly.LastImages`.
+        masked: cameras that it does without, see :meth:`FrameSetGrouper.expect`; not missing.
     """
 
-    reference_stamp_ns: int
+    reference_camera: str
     payloads: Mapping[str, Any]
     stamps_ns: Mapping[str, int]
     missing: tuple[str, ...] = ()
     reused: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, chosen: Chosen, payloads: Mapping[str, Any], cameras: Sequence[str], reference: str
+        cls,
+        chosen: Chosen,
+        payloads: Mapping[str, Any],
+        cameras: Sequence[str],
+        reference: str,
+        masked: tuple[str, ...] = (),
     ) -> FrameSet:
         """The frame set of a rule's choice; ``cameras`` are those of a complete one."""
         return cls(
-            reference_stamp_ns=chosen[reference],
+            reference_camera=reference,
             payloads=payloads,
             stamps_ns=chosen,
             missing=tuple(camera for camera in cameras if camera not in chosen),
+            masked=masked,
         )
+
+    @property
+    def reference_stamp_ns(self) -> int:
+        """Stamp of the reference camera's image."""
+        return self.stamps_ns[self.reference_camera]
 
     @property
     def spread_ns(self) -> int:
@@ -104,6 +117,14 @@ class FrameSetCounters:
             self.complete += 1
 
 
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """A payload, and when it arrived."""
+
+    payload: Any
+    at_ns: int
+
+
 class FrameSetGrouper:
     """Groups images into frame sets as they arrive, without threads or a clock of its own.
 
@@ -141,6 +162,8 @@ class FrameSetGrouper:
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"camera names must be unique, got {', '.join(self.cameras)}")
         self.reference_camera = reference_camera
+        self._all = self.cameras
+        self._first_reference_camera = reference_camera
         self._given_tolerance_ns = tolerance_ns
         self.observed_tolerance_ns: int | None = None
         """The observed tolerance; None if one is given, or as long as too little was observed."""
@@ -159,11 +182,33 @@ class FrameSetGrouper:
     def reset(self) -> None:
         """Drop all images and stamps, e.g. after a :class:`TimeJump`; counters stay."""
         self._stamps: dict[str, list[int]] = {camera: [] for camera in self.cameras}
-        self._payloads: dict[str, dict[int, Any]] = {camera: {} for camera in self.cameras}
+        self._images: dict[str, dict[int, _Arrived]] = {camera: {} for camera in self.cameras}
         self._observed: dict[str, list[int]] = {camera: [] for camera in self.cameras}
         self._newest: dict[str, int] = {}
-        self._reference_arrival: dict[int, int] = {}
         self._last: FrameSet | None = None
+
+    def expect(self, cameras: Iterable[str]) -> list[FrameSet]:
+        """Change the cameras of a complete frame set; returns the frame sets this completes.
+
+        Frame sets do without the others, whose waiting images are dropped. If the reference camera
+        is among those, the first camera takes its role until it is expected again, and what waited
+        for it is dropped: that is old.
+
+        Args:
+            cameras: at least one of the cameras given at first; their order stays.
+        """
+        wanted = set(cameras)
+        lost_reference = self.reference_camera not in wanted
+        for camera in self.cameras:
+            if lost_reference or camera not in wanted:
+                self._drop_older(camera, self._newest.get(camera, 0) + 1)
+        self.cameras = tuple(camera for camera in self._all if camera in wanted)
+        first = self._first_reference_camera
+        self.reference_camera = first if first in wanted else self.cameras[0]
+        self._stamps = {camera: self._stamps.get(camera, []) for camera in self.cameras}
+        self._images = {camera: self._images.get(camera, {}) for camera in self.cameras}
+        self._observed = {camera: self._observed.get(camera, []) for camera in self.cameras}
+        return self._close_complete()
 
     def add(
         self, camera: str, stamp_ns: int, payload: Any, now_ns: int | None = None
@@ -196,7 +241,7 @@ class FrameSetGrouper:
         expired = [
             stamp
             for stamp in self._stamps[self.reference_camera]
-            if now_ns - self._reference_arrival[stamp] >= self.deadline_ns
+            if now_ns - self._images[self.reference_camera][stamp].at_ns >= self.deadline_ns
         ]
         return self._close_up_to(expired[-1]) if expired else []
 
@@ -210,7 +255,7 @@ class FrameSetGrouper:
 
     def _accept(self, camera: str, stamp_ns: int, payload: Any, newest: int, now_ns: int) -> None:
         """Store an image unless it is a duplicate or too late."""
-        if stamp_ns in self._payloads[camera] or (
+        if stamp_ns in self._images[camera] or (
             self._last is not None and self._last.stamps_ns.get(camera) == stamp_ns
         ):
             self.counters.duplicate += 1
@@ -223,9 +268,7 @@ class FrameSetGrouper:
             return
         stamps = self._stamps[camera]
         insort(stamps, stamp_ns)
-        self._payloads[camera][stamp_ns] = payload
-        if camera == self.reference_camera:
-            self._reference_arrival[stamp_ns] = now_ns
+        self._images[camera][stamp_ns] = _Arrived(payload, now_ns)
         if len(stamps) > self.max_pending:
             self._drop_older(camera, stamps[1])  # it may be this one
 
@@ -264,7 +307,7 @@ class FrameSetGrouper:
 
     def _is_here(self, chosen: Chosen) -> bool:
         return len(chosen) == len(self.cameras) and all(
-            stamp in self._payloads[camera] for camera, stamp in chosen.items()
+            stamp in self._images[camera] for camera, stamp in chosen.items()
         )
 
     def _expected(self, camera: str) -> list[int]:
@@ -302,16 +345,16 @@ class FrameSetGrouper:
         return closed
 
     def _close_one(self, chosen: Chosen) -> FrameSet:
-        payloads = {camera: self._payloads[camera][stamp] for camera, stamp in chosen.items()}
-        frame_set = FrameSet.of(chosen, payloads, self.cameras, self.reference_camera)
+        payloads = {camera: self._images[camera][stamp].payload for camera, stamp in chosen.items()}
+        masked = tuple(camera for camera in self._all if camera not in self.cameras)
+        frame_set = FrameSet.of(chosen, payloads, self.cameras, self.reference_camera, masked)
         for camera in self.cameras:
             # Older images cannot match any later reference image.
             oldest_allowed = frame_set.reference_stamp_ns - self.tolerance_ns
             self._drop_older(camera, chosen.get(camera, oldest_allowed))
         for camera, stamp in chosen.items():
             self._stamps[camera].remove(stamp)
-            del self._payloads[camera][stamp]
-        del self._reference_arrival[frame_set.reference_stamp_ns]
+            del self._images[camera][stamp]
         self._last = frame_set
         self.counters.count(frame_set)
         return frame_set
@@ -320,8 +363,6 @@ class FrameSetGrouper:
         stamps = self._stamps[camera]
         count = bisect_left(stamps, stamp_ns)
         for stamp in stamps[:count]:
-            del self._payloads[camera][stamp]
-            if camera == self.reference_camera:
-                del self._reference_arrival[stamp]
+            del self._images[camera][stamp]
         del stamps[:count]
         self.counters.unmatched += count

@@ -6,6 +6,7 @@ the same rig and the same poses, from a file as well as over the network.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,7 @@ class VehicleInputs:
         self._image_topics: dict[str, str] = {}
         self._other_frames: set[str] = set()
         self._searched_to_the_end = False
+        self._dispensable: frozenset[str] = frozenset()
         self._mounts_seen = _NONE_SEEN
         self._rig: CameraRig | None = None
         self._problems: dict[str, str] = {}
@@ -204,10 +206,17 @@ class VehicleInputs:
         self._odometry.reset()
         self._tree.reset()
 
+    def do_without(self, cameras: Iterable[str]) -> None:
+        """Name the cameras that the rig may lack as long as their calibration is unknown."""
+        self._dispensable = frozenset(cameras)
+        self._mounts_seen = _NONE_SEEN
+
     # -- state -----------------------------------------------------------------------------------
 
     def rig(self) -> CameraRig | None:
         """The calibration of all cameras; None while a part is missing, see :attr:`problems`.
+
+        Parts of cameras in :meth:`do_without` may be missing; the rig then has no such camera.
 
         The same object is returned until a number changes, so that callers can compare by identity.
         Changes of the intrinsics that no image shows are no changes.
@@ -313,11 +322,13 @@ class VehicleInputs:
                 cameras.append(self._calibration(camera))
             except CalibrationError as error:  # noqa: PERF203  (all cameras are reported together)
                 self._problems[camera.name] = str(error)
+        ego_T_lidar = None
         try:
             ego_T_lidar = self._ego_T_lidar()
         except CalibrationError as error:
             self._problems[LIDAR] = str(error)
-        return None if self._problems else CameraRig(tuple(cameras), ego_T_lidar)
+        is_known = self._problems.keys() <= self._dispensable
+        return CameraRig(tuple(cameras), ego_T_lidar) if is_known else None
 
     def _calibration(self, camera: CameraTopics) -> CameraCalibration:
         name, given = camera.name, self.plan.given

@@ -144,8 +144,9 @@ class LiveSide:
         self._node = node
         plan = plan_node(parameters, CARD)
         self.vehicle = VehicleSubscriptions(node, plan, parameters)
+        vehicle, clock, logger = self.vehicle, node.get_clock(), node.get_logger()
         self._intake = FrameSetIntake(
-            plan, parameters, self.vehicle.rig, node.get_clock(), node.get_logger()
+            plan, parameters, vehicle.rig, vehicle.do_without, clock, logger
         )
         self.vehicle.listen(
             on_image=self._intake.add,

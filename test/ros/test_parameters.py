@@ -117,7 +117,7 @@ def test_descriptors_reach_ros(contexts: list[Context]) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("missing_camera:=guess", "missing_camera must be one of drop, reuse_last, got 'guess'"),
+        ("missing_camera:=guess", "missing_camera must be one of drop, reuse_last, mask, got"),
         ("pose.wait_ms:=-1.0", "pose.wait_ms must lie in [0.0, 5000.0], got -1.0"),
         ("pose.wait_ms:=.nan", "pose.wait_ms must lie in"),
         ("pose.wait_ms:=100", "pose.wait_ms must be of type double, got integer 100"),

@@ -15,7 +15,7 @@ from rclpy.logging import get_logger
 
 from occ_perception.models.zoo import get_card
 from occ_perception.ros.node_plan import plan_node
-from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.parameters import NodeParameters, ParameterError
 from occ_perception.ros.synchronizer import (
     FrameSetIntake,
     Mailbox,
@@ -178,7 +178,8 @@ def make_intake(**parameters: object) -> FrameSetIntake:
     values = NodeParameters(rig="nuscenes", **parameters)
     plan = plan_node(values, get_card("alocc_2d_mini"))
     rig = load_rig("nuscenes")
-    return FrameSetIntake(plan, values, lambda: rig, Clock(), get_logger("synchronizer_test"))
+    logger = get_logger("synchronizer_test")
+    return FrameSetIntake(plan, values, lambda: rig, lambda _: None, Clock(), logger)
 
 
 def send_sweep(intake: FrameSetIntake, start: int, delay: dict[str, int] | None = None) -> None:
@@ -224,3 +225,29 @@ def test_the_status_blames_a_silent_reference_camera_rather_than_the_tolerance()
     time.sleep(0.02)
     text = intake.status(0.01, 0).message
     assert "no image of the reference camera CAM_FRONT for 0.0 s" in text
+
+
+def test_the_status_names_silent_cameras_and_whose_time_the_grid_has() -> None:
+    intake = make_intake(missing_camera="mask", sync_deadline_ms=1000.0)
+    names = load_rig("nuscenes").names
+    for k in range(20):
+        for index, camera in enumerate(names):
+            if k < 8 or camera not in ("CAM_FRONT", "CAM_BACK"):
+                intake.add(camera, (80 * k + 8 * index) * MS, EncodedImage("jpeg", b""))
+    status = intake.status(60.0, 0)
+    reference = next(name for name in names if name not in ("CAM_FRONT", "CAM_BACK"))
+    assert status.message == (
+        "frame sets do without CAM_FRONT, CAM_BACK until images come again; the grid has the time "
+        f"of {reference}"
+    )
+    assert status.values["masked"] == "CAM_FRONT, CAM_BACK"
+    assert status.values["reference_camera"] == reference
+    assert int(status.values["taken_masked"]) >= 3
+    job = intake.jobs.take()
+    assert job is not None and job.frame_set.reference_camera == reference
+    assert job.frame_set.masked == ("CAM_FRONT", "CAM_BACK")
+
+
+def test_masking_and_the_policy_that_delivers_whole_frame_sets_only_exclude_each_other() -> None:
+    with pytest.raises(ParameterError, match=r"missing_camera: mask needs sync\.policy: native"):
+        make_intake(missing_camera="mask", sync_policy="message_filters")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -44,7 +45,7 @@ def frame_set(start_ms: int = 0, missing=(), **replaced) -> FrameSet:
     names = [name for name in CAMERAS if name not in missing]
     stamps = {name: (start_ms + 10 * CAMERAS.index(name)) * MS for name in names}
     payloads = {name: replaced.get(name, image(CAMERAS.index(name))) for name in names}
-    return FrameSet(stamps["front"], payloads, stamps, tuple(missing))
+    return FrameSet("front", payloads, stamps, tuple(missing))
 
 
 def poses(until_ms: int = 1000) -> PoseBuffer:
@@ -56,7 +57,7 @@ def poses(until_ms: int = 1000) -> PoseBuffer:
 
 def assembler(cameras=None, **options) -> FrameAssembler:
     rig = CameraRig(tuple(cameras or map(calibration, CAMERAS)))
-    return FrameAssembler(rig, "front", **options)
+    return FrameAssembler(rig, **options)
 
 
 def test_a_frame_has_images_stamps_and_the_pose_at_every_camera():
@@ -198,8 +199,8 @@ def test_distorted_images_are_rectified_to_a_pinhole(model, coefficients):
     y, x = np.mgrid[0:size, 0:size]
     dot = (255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8)).astype(np.uint8)
     raw = SensorImage("mono8", size, size, size, dot.tobytes())
-    frames = FrameAssembler(CameraRig((camera,)), "front")
-    frame = frames.assemble(FrameSet(0, {"front": raw}, {"front": 0}), poses())
+    frames = FrameAssembler(CameraRig((camera,)))
+    frame = frames.assemble(FrameSet("front", {"front": raw}, {"front": 0}), poses())
     weight = frame.images["front"][..., 0].astype(float)
     found = (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
     np.testing.assert_allclose(found, (300 * 0.35 + 200, -300 * 0.22 + 200), atol=0.1)
@@ -215,3 +216,13 @@ def test_real_jpegs_go_through(shared_dir):
     frame = frames.assemble(frame_set(0, **dict.fromkeys(CAMERAS, compressed)), poses())
     expected = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(frame.images["left"], expected)
+
+
+def test_a_masked_camera_is_no_missing_one_and_has_no_image():
+    masked = replace(frame_set(100, missing=("right",)), missing=(), masked=("right",))
+    frame = assembler().assemble(masked, poses())
+    assert tuple(frame.images) == ("left", "front") and frame.masked == ("right",)
+    assert frame.rig.names == CAMERAS, "its calibration is still known"
+    left = replace(frame_set(100, missing=("front",)), reference_camera="left", missing=())
+    frame = assembler().assemble(replace(left, masked=("front",)), poses())
+    assert (frame.reference_camera, frame.stamp_ns) == ("left", 100 * MS)

@@ -440,3 +440,23 @@ def test_the_lidar_topic_is_the_only_one_or_the_one_named_lidar() -> None:
         lidar_topic({"/a": POINTS_TYPE, "/b": POINTS_TYPE})
     with pytest.raises(LidarTopicError, match="no topic of type"):
         lidar_topic(image)
+
+
+def test_a_camera_that_is_done_without_may_lack_its_calibration() -> None:
+    back = CameraTopics("CAM_BACK", "/CAM_BACK/image_rect", "/CAM_BACK/camera_info")
+    vehicle = vehicle_with(FRONT, back)
+    vehicle.take_camera_info("CAM_FRONT", INFO)
+    for child in ("CAM_FRONT", "CAM_BACK"):
+        vehicle.take_transforms(tf(transform("base_link", child, 0, mount(1.7))), static=True)
+    assert vehicle.rig() is None
+    vehicle.do_without(["CAM_BACK"])
+    rig = vehicle.rig()
+    assert rig is not None and rig.names == ("CAM_FRONT",)
+    assert "no camera_info on /CAM_BACK/camera_info" in vehicle.problem("CAM_BACK")
+    vehicle.do_without([])
+    assert vehicle.rig() is None
+    vehicle.take_camera_info("CAM_BACK", replace(INFO, frame_id="CAM_BACK"))
+    whole = vehicle.rig()
+    assert whole is not None and whole.names == ("CAM_FRONT", "CAM_BACK")
+    vehicle.do_without(["CAM_BACK"])
+    assert vehicle.rig() is whole, "what is known stays"
