@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from occ_perception.errors import OptionError
+
 if TYPE_CHECKING:
     from occ_perception.bags.nuscenes import SceneReader
 
@@ -31,10 +33,19 @@ def _convert() -> None:
 @app.command()
 def nuscenes(
     root: Annotated[Path, typer.Argument(help="nuScenes folder in the devkit's format.")],
-    version: Annotated[str, typer.Option(help="Tables, e.g. v1.0-mini or v1.0-trainval.")],
+    version: Annotated[
+        str | None,
+        typer.Option(help="Tables, e.g. v1.0-mini; by default the ones that have the scene."),
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="rosbag2 folder to write; without --scene, of all.")
-    ],
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="rosbag2 folder to write, or without --scene the folder of all; "
+            "by default the scene is kept in the user's cache.",
+        ),
+    ] = None,
     scene: Annotated[
         str | None, typer.Option(help="Scene name, e.g. scene-0103; all scenes by default.")
     ] = None,
@@ -46,19 +57,29 @@ def nuscenes(
 ) -> None:
     """Write nuScenes scenes as rosbag2 folders, for the node and for `ros2 bag play`.
 
-    With --scene, OUT is the bag. Without, OUT gets one bag per scene, named after it; bags that
-    are there already are kept.
+    With --scene, OUT is the bag; without OUT, the bag goes to the user's cache folder, and is kept
+    there if it is there already. Without --scene, OUT gets one bag per scene, named after it; bags
+    that are there already are kept.
     """
     from occ_perception.atomic import OutputError
     from occ_perception.bags.nuscenes import SceneReader
     from occ_perception.bags.nuscenes_tables import NuScenesError
+    from occ_perception.bags.scene_cache import cached_scene, version_of_scene
 
-    scenes = None if scene is None else [scene]
-    reader = SceneReader(root, version, scenes, sweeps=not keyframes, lidar=lidar)
-    _show_problems(reader.problems)
     if scene is not None:
-        _write_scene(reader, scene, out, storage, lidar)
+        version = version or version_of_scene(root, scene)
+        kept = cached_scene(root, version, scene, storage.value, not keyframes, lidar)
+        if out is None and kept.exists():
+            typer.echo(f"{kept}: is there already, kept")
+            return
+        reader = SceneReader(root, version, [scene], sweeps=not keyframes, lidar=lidar)
+        _show_problems(reader.problems)
+        _write_scene(reader, scene, out or kept, storage, lidar)
         return
+    if version is None or out is None:
+        raise OptionError("without --scene, all scenes are converted: give --version and --out")
+    reader = SceneReader(root, version, None, sweeps=not keyframes, lidar=lidar)
+    _show_problems(reader.problems)
     failed = []
     for name in reader.scenes:
         if (out / name).exists():

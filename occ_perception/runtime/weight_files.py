@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from occ_perception.atomic import write_whole
 from occ_perception.errors import OccError
 from occ_perception.models.card import ModelCard
+from occ_perception.user_cache import cache_folder
 
 _SHA256_DIGITS = 64
 
@@ -27,8 +28,7 @@ def weights_folder() -> Path:
     """``OCC_WEIGHTS``, or ``occ_perception`` in the user's cache folder."""
     if folder := os.environ.get("OCC_WEIGHTS"):
         return Path(folder).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "occ_perception"
+    return cache_folder()
 
 
 def weights_path(card: ModelCard) -> Path:

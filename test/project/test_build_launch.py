@@ -1,7 +1,7 @@
 """Launch file, RViz view and player QoS agree with the node they start.
 
 ROS's `launch` and `launch_ros` are part of a ROS installation only. Tests that need them are
-skipped without one; the others read the files.
+skipped without one; the others read the files. test/ros/test_launch.py runs the launch file.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ def assigned(name: str) -> ast.expr:
     raise AssertionError(f"{LAUNCH} assigns no {name}")
 
 
-def node_parameter_types() -> dict[str, str]:
+def node_parameters() -> dict[str, tuple[str, str]]:
+    """Argument -> the parameter that it overrides, and the type."""
     value = assigned("NODE_PARAMETERS")
     assert isinstance(value, ast.Dict)
-    return {
-        ast.literal_eval(key): ast.unparse(type_)
-        for key, type_ in zip(value.keys, value.values, strict=True)
-        if key is not None
-    }
+    found = {}
+    for key, pair in zip(value.keys, value.values, strict=True):
+        assert key is not None
+        assert isinstance(pair, ast.Tuple)
+        parameter, type_ = pair.elts
+        found[ast.literal_eval(key)] = (ast.literal_eval(parameter), ast.unparse(type_))
+    return found
 
 
 def declared_arguments() -> set[str]:
@@ -45,10 +48,11 @@ def declared_arguments() -> set[str]:
 
 
 def test_every_argument_that_is_read_is_declared_and_the_other_way_round() -> None:
-    read = set(node_parameter_types())
+    read = set(node_parameters())
     for call in ast.walk(ast.parse(LAUNCH.read_text())):
         if isinstance(call, ast.Call) and ast.unparse(call.func) in {
             "argument",
+            "is_true",
             "LaunchConfiguration",
         }:
             read |= {item.value for item in call.args if isinstance(item, ast.Constant)}
@@ -61,8 +65,9 @@ def test_overridden_parameters_exist_on_the_node_with_that_type() -> None:
     from occ_perception.ros.parameters import declarations
 
     types = {item.name: type(item.default).__name__ for item in declarations()}
-    overridden = node_parameter_types()
-    assert overridden == {name: types.get(name) for name in overridden}
+    overridden = dict(node_parameters().values())
+    expected = {name: types.get(name) for name in overridden}
+    assert overridden == {k: "list[str]" if v == "list" else v for k, v in expected.items()}
 
 
 def test_files_the_launch_file_names_exist() -> None:
@@ -83,19 +88,6 @@ def _share_parts(node: ast.expr) -> list[ast.Constant]:
         parts.insert(0, node.right)
         node = node.left
     return parts if ast.unparse(node) == "SHARE" else []
-
-
-def test_the_line_the_bag_waits_for_is_the_nodes() -> None:
-    line = ast.literal_eval(assigned("READY")).decode()
-    sources = [path.read_text() for path in (ROOT / "occ_perception/ros").glob("*.py")]
-    assert sum(line in source for source in sources) == 1
-
-
-def test_the_bag_gives_the_node_time_to_follow_its_publishers() -> None:
-    """The node subscribes when it sees publishers; frame sets sent before that are lost."""
-    command = LAUNCH.read_text().split("def bag_player")[1].split("\n\n\n")[0]
-    assert '["--delay", str(DELAY_S)]' in command
-    assert ast.literal_eval(assigned("DELAY_S")) >= 1.0
 
 
 def rviz_displays() -> dict[str, dict[str, Any]]:
@@ -168,30 +160,71 @@ def test_every_argument_has_a_description_and_a_default(launch_module: ModuleTyp
     ("given", "commands", "sim_time"),
     [
         ({}, ["occupancy_node"], False),
-        ({"rviz": "true"}, ["occupancy_node", "rviz2"], False),
-        ({"bag": "/data/drive"}, ["occupancy_node"], True),
-        ({"bag": "/data/drive", "use_sim_time": "false"}, ["occupancy_node"], False),
+        ({"rviz": "true"}, ["rviz2", "occupancy_node"], False),
+        ({"bag": "/data/drive", "layout": "foxglove"}, ["occupancy_node"], True),
+        (
+            {"bag": "/data/drive", "layout": "foxglove", "use_sim_time": "false"},
+            ["occupancy_node"],
+            False,
+        ),
     ],
 )
 def test_processes_follow_the_arguments(
     launch_module: ModuleType, given: dict[str, str], commands: list[str], sim_time: bool
 ) -> None:
+    context = _context(launch_module, given)
+    actions = launch_module.start_processes(context, given.get("bag", ""))
+    nodes = [item for item in actions if hasattr(item, "node_executable")]
+    assert [item.node_executable for item in nodes] == commands
+    for node in nodes:
+        assert _values(context, node)["use_sim_time"] is sim_time
+
+
+@pytest.mark.ros
+def test_arguments_become_parameters(launch_module: ModuleType) -> None:
+    given = {
+        "random_weights_seed": "3",
+        "weights": "12",  # a path, though it looks like a number
+        "image_topics": "CAM_FRONT=/front/image_raw,CAM_BACK=/back/image_raw",
+        "lidar_topic": "/lidar_top",
+        "missing_camera": "reuse_last",
+    }
+    context = _context(launch_module, given)
+    (node,) = (
+        item
+        for item in launch_module.start_processes(context, "")
+        if hasattr(item, "node_executable")
+    )
+    assert _values(context, node) == {
+        "random_weights_seed": 3,
+        "weights": "12",
+        "image_topics": ["CAM_FRONT=/front/image_raw", "CAM_BACK=/back/image_raw"],
+        "lidar.topic": "/lidar_top",
+        "missing_camera": "reuse_last",
+        "use_sim_time": False,
+    }
+
+
+def _context(launch_module: ModuleType, given: dict[str, str]) -> Any:
+    """A context in which the arguments are declared, and some given."""
     import launch
-    from launch_ros.utilities import evaluate_parameters
 
     context = launch.LaunchContext()
-    context.launch_configurations.update({"model": "alocc_2d_mini", **given})
+    context.launch_configurations.update(given)
     for argument in launch_module.generate_launch_description().get_launch_arguments():
         argument.execute(context)
-    actions = launch_module.start_processes(context)
-    nodes = [item for item in actions if hasattr(item, "node_executable")]
-    started = [item for item in nodes if item.condition is None or item.condition.evaluate(context)]
-    assert [item.node_executable for item in started] == commands
-    assert (len(actions) > len(nodes)) == ("bag" in given)
-    for node in nodes:
-        files_and_values = evaluate_parameters(context, node._Node__parameters)
-        values: dict[str, Any] = {}
-        for item in files_and_values:
-            values |= item if isinstance(item, dict) else {}
-        expected = {"model": "alocc_2d_mini"} if node.node_executable == "occupancy_node" else {}
-        assert values == {**expected, "use_sim_time": sim_time}
+    return context
+
+
+def _values(context: Any, node: Any) -> dict[str, Any]:
+    """The parameters that a node is given beside those of its file."""
+    from launch_ros.utilities import evaluate_parameters
+
+    values: dict[str, Any] = {}
+    for item in evaluate_parameters(context, node._Node__parameters):
+        values |= (
+            {k: v.evaluate(context) if hasattr(v, "evaluate") else v for k, v in item.items()}
+            if isinstance(item, dict)
+            else {}
+        )
+    return values
