@@ -27,6 +27,8 @@ from occ_perception.bags.stored_file import Channel, Stored, StoredFile, in_orde
 from occ_perception.errors import OccError
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# Larger than any message: a few bytes of a damaged or hostile file must not fill the memory.
+_LARGEST_UNPACKED = 2**28
 _SHOWN_COUNTS = 6
 
 
@@ -263,11 +265,17 @@ class Recording:
 def _unpacked(channel: Channel, raw: bytes) -> bytes:
     """The message of a message-compressed recording; others, and damaged ones, as they are.
 
-    The messages themselves tell: serialized ROS 2 messages start with a zero byte.
+    The messages themselves tell: serialized ROS 2 messages start with a zero byte. A message that
+    stays packed is reported when it is decoded.
     """
     if channel.is_ros1 or not raw.startswith(_ZSTD_MAGIC):
         return raw
+    message = bytearray()
     try:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(raw)
-    except zstandard.ZstdError:  # reported when the message is decoded
+        for part in zstandard.ZstdDecompressor().read_to_iter(raw):
+            message += part
+            if len(message) > _LARGEST_UNPACKED:
+                return raw
+    except zstandard.ZstdError:
         return raw
+    return bytes(message)

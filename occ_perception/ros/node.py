@@ -26,8 +26,13 @@ def main(args: list[str] | None = None) -> int:
 
     import rclpy
     from rclpy.executors import ExternalShutdownException
+    from rclpy.impl.implementation_singleton import rclpy_implementation
 
-    rclpy.init(args=args)
+    try:
+        rclpy.init(args=args)
+    except rclpy_implementation.RCLError as error:  # wrong arguments, no keys for SROS 2
+        print(f"occupancy_node: {_on_one_line(error)}", file=sys.stderr)
+        return 1
     try:
         node = _create_node()
         if node is None:
@@ -70,6 +75,8 @@ def _missing_package() -> str:
 
 def _create_node() -> Any:
     """The node, or None after its error was logged."""
+    import rclpy
+    from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.logging import get_logger
 
     try:
@@ -77,11 +84,20 @@ def _create_node() -> Any:
         from occ_perception.ros.occupancy_node import OccupancyNode
 
         return OccupancyNode()
+    except rclpy_implementation.RCLError as error:
+        if not rclpy.ok():  # a signal made it fail
+            raise
+        get_logger("occupancy_node").fatal(_on_one_line(error))
+        return None
     except Exception as error:
         if (sentence := sentence_for(error)) is None:
             raise
         get_logger("occupancy_node").fatal(sentence)
         return None
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

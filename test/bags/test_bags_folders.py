@@ -8,8 +8,11 @@ import sqlite3
 import bag_families
 import pytest
 import yaml
+import zstandard
 from mcap_files import messages_of, write_mcap
 from nuscenes_folder import drawn_images
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from typer.testing import CliRunner
 
 from occ_perception.bags.drive import open_recording
@@ -137,6 +140,21 @@ def test_a_compressed_file_may_have_been_unpacked_since(tmp_path, images):
         ),
     )
     assert stamps_and_problems(path)[1] == []
+
+
+def test_a_message_that_would_fill_the_memory_stays_packed(tmp_path):
+    packed = zstandard.ZstdCompressor().compress(bytes(300_000_000))
+    assert len(packed) < 100_000
+    writer = Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP)
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    with writer:
+        channel = writer.add_connection("/text", "std_msgs/msg/String", typestore=store)
+        writer.write(channel, 1, packed)
+    with Recording(tmp_path / "bag") as recording:
+        (message,) = recording.messages()
+        assert len(message.raw) == len(packed)
+        with pytest.raises(BagError):
+            recording.decode(message)
 
 
 # -- names ---------------------------------------------------------------------------------------

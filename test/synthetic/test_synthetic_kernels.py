@@ -154,6 +154,20 @@ def test_a_read_only_home_is_accepted(tmp_path: Path) -> None:
     )
 
 
+def test_a_temporary_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
+    """They could put pickles there, which numba reads."""
+    not_a_folder = tmp_path / "file"
+    not_a_folder.write_text("")
+    temporary = Path(make(tmp_path / "tmp"))
+    open_to_all = temporary / f"occ_perception-{os.getuid()}"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    folder = run_kernel(HOME=str(not_a_folder), TMPDIR=str(temporary)).split()[1]
+    assert Path(folder).is_relative_to(temporary)
+    assert list(open_to_all.iterdir()) == []
+    assert Path(folder).parent.stat().st_mode & 0o077 == 0
+
+
 def make(folder: Path) -> str:
     folder.mkdir()
     return str(folder)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from occ_perception.errors import needed_for
+from occ_perception.user_cache import cache_folder
 
 with needed_for("the town", "synthetic"):
     import numba
@@ -64,13 +67,27 @@ def _cache_folder() -> Path:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen) / name
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "occ_perception" / name
+    folder = cache_folder() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a home that cannot be written to, as in many containers
-        folder = Path(tempfile.gettempdir()) / f"occ_perception-{os.getuid()}" / name
+        folder = _private_folder() / name
     return folder
+
+
+def _private_folder() -> Path:
+    """A folder for temporary files that no other user can write to, the same one every time.
+
+    numba reads pickles there, and a pickle of someone else could run code.
+    """
+    folder = Path(tempfile.gettempdir()) / f"occ_perception-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+        is_ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+        if is_ours and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="occ_perception-"))
 
 
 _CACHE_FOLDER = _cache_folder()
