@@ -21,6 +21,7 @@ from occ_perception.ros.parameters import ParameterServer
 from occ_perception.ros.synchronizer import FrameSetIntake
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.ros.worker import Worker
+from occ_perception.runtime.schedule import HistoryLimits
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 from occ_perception.sensing.input_plan import InputPlan
@@ -76,6 +77,11 @@ class Activation:
                 model,
                 frame_id=plan.pose.ego_frame,
                 commit_spacing_s=None if spacing_s < 0 else spacing_s,
+                limits=HistoryLimits(
+                    max_gap_s=values.history_gap_s or None,
+                    max_speed_mps=values.history_speed_mps,
+                    max_turn_rate_dps=values.history_turn_rate_dps,
+                ),
             ),
             self._intake.jobs,
             self._vehicle,

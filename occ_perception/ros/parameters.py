@@ -286,6 +286,30 @@ class NodeParameters:
         minimum=-1.0,
         maximum=10.0,
     )
+    history_gap_s: float = _parameter(
+        "history.max_gap_s",
+        0.0,
+        "Longest time without a frame that enters the history; a longer one clears it. 0 = three "
+        "times the spacing, at least 1.5 s.",
+        minimum=0.0,
+        maximum=600.0,
+    )
+    history_speed_mps: float = _parameter(
+        "history.max_speed_mps",
+        70.0,
+        "Fastest motion of the ego pose between two frames, m/s, plus 1 m; a faster one is a jump "
+        "and clears the history.",
+        minimum=0.1,
+        maximum=1000.0,
+    )
+    history_turn_rate_dps: float = _parameter(
+        "history.max_turn_rate_dps",
+        120.0,
+        "Fastest turn of the ego pose between two frames, degrees per second, plus 5 degrees; a "
+        "faster one is a jump and clears the history.",
+        minimum=1.0,
+        maximum=3600.0,
+    )
     occupancy_encoding: str = _parameter(
         "occupancy_encoding",
         "rle",

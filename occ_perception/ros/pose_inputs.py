@@ -15,6 +15,7 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.subscriptions import InputSubscription
 from occ_perception.sensing.from_messages import stamp_ns
 from occ_perception.sensing.layouts import ODOMETRY_TYPE
+from occ_perception.sensing.pose_sources import PoseSources
 
 Refusals = tuple[str, ...]
 """Why parts of a message were refused; empty if all of it was used."""
@@ -81,7 +82,7 @@ class Meter:
 
 
 class OdometryInput:
-    """nav_msgs/Odometry as the ego pose.
+    """nav_msgs/Odometry as the ego pose. Of several publishers that send at once one is used.
 
     Args:
         node: owner.
@@ -94,6 +95,7 @@ class OdometryInput:
         self, node: Node, topic: str, reliability: str, take: Callable[[int, Any], Refusals]
     ) -> None:
         self._meter = Meter()
+        self._sources = PoseSources()
         self._take_odometry = take
         self._subscription = InputSubscription(
             node,
@@ -117,6 +119,11 @@ class OdometryInput:
         return [self._meter.report("ego pose", self._subscription, stale_after_s)]
 
     def _take(self, message: Any) -> None:
+        subscription = self._subscription
+        if not self._sources.accepts("", subscription.sender, subscription.arrived_s):
+            what = f"{subscription.topic} is sent"
+            self._meter.reject((_two_publishers(what, "", self._sources, subscription),))
+            return
         stamp = stamp_ns(message.header.stamp)
         refusals = self._take_odometry(stamp, message)
         self._meter.reject(refusals)
@@ -126,6 +133,8 @@ class OdometryInput:
 
 class TransformInput:
     """/tf and /tf_static: camera mounts, and the ego pose if its source is tf.
+
+    Of several publishers that send a moving frame at once one is used.
 
     Args:
         node: owner.
@@ -141,6 +150,7 @@ class TransformInput:
         self, node: Node, topic: str, reliability: str, take: Callable[[int, Any, bool], Refusals]
     ) -> None:
         self._moving_meter, self._static_meter = Meter(), Meter()
+        self._sources = PoseSources()
         self._take_transforms = take
         types = {TF_TYPE: _tf_message_class()}
         self._moving, self._static = (
@@ -180,13 +190,37 @@ class TransformInput:
         return statuses
 
     def _take_moving(self, message: Any) -> None:
-        newest = max((stamp_ns(item.header.stamp) for item in message.transforms), default=0)
         meter = self._moving_meter
+        meter.reject(self._leave_out_second_publishers(message))
+        newest = max((stamp_ns(item.header.stamp) for item in message.transforms), default=0)
         meter.newest_ns = max(meter.newest_ns, newest)
         meter.reject(self._take_transforms(newest, message, False))
 
+    def _leave_out_second_publishers(self, message: Any) -> Refusals:
+        """Remove the transforms to frames that another publisher sends; returns what is said."""
+        now_s, sender = self._moving.arrived_s, self._moving.sender
+        kept, refusals = [], []
+        for item in message.transforms:
+            child = item.child_frame_id.lstrip("/")
+            if self._sources.accepts(child, sender, now_s):
+                kept.append(item)
+            else:
+                what = f"the transform to {child} is sent"
+                refusals.append(_two_publishers(what, child, self._sources, self._moving))
+        if refusals:
+            message.transforms = kept
+        return tuple(refusals)
+
     def _take_static(self, message: Any) -> None:
         self._static_meter.reject(self._take_transforms(0, message, True))
+
+
+def _two_publishers(
+    what: str, stream: str, sources: PoseSources, subscription: InputSubscription
+) -> str:
+    used = subscription.node_of(sources.publisher(stream))
+    refused = subscription.node_of(subscription.sender)
+    return f"{what} by two publishers: {used} is used, {refused} is not; stop one of them"
 
 
 def _tf_message_class() -> type[Any]:

@@ -65,6 +65,11 @@ class InputSubscription:
         self.choice: Choice | None = None
         self.problem = ""
         self.received = 0
+        self.sender = b""
+        """Publisher of the newest message; b"" where the distribution's rclpy does not tell it."""
+        self.arrived_s = 0.0
+        """When the newest message arrived, seconds of the system's clock."""
+        self._nodes: dict[bytes, str] = {}
         self._last_arrival: float | None = None
 
     @property
@@ -82,6 +87,7 @@ class InputSubscription:
         for topic in self._topics:
             publishers = self._node.get_publishers_info_by_topic(topic)
             if publishers:
+                self._nodes |= {bytes(info.endpoint_gid): _node_name(info) for info in publishers}
                 self._follow(topic, publishers)
                 return
         if self._subscription is None:
@@ -160,10 +166,21 @@ class InputSubscription:
             self._subscription = None
             self.choice = None
 
-    def _on_message(self, message: Any) -> None:
+    def node_of(self, publisher: bytes) -> str:
+        """The node that a publisher belongs to, as far as known."""
+        return self._nodes.get(publisher, "a node")
+
+    def _on_message(self, message: Any, info: Mapping[str, Any]) -> None:
         self.received += 1
         self._last_arrival = time.monotonic()
+        publisher = info.get("publisher_gid")
+        self.sender = publisher["data"] if publisher else b""
+        self.arrived_s = (info.get("received_timestamp") or time.time_ns()) * 1e-9
         self._callback(message)
+
+
+def _node_name(info: TopicEndpointInfo) -> str:
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 def _durability(publishers: list[TopicEndpointInfo]) -> DurabilityPolicy:

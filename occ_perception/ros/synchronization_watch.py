@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,6 +17,16 @@ from occ_perception.sensing.input_plan import InputPlan
 
 _SILENT_S = 1.0
 """A camera without an image for so long is not late but silent, which its own status states."""
+
+_KEPT_IMAGES = 64
+"""Arrivals kept per camera: as many as come within seconds."""
+
+_JUDGED_IMAGES = 8
+"""Newest images of a camera whose delay is looked at."""
+
+_DEADLINE_STEP_MS = 50
+_LATEST_MS = 1000
+"""Images that seem to come later than this have a wrong clock."""
 
 
 class FrameSetPolicy(Protocol):
@@ -74,6 +86,8 @@ class SynchronizationWatch:
         self._logger = logger
         self._newest: dict[str, tuple[int, float]] = {}
         """Camera -> stamp of its newest image, and monotonic time of its arrival."""
+        self._arrivals: dict[str, deque[tuple[int, int]]] = {}
+        """Camera -> stamps of its images, and when they arrived in ROS time."""
         self._last_frame_set_at: float | None = None
         self._last_missing: tuple[str, ...] = ()
         self._incomplete_reported = 0
@@ -82,10 +96,13 @@ class SynchronizationWatch:
     def reset(self) -> None:
         """Forget the images, after a jump back in time."""
         self._newest.clear()
+        self._arrivals.clear()
 
-    def saw_image(self, camera: str, stamp_ns: int) -> None:
-        """Note an image."""
+    def saw_image(self, camera: str, stamp_ns: int, now_ns: int) -> None:
+        """Note an image that arrived at ``now_ns``, ROS time."""
         self._newest[camera] = (stamp_ns, time.monotonic())
+        arrivals = self._arrivals.setdefault(camera, deque(maxlen=_KEPT_IMAGES))
+        arrivals.append((stamp_ns, now_ns))
 
     def saw_frame_set(self, frame_set: FrameSet) -> None:
         """Note a frame set; logs the observed tolerance when it is new."""
@@ -151,22 +168,51 @@ class SynchronizationWatch:
 
     def _why_missing(self, camera: str) -> str:
         """What is wrong with a camera whose images come but are in no frame set."""
-        reference = self._plan.reference_camera
-        if camera not in self._newest or reference not in self._newest:
+        reference = self._policy.reference_camera
+        if camera not in self._newest or reference not in self._newest or camera == reference:
             return ""
-        stamp_ns, at = self._newest[camera]
-        behind_ms = (self._newest[reference][0] - stamp_ns) / 1e6
-        if time.monotonic() - at > _SILENT_S or abs(behind_ms) <= self._deadline_ms:
+        if time.monotonic() - self._newest[camera][1] > _SILENT_S:
             return ""
-        order = "behind" if behind_ms > 0 else "ahead of"
-        return (
-            f"; the newest stamp of {camera} is {abs(behind_ms) / 1e3:.3f} s {order} that of "
-            f"{reference}: its images come too late (sync.deadline_ms is {self._deadline_ms:g}) "
-            "or its clock is wrong"
-        )
+        waited_ms = self._longest_wait_ms(camera, reference)
+        is_late = waited_ms <= _LATEST_MS
+        if is_late and waited_ms > self._deadline_ms:
+            enough_ms = (1.25 * waited_ms // _DEADLINE_STEP_MS + 1) * _DEADLINE_STEP_MS
+            return (
+                f"; images of {camera} come {waited_ms:.0f} ms after those of {reference} with the "
+                f"same stamp: sync.deadline_ms: {enough_ms:g} would wait for them (it is "
+                f"{self._deadline_ms:g}), unless its clock is behind"
+            )
+        behind_ms = self._clock_behind_ms(camera, reference)
+        if not is_late and abs(behind_ms) > self._policy.tolerance_ns / 1e6:
+            order = "behind" if behind_ms > 0 else "ahead of"
+            return (
+                f"; the stamps of {camera} are {abs(behind_ms) / 1e3:.3f} s {order} those of "
+                f"{reference}: its clock is wrong; synchronise it (PTP, NTP), or use stamp_source: "
+                "receive"
+            )
+        return ""
+
+    def _longest_wait_ms(self, camera: str, reference: str) -> float:
+        """How long after the reference images of their frame sets a camera's images came.
+
+        Infinite if none of them has the stamp of a reference image that came before.
+        """
+        waits_ns: list[int] = []
+        for stamp_ns, at_ns in list(self._arrivals[camera])[-_JUDGED_IMAGES:]:
+            earlier = [(abs(r - stamp_ns), t) for r, t in self._arrivals[reference] if t <= at_ns]
+            apart_ns, reference_at_ns = min(earlier, default=(stamp_ns, at_ns))
+            if apart_ns <= self._policy.tolerance_ns:
+                waits_ns.append(at_ns - reference_at_ns)
+        return max(waits_ns, default=math.inf) / 1e6
+
+    def _clock_behind_ms(self, camera: str, reference: str) -> float:
+        """How far a camera's stamps are behind those of images that arrive at the same time."""
+        stamp_ns, at_ns = self._arrivals[camera][-1]
+        reference_ns, reference_at_ns = self._arrivals[reference][-1]
+        return ((reference_ns - stamp_ns) - (reference_at_ns - at_ns)) / 1e6
 
     def _why_none(self, stale_after_s: float) -> str:
-        reference = self._plan.reference_camera
+        reference = self._policy.reference_camera
         if reference not in self._newest:
             return f"no image of the reference camera {reference} yet"
         silent_s = time.monotonic() - self._newest[reference][1]

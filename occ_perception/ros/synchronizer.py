@@ -265,8 +265,9 @@ class FrameSetIntake:
         Raises:
             TimeJump: its stamp went back by more than a second; the image was not taken.
         """
-        self._frame_sets.add(camera, stamp_ns, image, self._clock.now().nanoseconds)
-        self._watch.saw_image(camera, stamp_ns)
+        now_ns = self._clock.now().nanoseconds
+        self._frame_sets.add(camera, stamp_ns, image, now_ns)
+        self._watch.saw_image(camera, stamp_ns, now_ns)
 
     def tick(self) -> None:
         """Close the frame sets whose deadline has passed."""

@@ -103,8 +103,9 @@ class TransformTree:
     ) -> None:
         """Add one transform of a tf message; leading slashes of frame names are dropped.
 
-        The newest parent of a static frame applies, as in tf2. A moving frame gets another parent
-        only after the first one has fallen silent: two publishers at once would make it flicker.
+        The newest parent that a static transform gives a frame applies, as in tf2. A moving
+        transform gives a moving frame another parent only after the first one has fallen silent:
+        two publishers at once would make it flicker.
 
         Raises:
             TransformError: a frame has no name, the child has another parent, or the edge closes a
@@ -173,10 +174,10 @@ class TransformTree:
 
     def _is_superseded(self, edge: _Edge, parent: str, stamp_ns: int, static: bool) -> bool:
         """Whether a frame's edge gives way to one with another parent."""
-        if edge.parent == parent or edge.is_static != static:
-            return False
+        if edge.parent == parent or static or edge.is_static:
+            return edge.parent != parent and static
         span_ns = edge.history.span_ns
-        return static or span_ns is None or stamp_ns - span_ns[1] > self.max_gap_ns
+        return span_ns is None or stamp_ns - span_ns[1] > self.max_gap_ns
 
     def _new_edge(self, parent: str, child: str, matrix: Float64, static: bool) -> _Edge:
         if child == parent or child in self._ancestors(parent):

@@ -156,8 +156,8 @@ class LiveSide:
         self._heard = 0
         take = InputSubscription._on_message
 
-        def counted(subscription: InputSubscription, message: Any) -> None:
-            take(subscription, message)
+        def counted(subscription: InputSubscription, message: Any, info: Any) -> None:
+            take(subscription, message, info)
             self._heard += 1
 
         monkeypatch.setattr(InputSubscription, "_on_message", counted)

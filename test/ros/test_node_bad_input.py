@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
-from car import HEIGHT, WIDTH, Car, Listener, image, jpeg, spin_for, spin_until, write_rig
+from car import CAMERAS, HEIGHT, WIDTH, Car, Listener, image, jpeg, spin_for, spin_until, write_rig
+from nav_msgs.msg import Odometry
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
@@ -234,6 +236,44 @@ def test_time_that_goes_back_starts_over(drive: Drive) -> None:
     drive.listener.wait_for_status("time", f"{jumps + 1} jumps back")
     drive.good_frame_set()
     assert drive.listener.grids[max(s for s in drive.listener.grids if s <= drive.now_ns + SECOND)]
+
+
+def test_a_second_odometry_publisher_is_named_and_resets_nothing(drive: Drive) -> None:
+    """It is 5 s behind."""
+    drive.good_frame_set()
+    jumps = drive.listener.values("time")["jumps_back"]
+    rejected = int(drive.listener.values("ego pose")["rejected"])
+    other_node = rclpy.create_node("second_localisation")
+    first, second = (
+        drive.car.odometry,
+        other_node.create_publisher(Odometry, drive.car.odometry.topic_name, 10),
+    )
+    spin_until(other_node, second.get_subscription_count, 20, "the node matches it")
+    spin_for(drive.node, 0.5)
+
+    class Both:
+        def publish(self, message: Odometry) -> None:
+            first.publish(message)
+            late = deepcopy(message)
+            late.header.stamp.sec -= 5
+            late.pose.pose.position.x += 300.0
+            second.publish(late)
+
+    drive.car.odometry = Both()
+    stamps = []
+    for _ in range(4):
+        stamps.append(drive.car.frame_set(drive.next_start()))
+        drive.expect_output(stamps[-1])
+    drive.car.odometry = first
+    assert not any(drive.listener.grids[stamp].history_break for stamp in stamps)
+    assert drive.listener.values("time")["jumps_back"] == jumps
+    status = drive.listener.wait_for_status(
+        "ego pose", "is sent by two publishers: /bad_input_test"
+    )
+    assert "is used, /second_localisation is not; stop one of them" in status.message
+    values = {pair.key: pair.value for pair in status.values}
+    assert int(values["rejected"]) == rejected + 4 * len(CAMERAS)
+    other_node.destroy_node()
 
 
 def test_diagnostics_continue_when_all_inputs_stop(drive: Drive) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import matrix_from_pose, pose_from_matrix
@@ -460,3 +462,32 @@ def test_a_camera_that_is_done_without_may_lack_its_calibration() -> None:
     assert whole is not None and whole.names == ("CAM_FRONT", "CAM_BACK")
     vehicle.do_without(["CAM_BACK"])
     assert vehicle.rig() is whole, "what is known stays"
+
+
+STAMPS = st.sampled_from([-5_000, 0, 1, 1_000, 2_500, 100_000, 100_500, 160_000])
+FRAMES = st.sampled_from(["map", "odom", "base_link", "/base_link", "CAM_FRONT", "tag", ""])
+MATRICES = st.sampled_from([np.eye(4), mount(1.7), driven(5.0), driven(1e300)])
+GOOD = st.builds(transform, FRAMES, FRAMES, STAMPS, MATRICES)
+TRANSFORMS = GOOD | GOOD.map(bad)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    messages=st.lists(
+        st.tuples(st.lists(TRANSFORMS, max_size=5), st.booleans()), min_size=1, max_size=8
+    )
+)
+def test_whatever_a_tf_message_holds_it_is_taken_at_the_latest_after_a_reset(messages) -> None:
+    """The node resets itself after a TimeJump and takes the message again; nothing else ends it."""
+    vehicle = vehicle_with(pose=TF)
+    vehicle.take_camera_info("CAM_FRONT", INFO)
+    for transforms, static in messages:
+        message = tf(*transforms)
+        try:
+            refusals = vehicle.take_transforms(message, static)
+        except TimeJump:
+            vehicle.reset()
+            refusals = vehicle.take_transforms(message, static)
+        assert all(isinstance(sentence, str) and sentence for sentence in refusals)
+        vehicle.rig()
+        vehicle.poses.settled(100_000 * MS)
