@@ -115,7 +115,7 @@ setup(
     entry_points={
         "console_scripts": [
             "occ = occ_perception.cli:main",
-            "occupancy_node = occ_perception.ros.node:main",
+            "occupancy_node = occ_perception.ros.node:program",
         ],
     },
 )

@@ -6,13 +6,12 @@ ALOcc-2D-mini, one whose grid lies in the lidar frame, one with flow, one that t
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 from small_streams import small_card
 
 from occ_perception.models.zoo import MODELS
-from occ_perception.ros.node import main
+from occ_perception.ros.node import program
 
 SMALL_MODEL = "alocc_2d_mini_small"
 
@@ -26,4 +25,4 @@ def add_small_models() -> None:
 
 if __name__ == "__main__":
     add_small_models()
-    sys.exit(main())
+    program()

@@ -21,6 +21,7 @@ from occ_perception.errors import OccError, git_lfs_advice
 from occ_perception.models.card import ModelCard
 from occ_perception.models.checkpoint_keys import checkpoint_key, current_key
 from occ_perception.models.network import Network
+from occ_perception.models.zoo import MODELS
 
 # In order of preference: averaged weights are the ones that published figures belong to.
 _WRAPPERS = ("ema_state_dict", "state_dict", "model")
@@ -28,6 +29,7 @@ _WRAPPERS = ("ema_state_dict", "state_dict", "model")
 _BEGINNINGS = (b"PK\x03\x04", b"\x80")
 _GRID_KEYS = ("view_transformer.dx", "view_transformer.bx", "view_transformer.nx")
 _GRID_TOLERANCE = 1e-3
+_SHOWN_PROBLEMS = 5
 # A counter of training steps that no network reads; files from before PyTorch 0.4.1 and from some
 # exporters lack it.
 _OPTIONAL = ".num_batches_tracked"
@@ -159,13 +161,37 @@ def _fitting_tensors(
     tensors = _named_tensors(path)
     report = match_keys(net, card, tensors)
     if report.problems:
-        raise CheckpointError(
-            f"{path} does not fit model {card.name} ({len(report.problems)} problems):\n  "
-            + "\n  ".join(report.problems)
-            + f"\nIs it a checkpoint of {card.config_stem}?",
-            report,
-        )
+        raise CheckpointError(_misfit(card, path, report, tensors), report)
     return tensors, report
+
+
+def _misfit(card: ModelCard, path: Path, report: KeyReport, tensors: Mapping[str, Tensor]) -> str:
+    """What is wrong with a file that does not fit; one of another model is named as that."""
+    is_another = report.missing or report.unexpected or report.wrong_shape or report.wrong_grid
+    if is_another and (owners := [name for name in _owners(tensors) if name != card.name]):
+        return (
+            f"{path} does not fit model {card.name}: these are the keys of {' or '.join(owners)}. "
+            f"Choose that model, or a checkpoint of {card.config_stem}"
+        )
+    shown, problems = report.problems[:_SHOWN_PROBLEMS], report.problems
+    rest = f"; ... (`occ weights check {path} --model {card.name}` lists all)"
+    return (
+        f"{path} does not fit model {card.name} ({len(problems)} problems): {'; '.join(shown)}"
+        + (rest if len(problems) > len(shown) else "")
+        + f". Is it a checkpoint of {card.config_stem}?"
+    )
+
+
+def _owners(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The models of the zoo that a file fits."""
+    shapes = {k: v if k in _GRID_KEYS else v.to("meta") for k, v in tensors.items()}
+    owners = []
+    for card in MODELS.values():
+        with torch.device("meta"):  # names and shapes suffice
+            net = card.build()
+        if not match_keys(net, card, shapes).problems:
+            owners.append(card.name)
+    return owners
 
 
 def _named_tensors(path: Path) -> dict[str, Tensor]:

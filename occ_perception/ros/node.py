@@ -6,8 +6,10 @@ a one-line error if it cannot start, and shuts it down cleanly.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from occ_perception.errors import sentence_for
 
@@ -15,6 +17,19 @@ _BUILD = (
     "Build it with `make setup` and activate it with `. ./env.sh` (from the repository root), or "
     "in a ROS workspace with `colcon build` and `source install/setup.bash`."
 )
+
+
+def program() -> NoReturn:
+    """The executable: :func:`main`, and an end without delay.
+
+    Python's own way out takes a second or more where torch is loaded. By then the node has
+    finished, its topics are withdrawn and its shared memory is removed.
+    """
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)  # what rclpy has written
+    os._exit(code)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -27,12 +42,21 @@ def main(args: list[str] | None = None) -> int:
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from rclpy.impl.implementation_singleton import rclpy_implementation
+    from rclpy.logging import get_logger
 
+    from occ_perception.ros.shared_memory import remove_orphaned_segments
+
+    count, size = remove_orphaned_segments()
     try:
         rclpy.init(args=args)
     except rclpy_implementation.RCLError as error:  # wrong arguments, no keys for SROS 2
         print(f"occupancy_node: {_on_one_line(error)}", file=sys.stderr)
         return 1
+    if count:
+        get_logger("occupancy_node").info(
+            f"removed {count} segments of shared memory ({size / 1e6:.0f} MB) from /dev/shm that "
+            "killed processes had left"
+        )
     try:
         node = _create_node()
         if node is None:
@@ -101,4 +125,4 @@ def _on_one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -18,8 +18,10 @@ from occ_perception.ros.diagnostics import OK, WARN, DiagnosticsPublisher, Statu
 from occ_perception.ros.node_plan import lidar_topic_of, plan_node
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
+from occ_perception.ros.topic_table import topic_table
 from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.stream import OccupancyStream
+from occ_perception.runtime.weight_files import find_weights
 from occ_perception.runtime.weights import LoadedModel, load_model
 from occ_perception.sensing.input_plan import InputPlan
 
@@ -100,7 +102,10 @@ class OccupancyNode(LifecycleNode):
         assert self._configured is not None
         self._configured.activation.start()
         self._is_active = True
-        model = self._configured.model
+        now = self._configured
+        model, values = now.model, self._settings.values
+        table = topic_table(self, now.plan, now.lidar_topic, values)
+        self.get_logger().info(f"topics:\n{table}")
         self.get_logger().info(f"{model.label} runs on {model.device}; waiting for cameras")
         return super().on_activate(state)
 
@@ -182,11 +187,14 @@ def _load_model(values: NodeParameters, cameras: list[str]) -> LoadedModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     seed = values.random_weights_seed
-    if bool(values.weights) == (seed >= 0):
+    if values.weights and seed >= 0:
+        raise ParameterError("weights and random_weights_seed are both set; set one of them")
+    if not values.weights and seed < 0 and find_weights(get_card(values.model)) is None:
         raise ParameterError(
-            "set exactly one of weights (path of a checkpoint) and random_weights_seed (to test "
-            f"the data path without a checkpoint); `occ models show {values.model}` prints the "
-            "checkpoint's URL"
+            f"there are no weights of {values.model} on this machine: `occ weights fetch "
+            f"{values.model}` downloads them, if they are published (`occ models show "
+            f"{values.model}`); or set weights (path of a checkpoint), or random_weights_seed (to "
+            "test the data path without a checkpoint)"
         )
     weights_seed = None if seed < 0 else seed
     return load_model(values.model, values.weights or None, weights_seed, device, cameras)

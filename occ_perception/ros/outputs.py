@@ -20,7 +20,8 @@ from occ_perception.ros.messages import flow_message, occupancy_message, points_
 from occ_perception.ros.parameters import NodeParameters
 
 # A subscriber that stalls briefly still receives the last few grids.
-_OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+OUTPUT_DEPTH = 5
+_OUTPUT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Output(ABC):

@@ -95,7 +95,10 @@ class NodeParameters:
         "model", "alocc_2d_mini", "Name of the network; `occ models list` prints the names."
     )
     weights: str = _parameter(
-        "weights", "", "Path of that network's checkpoint (.pth or .safetensors)."
+        "weights",
+        "",
+        "Path of that network's checkpoint (.pth or .safetensors). "
+        '"" = the one that `occ weights fetch` has stored.',
     )
     random_weights_seed: int = _parameter(
         "random_weights_seed",

@@ -173,6 +173,12 @@ class Worker:
         return frame if self._lidar is None else self._lidar.with_points(frame, self._vehicle)
 
     def _note(self, prediction: OccupancyPrediction) -> None:
+        if not self._frames:
+            occupied = int((prediction.labels != prediction.empty_class).sum())
+            self._logger.info(
+                f"first grid, of the images at {prediction.stamp_ns * 1e-9:.3f} s: {occupied} of "
+                f"{prediction.labels.size} voxels are occupied"
+            )
         self._frames += 1
         self._last = prediction
         self._last_failure = ""

@@ -16,7 +16,7 @@ from small_model_node import add_small_models
 from occ_perception.cli import main
 from occ_perception.demo import over_dds
 from occ_perception.models.zoo import MODELS, get_card
-from occ_perception.ros.node import main as run_node
+from occ_perception.ros.node import program as run_node
 
 SMALL_TOWN_MODEL = "alocc_town_small"
 INPUT_SIZE = (64, 176)
@@ -31,7 +31,7 @@ if __name__ == "__main__":
     add_small_models()
     MODELS[SMALL_TOWN_MODEL] = small_town_card()
     if "--ros-args" in sys.argv:
-        sys.exit(run_node())
+        run_node()
     over_dds._LINGER_S = 15.0  # its outputs take no seconds, those of full networks do
     over_dds.NODE_COMMAND = (sys.executable, str(Path(__file__).resolve()))
     main()

@@ -104,10 +104,28 @@ def test_everything_wrong_is_listed_and_nothing_is_loaded(tmp_path, net, publish
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+def test_a_file_of_another_model_is_named_as_that(tmp_path, net):
+    other = get_card("bevdetocc_gf")
+    with torch.device("meta"):
+        shapes = {
+            checkpoint_key(key, other.names): value.shape
+            for key, value in other.build().state_dict().items()
+        }
+    # One number in memory for each tensor: the file is small.
+    path = saved(tmp_path, {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()})
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(net, CARD, path)
+    assert str(caught.value) == (
+        f"{path} does not fit model {CARD.name}: these are the keys of bevdetocc_gf. "
+        f"Choose that model, or a checkpoint of {CARD.config_stem}"
+    )
+
+
 def test_a_file_of_the_model_without_history_does_not_fit_the_one_with_it(tmp_path, net, published):
     shorter = {k: v for k, v in published.items() if not k.startswith("history_")}
-    with pytest.raises(CheckpointError, match=r"missing: history_keyframe_time_conv\.0\.weight"):
+    with pytest.raises(CheckpointError, match="the keys of alocc_2d_mini_surroundocc") as caught:
         load_checkpoint(net, CARD, saved(tmp_path, shorter))
+    assert "history_keyframe_time_conv.0.weight" in caught.value.report.missing
 
 
 def test_tensors_that_only_a_file_has_are_ignored_with_the_reason():

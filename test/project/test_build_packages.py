@@ -133,4 +133,4 @@ def test_wheel_holds_what_ros2_launch_and_run_look_for(wheel: zipfile.ZipFile) -
     (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
     scripts = wheel.read(name).decode()
     assert "occ = occ_perception.cli:main" in scripts
-    assert "occupancy_node = occ_perception.ros.node:main" in scripts
+    assert "occupancy_node = occ_perception.ros.node:program" in scripts

@@ -20,7 +20,7 @@ from small_model_node import add_small_models
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from occ_perception.models.occupancy_net import OccupancyNet
-from occ_perception.ros.node import main
+from occ_perception.ros.node import program
 
 
 def fail_on_device() -> None:
@@ -46,4 +46,5 @@ if __name__ == "__main__":
 
     register_module_forward_pre_hook(before_step)
     add_small_models()
-    sys.exit(main(sys.argv[first_option:]))
+    sys.argv[1:first_option] = []
+    program()

@@ -12,19 +12,34 @@ import pytest
 pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
+import torch
 from car import Car, Listener, spin_for, spin_until, write_rig
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
 from ros_fixtures import Launch
+from small_streams import small_card
 from std_srvs.srv import Trigger
+
+from occ_perception.models.card import ModelCard
+from occ_perception.models.checkpoint_keys import checkpoint_key
+from occ_perception.models.zoo import get_card
+from occ_perception.runtime.weight_files import file_checksum
 
 pytestmark = pytest.mark.ros
 
 NAME = "/occupancy_node"
 T0 = 1_700_000_000 * 10**9
 STEP = 10**9 // 2
+
+
+@pytest.fixture(autouse=True)
+def kept_weights(tmp_path: Path, child_environment: dict[str, str]) -> Iterator[Path]:
+    """The folder where the node finds weights by the model's name, at first empty."""
+    child_environment["OCC_WEIGHTS"] = str(tmp_path / "kept")
+    yield tmp_path / "kept"
+    del child_environment["OCC_WEIGHTS"]
 
 
 def start(launch: Launch, tmp_path: Path, *parameters: str) -> RunningProcess:
@@ -91,7 +106,13 @@ def test_a_manager_takes_the_node_through_its_life(
 
     assert change(manager, Transition.TRANSITION_ACTIVATE)
     car.wait_until_heard()
+    topics = [line.split() for line in process.output().splitlines()]
+    assert ["in", "CAM_FRONT", front, "sensor_msgs/Image,", "or"] in [t[:5] for t in topics]
+    assert ["out", "occupancy", f"{NAME}/occupancy", "occ_msgs/SemanticOccupancy"] in [
+        t[:4] for t in topics
+    ]
     first = frames(car, listener, 0, 3)
+    assert process.output().count("first grid, of the images at") == 1
     assert [grid.history_length for grid in first] == [0, 1, 2]
 
     assert change(manager, Transition.TRANSITION_DEACTIVATE)
@@ -124,9 +145,44 @@ def test_what_cannot_be_configured_stays_unconfigured_and_says_why(
     process = start(launch, tmp_path, "autostart:=false")  # neither weights nor a seed
     assert not change(manager, Transition.TRANSITION_CONFIGURE)
     assert state(manager) == State.PRIMARY_STATE_UNCONFIGURED
-    assert "set exactly one of weights" in process.output()
+    assert "there are no weights of alocc_2d_mini_small on this machine" in process.output()
     assert not call(manager, Trigger, "reset").success
     assert process.stop() == 0, process.output()
+
+
+def test_kept_weights_are_found_by_the_name_of_the_model_and_those_of_another_are_named(
+    launch: Launch, tmp_path: Path, manager: Node, kept_weights: Path
+) -> None:
+    kept_weights.mkdir()
+    card = small_card()
+    name = str(card.url).rsplit("/", 1)[1]
+    write_checkpoint(get_card("bevdetocc_sf"), kept_weights / name)
+    process = start(launch, tmp_path, "autostart:=false")
+    assert not change(manager, Transition.TRANSITION_CONFIGURE)
+    says = "does not fit model alocc_2d_mini_small: these are the keys of bevdetocc_sf or"
+    (line,) = [line for line in process.output().splitlines() if says in line]
+    assert line.startswith("[FATAL]")
+
+    for file in kept_weights.iterdir():
+        file.unlink()
+    write_checkpoint(card, kept_weights / name)
+    assert change(manager, Transition.TRANSITION_CONFIGURE)
+    assert change(manager, Transition.TRANSITION_ACTIVATE)
+    checksum = file_checksum(kept_weights / name)
+    assert f"alocc_2d_mini_small@{checksum[:12]} runs on cpu" in process.output()
+
+
+def write_checkpoint(card: ModelCard, path: Path) -> None:
+    """A file with the tensors of a model; there is one number in memory for each."""
+    with torch.device("meta"):
+        tensors = card.build().state_dict()
+    torch.save(
+        {
+            checkpoint_key(key, card.names): torch.tensor(0.01).to(value.dtype).expand(value.shape)
+            for key, value in tensors.items()
+        },
+        path,
+    )
 
 
 def test_a_reset_clears_the_history(launch: Launch, tmp_path: Path, manager: Node) -> None:

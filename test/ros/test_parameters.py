@@ -250,10 +250,17 @@ def start(launch: Launch, command: Sequence[str | Path], **environment: Any) -> 
     return process.wait(120), process.output()
 
 
-def test_a_start_without_weights_names_the_parameters_to_set(launch: Launch) -> None:
-    code, output = start(launch, python_module("occ_perception.ros.node"))
+def test_a_start_without_weights_names_the_parameters_to_set(
+    launch: Launch, child_environment: dict[str, str], tmp_path: Path
+) -> None:
+    code, output = start(
+        launch,
+        python_module("occ_perception.ros.node"),
+        environment={**child_environment, "OCC_WEIGHTS": str(tmp_path)},
+    )
     assert code == 1
-    assert "set exactly one of weights (path of a checkpoint) and random_weights_seed" in output
+    assert "`occ weights fetch alocc_2d_mini` downloads them" in output
+    assert "or set weights (path of a checkpoint), or random_weights_seed" in output
     assert "Traceback" not in output
 
 
