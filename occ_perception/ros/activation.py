@@ -1,7 +1,7 @@
 """What exists from an activation of the node to its deactivation: inputs, intake and worker.
 
 All callbacks run in one executor thread and only store messages; decoding and the network run in
-the worker thread. When time goes back (a bag starts over, a simulation restarts) all stamped data
+a thread each. When time goes back (a bag starts over, a simulation restarts) all stamped data
 is cleared.
 """
 
@@ -14,7 +14,9 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 
+from occ_perception.ros.assembly_stage import AssemblyStage
 from occ_perception.ros.diagnostics import OK, WARN, Status
+from occ_perception.ros.failures import Failures
 from occ_perception.ros.lidar_input import LidarInput
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
@@ -71,6 +73,10 @@ class Activation:
         if lidar_topic:
             tolerance_ns = round(values.lidar_tolerance_ms * 1e6)
             self._lidar = LidarInput(node, lidar_topic, tolerance_ns, values.qos_reliability)
+        failures = Failures(logger)
+        stage = AssemblyStage(
+            self._intake.jobs, vehicle, settings, lidar=self._lidar, failures=failures
+        )
         spacing_s = values.history_spacing_s
         self._worker = Worker(
             OccupancyStream(
@@ -83,12 +89,11 @@ class Activation:
                     max_turn_rate_dps=values.history_turn_rate_dps,
                 ),
             ),
-            self._intake.jobs,
-            self._vehicle,
+            stage,
             outputs,
             settings,
-            lidar=self._lidar,
-            logger=logger,
+            failures,
+            logger,
         )
         self._timers: list[Any] = []
         self._jump_handle: Any = None

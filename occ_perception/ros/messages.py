@@ -7,6 +7,7 @@ messages from a bag; they are defined in :mod:`occ_perception.sensing.from_messa
 from __future__ import annotations
 
 import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 
-from occ_msgs.msg import GridGeometry, OccupancyFlow, SemanticOccupancy
+from occ_msgs.msg import GridGeometry, Latency, OccupancyFlow, SemanticOccupancy
 from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_occupancy
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
@@ -26,6 +27,7 @@ __all__ = [
     "flat",
     "flow_from_message",
     "flow_message",
+    "latency_message",
     "occupancy_message",
     "points_message",
     "prediction_from_message",
@@ -70,6 +72,14 @@ def occupancy_message(prediction: OccupancyPrediction, encoding: int) -> Semanti
     message.committed = prediction.committed
     message.history_length = prediction.history_length
     message.history_break = prediction.history_break
+    return message
+
+
+def latency_message(prediction: OccupancyPrediction, milliseconds: Mapping[str, float]) -> Latency:
+    """Durations by stage; keys are the message's fields without ``_ms``."""
+    message = Latency(**{f"{stage}_ms": duration for stage, duration in milliseconds.items()})
+    message.header.stamp = time_message(prediction.stamp_ns)
+    message.header.frame_id = prediction.frame_id
     return message
 
 

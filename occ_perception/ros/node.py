@@ -91,7 +91,7 @@ def _missing_package() -> str:
             "wheels with `make setup` and activate them with `. ./env.sh`."
         )
     try:
-        from occ_msgs.msg import SemanticOccupancy  # noqa: F401
+        from occ_msgs.msg import Latency  # noqa: F401, the newest one: an older build lacks it
     except ImportError as error:
         return f"the message package occ_msgs is not importable ({error}). {_BUILD}"
     return ""

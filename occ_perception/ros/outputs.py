@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -13,14 +14,20 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 
-from occ_msgs.msg import OccupancyFlow, SemanticOccupancy
+from occ_msgs.msg import Latency, OccupancyFlow, SemanticOccupancy
 from occ_perception.codec import encoding_from_name
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.ros.messages import flow_message, occupancy_message, points_message
+from occ_perception.ros.messages import (
+    flow_message,
+    latency_message,
+    occupancy_message,
+    points_message,
+)
 from occ_perception.ros.parameters import NodeParameters
 
 # A subscriber that stalls briefly still receives the last few grids.
 OUTPUT_DEPTH = 5
+LATENCY_TOPIC = "~/latency"
 _OUTPUT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -98,14 +105,15 @@ OUTPUTS: tuple[Output, ...] = (
 
 
 class Outputs:
-    """The publishers of :data:`OUTPUTS`; used by the worker thread."""
+    """The publishers of :data:`OUTPUTS` and of the latency; used by the worker thread."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publishers: dict[str, Publisher[Any]] = {}
         for output in OUTPUTS:
             if output.when != "available":
-                self._advertise(output)
+                self._advertise(output.topic, output.message_type)
+        self._advertise(LATENCY_TOPIC, Latency)
         self._lock = threading.Lock()
         self._published: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -125,8 +133,14 @@ class Outputs:
             if message is None:
                 continue
             if output.topic not in self._publishers:
-                self._advertise(output)
+                self._advertise(output.topic, output.message_type)
             self._send(output.topic, message)
+
+    def publish_latency(
+        self, prediction: OccupancyPrediction, milliseconds: Mapping[str, float]
+    ) -> None:
+        """Publish how long each stage of a prediction took."""
+        self._send(LATENCY_TOPIC, latency_message(prediction, milliseconds))
 
     def figures(self) -> dict[str, int | str]:
         """Number of messages published and refused by DDS, for diagnostics."""
@@ -146,10 +160,8 @@ class Outputs:
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
 
-    def _advertise(self, output: Output) -> None:
-        self._publishers[output.topic] = self._node.create_publisher(
-            output.message_type, output.topic, _OUTPUT_QOS
-        )
+    def _advertise(self, topic: str, message_type: type[Any]) -> None:
+        self._publishers[topic] = self._node.create_publisher(message_type, topic, _OUTPUT_QOS)
 
     def _has_subscriber(self, output: Output) -> bool:
         return self._publishers[output.topic].get_subscription_count() > 0

@@ -359,6 +359,7 @@ class Mailbox(Generic[Item]):
         self._item: Item | None = None
         self._closed = False
         self.overwritten = 0
+        self.cleared = 0
 
     def put(self, item: Item) -> None:
         """Put an item; never blocks."""
@@ -376,8 +377,9 @@ class Mailbox(Generic[Item]):
             return None if self._closed else item
 
     def clear(self) -> None:
-        """Drop the item."""
+        """Drop the item; it is counted."""
         with self._condition:
+            self.cleared += self._item is not None
             self._item = None
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from occ_perception.ros.outputs import OUTPUT_DEPTH, OUTPUTS
+from occ_msgs.msg import Latency
+from occ_perception.ros.outputs import LATENCY_TOPIC, OUTPUT_DEPTH, OUTPUTS
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.sensing.input_plan import InputPlan
 
@@ -56,6 +57,7 @@ def _outputs() -> Iterable[_Row]:
         use = output.topic.removeprefix("~/").replace("_", " ")
         quality = f"reliable, depth {OUTPUT_DEPTH}{_WHEN[output.when]}"
         yield f"out  {use}", output.topic, _type_name(output.message_type), quality
+    yield "out  latency", LATENCY_TOPIC, _type_name(Latency), f"reliable, depth {OUTPUT_DEPTH}"
 
 
 def _type_name(message_class: type[Any]) -> str:

@@ -132,7 +132,11 @@ def test_a_room_on_another_floor_is_noticed() -> None:
         ("`CameraInput._take_image` in `ros/c", "`CameraInput.gone` in `ros/c", "does not exist"),
         ("as `self._net`", "as `self._network`", "does not call self._network"),
         ("`Activation.__init__` in", "`Activation.stop` in", "does not mention add"),
-        ("\n\nCalled by `Worker._run` in `ros/worker.py`.", "", "says 0 times what calls it"),
+        (
+            "\n\nCalled by `AssemblyStage._run` in `ros/assembly_stage.py`.",
+            "",
+            "says 0 times what calls it",
+        ),
     ],
 )
 def test_a_wrong_step_is_noticed(old: str, new: str, problem: str) -> None:

@@ -3,7 +3,8 @@
     python faulty_network_node.py FAULT FAULT ... --ros-args ...
 
 The n-th fault happens in the n-th step after the one of the warm-up: ``none``, ``memory`` (an
-allocation that no machine can grant), ``overflow``, ``device``, ``stall`` (8 s). Later steps work.
+allocation that no machine can grant), ``overflow``, ``device``, ``pause`` (6 s), ``stall`` (8 s).
+Later steps work.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "memory": lambda: torch.empty(1 << 58, dtype=torch.uint8),
     "overflow": lambda: float(10) ** 400,
     "device": fail_on_device,
+    "pause": lambda: time.sleep(6.0),
     "stall": lambda: time.sleep(8.0),
 }
 
