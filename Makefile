@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-slow-slice | lint | demo [BAG=...] | gpu | clean
+# make setup | test | test-slow | test-slow-slice | test-matrix | lint | demo [BAG=...] | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
 SHELL := /bin/bash
@@ -8,9 +8,9 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow test-slow-slice lint demo demo-checkpoint gpu clean
+.PHONY: setup test test-slow test-slow-slice test-matrix lint demo demo-checkpoint gpu clean
 
-# Make hands on a PYTHON that it was given; the default is setup.sh's own.
+# Make hands on a PYTHON or ROS that it was given; the default is setup.sh's own.
 setup:
 	@scripts/setup.sh
 
@@ -23,6 +23,11 @@ test-slow: setup
 # The slow tests that .ci/run runs too; CONTRIBUTING.md lists them.
 test-slow-slice: setup
 	$(in_workspace) python -m pytest -m "slow(ci=True)" $(ARGS)
+
+# Tests without torch and ROS, on every Python of the list that is here; no setup.
+PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
+test-matrix:
+	ARGS="$(ARGS)" scripts/test_matrix.sh $(PYTHONS)
 
 lint: setup
 	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)

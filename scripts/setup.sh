@@ -5,6 +5,7 @@
 # interrupted step has no stamp and is repeated.
 #
 # PYTHON   interpreter for .venv (default: the one of the existing .venv, or else python3)
+# ROS      distribution of the ROS wheels: kilted or jazzy (default: that of .venv, or else kilted)
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -56,9 +57,20 @@ choose_python() {
   python=$venv/bin/python
 }
 
+# Sets ros. An existing .venv keeps its distribution, because the wheels of one belong together.
+choose_ros() {
+  local there
+  there=$(cat "$stamps/ros" 2> /dev/null) || there=
+  [ -n "$there" ] || [ ! -f "$stamps/packages" ] || there=kilted
+  ros=${ROS:-${there:-kilted}}
+  [[ $ros = kilted || $ros = jazzy ]] || fail "ROS=$ros: there are wheels of kilted and of jazzy"
+  [ "${there:-$ros}" = "$ros" ] \
+    || fail ".venv has the wheels of $there, ROS is $ros; leave ROS out, or start over: make clean, then make setup ROS=$ros"
+}
+
 make_venv() {
-  "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
-    || fail "$("$python" --version 2>&1) is not supported; Python 3.10 to 3.13 is: make setup PYTHON=python3.11"
+  "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
+    || fail "$("$python" --version 2>&1) is not supported; Python 3.10 to 3.14 is: make setup PYTHON=python3.11"
   "$python" -c 'import sysconfig, pathlib, sys
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file())' \
     || fail "the headers of $("$python" --version) are missing (Debian and Ubuntu: apt-get install python3-dev)"
@@ -81,8 +93,11 @@ sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/n
 }
 
 install_packages() {
-  PYTHONWARNINGS=ignore "$venv/bin/pip" install -q --no-build-isolation -c constraints/workspace.txt \
-    -e '.[dev,ros,workspace,backbones,demo,synthetic,viewer]' -e ./training
+  local extras=dev,ros,workspace_$ros,backbones,demo,synthetic,viewer
+  mkdir -p "$stamps"
+  echo "$ros" > "$stamps/ros"
+  PYTHONWARNINGS=ignore "$venv/bin/pip" install -q --no-build-isolation \
+    -c constraints/workspace.txt -c "constraints/$ros.txt" -e ".[$extras]" -e ./training
 }
 
 adapt_wheels() { "$venv/bin/python" scripts/adapt_wheels.py; }
@@ -105,9 +120,10 @@ workspace_checksum() {
 require_tools
 [ -f install/setup.bash ] || rm -f "$stamps/workspace"
 choose_python
+choose_ros
 once venv "$root" make_venv
 once torch "$(checksum_of constraints/torch.txt)" install_torch
-once packages "$(checksum_of constraints/workspace.txt setup.py training/setup.py)" install_packages
+once packages "$(checksum_of constraints/workspace.txt "constraints/$ros.txt" setup.py training/setup.py)" install_packages
 once wheels "$(checksum_of "$stamps/torch" "$stamps/packages" scripts/adapt_wheels.py scripts/torchvision_on_cpu.py)" adapt_wheels
 once workspace "$(workspace_checksum)" build_workspace
 say "ready; in a shell:  . ./env.sh"

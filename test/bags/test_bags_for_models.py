@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from small_footage import BASE_T_LIDAR, write_footage
 
 from occ_perception.bags.drive import open_recording

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 from small_footage import BASE_T_LIDAR, SmallFootage, write_footage
 
 from occ_perception.bags.drive import open_recording

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
 from small_footage import (
     BASE_T_LIDAR,
     SEEN,

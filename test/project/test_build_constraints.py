@@ -13,9 +13,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("workspace.txt", "torch.txt")
-EXTRAS = ("", "dev", "ros", "workspace", "backbones", "synthetic", "viewer")
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+FILES = ("workspace.txt", "torch.txt", "kilted.txt")
+JAZZY_FILES = ("workspace.txt", "torch.txt", "jazzy.txt")
+EXTRAS = ("", "dev", "ros", "workspace_kilted", "backbones", "synthetic", "viewer")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 def requirements_in(path: Path) -> list[Requirement]:
@@ -23,11 +24,11 @@ def requirements_in(path: Path) -> list[Requirement]:
     return [Requirement(line) for line in lines if line]
 
 
-def pins(python: str) -> dict[str, str]:
+def pins(python: str, files: tuple[str, ...] = FILES) -> dict[str, str]:
     """Name to version of everything pinned for one Python version."""
     environment = {**default_environment(), "python_version": python, "extra": ""}
     found: dict[str, str] = {}
-    for file in FILES:
+    for file in files:
         for requirement in requirements_in(ROOT / "constraints" / file):
             if requirement.marker is None or requirement.marker.evaluate(environment):
                 (specifier,) = requirement.specifier
@@ -72,12 +73,23 @@ def test_every_direct_requirement_is_pinned_to_a_version_it_allows(
     assert wrong == []
 
 
+def test_the_wheels_of_jazzy_are_pinned_too(direct: list[Requirement]) -> None:
+    assert direct
+    pinned = pins("3.12", JAZZY_FILES)
+    needed = required_by("occ_perception", ("ros", "workspace_jazzy"))
+    assert [str(item) for item in needed if canonicalize_name(item.name) not in pinned] == []
+    assert pinned["ros-rclpy"] != pins("3.12")["ros-rclpy"]
+
+
 def test_everything_installed_by_set_up_is_pinned_at_its_version(
     direct: list[Requirement],
 ) -> None:
     if not (ROOT / ".venv/.setup/packages").is_file():
         pytest.skip("the environment was not made by make setup")
-    pinned, seen, wrong = pins(f"3.{sys.version_info.minor}"), set(), []
+    ros = ROOT / ".venv/.setup/ros"
+    is_jazzy = ros.is_file() and ros.read_text().strip() == "jazzy"
+    files = JAZZY_FILES if is_jazzy else FILES
+    pinned, seen, wrong = pins(f"3.{sys.version_info.minor}", files), set(), []
     waiting = list(direct)
     while waiting:
         requirement = waiting.pop()
@@ -94,7 +106,7 @@ def test_everything_installed_by_set_up_is_pinned_at_its_version(
     assert sorted(wrong) == []
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", sorted({*FILES, *JAZZY_FILES}))
 def test_constraints_name_versions_only(file: str) -> None:
     # An index or a file address would bind every user to one machine's package source.
     lines = (ROOT / "constraints" / file).read_text().splitlines()

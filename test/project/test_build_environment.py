@@ -131,7 +131,7 @@ def test_a_chosen_interpreter_is_kept(bare_checkout: Path) -> None:
 
     venv = bare_checkout / ".venv"
     refused = make("setup")
-    assert refused.returncode and "is not supported; Python 3.10 to 3.13 is" in refused.stderr
+    assert refused.returncode and "is not supported; Python 3.10 to 3.14 is" in refused.stderr
     assert not venv.exists()
 
     first = make("setup PYTHON=python3.12")
@@ -151,6 +151,24 @@ def test_a_chosen_interpreter_is_kept(bare_checkout: Path) -> None:
     (venv / "bin/python").unlink()
     (venv / "bin/python").symlink_to(bare_checkout / "removed")
     assert ".venv/bin/python no longer runs" in make("setup").stderr
+
+
+def test_a_chosen_distribution_is_kept(bare_checkout: Path) -> None:
+    def make(arguments: str) -> subprocess.CompletedProcess[str]:
+        choose = "setup PYTHON=python3.12"
+        return bash(f"export PATH=$PWD/bin:$PATH; make {choose} {arguments}", folder=bare_checkout)
+
+    assert "there are wheels of kilted and of jazzy" in make("ROS=foxy").stderr
+    chosen = make("ROS=jazzy")
+    assert chosen.returncode == 0, chosen.stderr
+    again = make("")
+    assert again.returncode == 0
+    assert "== packages" not in again.stdout
+    other = make("ROS=kilted")
+    assert other.returncode
+    assert ".venv has the wheels of jazzy, ROS is kilted" in other.stderr
+    (bare_checkout / ".venv/.setup/ros").unlink()  # as set-ups before there was a choice
+    assert ".venv has the wheels of kilted, ROS is jazzy" in make("ROS=jazzy").stderr
 
 
 @needs_set_up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -70,6 +71,83 @@ def test_torch_is_no_ros_dependency() -> None:
     }
     assert {"occ_msgs", "rclpy"} <= depends
     assert not any("torch" in str(key) for key in depends)
+
+
+# Import name -> key in package.xml, where they differ.
+KEYS = {"PIL": "python3-pil", "cv2": "python3-opencv", "yaml": "python3-yaml"} | {
+    name: f"python3-{name}" for name in ("numpy", "rich", "scipy", "typer")
+}
+# Without a rosdep key that works on all distributions; docs/install.md names them.
+FROM_PIP = {"huggingface_hub", "mcap", "rosbags", "safetensors", "torch"}
+FROM_PIP |= {"typing_extensions", "zstandard"}  # with torch, with mcap
+EXTRAS = {"av", "numba", "open3d", "rerun", "timm"}
+# Needed without an import: message classes by the names in recordings, the graph of the node's
+# lifecycle, programs.
+BY_NAME = {"lifecycle_msgs", "std_msgs", "tf2_msgs", "visualization_msgs", "ros2launch", "rviz2"}
+# Imported by name, so that it may be missing.
+OPTIONAL = {"message_filters"}
+NO_WHEELS = {"ament_index_python", "launch", "launch_ros", "message_filters", "tf2_msgs"}
+
+
+def imported_packages() -> set[str]:
+    """What the runtime package and the launch file import, themselves and Python left out."""
+    found: set[str] = set()
+    for file in [*(ROOT / "occ_perception").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"occ_perception"}
+
+
+def ros_packages() -> set[str]:
+    return imported_packages() - set(KEYS) - FROM_PIP - EXTRAS
+
+
+def test_package_xml_names_what_is_imported_and_nothing_else() -> None:
+    tree = ElementTree.parse(ROOT / "package.xml").getroot()
+    stated = {element.text for element in tree.findall("exec_depend")}
+    keys = {key for name, key in KEYS.items() if name in imported_packages()}
+    assert stated == ros_packages() | keys | BY_NAME | OPTIONAL
+    for name in OPTIONAL:
+        sources = [path.read_text() for path in (ROOT / "occ_perception").rglob("*.py")]
+        assert any(f'import_module("{name}")' in source for source in sources)
+
+
+def test_wheels_and_pip_packages_are_stated_in_setup_py() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    wheels = set(
+        re.findall(r'"ros-([a-z0-9-]+)', setup.split("ROS_WHEELS = [")[1].split("]\n\n")[0])
+    )
+    needed = ros_packages() | BY_NAME - {"ros2launch", "rviz2"}
+    assert {name.replace("_", "-") for name in needed - NO_WHEELS - {"occ_msgs"}} == wheels
+    required = setup.split("install_requires=[")[1].split("]")[0].replace("-", "_")
+    assert {name for name in FROM_PIP if name not in required} == set()
+    extras = setup.split("extras_require={")[1]
+    assert {name for name in EXTRAS if f'"{name}' not in extras} == set()
+
+
+def test_every_package_of_the_design_is_explained() -> None:
+    section = (ROOT / "docs/install.md").read_text().split("## Packages that are not needed")[1]
+    rows = {row.split("|")[1].strip() for row in section.splitlines() if row.startswith("| ")}
+    assert rows >= {
+        "cv_bridge", "message_filters", "tf_transformations", "nuscenes2bag", "spconv", "open3d",
+        "timm",
+    }  # fmt: skip
+
+
+def test_the_matrix_runs_no_file_that_imports_torch_or_ros_unasked() -> None:
+    script = (ROOT / "scripts/test_matrix.sh").read_text()
+    rooms = re.search(r"tests=\((.*?)\)", script)[1].split()
+    files = [file for room in rooms for file in (ROOT / room).glob("test_*.py")]
+    assert len(rooms) > 5
+    assert len(files) > 30
+    for file in files:
+        text = file.read_text()
+        for package in ("torch", "rclpy"):
+            imports = re.search(rf"^(import|from) {package}", text, re.M)
+            assert not imports or f'importorskip("{package}"' in text, file
 
 
 def test_runtime_requirements_are_documented_in_the_install_page() -> None:
