@@ -99,8 +99,9 @@ class Activation:
         self._jump_handle: Any = None
 
     def start(self) -> None:
-        """Look for publishers, and predict from now on."""
+        """Subscribe, and predict from now on."""
         node = self._node
+        self._poll()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [
             node.create_timer(_POLL_S, self._poll, clock=steady),

@@ -68,7 +68,7 @@ class CameraInput:
         self._problem, self._problem_at = "", 0.0
         names = [topics.image]
         if not topics.image.endswith("/compressed"):
-            names.append(f"{topics.image}/compressed")
+            names.insert(0, f"{topics.image}/compressed")
         self._images = InputSubscription(
             node,
             names,
@@ -91,7 +91,7 @@ class CameraInput:
         )
 
     def poll(self) -> None:
-        """Look for publishers."""
+        """Look for publishers. Compressed images are preferred, if they come."""
         self._images.poll()
         if self._images.topic != self._topic:
             self._topic = self._images.topic

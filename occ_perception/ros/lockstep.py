@@ -16,8 +16,9 @@ from typing import Any
 
 import rclpy
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.frame_set_index import index_frame_sets
@@ -74,20 +75,32 @@ def image_topics(layout: TopicLayout, remap: Mapping[str, str]) -> list[str]:
 
 
 def obstacle_to_output(node: Node, topic: str, images: Sequence[str]) -> str:
-    """Why no publisher of ``topic`` can have received the images yet; "" if one can."""
-    publishing = {
-        (info.node_namespace, info.node_name) for info in node.get_publishers_info_by_topic(topic)
-    }
+    """Why no publisher of ``topic`` can receive the images that ``node`` sends; "" if one can.
+
+    Readers of another type or with a QoS that does not match do not count: an input subscribes
+    before it knows its publishers.
+    """
+    publishing = {_node_of(info) for info in node.get_publishers_info_by_topic(topic)}
     if not publishing:
         return f"no node publishes {topic}"
+    own_name = (node.get_namespace(), node.get_name())
     for image in images:
-        subscribed = {
-            (info.node_namespace, info.node_name)
-            for info in node.get_subscriptions_info_by_topic(image)
-        }
-        if not publishing & subscribed:
-            return f"the node that publishes {topic} does not subscribe to {image}"
+        own = [i for i in node.get_publishers_info_by_topic(image) if _node_of(i) == own_name]
+        readers = node.get_subscriptions_info_by_topic(image)
+        receiving = {_node_of(info) for info in readers if any(_match(i, info) for i in own)}
+        if not publishing & receiving:
+            return f"the node that publishes {topic} does not receive {image}"
     return ""
+
+
+def _node_of(info: TopicEndpointInfo) -> tuple[str, str]:
+    return info.node_namespace, info.node_name
+
+
+def _match(publisher: TopicEndpointInfo, reader: TopicEndpointInfo) -> bool:
+    compatibility, _ = qos_check_compatible(publisher.qos_profile, reader.qos_profile)
+    same_type = publisher.topic_type == reader.topic_type
+    return same_type and compatibility != QoSCompatibility.ERROR
 
 
 class Lockstep:

@@ -153,9 +153,17 @@ class TransformInput:
         self._sources = PoseSources()
         self._take_transforms = take
         types = {TF_TYPE: _tf_message_class()}
-        self._moving, self._static = (
-            InputSubscription(node, [name], types, take, depth=_QUEUED, reliability=reliability)
-            for name, take in ((topic, self._take_moving), ("/tf_static", self._take_static))
+        self._moving = InputSubscription(
+            node, [topic], types, self._take_moving, depth=_QUEUED, reliability=reliability
+        )
+        self._static = InputSubscription(
+            node,
+            ["/tf_static"],
+            types,
+            self._take_static,
+            depth=_QUEUED,
+            reliability=reliability,
+            latched=True,
         )
 
     def poll(self) -> None:

@@ -47,7 +47,7 @@ def _inputs(plan: InputPlan, lidar_topic: str, reliability: str) -> Iterable[_Ro
         moving = "ego pose" if pose.kind == "tf" else "moving mounts"
         topic = pose.topic if pose.kind == "tf" else "/tf"
         yield f"in   {moving}", topic, _TF, quality
-        yield "in   mounts", "/tf_static", _TF, quality
+        yield "in   mounts", "/tf_static", _TF, f"{quality}, latched"
     if lidar_topic:
         yield "in   lidar", lidar_topic, _type_name(PointCloud2), quality
 

@@ -16,6 +16,10 @@ from occ_perception.frames import CameraCalibration, CameraRig
 from occ_perception.geometry import Float64, matrix_from_pose, pose_from_matrix
 from occ_perception.sensing.yaml_file import YamlError, YamlSection, read_yaml
 
+_MOST_PIXELS = 40_000_000
+"""Larger images are not read: a message of a few bytes must not take the memory. 8K video has 33
+million pixels."""
+
 DISTORTION_COEFFICIENTS = {
     "plumb_bob": (4, 5),
     "rational_polynomial": (8, 12, 14),
@@ -81,8 +85,8 @@ def calibration_from_camera_info(
             distortion; otherwise K and D apply.
 
     Raises:
-        CalibrationError: missing or invalid intrinsics, an unknown lens model, or a wrong number
-            of coefficients.
+        CalibrationError: missing or invalid intrinsics, too many pixels, an unknown lens model, or
+            a wrong number of coefficients.
     """
     K = np.asarray(info.K, dtype=np.float64).reshape(3, 3)
     P = np.asarray(info.P, dtype=np.float64).reshape(-1, 4)
@@ -109,11 +113,18 @@ def calibration_from_camera_info(
     K = np.diag([1 / bin_x, 1 / bin_y, 1.0]) @ (
         K - np.array([[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0.0]])
     )
+    width, height = (roi.width or info.width) // bin_x, (roi.height or info.height) // bin_y
+    if width * height > _MOST_PIXELS:
+        raise CalibrationError(
+            f"camera {name}: images of {width}x{height} pixels according to its camera_info, at "
+            f"most {_MOST_PIXELS // 10**6} million pixels are read; the driver's calibration is "
+            "damaged, or send smaller images"
+        )
     try:
         return CameraCalibration(
             name=name,
-            width=(roi.width or info.width) // bin_x,
-            height=(roi.height or info.height) // bin_y,
+            width=width,
+            height=height,
             K=K,
             ego_T_cam=np.asarray(ego_T_cam, dtype=np.float64),
             frame_id=info.frame_id.lstrip("/"),

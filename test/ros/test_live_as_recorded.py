@@ -189,7 +189,7 @@ class LiveSide:
             statuses = [*self.vehicle.camera_statuses(60.0), *self.vehicle.pose_statuses(60.0)]
             heard = [p for p in publishers.values() if p.get_subscription_count()]
             return len(heard) >= len(publishers) - 1 and all(
-                status.values["qos"] != "not subscribed" for status in statuses
+                status.values["qos"] != "no publisher yet" for status in statuses
             )
 
         spin_until(self._node, are_heard, 20, "everything is subscribed to")

@@ -105,6 +105,9 @@ def test_a_manager_takes_the_node_through_its_life(
     assert not manager.count_subscribers(front)
 
     assert change(manager, Transition.TRANSITION_ACTIVATE)
+    unpublished = f"{front}/compressed"
+    spin_until(manager, lambda: manager.count_subscribers(unpublished), 30, "an input is seen")
+    assert not manager.count_publishers(unpublished)
     car.wait_until_heard()
     topics = [line.split() for line in process.output().splitlines()]
     assert ["in", "CAM_FRONT", front, "sensor_msgs/Image,", "or"] in [t[:5] for t in topics]

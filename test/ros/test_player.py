@@ -18,7 +18,7 @@ from car import CAMERAS, image, jpeg, ros_time, small_rig, spin_for, spin_until
 from nav_msgs.msg import Odometry
 from processes import OCC, RunningProcess
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_fixtures import Launch
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from occ_perception.bags.writing import BagWriter, camera_topic
 from occ_perception.cli import app
+from occ_perception.ros.lockstep import obstacle_to_output
 
 pytestmark = pytest.mark.ros
 
@@ -234,3 +235,26 @@ def test_a_topic_that_the_bag_lacks_is_refused(bag: Path, launch: Launch) -> Non
     assert player.wait(60) == 2
     assert "bag has no topic /nothing; it has /cam_back/camera_info" in player.output()
     assert "Traceback" not in player.output()
+
+
+def test_a_reader_that_cannot_receive_what_is_played_is_no_subscriber(ros_context: None) -> None:
+    """An input subscribes before it knows its publishers."""
+    assert ros_context is None
+    listener, speaker = rclpy.create_node("early_listener"), rclpy.create_node("early_player")
+    listener.create_publisher(Odometry, "/outputs", 10)
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    speaker.create_publisher(CompressedImage, "/front", best_effort)
+
+    def obstacle() -> str:
+        return obstacle_to_output(speaker, "/outputs", ["/front"])
+
+    wanted = "the node that publishes /outputs does not receive /front"
+    spin_until(speaker, lambda: obstacle() == wanted, 20, "the output is seen")
+    early = listener.create_subscription(CompressedImage, "/front", print, 1)
+    spin_until(speaker, lambda: speaker.count_subscribers("/front"), 20, "the reader is seen")
+    assert obstacle() == wanted, "it is reliable"
+    listener.destroy_subscription(early)
+    listener.create_subscription(CompressedImage, "/front", print, best_effort)
+    spin_until(speaker, lambda: not obstacle(), 20, "a reader that matches")
+    listener.destroy_node()
+    speaker.destroy_node()

@@ -57,6 +57,8 @@ def test_region_of_interest_and_binning_move_the_pixels():
 
 @pytest.mark.parametrize(("fields", "message"), [
     ({"K": (0,) * 9}, "camera CAM_FRONT: camera_info has an all-zero K"),
+    ({"width": 16000, "height": 16000}, "16000x16000 pixels according to its camera_info, at most"),
+    ({"roi": RegionOfInterest(0, 0, 60_000, 60_000)}, "images of 60000x60000 pixels"),
     ({"D": PLUMB_BOB, "distortion_model": "thin_prism"}, "'thin_prism' cannot be undistorted"),
     ({"D": PLUMB_BOB}, "lens model '' cannot be undistorted"),
     ({"D": PLUMB_BOB, "distortion_model": "equidistant"}, "has 4 coefficients, got 5"),

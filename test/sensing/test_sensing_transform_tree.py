@@ -133,9 +133,11 @@ def test_frames_without_a_name_are_refused():
     assert tree.frames == ()
 
 
-def test_the_newest_parent_of_a_static_frame_applies():
+@pytest.mark.parametrize("was_static", [True, False])
+def test_the_newest_parent_of_a_static_frame_applies(was_static):
+    """Whether the frame came on /tf_static or on /tf before."""
     tree = TransformTree()
-    tree.add("base_link", "cam", 0, random_pose(1), static=True)
+    tree.add("base_link", "cam", 0, random_pose(1), static=was_static)
     tree.add("base_link", "roof", 0, random_pose(2), static=True)
     tree.add("roof", "cam", 0, random_pose(3), static=True)
     np.testing.assert_allclose(
@@ -145,6 +147,13 @@ def test_the_newest_parent_of_a_static_frame_applies():
     np.testing.assert_array_equal(tree.static_transform("base_link", "cam"), random_pose(1))
     with pytest.raises(TransformError, match="cycle"):
         tree.add("cam", "base_link", 0, np.eye(4), static=True)
+
+
+def test_a_moving_transform_gives_a_static_frame_no_other_parent():
+    tree = TransformTree()
+    tree.add("roof", "cam", 0, random_pose(1), static=True)
+    with pytest.raises(TransformError, match="'cam' has two parents, 'roof' and 'base_link'"):
+        tree.add("base_link", "cam", 10_000 * MS, random_pose(2))
 
 
 def test_a_moving_frame_gets_another_parent_after_the_first_fell_silent():
