@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.vehicle_subscriptions", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, image, jpeg, small_rig, spin_until
+from car import CAMERAS, image, jpeg, small_rig, spin_for, spin_until
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
@@ -148,11 +148,6 @@ class LiveSide:
         self._intake = FrameSetIntake(
             plan, parameters, vehicle.rig, vehicle.do_without, clock, logger
         )
-        self.vehicle.listen(
-            on_image=self._intake.add,
-            on_calibration=self._intake.hand_over,
-            on_time_jump=pytest.fail,
-        )
         self._heard = 0
         take = InputSubscription._on_message
 
@@ -161,6 +156,11 @@ class LiveSide:
             self._heard += 1
 
         monkeypatch.setattr(InputSubscription, "_on_message", counted)
+        self.vehicle.listen(
+            on_image=self._intake.add,
+            on_calibration=self._intake.hand_over,
+            on_time_jump=pytest.fail,
+        )
 
     def play(self, path: Path) -> list[Job]:
         """Send each message after the one before was taken: DDS keeps no order between topics."""
@@ -193,6 +193,8 @@ class LiveSide:
             )
 
         spin_until(self._node, are_heard, 20, "everything is subscribed to")
+        # The readers must have matched the writers too, which the writers cannot find out.
+        spin_for(self._node, 0.5)
         return publishers
 
 
