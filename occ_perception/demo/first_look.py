@@ -12,7 +12,8 @@ from occ_perception.synthetic.seeds import DEMO_DRIVE, DEMO_TOWN
 from occ_perception.viewer.comparison import compare
 from occ_perception.viewer.images import film_image, write_png
 
-_MOMENT_S = 4.5
+MOMENT_S = 4.5
+"""Seconds since the start of the drive."""
 
 
 def first_look(
@@ -32,10 +33,10 @@ def first_look(
         model, weights or None, None if weights else seed, device, sensors.rig.names
     )
     stream = OccupancyStream(loaded)
-    for t in (_MOMENT_S - KEYFRAME_PERIOD_S, _MOMENT_S):
+    for t in (MOMENT_S - KEYFRAME_PERIOD_S, MOMENT_S):
         frame = sensors.frame(t)
         prediction = stream.step(frame)
-    truth, seen_XYZ = sensors.truth(_MOMENT_S)
+    truth, seen_XYZ = sensors.truth(MOMENT_S)
     path = out / "first.png"
     write_png(path, film_image(prediction, frame, compare(prediction, truth, seen_XYZ)))
     return path

@@ -49,7 +49,7 @@ _PANEL = (1400, 10_000)
 
 def print_report(played: Played, filmed: Filmed | None) -> None:
     """Print the figures on the terminal, the mIoU on its own line."""
-    for name, value in _run_rows(played):
+    for name, value in run_rows(played):
         print(f"{name:<{_WIDTH}}{value}")
     if played.latencies_ms:
         print(" " * _WIDTH + played.latency_is)
@@ -87,7 +87,7 @@ def _page(setting: Setting, played: Played, filmed: Filmed | None) -> Iterable[s
         yield from _film(filmed)
         yield from _moment(filmed)
     yield "<h2>Run</h2>"
-    yield from _table([], _run_rows(played))
+    yield from _table([], run_rows(played))
     if played.latencies_ms:
         yield f'<p class="note">Latency: {html.escape(played.latency_is)}.</p>'
     for line in played.without_output[:_SHOWN_FRAME_SETS]:
@@ -182,7 +182,8 @@ def _swatch(entry: ClassScore) -> str:
     return f'<i style="background: rgb({red},{green},{blue})"></i>{html.escape(entry.name)}'
 
 
-def _run_rows(played: Played) -> list[tuple[str, str]]:
+def run_rows(played: Played) -> list[tuple[str, str]]:
+    """Name and value of every figure of the run, as printed and on the page."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in played.drops.items())
     rows = [
         ("frame sets in", str(played.frame_sets)),
