@@ -175,13 +175,13 @@ def _town(name: str, model: str) -> TrainingRecipe:
 
     Losses over drawn voxels teach as much per step as losses over all of them and take a fraction
     of the time. True depth helps during the first steps; the learning rate is high and falls at the
-    end.
+    end. A clip is as long as the network remembers: a frame without a past, and one with it.
     """
     steps = 7_500
     return TrainingRecipe(
         name=name,
         model=model,
-        town=TownData(towns=300, drives=2, clip_frames=4, size=(352, 198)),
+        town=TownData(towns=225, drives=4, clip_frames=2, size=(352, 198)),
         terms=(
             DrawnVoxels(points=20_000),
             ImageMasks(weight=0.5),
@@ -202,6 +202,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         averaging=Averaging(most=0.998, ramp=300.0, updates_at_start=0),
         image=ImageAugmentation(scale=(0.0, 0.0), flip=0.0, rotation_deg=(0.0, 0.0), light=0.15),
         precision="bf16",
+        synchronised_norms=False,
         workers=0,
         checkpoint_every=500,
         checkpoint_minutes=5.0,
