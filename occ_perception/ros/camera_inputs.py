@@ -64,6 +64,8 @@ class CameraInput:
         self._last_stamp_ns = 0
         self.offset_s: float | None = None
         """Stamp of the newest image minus the time of its arrival; None before the first."""
+        self.arrived_at = 0.0
+        """Monotonic time of that arrival, seconds."""
         self._rejected = 0
         self._problem, self._problem_at = "", 0.0
         names = [topics.image]
@@ -167,6 +169,7 @@ class CameraInput:
             return
         self._last_stamp_ns = taken_ns
         self.offset_s = (taken_ns - self._node.get_clock().now().nanoseconds) * 1e-9
+        self.arrived_at = time.monotonic()
         image = image_from_message(message)
         self._on_image(self.name, taken_ns, image, message.header.frame_id)
 

@@ -30,6 +30,8 @@ _WALL_TIME_FACTOR = 0.1
 _RECHECK_S = 0.02
 # Broken transforms come with every message of their publisher.
 _LOG_EVERY_S = 5.0
+# Cameras that sent within this time of each other are compared.
+_TOGETHER_S = 1.0
 
 Taken = TypeVar("Taken")
 
@@ -179,12 +181,20 @@ class VehicleSubscriptions:
         """The diagnostics statuses of the cameras."""
         with self._changed:
             problems = {name: self._vehicle.problem(name) for name in self._cameras}
-        offsets = {name: camera.offset_s for name, camera in self._cameras.items()}
-        apart = clocks_apart({name: s for name, s in offsets.items() if s is not None})
+        apart = clocks_apart(self._offsets())
         problems = {name: problem or apart.get(name, "") for name, problem in problems.items()}
         return [
             camera.status(problems[name], stale_after_s) for name, camera in self._cameras.items()
         ]
+
+    def _offsets(self) -> dict[str, float]:
+        """Stamp minus arrival of the cameras that sent last; a pause would shift older ones."""
+        newest = max((camera.arrived_at for camera in self._cameras.values()), default=0.0)
+        return {
+            name: camera.offset_s
+            for name, camera in self._cameras.items()
+            if camera.offset_s is not None and newest - camera.arrived_at < _TOGETHER_S
+        }
 
     def pose_statuses(self, stale_after_s: float) -> list[Status]:
         """The diagnostics statuses of ego pose and mounts."""

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.vehicle_subscriptions", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, ros_time, small_rig, spin_until
+from car import CAMERAS, ros_time, small_rig, spin_for, spin_until
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
@@ -77,3 +77,11 @@ def test_a_clock_and_a_mount_that_can_hardly_be_true_are_named(node: Node, tmp_p
 
     (doubt,) = vehicle.doubts()
     assert doubt.startswith("camera CAM_FRONT: it is mounted")
+
+    # After a pause the first camera is not compared with images from before it.
+    spin_for(node, 2.5)
+    message = CompressedImage(format="jpeg")
+    message.header.stamp = ros_time(NOW + 10**8)
+    publishers["CAM_FRONT"].publish(message)
+    spin_until(node, lambda: len(images) > len(CAMERAS), 20, "the next image of CAM_FRONT")
+    assert not any("stamps are" in status.message for status in vehicle.camera_statuses(60.0))
