@@ -1,4 +1,5 @@
-# make setup | test | test-slow | test-slow-slice | test-matrix | lint | demo [BAG=...] | gpu | clean
+# make setup | test | test-slow | test-slow-slice | test-matrix | reliability | lint |
+#      demo [BAG=...] | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow test-slow-slice test-matrix lint demo demo-checkpoint gpu clean
+.PHONY: setup test test-slow test-slow-slice test-matrix reliability lint demo demo-checkpoint gpu clean
 
 # Make hands on a PYTHON or ROS that it was given; the default is setup.sh's own.
 setup:
@@ -28,6 +29,11 @@ test-slow-slice: setup
 PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 test-matrix:
 	ARGS="$(ARGS)" scripts/test_matrix.sh $(PYTHONS)
+
+# Every fault against the real node; the table of docs/reliability.md in FAULT_TABLE.
+FAULT_TABLE ?= fault_table.md
+reliability: setup
+	$(in_workspace) python -m pytest -m slow test/faults --fault-table $(FAULT_TABLE) $(ARGS)
 
 lint: setup
 	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)
