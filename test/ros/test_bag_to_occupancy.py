@@ -152,6 +152,7 @@ def test_drawn_frames_through_a_small_network(
     check_points(outcome, offline)
 
 
+@pytest.mark.slow(ci=True)
 def test_real_frames_through_the_released_network(
     tmp_path: Path, node: Node, launch: Launch, shared_dir: Path
 ) -> None:
