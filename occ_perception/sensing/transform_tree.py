@@ -174,8 +174,10 @@ class TransformTree:
 
     def _is_superseded(self, edge: _Edge, parent: str, stamp_ns: int, static: bool) -> bool:
         """Whether a frame's edge gives way to one with another parent."""
-        if edge.parent == parent or static or edge.is_static:
-            return edge.parent != parent and static
+        if edge.parent == parent:
+            return False
+        if static or edge.is_static:
+            return static
         span_ns = edge.history.span_ns
         return span_ns is None or stamp_ns - span_ns[1] > self.max_gap_ns
 
