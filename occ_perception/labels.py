@@ -91,6 +91,11 @@ MOVING_CLASSES = frozenset(
 )
 """Names of classes whose voxels carry flow."""
 
+GROUND_CLASSES = frozenset(
+    {"driveable_surface", "other_flat", "sidewalk", "terrain", "road", "walkable"}
+)
+"""Names of classes that a vehicle or a person stands on."""
+
 # Colours of the nuScenes devkit for its classes. A class of Waymo alone gets a colour close to that
 # of the nuScenes class with the nearest meaning.
 PALETTE: dict[str, tuple[int, int, int]] = {

@@ -1,7 +1,7 @@
 """One small training run in its own process: ``small_training_run.py OUT INDEX [options]``.
 
-Prints the loss of every step. With ``--kill-at N`` the process kills itself with SIGKILL after step
-N.
+Prints the loss of every step. With ``--kill-at N`` the first process sends itself a signal, SIGKILL
+unless ``--signal`` names another, after step N.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from small_training import small_card, small_recipe
 
 
 class KillAt(pl.Callback):
-    """Ends the process with SIGKILL."""
+    """Sends a signal to the first process."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, signal_name: str) -> None:
         self.step = step
+        self.signal = signal.Signals[signal_name]
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            os.kill(os.getpid(), self.signal)
 
 
 class NoDropout(pl.Callback):
@@ -47,6 +48,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=6)
     arguments.add_argument("--devices", type=int, default=1)
     arguments.add_argument("--kill-at", type=int)
+    arguments.add_argument("--signal", default="SIGKILL")
     arguments.add_argument("--by-sample", action="store_true", help="nothing mixes samples")
     arguments.add_argument("--workers", type=int, default=0)
     chosen = arguments.parse_args()
@@ -68,7 +70,7 @@ def main() -> None:
         accelerator="cpu",
         devices=chosen.devices,
         callbacks=[
-            *([KillAt(chosen.kill_at)] if chosen.kill_at else []),
+            *([KillAt(chosen.kill_at, chosen.signal)] if chosen.kill_at else []),
             *([NoDropout()] if chosen.by_sample else []),
         ],
         log_every=1,

@@ -99,6 +99,18 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, index_file) -> None:
         assert steps == list(range(6))
 
 
+@pytest.mark.slow(ci=True)
+def test_sigterm_ends_both_processes_with_a_checkpoint(tmp_path, index_file) -> None:
+    """The signal reaches one of them, as from `kill`."""
+    two = ("--devices", "2")
+    stop = ("--kill-at", "3", "--signal", "SIGTERM")
+    run(tmp_path, index_file, *two, *stop, status=143)
+    stopped = finished_checkpoints(tmp_path / "checkpoints")
+    assert [path.name for path in stopped] == ["step_0000002", "step_0000003"]
+    run(tmp_path, index_file, *two)
+    assert list(logged(tmp_path)) == list(range(6))
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path, index_file) -> None:
     """Gloo, the same global batch; norms keep their statistics, draws depend on the frame."""

@@ -43,6 +43,7 @@ from occ_training.module import OccupancyModule
 from occ_training.recipe import TrainingRecipe
 from occ_training.run_folder import CHECKPOINTS, GATE_FILE, VALIDATION, store_recipe
 from occ_training.sampler import SequenceDataset, SlotSampler, group_frames
+from occ_training.termination import Termination
 from occ_training.validation import GateKeeper, Validation
 
 
@@ -127,6 +128,7 @@ def fit(
         own.append(validating)
         if recipe.gate is not None:
             last_ones.append(GateKeeper(recipe.gate, validating, out / GATE_FILE))
+    last_ones.append(Termination(checkpoints))
     last = checkpoints.last
     trainer = pl.Trainer(
         accelerator=accelerator,

@@ -1,0 +1,1 @@
+"""What planners and maps need from a prediction: observed space, costs, obstacles, a map."""
