@@ -224,6 +224,8 @@ class OccupancyPrediction:
         empty_class: the id that means free space.
         flow: (X, Y, Z, 2) float32 velocity over ground (vx, vy), m/s, along the ego axes; None
             if the model predicts none.
+        observed: (X, Y, Z) bool, voxels that a camera has seen, now or a short while ago (see
+            :mod:`occ_perception.mapping.visibility`); None if that was not computed.
         model: name of the model, with the checksum prefix of its weights if known.
         camera_stamps_ns: the stamps of the images it was made from, in the model's order.
         committed: whether this frame entered the model's temporal history.
@@ -240,6 +242,7 @@ class OccupancyPrediction:
     class_names: tuple[str, ...]
     empty_class: int
     flow: NDArray[np.float32] | None = None
+    observed: NDArray[np.bool_] | None = None
     model: str = ""
     camera_stamps_ns: Mapping[str, int] = field(default_factory=dict)
     committed: bool = True
@@ -263,4 +266,9 @@ class OccupancyPrediction:
             raise ValueError(
                 f"flow is {self.flow.dtype} {self.flow.shape}, "
                 f"expected float32 {expected} (X, Y, Z, 2)"
+            )
+        seen = self.observed
+        if seen is not None and (seen.shape != self.grid.dims or seen.dtype != np.bool_):
+            raise ValueError(
+                f"observed is {seen.dtype} {seen.shape}, expected bool {self.grid.dims} (X, Y, Z)"
             )

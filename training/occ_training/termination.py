@@ -29,8 +29,9 @@ class Termination(pl.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._is_asked = False
+        self._is_ending = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         """Take SIGTERM over; Lightning restores the former handler when the run ends."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._note)
@@ -41,16 +42,21 @@ class Termination(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """End the run if a process was asked to.
+        """Save if a process was asked to end."""
+        assert isinstance(pl_module, OccupancyModule)
+        self._is_ending = trainer.strategy.reduce_boolean_decision(self._is_asked, all=False)
+        if self._is_ending:
+            self._checkpoints.save(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End the run before the next step: the one that was saved is in the log by now.
 
         Raises:
             SystemExit: with :data:`EXIT_CODE` in the first process. The others exit with 0: the
                 first one would be killed at any other code of theirs.
         """
-        assert isinstance(pl_module, OccupancyModule)
-        if not trainer.strategy.reduce_boolean_decision(self._is_asked, all=False):
+        if not self._is_ending:
             return
-        self._checkpoints.save(trainer, pl_module)
         rank_zero_info(
             f"SIGTERM: stopped after step {trainer.global_step} with a checkpoint; the same "
             "command resumes the run"

@@ -1,0 +1,172 @@
+"""Observed space: the voxels that a camera has looked at, now or a short while ago.
+
+A network predicts a class for every voxel, also for those behind walls. Whether a voxel was seen
+follows from geometry: a camera sees the voxels along its rays, up to the first one that the
+prediction calls occupied. This is how the camera masks of Occ3D are made (arXiv 2304.14365,
+section 3.3), with predicted instead of annotated occupancy.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occ_perception.errors import OptionError, needed_for
+from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.geometry import Float64, VoxelGrid, invert_transform
+from occ_perception.labels import UNKNOWN_CLASS
+
+Mask = NDArray[np.bool_]
+
+_NEVER = -1e9
+_MARGIN = 4
+
+
+class ObservedSpace:
+    """Voxels that a camera has seen within the last seconds; moves with the vehicle.
+
+    The times of the last observation are kept in a window of the world around the vehicle, so
+    voxels do not blur however often the grid moves.
+
+    Args:
+        memory_s: how long a voxel stays observed, seconds; 0 = only what is seen now.
+        threads: cameras that are followed at a time.
+
+    Raises:
+        OptionError: ``memory_s`` is negative or not finite.
+    """
+
+    def __init__(self, memory_s: float = 8.0, threads: int = 2) -> None:
+        if not (math.isfinite(memory_s) and memory_s >= 0.0):
+            raise OptionError(f"memory of observed space is {memory_s} s, expected 0 or more")
+        self._memory_s = memory_s
+        self._threads = threads
+        self._window: _Window | None = None
+
+    def reset(self) -> None:
+        """Forget everything, e.g. after a jump of the pose."""
+        self._window = None
+
+    def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Mask:
+        """Observe one frame.
+
+        Args:
+            frame: cameras, with the ego pose at each exposure.
+            prediction: made from it.
+
+        Returns:
+            (X, Y, Z) voxels of the prediction's grid that were seen within the memory.
+
+        Raises:
+            MissingPackageError: numba is not installed.
+        """
+        seen = observed_voxels(frame, prediction, self._threads)
+        if self._memory_s == 0.0:
+            return seen
+        grid = prediction.grid
+        world_T_grid = frame.world_T_reference_ego @ prediction.ego_T_grid
+        if self._window is None or self._window.grid != grid:
+            self._window = _Window(grid, prediction.stamp_ns)
+        self._window.add(seen, world_T_grid, prediction.stamp_ns, self._memory_s)
+        return seen
+
+
+def observed_voxels(frame: CameraFrame, prediction: OccupancyPrediction, threads: int = 2) -> Mask:
+    """(X, Y, Z) voxels that the frame's cameras see, if the prediction is right.
+
+    Neighbouring rays are at most one voxel apart at the far corner of the grid.
+
+    Args:
+        frame: rectified cameras, with the ego pose at each exposure.
+        prediction: made from it.
+        threads: cameras that are followed at a time; the result does not depend on it.
+
+    Raises:
+        MissingPackageError: numba is not installed.
+    """
+    kernels = _kernels()
+    grid, labels = prediction.grid, prediction.labels
+    occupied = (labels != prediction.empty_class) & (labels != UNKNOWN_CLASS)
+    seen = np.zeros(grid.dims, np.bool_)
+    ego_T_world = invert_transform(frame.world_T_reference_ego)
+    grid_T_ego = invert_transform(prediction.ego_T_grid)
+    voxels = np.array(grid.voxel_size)
+    corners = np.array(np.meshgrid(*zip(grid.lower, grid.upper, strict=True))).reshape(3, -1).T
+
+    def follow(name: str) -> None:
+        camera = frame.rig.camera(name)
+        pose = grid_T_ego @ ego_T_world @ frame.world_T_ego[name] @ camera.ego_T_cam
+        origin = pose[:3, 3]
+        farthest = float(np.linalg.norm(corners - origin, axis=1).max())
+        focal = float(max(camera.K[0, 0], camera.K[1, 1]))
+        pitch = max(1.0, focal * float(voxels.min()) / farthest)
+        ways = pose[:3, :3] @ np.linalg.inv(camera.K) / voxels[:, None]
+        size = np.array((camera.width, camera.height), np.float64)
+        kernels.mark_seen(occupied, (origin - grid.lower) / voxels, ways, size, pitch, seen)
+
+    # Threads only write True, so their order does not matter.
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(follow, frame.images))
+    return seen
+
+
+class _Window:
+    """Time of the last observation of the cells of a window of the world.
+
+    Cells have the size of the grid's voxels and lie along the world's axes. The window follows the
+    grid, and is as wide as its diagonal, so that it holds the grid at any heading.
+    """
+
+    def __init__(self, grid: VoxelGrid, began_ns: int) -> None:
+        self.grid = grid
+        self._began_ns = began_ns
+        self._cell = np.array(grid.voxel_size)
+        extent = np.array(grid.dims) * self._cell
+        across = float(np.hypot(extent[0], extent[1]))
+        wide = (math.ceil(across / size) + _MARGIN for size in self._cell[:2])
+        # A slope of one in ten lifts the border of the grid by half of this.
+        high = grid.dims[2] + math.ceil(0.1 * across / self._cell[2]) + _MARGIN
+        self._last = np.full((*wide, high), _NEVER, np.float32)
+        self._first = np.zeros(3, np.int64)
+
+    def add(self, seen: Mask, world_T_grid: Float64, stamp_ns: int, memory_s: float) -> None:
+        """Enter what is seen now; mark in ``seen`` what was seen within the memory."""
+        kernels = _kernels()
+        now = 1e-9 * (stamp_ns - self._began_ns)
+        seen_now = seen.copy()
+        since = np.float32(now - memory_s)
+        kernels.recall(self._last, self._first, self._cells(world_T_grid, self._first), since, seen)
+        middle = world_T_grid @ [*(np.add(self.grid.lower, self.grid.upper) / 2), 1.0]
+        first = np.floor(middle[:3] / self._cell).astype(np.int64) - np.array(self._last.shape) // 2
+        kernels.remember(
+            seen_now,
+            np.float32(now),
+            np.linalg.inv(self._cells(world_T_grid, first)),
+            self._last,
+            first,
+            self._first,
+            np.float32(_NEVER),
+        )
+        self._first = first
+
+    def _cells(self, world_T_grid: Float64, first: NDArray[np.int64]) -> Float64:
+        """(4, 4) from positions in voxels of the grid to positions in cells of the window."""
+        world_T_voxels = world_T_grid @ _scaled(self._cell, np.array(self.grid.lower))
+        cells: Float64 = np.linalg.solve(_scaled(self._cell, first * self._cell), world_T_voxels)
+        return cells
+
+
+def _scaled(size: Float64, origin: Float64) -> Float64:
+    matrix = np.diag([*size, 1.0])
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def _kernels() -> ModuleType:
+    with needed_for("observed space"):
+        from occ_perception.mapping import visibility_kernels
+    return visibility_kernels
