@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -16,7 +18,8 @@ from sensor_msgs.msg import PointCloud2
 
 from occ_msgs.msg import Latency, OccupancyFlow, SemanticOccupancy
 from occ_perception.codec import encoding_from_name
-from occ_perception.frames import OccupancyPrediction
+from occ_perception.errors import sentence_for
+from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.ros.messages import (
     flow_message,
     latency_message,
@@ -31,6 +34,19 @@ LATENCY_TOPIC = "~/latency"
 _OUTPUT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What an output is made of: one step of the stream.
+
+    Attributes:
+        frame: what the network was given, with decoded images.
+        prediction: what it returned.
+    """
+
+    frame: CameraFrame
+    prediction: OccupancyPrediction
+
+
 class Output(ABC):
     """One output topic.
 
@@ -39,6 +55,9 @@ class Output(ABC):
         message_type: type of the messages.
         when: ``always``; ``subscribed``: messages are built only while the topic has a subscriber;
             ``available``: the topic is advertised with its first message.
+
+    A ``subscribed`` output that raises an error is reported and publishes nothing. An error of any
+    other output makes its frame set count as dropped.
     """
 
     topic: ClassVar[str]
@@ -46,11 +65,11 @@ class Output(ABC):
     when: ClassVar[Literal["always", "subscribed", "available"]] = "always"
 
     @abstractmethod
-    def message(self, prediction: OccupancyPrediction, parameters: NodeParameters) -> Any:
-        """The message for one prediction; None publishes nothing. Called by the worker thread.
+    def message(self, step: Step, parameters: NodeParameters) -> Any:
+        """The message for one step; None publishes nothing. Called by the worker thread.
 
         Args:
-            prediction: output of the stream.
+            step: frame and prediction.
             parameters: current values; live parameters may change between two calls.
         """
 
@@ -61,11 +80,10 @@ class Occupancy(Output):
     topic = "~/occupancy"
     message_type = SemanticOccupancy
 
-    def message(
-        self, prediction: OccupancyPrediction, parameters: NodeParameters
-    ) -> SemanticOccupancy:
+    def message(self, step: Step, parameters: NodeParameters) -> SemanticOccupancy:
         """Every prediction."""
-        return occupancy_message(prediction, encoding_from_name(parameters.occupancy_encoding))
+        encoding = encoding_from_name(parameters.occupancy_encoding)
+        return occupancy_message(step.prediction, encoding)
 
 
 class Flow(Output):
@@ -75,13 +93,11 @@ class Flow(Output):
     message_type = OccupancyFlow
     when = "available"
 
-    def message(
-        self, prediction: OccupancyPrediction, parameters: NodeParameters
-    ) -> OccupancyFlow | None:
+    def message(self, step: Step, parameters: NodeParameters) -> OccupancyFlow | None:
         """Predictions with flow."""
-        if prediction.flow is None:
+        if step.prediction.flow is None:
             return None
-        return flow_message(prediction, parameters.flow_min_speed)
+        return flow_message(step.prediction, parameters.flow_min_speed)
 
 
 class Points(Output):
@@ -91,9 +107,9 @@ class Points(Output):
     message_type = PointCloud2
     when = "subscribed"
 
-    def message(self, prediction: OccupancyPrediction, _parameters: NodeParameters) -> PointCloud2:
+    def message(self, step: Step, _parameters: NodeParameters) -> PointCloud2:
         """Every prediction."""
-        return points_message(prediction)
+        return points_message(step.prediction)
 
 
 OUTPUTS: tuple[Output, ...] = (
@@ -118,23 +134,72 @@ class Outputs:
         self._published: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._last_refusal = ""
+        self._failed: Counter[str] = Counter()
+        self._failing: dict[str, str] = {}
+        self._last_failure = ""
+        self._traced: set[tuple[str, str]] = set()
 
     @property
     def are_open(self) -> bool:
         """False once rclpy shuts down; a signal can cause that at any time."""
         return bool(self._node.context.ok())
 
-    def publish(self, prediction: OccupancyPrediction, parameters: NodeParameters) -> None:
-        """Publish the messages for one prediction."""
-        for output in OUTPUTS:
-            if output.when == "subscribed" and not self._has_subscriber(output):
-                continue
-            message = output.message(prediction, parameters)
-            if message is None:
-                continue
-            if output.topic not in self._publishers:
-                self._advertise(output.topic, output.message_type)
-            self._send(output.topic, message)
+    def publish(self, step: Step, parameters: NodeParameters) -> None:
+        """Publish the messages for one step; an output that fails does not stop the others.
+
+        Raises:
+            Exception: the first error of an output that is published without being asked for.
+        """
+        errors = [self._error_of(output, step, parameters) for output in OUTPUTS]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _error_of(self, output: Output, step: Step, parameters: NodeParameters) -> Exception | None:
+        """Publish one output; returns the error that its frame set is to be dropped with."""
+        is_asked_for = output.when == "subscribed"
+        try:
+            if not is_asked_for or self._has_subscriber(output):
+                self._make(output, step, parameters)
+        except Exception as error:
+            if not is_asked_for:
+                return error
+            self._report(output.topic, error)
+            return None
+        if is_asked_for:
+            with self._lock:
+                self._failing.pop(output.topic, None)
+        return None
+
+    def _make(self, output: Output, step: Step, parameters: NodeParameters) -> None:
+        message = output.message(step, parameters)
+        if message is None:
+            return
+        if output.topic not in self._publishers:
+            self._advertise(output.topic, output.message_type)
+        self._send(output.topic, message)
+
+    def _report(self, topic: str, error: Exception) -> None:
+        """Count an output that was asked for and failed; the diagnostics say it."""
+        if not self.are_open:
+            return
+        sentence = sentence_for(error)
+        kind = (topic, type(error).__name__)
+        if sentence is None and kind not in self._traced:
+            # A defect: once with its traceback, which the diagnostics have no room for.
+            self._traced.add(kind)
+            trace = "".join(traceback.format_exception(error))
+            self._node.get_logger().error(f"{topic} failed: {trace}")
+        first = (sentence or f"{kind[1]}: {error}").splitlines()[0]
+        with self._lock:
+            self._failed[topic] += 1
+            self._failing[topic] = self._last_failure = f"{topic} cannot be made: {first}"
+
+    @property
+    def failing(self) -> str:
+        """Which outputs are asked for and failed when they were last tried, and why; or ""."""
+        with self._lock:
+            return "; ".join(self._failing.values())
 
     def publish_latency(
         self, prediction: OccupancyPrediction, milliseconds: Mapping[str, float]
@@ -143,13 +208,12 @@ class Outputs:
         self._send(LATENCY_TOPIC, latency_message(prediction, milliseconds))
 
     def figures(self) -> dict[str, int | str]:
-        """Number of messages published and refused by DDS, for diagnostics."""
+        """Number of messages published, not made and refused by DDS, for diagnostics."""
         with self._lock:
             return {
-                **{
-                    f"published_{topic.removeprefix('~/')}": count
-                    for topic, count in self._published.items()
-                },
+                **_by_topic("published", self._published),
+                **_by_topic("failed", self._failed),
+                "last_failed_output": self._last_failure,
                 "refused_by_dds": self._refused.total(),
                 "last_refusal": self._last_refusal,
             }
@@ -179,3 +243,7 @@ class Outputs:
             return
         with self._lock:
             self._published[topic] += 1
+
+
+def _by_topic(what: str, counts: Counter[str]) -> dict[str, int]:
+    return {f"{what}_{topic.removeprefix('~/')}": count for topic, count in counts.items()}

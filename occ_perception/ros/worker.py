@@ -14,7 +14,7 @@ from occ_perception.models.postprocess import NotFiniteError
 from occ_perception.ros.assembly_stage import AssembledFrame, AssemblyStage
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
 from occ_perception.ros.failures import Failures, fault_of
-from occ_perception.ros.outputs import Outputs
+from occ_perception.ros.outputs import Outputs, Step
 from occ_perception.ros.parameters import ParameterServer
 from occ_perception.runtime.stream import OccupancyStream
 
@@ -94,7 +94,7 @@ class Worker:
             if prediction is None:
                 return
             stepped = time.monotonic()
-            self._outputs.publish(prediction, self._parameters.values)
+            self._outputs.publish(Step(assembled.frame, prediction), self._parameters.values)
         except Exception as error:
             # An error in one frame must not stop the node. It is logged and reported.
             if self._outputs.are_open:
@@ -180,6 +180,8 @@ class Worker:
             level, text = ERROR, f"last frame set dropped: {failure}"
         elif last is None:
             level, text = WARN, "no frame set processed yet"
+        elif failing := self._outputs.failing:
+            level, text = WARN, failing
         elif overwritten:
             level = WARN
             text = (
