@@ -48,7 +48,7 @@ class ObservedSpace:
         self._window: _Window | None = None
 
     def reset(self) -> None:
-        """Forget everything, e.g. after a jump of the pose."""
+        """Forget everything, e.g. after a jump of the pose; a stamp that goes back does so too."""
         self._window = None
 
     def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Mask:
@@ -67,11 +67,12 @@ class ObservedSpace:
         seen = observed_voxels(frame, prediction, self._threads)
         if self._memory_s == 0.0:
             return seen
-        grid = prediction.grid
+        grid, stamp_ns = prediction.grid, prediction.stamp_ns
+        window = self._window
+        if window is None or window.grid != grid or stamp_ns < window.stamp_ns:
+            window = self._window = _Window(grid, stamp_ns)
         world_T_grid = frame.world_T_reference_ego @ prediction.ego_T_grid
-        if self._window is None or self._window.grid != grid:
-            self._window = _Window(grid, prediction.stamp_ns)
-        self._window.add(seen, world_T_grid, prediction.stamp_ns, self._memory_s)
+        window.add(seen, world_T_grid, stamp_ns, self._memory_s)
         return seen
 
 
@@ -123,7 +124,7 @@ class _Window:
 
     def __init__(self, grid: VoxelGrid, began_ns: int) -> None:
         self.grid = grid
-        self._began_ns = began_ns
+        self.stamp_ns = self._began_ns = began_ns
         self._cell = np.array(grid.voxel_size)
         extent = np.array(grid.dims) * self._cell
         across = float(np.hypot(extent[0], extent[1]))
@@ -151,13 +152,13 @@ class _Window:
             self._first,
             np.float32(_NEVER),
         )
-        self._first = first
+        self._first, self.stamp_ns = first, stamp_ns
 
     def _cells(self, world_T_grid: Float64, first: NDArray[np.int64]) -> Float64:
         """(4, 4) from positions in voxels of the grid to positions in cells of the window."""
         world_T_voxels = world_T_grid @ _scaled(self._cell, np.array(self.grid.lower))
-        cells: Float64 = np.linalg.solve(_scaled(self._cell, first * self._cell), world_T_voxels)
-        return cells
+        world_T_cells = _scaled(self._cell, first * self._cell)
+        return np.asarray(np.linalg.solve(world_T_cells, world_T_voxels), np.float64)
 
 
 def _scaled(size: Float64, origin: Float64) -> Float64:
