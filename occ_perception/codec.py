@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from occ_perception.errors import OccError, OptionError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The version of the message layout that this module writes and reads."""
 
 DENSE, SPARSE, RLE = 0, 1, 2
@@ -56,19 +56,17 @@ class EncodedOccupancy:
         labels: (n,) uint8 class ids; one per voxel, per listed voxel or per run.
         indices: (n,) uint32 flat voxel indices, strictly ascending; SPARSE only.
         run_lengths: (n,) uint16, each >= 1, summing to the number of voxels; RLE only.
-        confidence: (n,) uint8, 0..255 for 0..1, one per entry of ``labels``; or empty.
     """
 
     encoding: int
     labels: UInt8
     indices: UInt32 = field(default_factory=lambda: np.empty(0, np.uint32))
     run_lengths: UInt16 = field(default_factory=lambda: np.empty(0, np.uint16))
-    confidence: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @property
     def num_bytes(self) -> int:
         """Size of the arrays in a message."""
-        arrays = (self.labels, self.indices, self.run_lengths, self.confidence)
+        arrays = (self.labels, self.indices, self.run_lengths)
         return sum(array.nbytes for array in arrays)
 
 
@@ -117,20 +115,13 @@ def check_format_version(version: int) -> None:
         )
 
 
-def encode_occupancy(
-    labels_XYZ: UInt8,
-    empty_class: int,
-    encoding: int = RLE,
-    confidence_XYZ: UInt8 | None = None,
-) -> EncodedOccupancy:
+def encode_occupancy(labels_XYZ: UInt8, empty_class: int, encoding: int = RLE) -> EncodedOccupancy:
     """Encode a label volume; the result shares no memory with it.
 
     Args:
         labels_XYZ: (X, Y, Z) uint8 class ids.
         empty_class: id of free space, which SPARSE leaves out.
         encoding: DENSE, SPARSE or RLE.
-        confidence_XYZ: (X, Y, Z) uint8, 0..255 for 0..1. Runs of RLE then also end where the
-            confidence changes; DENSE is smaller when it changes from voxel to voxel.
 
     Raises:
         ValueError: wrong dtype, shape or encoding.
@@ -138,28 +129,15 @@ def encode_occupancy(
     """
     _check_volume("labels", labels_XYZ, np.uint8)
     _check_id("empty class", empty_class)
-    if confidence_XYZ is not None:
-        _check_volume("confidence", confidence_XYZ, np.uint8, labels_XYZ.shape)
     labels = _flatten(labels_XYZ)
-    confidence = np.empty(0, np.uint8) if confidence_XYZ is None else _flatten(confidence_XYZ)
     if encoding == DENSE:
-        return EncodedOccupancy(DENSE, labels, confidence=confidence)
+        return EncodedOccupancy(DENSE, labels)
     if encoding == SPARSE:
         occupied = np.flatnonzero(labels != empty_class)
-        return EncodedOccupancy(
-            SPARSE,
-            labels[occupied],
-            indices=occupied.astype(np.uint32),
-            confidence=confidence[occupied] if confidence.size else confidence,
-        )
+        return EncodedOccupancy(SPARSE, labels[occupied], indices=occupied.astype(np.uint32))
     if encoding == RLE:
-        first, lengths = _runs(labels, confidence)
-        return EncodedOccupancy(
-            RLE,
-            labels[first],
-            run_lengths=lengths,
-            confidence=confidence[first] if confidence.size else confidence,
-        )
+        first, lengths = _runs(labels)
+        return EncodedOccupancy(RLE, labels[first], run_lengths=lengths)
     raise ValueError(_unknown_encoding(encoding))
 
 
@@ -178,20 +156,6 @@ def decode_occupancy(
     message, shape = _check_arrays(encoded, dims)
     _check_class_ids(message.labels, empty_class, num_classes, unknown_class)
     return _spread(message, message.labels, shape, empty_class)
-
-
-def decode_confidence(encoded: EncodedOccupancy, dims: Sequence[int]) -> UInt8 | None:
-    """The (X, Y, Z) uint8 confidence of a message, 0..255 for 0..1; None if it has none.
-
-    Voxels that a SPARSE message does not list get 0. A SPARSE message without voxels has none.
-
-    Raises:
-        MessageError: the message contradicts itself; the text names the field and the place.
-    """
-    message, shape = _check_arrays(encoded, dims)
-    if not message.confidence.size:
-        return None
-    return _spread(message, message.confidence, shape, 0)
 
 
 def validate_occupancy(
@@ -215,6 +179,46 @@ def validate_occupancy(
     """
     message, _ = _check_arrays(encoded, dims)
     _check_class_ids(message.labels, empty_class, num_classes, unknown_class)
+
+
+def encode_observed(observed_XYZ: NDArray[np.bool_]) -> UInt32:
+    """(n,) uint32 lengths of alternating runs in flat order, voxels that were not observed first.
+
+    Only the first may be 0.
+
+    Args:
+        observed_XYZ: (X, Y, Z) bool.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+        MessageError: the grid is too large.
+    """
+    _check_volume("observed", observed_XYZ, np.bool_)
+    flat = _flatten(observed_XYZ)
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    ends = np.concatenate([[0] if flat[0] else [], borders, [flat.size]])
+    return np.diff(ends, prepend=0).astype(np.uint32)
+
+
+def decode_observed(runs: UInt32, dims: Sequence[int]) -> NDArray[np.bool_] | None:
+    """The (X, Y, Z) bool volume of :func:`encode_observed`; None for a message without runs.
+
+    Raises:
+        MessageError: a run but the first is 0, or the runs do not sum to the number of voxels.
+    """
+    nx, ny, nz = _check_dims(dims)
+    runs = _check_flat("observed_runs", runs, np.uint32)
+    if not runs.size:
+        return None
+    empty = np.flatnonzero(runs[1:] == 0)
+    if empty.size:
+        raise MessageError(f"observed_runs: run {empty[0] + 1} has length 0")
+    total = int(runs.sum(dtype=np.uint64))
+    if total != nx * ny * nz:
+        raise MessageError(f"observed_runs sum to {total} voxels, the grid has {nx * ny * nz}")
+    is_observed = np.arange(runs.size) % 2 == 1
+    flat = np.repeat(is_observed, runs)
+    return np.ascontiguousarray(flat.reshape(nz, ny, nx).T)
 
 
 def encode_flow(
@@ -295,12 +299,9 @@ def _spread(message: EncodedOccupancy, values: UInt8, dims: Dims, unlisted: int)
     return volume_XYZ
 
 
-def _runs(labels: UInt8, confidence: UInt8) -> tuple[NDArray[np.int64], UInt16]:
+def _runs(labels: UInt8) -> tuple[NDArray[np.int64], UInt16]:
     """Where each run of equal voxels starts, and its length; runs over 65535 are split."""
-    changes = labels[1:] != labels[:-1]
-    if confidence.size:
-        changes |= confidence[1:] != confidence[:-1]
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    starts = np.concatenate([[0], np.flatnonzero(labels[1:] != labels[:-1]) + 1])
     lengths = np.diff(starts, append=labels.size)
     pieces = -(-lengths // _LONGEST_RUN)
     last_piece = np.cumsum(pieces) - 1
@@ -317,7 +318,6 @@ def _check_arrays(encoded: EncodedOccupancy, dims: Sequence[int]) -> tuple[Encod
     labels = _check_flat("labels", encoded.labels, np.uint8)
     indices = _check_flat("indices", encoded.indices, np.uint32)
     run_lengths = _check_flat("run_lengths", encoded.run_lengths, np.uint16)
-    confidence = _check_flat("confidence", encoded.confidence, np.uint8)
     if encoded.encoding == DENSE:
         _check_length("labels", labels, voxels, "one per voxel")
     elif encoded.encoding == SPARSE:
@@ -332,9 +332,7 @@ def _check_arrays(encoded: EncodedOccupancy, dims: Sequence[int]) -> tuple[Encod
         _check_length("indices", indices, 0, "they belong to SPARSE only")
     if encoded.encoding != RLE:
         _check_length("run_lengths", run_lengths, 0, "they belong to RLE only")
-    if confidence.size:
-        _check_length("confidence", confidence, len(labels), "one per label, or none at all")
-    return EncodedOccupancy(encoded.encoding, labels, indices, run_lengths, confidence), shape
+    return EncodedOccupancy(encoded.encoding, labels, indices, run_lengths), shape
 
 
 def _unknown_encoding(encoding: object) -> str:

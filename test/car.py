@@ -12,6 +12,7 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -19,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from occ_msgs.msg import SemanticOccupancy
 from occ_perception.frames import CameraCalibration, CameraRig
+from occ_perception.geometry import pose_from_matrix
 from occ_perception.sensing.calibration import save_rig
 
 # Yaw of the optical axis, and exposure time within a rotation, as on the nuScenes car.
@@ -71,7 +73,10 @@ def ros_time(stamp_ns: int) -> Time:
 
 
 class Car:
-    """Publishes what the node subscribes to, under the node's private names."""
+    """Publishes what the node subscribes to, under the node's private names.
+
+    With ``poses_on_tf`` ego poses are transforms on /tf, in place of odometry.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class Car:
         *,
         prefix: str = "/occupancy_node/input",
         reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+        poses_on_tf: bool = False,
     ) -> None:
         qos = QoSProfile(depth=10, reliability=reliability)
         self.node = node
@@ -87,14 +93,20 @@ class Car:
             name: node.create_publisher(CompressedImage, self.topic(name, "image"), qos)
             for name in CAMERAS
         }
-        self.odometry = node.create_publisher(Odometry, f"{prefix}/odometry", qos)
+        self.poses_on_tf = poses_on_tf
+        if poses_on_tf:
+            from tf2_msgs.msg import TFMessage
+
+            self.poses = node.create_publisher(TFMessage, "/tf", 100)
+        else:
+            self.poses = node.create_publisher(Odometry, f"{prefix}/odometry", qos)
 
     def topic(self, camera: str, what: str) -> str:
         return f"{self.prefix}/{camera.lower()}/{what}"
 
     def wait_until_heard(self, timeout_s: float = 120.0) -> None:
         """Wait until the node has subscribed to everything."""
-        publishers = [*self.images.values(), self.odometry]
+        publishers = [*self.images.values(), self.poses]
         spin_until(
             self.node,
             lambda: all(p.get_subscription_count() for p in publishers),
@@ -129,12 +141,44 @@ class Car:
 
     def pose(self, stamp_ns: int) -> None:
         """5 m/s along x."""
+        if self.poses_on_tf:
+            self.poses.publish(ego_transform(stamp_ns))
+            return
         message = Odometry(child_frame_id="base_link")
         message.header.frame_id = "map"
         message.header.stamp = ros_time(stamp_ns)
         message.pose.pose.position.x = 5.0 * (stamp_ns * 1e-9 % 1000.0)
         message.pose.pose.orientation.w = 1.0
-        self.odometry.publish(message)
+        self.poses.publish(message)
+
+
+def ego_transform(stamp_ns: int, of_time_ns: int | None = None, parent: str = "map") -> Any:
+    """A TFMessage with the ego pose, of another time than its stamp if one is given."""
+    from tf2_msgs.msg import TFMessage
+
+    stamped = TransformStamped(child_frame_id="base_link")
+    stamped.header.frame_id = parent
+    stamped.header.stamp = ros_time(stamp_ns)
+    when_ns = stamp_ns if of_time_ns is None else of_time_ns
+    stamped.transform.translation.x = 5.0 * (when_ns * 1e-9 % 1000.0)
+    stamped.transform.rotation.w = 1.0
+    return TFMessage(transforms=[stamped])
+
+
+def camera_mounts(rig: CameraRig) -> Any:
+    """A TFMessage with the pose of every camera on the vehicle."""
+    from tf2_msgs.msg import TFMessage
+
+    message = TFMessage()
+    for camera in rig.cameras:
+        stamped = TransformStamped(child_frame_id=camera.frame_id)
+        stamped.header.frame_id = "base_link"
+        (x, y, z), (qx, qy, qz, qw) = pose_from_matrix(camera.ego_T_cam)
+        translation, rotation = stamped.transform.translation, stamped.transform.rotation
+        translation.x, translation.y, translation.z = x, y, z
+        rotation.x, rotation.y, rotation.z, rotation.w = qx, qy, qz, qw
+        message.transforms.append(stamped)
+    return message
 
 
 def camera_info(calibration: CameraCalibration) -> CameraInfo:

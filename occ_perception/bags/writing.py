@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from occ_perception.bags.atomic_writer import AtomicWriter, Storage
-from occ_perception.codec import FORMAT_VERSION, RLE, encode_flow, encode_occupancy
+from occ_perception.codec import FORMAT_VERSION, RLE, encode_flow, encode_observed, encode_occupancy
 from occ_perception.frames import CameraCalibration, OccupancyPrediction
 from occ_perception.geometry import pose_from_matrix
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
@@ -259,6 +259,8 @@ class BagWriter(AtomicWriter):
         received_ns = prediction.stamp_ns if received_ns is None else received_ns
         header = self._header(prediction.stamp_ns, prediction.frame_id)
         encoded = encode_occupancy(prediction.labels, prediction.empty_class, encoding)
+        seen = prediction.observed
+        observed_runs = np.empty(0, np.uint32) if seen is None else encode_observed(seen)
         grid = self._grid(prediction)
         message = self.new(
             "occ_msgs/msg/SemanticOccupancy",
@@ -272,7 +274,7 @@ class BagWriter(AtomicWriter):
             labels=encoded.labels,
             indices=encoded.indices,
             run_lengths=encoded.run_lengths,
-            confidence=encoded.confidence,
+            observed_runs=observed_runs,
             model=prediction.model,
             camera_names=list(prediction.camera_stamps_ns),
             camera_stamps=[self._time(s) for s in prediction.camera_stamps_ns.values()],

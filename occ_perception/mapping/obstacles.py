@@ -49,7 +49,9 @@ def find_obstacles(
 ) -> Obstacles:
     """List obstacle voxels, with their velocities and the times to collision.
 
-    A column moves as its fastest voxel: a vehicle's outline mixes with what stands beside it.
+    A column moves as its fastest voxel: a vehicle's outline mixes with what stands beside it. It is
+    met when the vehicle reaches its centre: a voxel is occupied as soon as something touches it,
+    so the surface lies before the centre as often as behind it.
 
     Args:
         prediction: volume, and flow if there is one.
@@ -80,7 +82,6 @@ def find_obstacles(
             velocities[chosen].astype(np.float64),
             motion,
             footprint or Footprint(),
-            reach=grid.voxel_size[0] / 2,
             horizon_s=horizon_s,
         )
         times[fastest_first] = met[column_of]

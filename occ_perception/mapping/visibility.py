@@ -1,9 +1,10 @@
 """Observed space: the voxels that a camera has looked at, now or a short while ago.
 
 A network predicts a class for every voxel, also for those behind walls. Whether a voxel was seen
-follows from geometry: a camera sees the voxels along its rays, up to the first one that the
-prediction calls occupied. This is how the camera masks of Occ3D are made (arXiv 2304.14365,
-section 3.3), with predicted instead of annotated occupancy.
+follows from geometry: a camera sees the voxels along its rays. A ray ends when its way through
+occupied voxels has the length of a voxel's edge: a voxel is occupied as soon as something touches
+it, so a ray may pass beside that. The camera masks of Occ3D are made in a like way from annotated
+occupancy, with rays that end at the first occupied voxel (arXiv 2304.14365, section 3.3).
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def observed_voxels(frame: CameraFrame, prediction: OccupancyPrediction, threads
     voxels = np.array(grid.voxel_size)
     corners = np.array(np.meshgrid(*zip(grid.lower, grid.upper, strict=True))).reshape(3, -1).T
 
-    def follow(name: str) -> None:
+    def follow(name: str) -> Float64:
         camera = frame.rig.camera(name)
         pose = grid_T_ego @ ego_T_world @ frame.world_T_ego[name] @ camera.ego_T_cam
         origin = pose[:3, 3]
@@ -107,12 +108,37 @@ def observed_voxels(frame: CameraFrame, prediction: OccupancyPrediction, threads
         pitch = max(1.0, focal * float(voxels.min()) / farthest)
         ways = pose[:3, :3] @ np.linalg.inv(camera.K) / voxels[:, None]
         size = np.array((camera.width, camera.height), np.float64)
-        kernels.mark_seen(occupied, (origin - grid.lower) / voxels, ways, size, pitch, seen)
+        place: Float64 = (origin - grid.lower) / voxels
+        kernels.mark_seen(occupied, place, ways, size, pitch, seen)
+        return place
 
     # Threads only write True, so their order does not matter.
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(follow, frame.images))
+        origins = list(pool.map(follow, frame.images))
+    if origins:
+        seen |= occupied & _face_seen_space(seen & ~occupied, np.mean(origins, axis=0))
     return seen
+
+
+def _face_seen_space(space: Mask, eye: Float64) -> Mask:
+    """(X, Y, Z) voxels with a face towards the eye that borders on seen free space.
+
+    Rays at grazing angles are far apart where they meet the ground; the space above it is seen.
+
+    Args:
+        space: (X, Y, Z) free voxels that are seen.
+        eye: (3,) position in voxels.
+    """
+    faces = np.zeros_like(space)
+    for axis in range(3):
+        of_voxel, of_space = np.moveaxis(faces, axis, 0), np.moveaxis(space, axis, 0)
+        split = int(np.clip(math.floor(eye[axis]), 0, space.shape[axis]))
+        # Voxels before the eye turn their upper side to it, those behind it their lower side.
+        upper = slice(0, min(split, space.shape[axis] - 1))
+        of_voxel[upper] |= of_space[upper.start + 1 : upper.stop + 1]
+        lower = slice(max(split + 1, 1), space.shape[axis])
+        of_voxel[lower] |= of_space[lower.start - 1 : lower.stop - 1]
+    return faces
 
 
 class _Window:

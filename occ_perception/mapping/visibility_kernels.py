@@ -36,8 +36,9 @@ def _axis(o: float, d: float, near: float, count: int) -> Any:
 
 @kernel
 def _walk(occupied: Any, origin: Any, way: Any, seen: Any) -> None:
-    """Mark the voxels along a ray, to the first occupied one or the end of the grid."""
+    """Mark the voxels along a ray, until it has gone the edge of a voxel through occupied ones."""
     X, Y, Z = occupied.shape
+    left = 1.0 / math.sqrt(way[0] ** 2 + way[1] ** 2 + way[2] ** 2)
     near, far = _enter(origin[0], way[0], X, 0.0, _NEVER)
     near, far = _enter(origin[1], way[1], Y, near, far)
     near, far = _enter(origin[2], way[2], Z, near, far)
@@ -46,10 +47,15 @@ def _walk(occupied: Any, origin: Any, way: Any, seen: Any) -> None:
     i, si, ti, ui = _axis(origin[0], way[0], near, X)
     j, sj, tj, uj = _axis(origin[1], way[1], near, Y)
     k, sk, tk, uk = _axis(origin[2], way[2], near, Z)
+    t = near
     while 0 <= i < X and 0 <= j < Y and 0 <= k < Z:
         seen[i, j, k] = True
+        leave = min(ti, min(tj, tk))
         if occupied[i, j, k]:
-            return
+            left -= leave - t
+            if left <= 0.0:
+                return
+        t = leave
         if ti < tj and ti < tk:
             i += si
             ti += ui
@@ -63,7 +69,7 @@ def _walk(occupied: Any, origin: Any, way: Any, seen: Any) -> None:
 
 @kernel
 def mark_seen(occupied: Any, origin: Any, ways: Any, size: Any, pitch: float, seen: Any) -> None:
-    """Mark every voxel that a ray of a camera crosses; rays end at the first occupied voxel.
+    """Mark every voxel that a ray of a camera crosses before it ends.
 
     Args:
         occupied: (X, Y, Z) bool.

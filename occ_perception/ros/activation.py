@@ -20,6 +20,7 @@ from occ_perception.ros.failures import Failures
 from occ_perception.ros.lidar_input import LidarInput
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
+from occ_perception.ros.surroundings import Surroundings
 from occ_perception.ros.synchronizer import FrameSetIntake
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.ros.worker import Worker
@@ -48,6 +49,7 @@ class Activation:
     Raises:
         SyncPolicyError, TransformMessagesError: a package that the parameters require is not
             installed.
+        CostRulesError: the file of costs cannot be used.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Activation:
                 ),
             ),
             stage,
+            Surroundings(values),
             outputs,
             settings,
             failures,
@@ -162,7 +165,7 @@ class Activation:
             self._intake.status(stale_after_s, vehicle.calibration_changes),
             *vehicle.pose_statuses(stale_after_s),
             *([] if self._lidar is None else [self._lidar.status(stale_after_s)]),
-            self._worker.status(),
+            *self._worker.statuses(),
             vehicle.time_status(),
         ]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 
 from occ_msgs.msg import GridGeometry, Latency, OccupancyFlow, SemanticOccupancy
-from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_occupancy
+from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_observed, encode_occupancy
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
@@ -33,9 +33,8 @@ __all__ = [
     "prediction_from_message",
 ]
 
-_POINT = np.dtype(
-    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")], align=False
-)
+# Every field of a point has four bytes. rgb is a float by convention: its bytes are B, G, R, 0.
+_POINT = {"x": "<f4", "y": "<f4", "z": "<f4", "rgb": "<u4", "label": "<u4"}
 
 
 def flat(values: NDArray[Any], typecode: str) -> array.array[Any]:
@@ -65,7 +64,8 @@ def occupancy_message(prediction: OccupancyPrediction, encoding: int) -> Semanti
     message.labels = flat(encoded.labels, "B")
     message.indices = flat(encoded.indices, "I")
     message.run_lengths = flat(encoded.run_lengths, "H")
-    message.confidence = flat(encoded.confidence, "B")
+    if prediction.observed is not None:
+        message.observed_runs = flat(encode_observed(prediction.observed), "I")
     message.model = prediction.model
     message.camera_names = list(prediction.camera_stamps_ns)
     message.camera_stamps = [time_message(ns) for ns in prediction.camera_stamps_ns.values()]
@@ -113,30 +113,48 @@ def points_message(prediction: OccupancyPrediction) -> PointCloud2:
     Fields x, y, z (metres), rgb (packed, coloured by class name) and label (class id).
     """
     occupied = (prediction.labels != prediction.empty_class) & (prediction.labels != UNKNOWN_CLASS)
-    indices = np.argwhere(occupied)
-    labels = prediction.labels[occupied]
-    centers = transform_points(prediction.ego_T_grid, prediction.grid.centers(indices))
+    centers = prediction.grid.centers(np.argwhere(occupied))
+    positions = transform_points(prediction.ego_T_grid, centers)
+    return cloud_message(prediction, positions, prediction.labels[occupied], {})
+
+
+def cloud_message(
+    prediction: OccupancyPrediction,
+    positions: Float64,
+    labels: NDArray[np.uint8],
+    more: Mapping[str, NDArray[np.float32]],
+) -> PointCloud2:
+    """Points in ``frame_id`` with the fields x, y, z, rgb and label, and further float32 ones.
+
+    Args:
+        prediction: stamp, frame and classes.
+        positions: (n, 3) in the ego frame, metres.
+        labels: (n,) class ids.
+        more: (n,) values by name of the field.
+    """
+    kind = np.dtype(list((_POINT | dict.fromkeys(more, "<f4")).items()))
+    points = np.empty(len(positions), dtype=kind)
     red, green, blue = palette_of(prediction.class_names).astype(np.uint32)[labels].T
-    points = np.empty(len(indices), dtype=_POINT)
-    points["x"], points["y"], points["z"] = centers.T
+    points["x"], points["y"], points["z"] = positions.T
     points["rgb"] = red << 16 | green << 8 | blue
     points["label"] = labels
+    for name, values in more.items():
+        points[name] = values
 
     message = PointCloud2()
     message.header.stamp = time_message(prediction.stamp_ns)
     message.header.frame_id = prediction.frame_id
     message.height, message.width = 1, len(points)
     message.fields = [
-        PointField(name=name, offset=offset, datatype=datatype, count=1)
-        for name, offset, datatype in (
-            ("x", 0, PointField.FLOAT32),
-            ("y", 4, PointField.FLOAT32),
-            ("z", 8, PointField.FLOAT32),
-            ("rgb", 12, PointField.FLOAT32),  # by convention four bytes B, G, R, 0 in a float
-            ("label", 16, PointField.UINT32),
+        PointField(
+            name=name,
+            offset=4 * number,
+            datatype=PointField.UINT32 if name == "label" else PointField.FLOAT32,
+            count=1,
         )
+        for number, name in enumerate(kind.names or ())
     ]
-    message.point_step = _POINT.itemsize
+    message.point_step = kind.itemsize
     message.row_step = message.point_step * len(points)
     message.is_dense = True
     message.data = flat(points.view(np.uint8), "B")

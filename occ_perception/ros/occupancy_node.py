@@ -18,6 +18,7 @@ from occ_perception.ros.diagnostics import OK, WARN, DiagnosticsPublisher, Statu
 from occ_perception.ros.node_plan import lidar_topic_of, plan_node
 from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
+from occ_perception.ros.surroundings import Surroundings
 from occ_perception.ros.topic_table import topic_table
 from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.stream import OccupancyStream
@@ -137,7 +138,7 @@ class OccupancyNode(LifecycleNode):
         lidar_topic = lidar_topic_of(values, card)
         model = _load_model(values, [camera.name for camera in plan.cameras])
         for frame in random_frames(model.card, 1):
-            OccupancyStream(model).step(frame)
+            Surroundings(values).add(frame, OccupancyStream(model).step(frame))
         outputs = Outputs(self)
         try:
             activation = Activation(self, plan, lidar_topic, self._settings, model, outputs)

@@ -7,9 +7,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from nav_msgs.msg import OccupancyGrid
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -19,7 +19,8 @@ from sensor_msgs.msg import PointCloud2
 from occ_msgs.msg import Latency, OccupancyFlow, SemanticOccupancy
 from occ_perception.codec import encoding_from_name
 from occ_perception.errors import sentence_for
-from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.ros.ground_messages import costmap_message, obstacles_message
 from occ_perception.ros.messages import (
     flow_message,
     latency_message,
@@ -27,24 +28,12 @@ from occ_perception.ros.messages import (
     points_message,
 )
 from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.surroundings import Step
 
 # A subscriber that stalls briefly still receives the last few grids.
 OUTPUT_DEPTH = 5
 LATENCY_TOPIC = "~/latency"
 _OUTPUT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What an output is made of: one step of the stream.
-
-    Attributes:
-        frame: what the network was given, with decoded images.
-        prediction: what it returned.
-    """
-
-    frame: CameraFrame
-    prediction: OccupancyPrediction
 
 
 class Output(ABC):
@@ -112,9 +101,35 @@ class Points(Output):
         return points_message(step.prediction)
 
 
+class Costmap(Output):
+    """The cost of every column of the grid, for planners such as Nav2."""
+
+    topic = "~/costmap"
+    message_type = OccupancyGrid
+    when = "subscribed"
+
+    def message(self, step: Step, _parameters: NodeParameters) -> OccupancyGrid:
+        """Every prediction."""
+        return costmap_message(step.prediction, step.ground.costs)
+
+
+class ObstaclePoints(Output):
+    """The centres of obstacle voxels, without the ground and what hangs above the vehicle."""
+
+    topic = "~/obstacle_points"
+    message_type = PointCloud2
+    when = "subscribed"
+
+    def message(self, step: Step, _parameters: NodeParameters) -> PointCloud2:
+        """Every prediction."""
+        return obstacles_message(step.prediction, step.obstacles)
+
+
 OUTPUTS: tuple[Output, ...] = (
     Occupancy(),
     Flow(),
+    Costmap(),
+    ObstaclePoints(),
     Points(),
 )
 """All outputs, in the order of publishing."""

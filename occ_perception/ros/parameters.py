@@ -329,6 +329,49 @@ class NodeParameters:
         maximum=100.0,
         live=True,
     )
+    observed_memory_s: float = _parameter(
+        "observed.memory_s",
+        8.0,
+        "How long a voxel that a camera has seen counts as observed. 0 = only what is seen now, "
+        "-1 = observed space is not computed, and no column of ~/costmap is unknown.",
+        minimum=-1.0,
+        maximum=600.0,
+    )
+    costs: str = _parameter(
+        "costs",
+        "",
+        "YAML file with the cost of every class and the band of heights of ~/costmap and "
+        '~/obstacle_points. "" = the costs of this package.',
+    )
+    footprint_front: float = _parameter(
+        "footprint.front_m",
+        3.7,
+        "Distance from the origin of the ego frame to the front of the vehicle, for the time to "
+        "collision.",
+        minimum=0.1,
+        maximum=30.0,
+    )
+    footprint_rear: float = _parameter(
+        "footprint.rear_m",
+        1.0,
+        "Distance from the origin of the ego frame to the rear of the vehicle.",
+        minimum=0.1,
+        maximum=30.0,
+    )
+    footprint_side: float = _parameter(
+        "footprint.side_m",
+        1.0,
+        "Distance from the origin of the ego frame to the left and to the right side.",
+        minimum=0.1,
+        maximum=10.0,
+    )
+    collision_horizon_s: float = _parameter(
+        "collision.horizon_s",
+        8.0,
+        "How far ahead the time to collision looks. 0 = it is not computed.",
+        minimum=0.0,
+        maximum=60.0,
+    )
     stale_after_s: float = _parameter(
         "stale_after_s",
         2.0,

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -23,6 +24,9 @@ _KEPT_IMAGES = 64
 
 _JUDGED_IMAGES = 8
 """Newest images of a camera whose delay is looked at."""
+
+_RECENT_IMAGES = 4
+"""A pause before the newest of them explains why there is no frame set yet."""
 
 _DEADLINE_STEP_MS = 50
 _LATEST_MS = 1000
@@ -218,7 +222,22 @@ class SynchronizationWatch:
         silent_s = time.monotonic() - self._newest[reference][1]
         if silent_s > stale_after_s:
             return f"no image of the reference camera {reference} for {silent_s:.1f} s"
+        silent = [
+            camera
+            for camera, (_, at) in self._newest.items()
+            if time.monotonic() - at > stale_after_s
+        ]
+        if silent:
+            return f"no image of {', '.join(silent)} for more than {stale_after_s:g} s"
+        if self._has_just_come_back(reference, stale_after_s):
+            return f"images of the reference camera {reference} have just begun to come again"
         return (
             f"stamps of one frame set must lie within {self._policy.tolerance_ns / 1e6:g} ms "
             "(sync.tolerance_ms)"
         )
+
+    def _has_just_come_back(self, camera: str, stale_after_s: float) -> bool:
+        """Whether there is a pause between the newest images of a camera."""
+        times_ns = [at_ns for _, at_ns in self._arrivals[camera]][-_RECENT_IMAGES:]
+        pauses = (later - earlier for earlier, later in pairwise(times_ns))
+        return any(pause_ns > 1e9 * stale_after_s for pause_ns in pauses)

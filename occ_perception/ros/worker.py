@@ -14,8 +14,9 @@ from occ_perception.models.postprocess import NotFiniteError
 from occ_perception.ros.assembly_stage import AssembledFrame, AssemblyStage
 from occ_perception.ros.diagnostics import ERROR, OK, WARN, LatencyWindow, Status
 from occ_perception.ros.failures import Failures, fault_of
-from occ_perception.ros.outputs import Outputs, Step
+from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import ParameterServer
+from occ_perception.ros.surroundings import Surroundings
 from occ_perception.runtime.stream import OccupancyStream
 
 
@@ -25,6 +26,7 @@ class Worker:
     Args:
         stream: the network with its history; used by this thread only.
         stage: source of the frames; started and stopped with the worker.
+        surroundings: follows the vehicle from prediction to prediction; used by this thread only.
         outputs: publishers of the predictions.
         parameters: live parameters are read at every frame.
         failures: of frame sets, shared with the stage.
@@ -35,6 +37,7 @@ class Worker:
         self,
         stream: OccupancyStream,
         stage: AssemblyStage,
+        surroundings: Surroundings,
         outputs: Outputs,
         parameters: ParameterServer,
         failures: Failures,
@@ -42,6 +45,7 @@ class Worker:
     ) -> None:
         self._stream = stream
         self._stage = stage
+        self._surroundings = surroundings
         self._outputs = outputs
         self._parameters = parameters
         self._failures = failures
@@ -94,7 +98,9 @@ class Worker:
             if prediction is None:
                 return
             stepped = time.monotonic()
-            self._outputs.publish(Step(assembled.frame, prediction), self._parameters.values)
+            step = self._surroundings.add(assembled.frame, prediction)
+            looked = time.monotonic()
+            self._outputs.publish(step, self._parameters.values)
         except Exception as error:
             # An error in one frame must not stop the node. It is logged and reported.
             if self._outputs.are_open:
@@ -108,7 +114,8 @@ class Worker:
             "assembly": 1e3 * (assembled.assembled_at - assembled.taken_at),
             "queued": 1e3 * (started - assembled.assembled_at),
             **{stage: timings[stage] for stage in ("preprocess", "network", "labels")},
-            "publishing": 1e3 * (finished - stepped),
+            "surroundings": 1e3 * (looked - stepped),
+            "publishing": 1e3 * (finished - looked),
         }
         total = 1e3 * (finished - closed)
         self._latency.add({"latency": total, **stages, "step": timings["total"]})
@@ -130,6 +137,7 @@ class Worker:
                 # By now nothing refers to the tensors of a failed step any more.
                 torch.cuda.empty_cache()
                 self._stream.reset(reason)
+                self._surroundings.reset()
             if self._stage.is_forgotten(assembled.job):
                 return None
             prediction = self._stream.step(assembled.frame)
@@ -165,8 +173,11 @@ class Worker:
         busy_s = 0.0 if since is None else time.monotonic() - since
         return busy_s if busy_s > self._parameters.values.stalled_after_s else 0.0
 
-    def status(self) -> Status:
-        """The diagnostics status of both stages."""
+    def statuses(self) -> list[Status]:
+        """The diagnostics statuses of both stages and of the way ahead."""
+        return [self._inference_status(), self._surroundings.status()]
+
+    def _inference_status(self) -> Status:
         last, losses = self._last, self._stage.figures()
         overwritten = losses["frame_sets_overwritten"] - self._overwritten_reported
         self._overwritten_reported = losses["frame_sets_overwritten"]

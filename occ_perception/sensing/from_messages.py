@@ -19,6 +19,7 @@ from occ_perception.codec import (
     MessageError,
     check_format_version,
     decode_flow,
+    decode_observed,
     decode_occupancy,
 )
 from occ_perception.frames import OccupancyPrediction
@@ -199,7 +200,6 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
         labels=_numbers(message.labels, np.uint8),
         indices=_numbers(message.indices, np.uint32),
         run_lengths=_numbers(message.run_lengths, np.uint16),
-        confidence=_numbers(message.confidence, np.uint8),
     )
     labels = decode_occupancy(
         encoded, grid.dims, message.empty_class, len(names), message.unknown_class
@@ -213,6 +213,7 @@ def prediction_from_message(message: Any) -> OccupancyPrediction:
         labels=labels,
         class_names=names,
         empty_class=message.empty_class,
+        observed=decode_observed(_numbers(message.observed_runs, np.uint32), grid.dims),
         model=message.model,
         camera_stamps_ns=dict(zip(message.camera_names, stamps, strict=True)),
         committed=message.committed,

@@ -30,6 +30,8 @@ _HEIGHT_TINT = 0.22
 _RELIEF_PER_METRE = 0.16
 _RELIEF_LIMIT = 0.26
 _DEPTH_TINT = 0.45
+# Share of its colour that a column keeps if nothing of it was observed.
+_GUESS = 0.4
 
 
 class ViewerError(OccError):
@@ -66,12 +68,16 @@ class EgoVolume:
     Attributes:
         labels_XYZ: uint8 class ids; the empty class outside the prediction's grid.
         inside_XY: bool, columns inside the prediction's grid.
+        unknown_XY: bool, columns with an unlabelled voxel, and those of which nothing was observed.
+        guessed_XY: bool, columns of which nothing was observed.
         lower: minimum corner, metres.
         voxel: edge lengths, metres.
     """
 
     labels_XYZ: UInt8
     inside_XY: NDArray[np.bool_]
+    unknown_XY: NDArray[np.bool_]
+    guessed_XY: NDArray[np.bool_]
     lower: Float64
     voxel: Float64
 
@@ -99,11 +105,16 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
     indices = grid.indices(np.concatenate([points, height], axis=-1))
     inside = grid.contains(indices)
     labels = np.full((*count, grid.dims[2]), prediction.empty_class, np.uint8)
-    columns = indices[inside]
-    labels[inside] = prediction.labels[columns[:, 0], columns[:, 1]]
+    i, j = indices[inside][:, :2].T
+    labels[inside] = prediction.labels[i, j]
+    guessed = np.zeros(inside.shape, np.bool_)
+    if prediction.observed is not None:
+        guessed[inside] = ~prediction.observed.any(axis=2)[i, j]
     return EgoVolume(
         labels,
         inside,
+        (labels == UNKNOWN_CLASS).any(axis=2) | guessed,
+        guessed,
         lower=np.array([*lower, grid.lower[2] + pose[2, 3]]),
         voxel=np.array([edge, edge, grid.voxel_size[2]]),
     )
@@ -112,7 +123,8 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
 def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) -> View:
     """View from above, x up and y to the left: the topmost class of every column.
 
-    Higher voxels are lighter, and light comes from the upper left, so that edges stand out.
+    Higher voxels are lighter, and light comes from the upper left, so that edges stand out. Columns
+    of which nothing was observed are pale, and grey if they are empty.
 
     Args:
         prediction: the prediction.
@@ -128,8 +140,9 @@ def birds_eye_view(prediction: OccupancyPrediction, target_pixels: int = 800) ->
     surface = np.where(seen, (top + 1) * volume.voxel[2], 0.0)
     lightness = _HEIGHT_TINT * surface / (depth * volume.voxel[2]) + _relief(surface)
     rgb = shade(colours_of_ids(prediction.class_names)[ids], lightness)
-    unobserved = (volume.labels_XYZ == UNKNOWN_CLASS).any(axis=2)
-    rgb[~seen] = np.where(unobserved[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
+    rgb[~seen] = np.where(volume.unknown_XY[~seen, None], UNKNOWN_COLOUR, FREE_COLOUR)
+    guessed = seen & volume.guessed_XY
+    rgb[guessed] = np.rint(_GUESS * rgb[guessed] + (1 - _GUESS) * np.array(UNKNOWN_COLOUR))
     rgb[~volume.inside_XY] = OUTSIDE_COLOUR
 
     zoom = max(1, round(target_pixels / max(rgb.shape[:2])))

@@ -20,10 +20,11 @@ from occ_perception.codec import (
     EncodedOccupancy,
     MessageError,
     check_format_version,
-    decode_confidence,
     decode_flow,
+    decode_observed,
     decode_occupancy,
     encode_flow,
+    encode_observed,
     encode_occupancy,
     encoding_from_name,
 )
@@ -56,7 +57,6 @@ REFUSALS = [
     (DENSE, {"labels": np.full(24, 18, np.uint8)}, r"labels\[0\] = 18, expected an id below 18"),
     (DENSE, {"indices": np.zeros(1, np.uint32)}, "indices has 1 entries, expected 0"),
     (DENSE, {"run_lengths": np.ones(1, np.uint16)}, "run_lengths has 1 entries, expected 0"),
-    (DENSE, {"confidence": np.ones(5, np.uint8)}, "confidence has 5 entries, expected 24"),
     (DENSE, {"labels": np.zeros(24, np.int64)}, "labels: got int64 .* expected flat uint8"),
     (DENSE, {"labels": np.zeros((4, 6), np.uint8)}, r"labels: got uint8 of shape \(4, 6\)"),
     (SPARSE, {"indices": np.array([0, 9, 9], np.uint32)}, "entries 1 and 2 are 9 and 9"),
@@ -64,11 +64,9 @@ REFUSALS = [
     (SPARSE, {"indices": np.array([0, 21, 24], np.uint32)}, "index 24 is outside .* 24 voxels"),
     (SPARSE, {"indices": np.array([0, 21], np.uint32)}, "indices has 2 entries, expected 3"),
     (SPARSE, {"run_lengths": np.ones(3, np.uint16)}, "run_lengths has 3 entries, expected 0"),
-    (SPARSE, {"confidence": np.ones(2, np.uint8)}, "confidence has 2 entries, expected 3"),
     (RLE, {"run_lengths": np.array([1, 20, 2, 0], np.uint16)}, "run 3 has length 0"),
     (RLE, {"run_lengths": np.array([1, 20, 2, 2], np.uint16)}, "sum to 25 voxels, the grid has 24"),
     (RLE, {"run_lengths": np.array([1, 20, 3], np.uint16)}, "run_lengths has 3 entries"),
-    (RLE, {"confidence": np.ones(3, np.uint8)}, "confidence has 3 entries, expected 4"),
     (RLE, {"encoding": 3}, r"unknown encoding 3, expected 0 \(dense\), 1 \(sparse\), 2 \(rle\)"),
     (RLE, {"encoding": DENSE}, "labels has 4 entries, expected 24"),
     (RLE, {"dims": (4, 3)}, r"dims must be three integers .* got \(4, 3\)"),
@@ -125,10 +123,9 @@ def test_fields_of_ros_messages_are_read(labels):
         array.array("B", message.labels.tolist()),
         [],
         array.array("H", message.run_lengths.tolist()),
-        [],
     )
     np.testing.assert_array_equal(decode(received), labels)
-    empty = EncodedOccupancy(SPARSE, [], [], [], [])
+    empty = EncodedOccupancy(SPARSE, [], [], [])
     assert (decode(empty) == EMPTY).all()
 
 
@@ -150,8 +147,6 @@ def test_the_encoder_refuses_bad_arguments(labels):
         encode_occupancy(labels, 256)
     with pytest.raises(ValueError, match="unknown encoding 7"):
         encode_occupancy(labels, EMPTY, 7)
-    with pytest.raises(ValueError, match=r"confidence: got uint8 .* expected uint8 \(4, 3, 2\)"):
-        encode_occupancy(labels, EMPTY, RLE, np.zeros((4, 3, 3), np.uint8))
 
 
 def test_the_flow_encoder_refuses_bad_arguments():
@@ -168,10 +163,23 @@ def test_the_flow_encoder_refuses_bad_arguments():
         encode_flow(flow, mask)
 
 
-def test_confidence_of_a_contradictory_message_is_refused(labels):
-    message = encode_occupancy(labels, EMPTY, RLE, np.ones_like(labels))
-    with pytest.raises(MessageError, match="sum to 24 voxels, the grid has 48"):
-        decode_confidence(message, (4, 3, 4))
+@pytest.mark.parametrize(
+    ("runs", "text"),
+    [
+        ([4, 20, 1], "observed_runs sum to 25 voxels, the grid has 24"),
+        ([2**32 - 1, 2**32 - 1, 26], "observed_runs sum to 8589934616 voxels"),
+        ([4, 0, 20], "observed_runs: run 1 has length 0"),
+    ],
+)
+def test_runs_of_observed_voxels_that_contradict_the_grid_are_refused(runs, text):
+    with pytest.raises(MessageError, match=text):
+        decode_observed(np.array(runs, np.uint32), DIMS)
+
+
+def test_observed_voxels_of_the_wrong_type_are_refused(labels):
+    with pytest.raises(ValueError, match="observed: got uint8"):
+        encode_observed(labels)
+    assert decode_observed(np.empty(0, np.uint32), DIMS) is None
 
 
 def test_names_and_versions():
@@ -179,7 +187,7 @@ def test_names_and_versions():
     with pytest.raises(OptionError, match="unknown encoding 'zip', expected one of dense, sparse"):
         encoding_from_name("zip")
     check_format_version(FORMAT_VERSION)
-    with pytest.raises(MessageError, match="format version 9, this reader knows 1"):
+    with pytest.raises(MessageError, match="format version 9, this reader knows 2"):
         check_format_version(9)
 
 

@@ -17,10 +17,11 @@ from occ_perception.codec import (
     EncodedFlow,
     EncodedOccupancy,
     MessageError,
-    decode_confidence,
     decode_flow,
+    decode_observed,
     decode_occupancy,
     encode_flow,
+    encode_observed,
     encode_occupancy,
     validate_occupancy,
 )
@@ -55,8 +56,6 @@ def read_by_hand(message: EncodedOccupancy, dims, empty_class: int, num_classes:
     runs = [int(value) for value in message.run_lengths]
     if any(label >= num_classes and label != UNKNOWN for label in labels):
         return None
-    if len(message.confidence) not in (0, len(labels)):
-        return None
     flat: list[int] = []
     if message.encoding == 0 and not indices and not runs:
         flat = labels
@@ -87,22 +86,28 @@ def test_labels_survive_every_encoding(labels, encoding):
     assert decoded.flags.c_contiguous
     np.testing.assert_array_equal(decoded, labels)
     np.testing.assert_array_equal(read_by_hand(message, labels.shape, EMPTY, NUM_CLASSES), labels)
-    assert decode_confidence(message, labels.shape) is None
 
 
-@given(label_volumes(), ENCODINGS, st.data())
-def test_confidence_survives_every_encoding(labels, encoding, data):
-    confidence = data.draw(hnp.arrays(np.uint8, labels.shape))
-    message = encode_occupancy(labels, EMPTY, encoding, confidence)
-    np.testing.assert_array_equal(
-        decode_occupancy(message, labels.shape, EMPTY, NUM_CLASSES), labels
-    )
-    expected = confidence
-    if encoding == SPARSE:
-        expected = np.where(labels == EMPTY, 0, confidence)
-        if (labels == EMPTY).all():  # no entry that could carry any
-            expected = None
-    np.testing.assert_array_equal(decode_confidence(message, labels.shape), expected)
+@given(DIMS.flatmap(lambda dims: hnp.arrays(np.bool_, dims)))
+def test_observed_voxels_survive(observed):
+    runs = encode_observed(observed)
+    assert runs.dtype == np.uint32 and (runs[1:] > 0).all()
+    assert (runs[0] == 0) == observed[0, 0, 0]
+    np.testing.assert_array_equal(decode_observed(runs, observed.shape), observed)
+
+
+@given(DIMS.flatmap(lambda dims: hnp.arrays(np.bool_, dims)), st.data())
+def test_lost_and_repeated_runs_of_observed_voxels_are_refused(observed, data):
+    runs = encode_observed(observed)
+    place = data.draw(st.integers(0, len(runs) - 1))
+    lost = np.delete(runs, place)
+    twice = np.insert(runs, place, runs[place])
+    for changed in (lost, twice):
+        # A first run of no voxels may be missing: then the message has other voxels, or none.
+        if changed.sum() == observed.size or not len(changed):
+            continue
+        with pytest.raises(MessageError, match="observed_runs"):
+            decode_observed(changed, observed.shape)
 
 
 @given(label_volumes(), ENCODINGS)
@@ -125,7 +130,7 @@ def test_runs_longer_than_their_field_are_split(labels, length):
     )
 
 
-FIELDS = ("labels", "indices", "run_lengths", "confidence")
+FIELDS = ("labels", "indices", "run_lengths")
 
 
 @st.composite
@@ -155,11 +160,10 @@ def damaged(draw, message: EncodedOccupancy):
     return message
 
 
-@given(label_volumes(), ENCODINGS, st.booleans(), st.data())
-def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence, data):
+@given(label_volumes(), ENCODINGS, st.data())
+def test_damage_is_refused_or_reads_as_written(labels, encoding, data):
     """A damaged message is refused, or decodes to what its fields state voxel by voxel."""
-    confidence = np.full_like(labels, 7) if with_confidence else None
-    message = data.draw(damaged(encode_occupancy(labels, EMPTY, encoding, confidence)))
+    message = data.draw(damaged(encode_occupancy(labels, EMPTY, encoding)))
     dims = data.draw(st.one_of(st.just(labels.shape), st.permutations(labels.shape), DIMS))
     expected = read_by_hand(message, dims, EMPTY, NUM_CLASSES)
     if expected is None:
@@ -174,7 +178,7 @@ def test_damage_is_refused_or_reads_as_written(labels, encoding, with_confidence
 @given(label_volumes(), ENCODINGS, st.data())
 def test_a_lost_or_repeated_entry_is_always_refused(labels, encoding, data):
     """The commonest damage, a field cut short or an entry sent twice, is always noticed."""
-    message = encode_occupancy(labels, EMPTY, encoding, np.zeros_like(labels))
+    message = encode_occupancy(labels, EMPTY, encoding)
     used = [name for name in FIELDS if len(getattr(message, name))]
     if not used:  # a SPARSE message of an empty volume has no entries to lose
         return
@@ -185,8 +189,6 @@ def test_a_lost_or_repeated_entry_is_always_refused(labels, encoding, data):
         changed = np.delete(values, place)
     else:
         changed = np.insert(values, place, values[place])
-    if name == "confidence" and not len(changed):
-        return  # no confidence at all is a valid message
     with pytest.raises(MessageError):
         decode_occupancy(
             dataclasses.replace(message, **{name: changed}), labels.shape, EMPTY, NUM_CLASSES

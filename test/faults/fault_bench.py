@@ -10,20 +10,34 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 import rclpy
-from car import CAMERAS, Car, Listener, image, jpeg, small_rig, spin_for, write_rig
+from car import (
+    CAMERAS,
+    Car,
+    Listener,
+    camera_info,
+    camera_mounts,
+    image,
+    jpeg,
+    small_rig,
+    spin_for,
+    write_rig,
+)
 from processes import SMALL_MODEL_NODE, RunningProcess
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo
 from small_model_node import SMALL_MODEL, add_small_models
 
-from occ_msgs.msg import SemanticOccupancy
-from occ_perception.frames import CameraFrame
+from occ_msgs.msg import Latency, SemanticOccupancy
+from occ_perception.frames import CameraFrame, CameraRig
 from occ_perception.models.zoo import MODELS
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import load_model
@@ -47,6 +61,7 @@ class Outcome:
         recovery_s: from the end of the fault to the next right grid, seconds.
         counters: diagnostics values that are not zero and count losses.
         said: the console's lines of warnings and errors, in their order, each once.
+        latency: stage -> milliseconds of every grid.
     """
 
     sets: int = 0
@@ -56,6 +71,7 @@ class Outcome:
     recovery_s: float = float("nan")
     counters: dict[str, int] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    latency: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
@@ -70,7 +86,9 @@ class FaultBench:
         launch: starts processes.
         folder: for the rig file.
         parameters: of the node, beside those that all faults share.
-        rig: whether the node gets a rig file; otherwise calibrations come from topics.
+        rig: whether the node gets a rig file; otherwise calibrations come from topics, see
+            :meth:`calibrate`.
+        poses_on_tf: whether ego poses are transforms in place of odometry.
 
     Attributes:
         node: of this process.
@@ -86,6 +104,7 @@ class FaultBench:
         folder: Path,
         parameters: dict[str, str] | None = None,
         rig: bool = True,
+        poses_on_tf: bool = False,
     ) -> None:
         values = {
             "model": SMALL_MODEL,
@@ -96,6 +115,7 @@ class FaultBench:
             "pose.wait_ms": "1000.0",
             "stale_after_s": "20.0",
             **({"rig": str(write_rig(folder / "rig.yaml"))} if rig else {}),
+            **({"pose.source": "tf"} if poses_on_tf else {}),
             **(parameters or {}),
         }
         self._command = [sys.executable, SMALL_MODEL_NODE, "--ros-args"]
@@ -104,15 +124,38 @@ class FaultBench:
         self._launch = launch
         self.process = launch(self._command)
         self.node: Node = rclpy.create_node("fault_bench")
-        self.car = Car(self.node)
+        self.car = Car(self.node, poses_on_tf=poses_on_tf)
         self.listener = Listener(self.node)
         self._messages: list[SemanticOccupancy] = []
         topic = "/occupancy_node/occupancy"
         self.node.create_subscription(SemanticOccupancy, topic, self._messages.append, 200)
+        self._latency: list[Latency] = []
+        topic = "/occupancy_node/latency"
+        self.node.create_subscription(Latency, topic, self._latency.append, 200)
         self.now_ns = 1_500_000_000 * SECOND
+        self._rigs: list[tuple[int, CameraRig]] = [(0, small_rig())]
+        self._calibrations: list[Publisher] = []
+        if not rig:
+            self.calibrate(small_rig())
         self._sets = 0
         self._recovery_s = float("nan")
         self.begin()
+
+    def calibrate(self, rig: CameraRig) -> None:
+        """Publish intrinsics and mounts, which hold from the next frame set on."""
+        if not self._calibrations:
+            latched = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            mounts = camera_mounts(rig)
+            topics = [(type(mounts), "/tf_static")]
+            topics += [(CameraInfo, self.car.topic(name, "camera_info")) for name in rig.names]
+            self._calibrations = [
+                self.node.create_publisher(kind, topic, latched) for kind, topic in topics
+            ]
+        messages = [camera_mounts(rig), *map(camera_info, rig.cameras)]
+        for publisher, message in zip(self._calibrations, messages, strict=True):
+            publisher.publish(message)
+        self._rigs.append((self.now_ns + 1, rig))
+        spin_for(self.node, 1.0)  # topics have no order among each other
 
     def begin(self) -> None:
         """Send good frame sets until the node answers; what comes later counts."""
@@ -130,6 +173,7 @@ class FaultBench:
         begun = time.monotonic()
         self.listener.grids.clear()
         self._messages.clear()
+        self._latency.clear()
         self.process = self._launch(self._command)
         self.begin()
         self._recovery_s = time.monotonic() - begun
@@ -185,7 +229,7 @@ class FaultBench:
         self.settle()
         published = self.listener.values("inference")["published_occupancy"]
         assert int(published) == len(self._messages), "the bench has missed grids"
-        judge, result = Judge(), Outcome(sets=self._sets, recovery_s=self._recovery_s)
+        judge, result = Judge(self._rigs), Outcome(sets=self._sets, recovery_s=self._recovery_s)
         for number, message in enumerate(self._messages):
             agrees = judge.agrees(message)
             if number < self._before:
@@ -198,6 +242,9 @@ class FaultBench:
         for name, count in self._counted().items():
             if count > self._counters.get(name, 0):
                 result.counters[name] = count - self._counters.get(name, 0)
+        stages = [name for name in Latency.get_fields_and_field_types() if name.endswith("_ms")]
+        counted = self._latency[self._before :]
+        result.latency = {name: [getattr(one, name) for one in counted] for name in stages}
         result.said = list(dict.fromkeys(text for _, text in lines))
         return result
 
@@ -212,13 +259,17 @@ _LOSSES = re.compile(r"dropped|failed|overwritten|^late$|duplicate|unmatched|rej
 
 
 class Judge:
-    """The network of the node, in this process, on clean images."""
+    """The network of the node, in this process, on clean images.
 
-    def __init__(self) -> None:
+    Args:
+        rigs: calibrations, each from a stamp on.
+    """
+
+    def __init__(self, rigs: Sequence[tuple[int, CameraRig]]) -> None:
         if SMALL_MODEL not in MODELS:
             add_small_models()
         self._model = load_model(SMALL_MODEL, random_seed=0)
-        self._rig = small_rig()
+        self._rigs = rigs
         self._stream = OccupancyStream(self._model)
         self.differences: list[float] = []
 
@@ -234,7 +285,8 @@ class Judge:
             poses[name][0, 3] = 5.0 * (stamp_ns * 1e-9 % 1000.0)
         reference = next(name for name in stamps if stamps[name] == got.stamp_ns)
         masked = tuple(name for name in CAMERAS if name not in stamps)
-        frame = CameraFrame(self._rig, images, stamps, poses, reference, masked=masked)
+        rig = next(rig for since, rig in reversed(self._rigs) if got.stamp_ns >= since)
+        frame = CameraFrame(rig, images, stamps, poses, reference, masked=masked)
         if message.history_break:
             self._stream.reset(message.history_break)
         expected = self._stream.step(frame)

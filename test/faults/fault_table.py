@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from fault_bench import Outcome
 
@@ -21,6 +23,7 @@ class FaultTable:
 
     rows: list[str] = field(default_factory=list)
     items: list[str] = field(default_factory=list)
+    latency: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, fault: str, outcome: Outcome) -> None:
         """Add what a fault did; the first reason and the first sentence stand for all."""
@@ -33,8 +36,15 @@ class FaultTable:
         self.items.append(textwrap.fill(item, 100, subsequent_indent="  ", break_long_words=False))
 
     def write(self, path: Path) -> None:
-        """Table and list, as Markdown."""
-        path.write_text(_HEAD + "\n".join(self.rows) + "\n\n" + "\n".join(self.items) + "\n")
+        """Table, list, and the latency by stage if it is known, as Markdown."""
+        text = _HEAD + "\n".join(self.rows) + "\n\n" + "\n".join(self.items) + "\n"
+        if self.latency:
+            count = len(next(iter(self.latency.values())))
+            text += f"\n| stage, ms of {count} grids | p50 | p90 | max |\n|---|---:|---:|---:|\n"
+            for name, values in self.latency.items():
+                shown = " | ".join(f"{np.percentile(values, q):.1f}" for q in (50, 90, 100))
+                text += f"| {name.removesuffix('_ms')} | {shown} |\n"
+        path.write_text(text)
 
 
 def _cut(line: str) -> str:

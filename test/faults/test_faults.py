@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,16 @@ import pytest
 pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
-from car import CAMERAS, Car, image, jpeg, ros_time, spin_for
+from car import (
+    CAMERAS,
+    Car,
+    ego_transform,
+    image,
+    jpeg,
+    ros_time,
+    small_rig,
+    spin_for,
+)
 from fault_bench import SECOND, FaultBench, Outcome
 from fault_table import FaultTable
 from nav_msgs.msg import Odometry
@@ -67,8 +77,10 @@ def says(outcome: Outcome, *words: str) -> bool:
 
 def test_no_fault(bench, table) -> None:
     one = bench()
-    one.frame_sets(12)
+    one.frame_sets(40)
     outcome = judged(one, table, "none")
+    table.latency = outcome.latency
+    assert len(outcome.latency["total_ms"]) == outcome.right
     assert outcome.lost == 0 and not outcome.resets
 
 
@@ -163,6 +175,69 @@ def test_two_odometry_sources(bench, table) -> None:
     assert says(outcome, "odometry")
 
 
+def test_two_sources_of_tf(bench, table) -> None:
+    """Both send map -> base_link; the second is 5 s behind."""
+    one = bench(poses_on_tf=True)
+    from tf2_msgs.msg import TFMessage
+
+    one.frame_sets(3)
+    stranger = one.node.create_publisher(TFMessage, "/tf", 10)
+
+    def twice(start_ns: int) -> None:
+        one.car.frame_set(start_ns)
+        stranger.publish(ego_transform(start_ns, of_time_ns=start_ns - 5 * SECOND))
+
+    one.frame_sets(8, send=twice)
+    one.node.destroy_publisher(stranger)
+    one.good_again()
+    outcome = judged(one, table, "a second source of map -> base_link on /tf, 5 s behind")
+    assert not outcome.resets
+    assert says(outcome, "base_link", "two publishers")
+
+
+def test_stray_tf(bench, table) -> None:
+    """Transforms of the vehicle's frame with another parent, old ones, and one that is no pose."""
+    one = bench(poses_on_tf=True)
+    from tf2_msgs.msg import TFMessage
+
+    one.frame_sets(3)
+    stranger = one.node.create_publisher(TFMessage, "/tf", 10)
+
+    def strayed(start_ns: int) -> None:
+        one.car.frame_set(start_ns)
+        old = ego_transform(start_ns - 3 * SECOND).transforms
+        other = ego_transform(start_ns, parent="somewhere").transforms
+        no_pose = ego_transform(start_ns).transforms
+        no_pose[0].transform.rotation.w = 0.0
+        stranger.publish(TFMessage(transforms=[*other, *old, *old, *no_pose]))
+
+    one.frame_sets(8, send=strayed)
+    one.node.destroy_publisher(stranger)
+    one.good_again()
+    outcome = judged(one, table, "stray transforms of base_link on /tf")
+    assert not outcome.resets
+    assert says(outcome, "base_link")
+
+
+def test_a_camera_is_calibrated_anew(bench, table) -> None:
+    """Longer focal lengths of one camera, later the former ones again."""
+    one = bench(rig=False)
+    one.frame_sets(4)
+    rig = small_rig()
+    longer = np.diag([1.2, 1.2, 1.0])
+    cameras = [
+        replace(camera, K=camera.K @ longer) if camera.name == "CAM_BACK" else camera
+        for camera in rig.cameras
+    ]
+    one.calibrate(replace(rig, cameras=tuple(cameras)))
+    one.frame_sets(6)
+    one.calibrate(rig)
+    one.good_again()
+    outcome = judged(one, table, "camera_info of CAM_BACK changes, and changes back")
+    assert outcome.lost == 0
+    assert len(outcome.resets) == 2
+
+
 def test_images_arrive_shuffled(bench, table) -> None:
     one = bench()
     order = random.Random(1)
@@ -238,7 +313,7 @@ def test_damaged_images(bench, table) -> None:
 def test_best_effort_cameras(bench, table) -> None:
     one = bench()
     one.frame_sets(3)
-    for publisher in [*one.car.images.values(), one.car.odometry]:
+    for publisher in [*one.car.images.values(), one.car.poses]:
         one.node.destroy_publisher(publisher)
     one.car = Car(one.node, reliability=ReliabilityPolicy.BEST_EFFORT)
     one.car.wait_until_heard()

@@ -65,7 +65,7 @@ def test_a_running_node_is_followed(tmp_path: Path, launch: Launch, node: Node) 
     def are_following() -> bool:
         for viewer in viewers:
             assert viewer.is_running, viewer.output()
-        publishers = [*car.images.values(), car.odometry]
+        publishers = [*car.images.values(), car.poses]
         return all(p.get_subscription_count() == 1 + len(viewers) for p in publishers)
 
     spin_until(node, are_following, 120.0, "the viewers subscribe")

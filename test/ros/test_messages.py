@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,9 +71,11 @@ def through_ros(message: object, kind: type) -> object:
 @given(seed=st.integers(0, 10**6), encoding=st.sampled_from([DENSE, SPARSE, RLE]))
 def test_a_prediction_survives_the_wire(seed: int, encoding: int) -> None:
     dims = tuple(int(n) for n in np.random.default_rng(seed).integers(1, 9, 3))
-    sent = prediction(seed, dims)
+    seen = np.random.default_rng(seed).random(dims) < 0.5 if seed % 2 else None
+    sent = replace(prediction(seed, dims), observed=seen)
     got = prediction_from_message(through_ros(occupancy_message(sent, encoding), SemanticOccupancy))
     np.testing.assert_array_equal(got.labels, sent.labels)
+    np.testing.assert_array_equal(got.observed, seen)
     assert got.grid == sent.grid
     np.testing.assert_array_equal(got.ego_T_grid, sent.ego_T_grid)
     for name in (

@@ -245,8 +245,8 @@ def test_a_second_odometry_publisher_is_named_and_resets_nothing(drive: Drive) -
     rejected = int(drive.listener.values("ego pose")["rejected"])
     other_node = rclpy.create_node("second_localisation")
     first, second = (
-        drive.car.odometry,
-        other_node.create_publisher(Odometry, drive.car.odometry.topic_name, 10),
+        drive.car.poses,
+        other_node.create_publisher(Odometry, drive.car.poses.topic_name, 10),
     )
     spin_until(other_node, second.get_subscription_count, 20, "the node matches it")
     spin_for(drive.node, 0.5)
@@ -259,12 +259,12 @@ def test_a_second_odometry_publisher_is_named_and_resets_nothing(drive: Drive) -
             late.pose.pose.position.x += 300.0
             second.publish(late)
 
-    drive.car.odometry = Both()
+    drive.car.poses = Both()
     stamps = []
     for _ in range(4):
         stamps.append(drive.car.frame_set(drive.next_start()))
         drive.expect_output(stamps[-1])
-    drive.car.odometry = first
+    drive.car.poses = first
     assert not any(drive.listener.grids[stamp].history_break for stamp in stamps)
     assert drive.listener.values("time")["jumps_back"] == jumps
     status = drive.listener.wait_for_status(

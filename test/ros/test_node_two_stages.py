@@ -23,7 +23,16 @@ pytestmark = pytest.mark.ros
 
 T0 = 1_700_000_000 * 10**9
 STEP = 10**9 // 2
-STAGES = ("waiting", "assembly", "queued", "preprocess", "network", "labels", "publishing")
+STAGES = (
+    "waiting",
+    "assembly",
+    "queued",
+    "preprocess",
+    "network",
+    "labels",
+    "surroundings",
+    "publishing",
+)
 
 
 @pytest.fixture

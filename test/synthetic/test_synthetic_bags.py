@@ -108,7 +108,6 @@ def test_a_bag_holds_the_truth_for_the_reference_cameras_stamp(tmp_path: Path) -
                 message.labels,
                 message.indices,
                 message.run_lengths,
-                message.confidence,
             )
             volumes.append(decode_occupancy(encoded, OCC3D_GRID.dims, 17, 18))
         seconds = (stamp - own.stamp_ns(0.0)) * 1e-9

@@ -85,6 +85,22 @@ def centre_of(mask: np.ndarray) -> tuple[float, float]:
     return float(rows.mean()), float(columns.mean())
 
 
+def test_what_was_not_observed_is_pale_and_grey_where_it_is_empty():
+    """A car on the right of the vehicle, and everything to the left was seen."""
+    given = with_block((10.0, -20.0, 0.5), (8.0, 8.0, 1.6))
+    observed = np.zeros(GRID.dims, np.bool_)
+    observed[:, 100:] = True
+    whole = birds_eye_view(given)
+    view = birds_eye_view(dataclasses.replace(given, observed=observed))
+    middle = whole.rgb.shape[1] // 2
+    np.testing.assert_array_equal(view.rgb[:, :middle], whole.rgb[:, :middle])
+    car = looks_like(whole.rgb, "car")
+    right = np.arange(whole.rgb.shape[1]) >= middle
+    assert (view.rgb[right & ~car & (whole.rgb == FREE_COLOUR).all(-1)] == UNKNOWN_COLOUR).all()
+    pale = np.abs(view.rgb[car].astype(float) - UNKNOWN_COLOUR).sum()
+    assert pale < 0.45 * np.abs(whole.rgb[car].astype(float) - UNKNOWN_COLOUR).sum()
+
+
 def test_a_car_ahead_on_the_left_is_up_on_the_left():
     view = birds_eye_view(with_block((20.0, 10.0, 0.5), (4.4, 2.0, 1.6)))
     car = looks_like(view.rgb, "car")

@@ -1,0 +1,150 @@
+"""What several outputs need of a prediction: observed space, the ground, obstacles ahead."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from occ_perception.frames import CameraFrame, OccupancyPrediction
+from occ_perception.geometry import Float64
+from occ_perception.mapping.collision import EgoMotion, Footprint
+from occ_perception.mapping.cost_rules import CostRules, load_cost_rules
+from occ_perception.mapping.costmap import GroundView, view_from_ground
+from occ_perception.mapping.obstacles import Obstacles, find_obstacles
+from occ_perception.mapping.visibility import ObservedSpace
+from occ_perception.ros.diagnostics import OK, Status
+from occ_perception.ros.parameters import NodeParameters
+
+# Poses further apart say little about the present speed.
+_LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """Settings of the time to collision.
+
+    Attributes:
+        footprint: of the vehicle.
+        horizon_s: how far to look ahead.
+        motion: of the vehicle; None = unknown.
+    """
+
+    footprint: Footprint = field(default_factory=Footprint)
+    horizon_s: float = 8.0
+    motion: EgoMotion | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What an output is made of: one step of the stream.
+
+    Attributes:
+        frame: what the network was given, with decoded images.
+        prediction: what it returned, with observed space.
+        rules: costs.
+        course: of the vehicle.
+    """
+
+    frame: CameraFrame
+    prediction: OccupancyPrediction
+    rules: CostRules = field(default_factory=load_cost_rules)
+    course: Course = field(default_factory=Course)
+
+    @cached_property
+    def ground(self) -> GroundView:
+        """Obstacles and costs; computed once, and only if something asks for it."""
+        return view_from_ground(self.prediction, self.rules)
+
+    @cached_property
+    def obstacles(self) -> Obstacles:
+        """The obstacles, their velocities, and when they are met."""
+        course = self.course
+        return find_obstacles(
+            self.prediction,
+            self.ground.obstacles,
+            course.motion,
+            course.footprint,
+            course.horizon_s,
+        )
+
+
+class Surroundings:
+    """Follows the vehicle from step to step; used by one thread.
+
+    Args:
+        values: parameters of the node.
+
+    Raises:
+        CostRulesError: the file of costs cannot be used.
+    """
+
+    def __init__(self, values: NodeParameters) -> None:
+        self._rules = load_cost_rules(values.costs or None)
+        side = values.footprint_side
+        footprint = Footprint(values.footprint_front, values.footprint_rear, side, side)
+        self._course = Course(footprint, values.collision_horizon_s)
+        remembers = values.observed_memory_s >= 0.0
+        self._observed = ObservedSpace(values.observed_memory_s) if remembers else None
+        self._last: tuple[int, Float64] | None = None
+        self._ahead = ""
+        self._values: dict[str, object] = {}
+
+    def reset(self) -> None:
+        """Forget what was observed, and the last pose."""
+        self._last = None
+        if self._observed is not None:
+            self._observed.reset()
+
+    def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Step:
+        """The next step of the vehicle.
+
+        Raises:
+            MissingPackageError: observed space needs numba, which is not installed.
+        """
+        if prediction.history_break:
+            self.reset()
+        if self._observed is not None:
+            seen = self._observed.add(frame, prediction)
+            prediction = replace(prediction, observed=seen)
+        course = replace(self._course, motion=self._motion(frame, prediction.stamp_ns))
+        step = Step(frame, prediction, self._rules, course)
+        if course.horizon_s > 0.0:
+            self._note(step)
+        return step
+
+    def _motion(self, frame: CameraFrame, stamp_ns: int) -> EgoMotion | None:
+        before, self._last = self._last, (stamp_ns, frame.world_T_reference_ego)
+        if before is None or self._course.horizon_s == 0.0:
+            return None
+        seconds = (stamp_ns - before[0]) * 1e-9
+        if not 0.0 < seconds <= _LONGEST_PAUSE_S:
+            return None
+        return EgoMotion.between(before[1], frame.world_T_reference_ego, seconds)
+
+    def _note(self, step: Step) -> None:
+        """Keep what the diagnostics say of this step; the report reads it from another thread."""
+        motion, obstacles = step.course.motion, step.obstacles
+        if motion is None:
+            self._values, self._ahead = {}, "the speed of the vehicle is not known yet"
+            return
+        values: dict[str, object] = {
+            "time_to_collision_s": math.inf,
+            "speed_mps": motion.speed,
+            "turn_rate_dps": math.degrees(motion.turn_rate),
+        }
+        text = f"nothing is met within {step.course.horizon_s:g} s"
+        soonest = obstacles.soonest
+        if soonest is not None:
+            seconds = float(obstacles.times[soonest])
+            x, y, _ = obstacles.positions[soonest]
+            name = step.prediction.class_names[obstacles.labels[soonest]]
+            text = f"{name} at ({x:.1f}, {y:.1f}) m is met in {seconds:.1f} s"
+            values |= {"time_to_collision_s": seconds, "class": name, "x_m": x, "y_m": y}
+        self._values, self._ahead = values, text
+
+    def status(self) -> Status:
+        """The diagnostics status of the way ahead."""
+        if self._course.horizon_s == 0.0:
+            return Status("collision", OK, "not computed (collision.horizon_s)")
+        return Status("collision", OK, self._ahead or "no frame set processed yet", self._values)
