@@ -74,12 +74,23 @@ setup(
     maintainer_email="maintainers@example.org",
     python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["bags/msg/*.msg", "models/weights/*", "viewer/*.js", "**/*.yaml"]},
+    package_data={
+        NAME: [
+            "bags/msg/*.msg",
+            "bags/foxglove_msgs/*.msg",
+            "models/weights/*",
+            "viewer/*.js",
+            "**/*.yaml",
+        ]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
-        (f"share/{NAME}/config", files("config/*.yaml") + files("config/*.xml")),
+        (
+            f"share/{NAME}/config",
+            files("config/*.yaml") + files("config/*.xml") + files("config/*.json"),
+        ),
         (f"share/{NAME}/config/rviz", files("config/rviz/*.rviz")),
         (f"share/{NAME}/config/training", files("config/training/*.yaml")),
     ],

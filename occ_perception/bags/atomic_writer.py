@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rosbags.interfaces import (
     Qos,
@@ -17,7 +17,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.enums import CompressionMode
+from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from typing_extensions import Self
 
@@ -84,11 +84,16 @@ class AtomicWriter:
         path: the rosbag2 folder to create.
         storage: container format.
 
+    Attributes:
+        compresses: whether the chunks of an mcap file are compressed (zstd).
+
     Raises:
         OptionError: unknown storage.
         OutputError: ``path`` exists, another process is writing it, or it cannot be written (a
             full disk). Any method can raise it; the message names ``path``.
     """
+
+    compresses: ClassVar[bool] = False
 
     def __init__(self, path: str | Path, storage: Storage = "mcap") -> None:
         self.path = Path(path)
@@ -106,6 +111,8 @@ class AtomicWriter:
             self._writer = _Writer(
                 unfinished, version=_METADATA_VERSION, storage_plugin=self._storage
             )
+            if self.compresses:
+                self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
             with self._failures_named():
                 self._writer.open()
             stack.push(self._close)

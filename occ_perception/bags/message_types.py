@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 _BETWEEN_TYPES = "=" * 80
 # The line that names a type, and the preprocessor's, which the parser does not take.
 _NOT_IDL = re.compile(r"^\s*(IDL:|#).*$", re.MULTILINE)
+# Packages whose definitions are files beside this one, and their folders.
+_PACKAGES = {"occ_msgs": "msg", "foxglove_msgs": "foxglove_msgs"}
 _TF_MESSAGE = "geometry_msgs/TransformStamped[] transforms"
 
 
 @lru_cache(maxsize=1)
 def ros2_types() -> Typestore:
-    """The types of a ROS 2 installation together with those of occ_msgs."""
+    """The types of a ROS 2 installation together with those of occ_msgs and foxglove_msgs."""
     store = get_typestore(Stores.ROS2_KILTED)
-    occ_types = {}
-    for file in resources.files("occ_perception.bags").joinpath("msg").iterdir():
-        if file.name.endswith(".msg"):
-            name = f"occ_msgs/msg/{Path(file.name).stem}"
-            occ_types.update(get_types_from_msg(file.read_text(encoding="utf-8"), name))
-    store.register(occ_types)
+    types: Typesdict = {}
+    for package, folder in _PACKAGES.items():
+        for file in resources.files("occ_perception.bags").joinpath(folder).iterdir():
+            if file.name.endswith(".msg"):
+                name = f"{package}/msg/{Path(file.name).stem}"
+                types |= get_types_from_msg(file.read_text(encoding="utf-8"), name)
+    store.register(types)
     return store
 
 

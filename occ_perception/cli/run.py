@@ -16,8 +16,8 @@ from occ_perception.atomic import atomic_path, write_whole
 
 if TYPE_CHECKING:
     from occ_perception.bags.drive import RecordedDrive
+    from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagProblem
-    from occ_perception.bags.writing import BagWriter
     from occ_perception.frames import CameraFrame, OccupancyPrediction
     from occ_perception.runtime.stream import OccupancyStream
 
@@ -58,18 +58,19 @@ def run(
 ) -> None:
     """Run a model on a bag; write predictions as a bag, an image per frame, and a summary.
 
-    OUT contains predictions/ (rosbag2 with occ_msgs, storage mcap), images/, summary.json and, with
-    --npz, npz/. An interrupted run keeps its results; its summary has finished: false.
+    OUT contains predictions/ (rosbag2 with occ_msgs, storage mcap, which Foxglove shows), images/,
+    summary.json and, with --npz, npz/. An interrupted run keeps its results; its summary has
+    finished: false.
     """
     from occ_perception.bags.drive import open_recording
+    from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagError
-    from occ_perception.bags.writing import BagWriter
     from occ_perception.models.postprocess import NotFiniteError
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
     from occ_perception.runtime.weights import load_model
 
-    writer = BagWriter(out / "predictions")
+    writer = PredictionWriter(out / "predictions")
     card = get_card(model)
     with open_recording(bag, layout=layout, rig=rig, model=card, lidar_topic=lidar_topic) as frames:
         loaded = load_model(model, weights, random_weights, device, frames.rig.names)
@@ -157,7 +158,7 @@ class Results:
         npz: whether to write arrays too.
     """
 
-    def __init__(self, out: Path, writer: BagWriter, npz: bool) -> None:
+    def __init__(self, out: Path, writer: PredictionWriter, npz: bool) -> None:
         self._writer = writer
         self._images = out / "images"
         self._arrays = out / "npz" if npz else None
@@ -172,7 +173,7 @@ class Results:
 
         name = f"{self._count:06d}_{prediction.stamp_ns}"
         self._count += 1
-        self._writer.write_occupancy(prediction)
+        self._writer.write_prediction(prediction)
         write_png(self._images / f"{name}.png", prediction_image(prediction, frame))
         if self._arrays is not None:
             _save_arrays(self._arrays / f"{name}.npz", prediction)

@@ -6,7 +6,7 @@ import shutil
 from contextlib import ExitStack
 
 from occ_perception.bags.drive import open_recording
-from occ_perception.bags.writing import BagWriter
+from occ_perception.bags.foxglove import PredictionWriter
 from occ_perception.demo.setting import Played, Setting, counted
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.stream import OccupancyStream
@@ -38,11 +38,11 @@ def play_in_process(setting: Setting) -> Played:
             drive.rig.names,
         )
         stream = OccupancyStream(model, frame_id=drive.layout.pose.ego_frame)
-        bag = context.enter_context(BagWriter(recorded))
+        bag = context.enter_context(PredictionWriter(recorded))
         bar = context.enter_context(counted("frames", drive.expected_frames))
         for frame in drive:
             prediction = stream.step(frame)
-            bag.write_occupancy(prediction)
+            bag.write_prediction(prediction)
             stamps_ns.append(prediction.stamp_ns)
             latencies_ms.append(prediction.timings_ms["total"])
             bar.at(len(latencies_ms))

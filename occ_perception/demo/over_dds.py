@@ -20,8 +20,8 @@ import yaml
 from rclpy.node import Node
 
 from occ_perception.bags.discovery import choose_layout, discover_vehicle
+from occ_perception.bags.foxglove import PredictionWriter
 from occ_perception.bags.recording import Recording
-from occ_perception.bags.writing import BagWriter
 from occ_perception.demo.recorder import Recorder
 from occ_perception.demo.setting import DemoError, Played, Setting, counted
 from occ_perception.ros.lockstep import BagFrameSet, frame_sets_of_bag
@@ -248,7 +248,7 @@ def _write_recording(recorder: Recorder, path: Path) -> Path | None:
         shutil.rmtree(path)
     if not recorder.grids:
         return None
-    with BagWriter(path) as bag:
+    with PredictionWriter(path) as bag:
         for prediction in recorder.predictions():
-            bag.write_occupancy(prediction)
+            bag.write_prediction(prediction)
     return path

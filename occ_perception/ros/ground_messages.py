@@ -59,10 +59,10 @@ def obstacles_message(prediction: OccupancyPrediction, obstacles: Obstacles) -> 
 
     ``ttc`` is the time to collision in seconds; inf where the vehicle meets nothing.
     """
-    vx, vy = obstacles.velocities.T
     return cloud_message(
         prediction,
         obstacles.positions,
         obstacles.labels,
-        {"vx": vx, "vy": vy, "ttc": obstacles.times},
+        obstacles.velocities,
+        ttc=obstacles.times,
     )

@@ -20,6 +20,7 @@ from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_observed, e
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
+from occ_perception.mapping.ground import class_mask
 from occ_perception.ros.message_classes import time_message
 from occ_perception.sensing.from_messages import flow_from_message, prediction_from_message
 
@@ -34,7 +35,13 @@ __all__ = [
 ]
 
 # Every field of a point has four bytes. rgb is a float by convention: its bytes are B, G, R, 0.
-_POINT = {"x": "<f4", "y": "<f4", "z": "<f4", "rgb": "<u4", "label": "<u4"}
+_POINT = {
+    **dict.fromkeys("xyz", "<f4"),
+    "rgb": "<u4",
+    "label": "<u4",
+    "vx": "<f4",
+    "vy": "<f4",
+}
 
 
 def flat(values: NDArray[Any], typecode: str) -> array.array[Any]:
@@ -91,9 +98,11 @@ def flow_message(prediction: OccupancyPrediction, min_speed: float) -> Occupancy
     """
     if prediction.flow is None:
         raise ValueError(f"model {prediction.model} predicts no flow")
-    moving_ids = [i for i, name in enumerate(prediction.class_names) if name in MOVING_CLASSES]
-    moving = np.isin(prediction.labels, np.array(moving_ids, dtype=np.uint8))
-    encoded = encode_flow(prediction.flow, moving, min_speed)
+    encoded = encode_flow(
+        prediction.flow,
+        class_mask(prediction.class_names, MOVING_CLASSES)[prediction.labels],
+        min_speed,
+    )
     message = OccupancyFlow()
     message.header.stamp = time_message(prediction.stamp_ns)
     message.header.frame_id = prediction.frame_id
@@ -110,26 +119,32 @@ def flow_message(prediction: OccupancyPrediction, min_speed: float) -> Occupancy
 def points_message(prediction: OccupancyPrediction) -> PointCloud2:
     """Centres of the occupied voxels in ``frame_id``, for RViz and Foxglove.
 
-    Fields x, y, z (metres), rgb (packed, coloured by class name) and label (class id).
+    Fields x, y, z (metres), rgb (packed, coloured by class name), label (class id), and vx, vy
+    (velocity over ground along the axes of ``frame_id``, m/s). The velocity is 0 where nothing
+    moves: in voxels of classes that cannot move, and in every voxel if the model predicts no flow.
+    So the fields are the same for all models, and a viewer keeps its settings.
     """
     occupied = (prediction.labels != prediction.empty_class) & (prediction.labels != UNKNOWN_CLASS)
     centers = prediction.grid.centers(np.argwhere(occupied))
     positions = transform_points(prediction.ego_T_grid, centers)
-    return cloud_message(prediction, positions, prediction.labels[occupied], {})
+    labels, velocities = prediction.labels[occupied], _velocities(prediction, occupied)
+    return cloud_message(prediction, positions, labels, velocities)
 
 
 def cloud_message(
     prediction: OccupancyPrediction,
     positions: Float64,
     labels: NDArray[np.uint8],
-    more: Mapping[str, NDArray[np.float32]],
+    velocities: NDArray[np.float32],
+    **more: NDArray[np.float32],
 ) -> PointCloud2:
-    """Points in ``frame_id`` with the fields x, y, z, rgb and label, and further float32 ones.
+    """Points in ``frame_id`` with the fields of :func:`points_message`, and further float32 ones.
 
     Args:
         prediction: stamp, frame and classes.
         positions: (n, 3) in the ego frame, metres.
         labels: (n,) class ids.
+        velocities: (n, 2) over ground along the axes of ``frame_id``, m/s.
         more: (n,) values by name of the field.
     """
     kind = np.dtype(list((_POINT | dict.fromkeys(more, "<f4")).items()))
@@ -138,6 +153,7 @@ def cloud_message(
     points["x"], points["y"], points["z"] = positions.T
     points["rgb"] = red << 16 | green << 8 | blue
     points["label"] = labels
+    points["vx"], points["vy"] = velocities.T
     for name, values in more.items():
         points[name] = values
 
@@ -159,6 +175,20 @@ def cloud_message(
     message.is_dense = True
     message.data = flat(points.view(np.uint8), "B")
     return message
+
+
+def _velocities(
+    prediction: OccupancyPrediction, occupied: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """(n, 2) velocity of the occupied voxels, finite, 0 where the class cannot move."""
+    if prediction.flow is None:
+        return np.zeros((int(occupied.sum()), 2), np.float32)
+    flow = prediction.flow[occupied]
+    moves = class_mask(prediction.class_names, MOVING_CLASSES)[
+        prediction.labels[occupied]
+    ] & np.isfinite(flow).all(axis=1)
+    velocities: NDArray[np.float32] = np.where(moves[:, None], flow, np.float32(0))
+    return velocities
 
 
 def _grid_message(grid: VoxelGrid, ego_T_grid: Float64) -> GridGeometry:

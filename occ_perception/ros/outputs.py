@@ -14,13 +14,16 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CompressedImage, PointCloud2
+from visualization_msgs.msg import MarkerArray
 
 from occ_msgs.msg import Latency, OccupancyFlow, SemanticOccupancy
+from occ_perception.bags.foxglove import FIELD_TYPE, VOXEL_GRID_TYPE
 from occ_perception.codec import encoding_from_name
 from occ_perception.errors import sentence_for
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.ros.ground_messages import costmap_message, obstacles_message
+from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.messages import (
     flow_message,
     latency_message,
@@ -29,6 +32,11 @@ from occ_perception.ros.messages import (
 )
 from occ_perception.ros.parameters import NodeParameters
 from occ_perception.ros.surroundings import Step
+from occ_perception.ros.visual_messages import (
+    flow_markers_message,
+    overlay_message,
+    voxel_grid_message,
+)
 
 # A subscriber that stalls briefly still receives the last few grids.
 OUTPUT_DEPTH = 5
@@ -50,7 +58,7 @@ class Output(ABC):
     """
 
     topic: ClassVar[str]
-    message_type: ClassVar[type[Any]]
+    message_type: type[Any]
     when: ClassVar[Literal["always", "subscribed", "available"]] = "always"
 
     @abstractmethod
@@ -125,12 +133,68 @@ class ObstaclePoints(Output):
         return obstacles_message(step.prediction, step.obstacles)
 
 
+class FlowMarkers(Output):
+    """Arrows of moving objects, for RViz and Foxglove."""
+
+    topic = "~/flow_markers"
+    message_type = MarkerArray
+    when = "subscribed"
+
+    def message(self, step: Step, _parameters: NodeParameters) -> MarkerArray | None:
+        """Predictions with flow."""
+        if step.prediction.flow is None:
+            return None
+        return flow_markers_message(step.prediction)
+
+
+class Overlay(Output):
+    """The prediction over the camera images, all cameras in one image.
+
+    The name ends as image_transport expects it, so RViz and rqt find the image ``debug/overlay``.
+    """
+
+    topic = "~/debug/overlay/compressed"
+    message_type = CompressedImage
+    when = "subscribed"
+
+    def message(self, step: Step, _parameters: NodeParameters) -> CompressedImage:
+        """Every prediction, where numba is installed."""
+        return overlay_message(step.frame, step.prediction)
+
+
+class VoxelGrid(Output):
+    """Coloured voxels for Foxglove.
+
+    Args:
+        message_type: foxglove_msgs/VoxelGrid.
+    """
+
+    topic = "~/voxel_grid"
+    when = "subscribed"
+
+    def __init__(self, message_type: type[Any]) -> None:
+        self.message_type = message_type
+
+    def message(self, step: Step, _parameters: NodeParameters) -> Any:
+        """Every prediction."""
+        return voxel_grid_message(step.prediction)
+
+
+def foxglove_outputs() -> tuple[Output, ...]:
+    """The output that needs foxglove_msgs; none where that package is not installed."""
+    kind, field = (message_class_of(name) for name in (VOXEL_GRID_TYPE, FIELD_TYPE))
+    return () if kind is None or field is None else (VoxelGrid(kind),)
+
+
 OUTPUTS: tuple[Output, ...] = (
     Occupancy(),
     Flow(),
     Costmap(),
     ObstaclePoints(),
     Points(),
+    FlowMarkers(),
+    Overlay(),
+    *foxglove_outputs(),
 )
 """All outputs, in the order of publishing."""
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from occ_perception.frames import CameraCalibration, CameraFrame, OccupancyPrediction
+from occ_perception.frames import (
+    CameraCalibration,
+    CameraFrame,
+    CameraRig,
+    OccupancyPrediction,
+)
 from occ_perception.geometry import Float64, invert_transform
+from occ_perception.viewer.panels import camera_panel, tile_width
 from occ_perception.viewer.views import colours_of_ids
 from occ_perception.viewer.volume import occupied_ids, render_volume
 
@@ -57,6 +64,49 @@ def with_occupancy(frame: CameraFrame, prediction: OccupancyPrediction) -> Camer
     """
     images = {name: _drawn_over(frame, name, prediction) for name in frame.images}
     return replace(frame, images=images)
+
+
+def overlay_panel(
+    frame: CameraFrame, prediction: OccupancyPrediction, width: int
+) -> NDArray[np.uint8]:
+    """All cameras in one image with their names, the volume drawn over each, (H, W, 3) uint8 RGB.
+
+    The images are scaled before the volume is drawn, so the effort does not depend on their size.
+
+    Args:
+        frame: images that the prediction was made from.
+        prediction: its volume.
+        width: of the whole image, pixels; it is at most twice as high as wide.
+
+    Raises:
+        MissingPackageError: numba is not installed.
+    """
+    size = (width, 2 * width)
+    small = scaled(frame, tile_width(frame.rig, size))
+    return camera_panel(with_occupancy(small, prediction), size)
+
+
+def scaled(frame: CameraFrame, width: int) -> CameraFrame:
+    """The frame with images of this width, pixels, and the calibration that belongs to them."""
+    rig = CameraRig(
+        tuple(_scaled_calibration(camera, width) for camera in frame.rig.cameras),
+        frame.rig.ego_T_lidar,
+    )
+    images = {}
+    for name, image in frame.images.items():
+        size = (rig.camera(name).width, rig.camera(name).height)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        images[name] = small.astype(np.uint8, copy=False)
+    return replace(frame, rig=rig, images=images)
+
+
+def _scaled_calibration(camera: CameraCalibration, width: int) -> CameraCalibration:
+    height = max(1, round(width * camera.height / camera.width))
+    # The outer edges of the image coincide, so the middle of the first pixel does not.
+    across, down = width / camera.width, height / camera.height
+    K = np.diag([across, down, 1.0]) @ camera.K
+    K[:2, 2] += 0.5 * np.array([across, down]) - 0.5
+    return replace(camera, width=width, height=height, K=K)
 
 
 def _drawn_over(

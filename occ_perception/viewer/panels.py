@@ -137,15 +137,8 @@ def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = Fals
         size: width and maximum height of the panel, pixels.
         one_row: whether to put all images in one row, front cameras first.
     """
-    rows = camera_rows(frame.rig)
-    if one_row:
-        rows = [[name for row in rows for name in row]]
-    per_row = max(len(row) for row in rows)
-    shape = max(camera.height / camera.width for camera in frame.rig.cameras)
-    width = min(
-        (size[0] - (per_row - 1) * _BETWEEN_TILES) // per_row,
-        int((size[1] - (len(rows) - 1) * _BETWEEN_TILES) / len(rows) / shape),
-    )
+    rows = _tile_rows(frame.rig, one_row)
+    width = tile_width(frame.rig, size, one_row)
     tiles = [[_camera_tile(frame, name, width) for name in row] for row in rows]
     heights = [max(tile.shape[0] for tile in row) for row in tiles]
     sheet = Sheet(size[0], sum(heights) + _BETWEEN_TILES * (len(tiles) - 1))
@@ -155,6 +148,22 @@ def camera_panel(frame: CameraFrame, size: tuple[int, int], one_row: bool = Fals
             sheet.put(tile, number * (width + _BETWEEN_TILES), top)
         top += height + _BETWEEN_TILES
     return sheet.rgb()
+
+
+def tile_width(rig: CameraRig, size: tuple[int, int], one_row: bool = False) -> int:
+    """Width of every image in :func:`camera_panel` of that size, pixels."""
+    rows = _tile_rows(rig, one_row)
+    per_row = max(len(row) for row in rows)
+    shape = max(camera.height / camera.width for camera in rig.cameras)
+    return min(
+        (size[0] - (per_row - 1) * _BETWEEN_TILES) // per_row,
+        int((size[1] - (len(rows) - 1) * _BETWEEN_TILES) / len(rows) / shape),
+    )
+
+
+def _tile_rows(rig: CameraRig, one_row: bool) -> list[list[str]]:
+    rows = camera_rows(rig)
+    return [[name for row in rows for name in row]] if one_row else rows
 
 
 def camera_rows(rig: CameraRig) -> list[list[str]]:

@@ -109,7 +109,8 @@ def ego_volume(prediction: OccupancyPrediction) -> EgoVolume:
     labels[inside] = prediction.labels[i, j]
     guessed = np.zeros(inside.shape, np.bool_)
     if prediction.observed is not None:
-        guessed[inside] = ~prediction.observed.any(axis=2)[i, j]
+        nothing_seen: NDArray[np.bool_] = np.asarray(~prediction.observed.any(axis=2))
+        guessed[inside] = nothing_seen[i, j]
     return EgoVolume(
         labels,
         inside,

@@ -10,7 +10,8 @@ from small_footage import guess_at
 from occ_perception.frames import CameraCalibration, CameraFrame, CameraRig
 from occ_perception.geometry import VoxelGrid
 from occ_perception.labels import PALETTE
-from occ_perception.viewer.camera_overlay import with_occupancy
+from occ_perception.viewer.camera_overlay import overlay_panel, scaled, with_occupancy
+from occ_perception.viewer.panels import tile_width
 
 GRID = VoxelGrid(lower=(0.0, -4.0, -2.0), voxel_size=(0.5, 0.5, 0.5), dims=(24, 16, 8))
 AHEAD = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -60,3 +61,31 @@ def test_what_is_free_or_unknown_leaves_the_image_as_it_is() -> None:
     guess = replace(guess_at(0), labels=labels, grid=GRID, ego_T_grid=np.eye(4), flow=None)
     drawn = with_occupancy(frame_of(0.0), guess).images
     assert all((image == GREY).all() for image in drawn.values())
+
+
+def test_a_scaled_frame_shows_the_same_voxel_at_the_scaled_place() -> None:
+    labels = np.full(GRID.dims, 17, np.uint8)
+    labels[16, 8, 4] = 4
+    guess = replace(guess_at(0), labels=labels, grid=GRID, ego_T_grid=np.eye(4), flow=None)
+    frame = frame_of(0.0)
+    large = box_of(with_occupancy(frame, guess).images["CAM_FRONT"])
+    for width in (512, 64):
+        small = scaled(frame, width)
+        assert small.images["CAM_FRONT"].shape == (width * 96 // 128, width, 3)
+        box = box_of(with_occupancy(small, guess).images["CAM_FRONT"])
+        factor = width / 128
+        np.testing.assert_allclose(box, factor * large, atol=1.0 + factor)
+
+
+def test_the_panel_has_every_camera_and_the_asked_width() -> None:
+    labels = np.full(GRID.dims, 17, np.uint8)
+    labels[12:14] = 4
+    guess = replace(guess_at(0), labels=labels, grid=GRID, ego_T_grid=np.eye(4), flow=None)
+    frame = frame_of(0.0)
+    panel = overlay_panel(frame, guess, 600)
+    assert panel.shape[1] == 600 and panel.shape[0] <= 1200
+    width = tile_width(frame.rig, (600, 1200))
+    # Both look ahead, so they are in one row; below its caption each tile shows the wall of cars.
+    for left in (0, width + 6):
+        middle = panel[panel.shape[0] // 2, left + width // 2].astype(int)
+        assert (np.abs(middle - GREY) > 10).any()
