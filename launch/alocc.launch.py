@@ -38,6 +38,7 @@ from launch_ros.substitutions import ExecutableInPackage
 from occ_perception.bags.discovery import choose_layout
 from occ_perception.bags.recording import Recording
 from occ_perception.bags.scene_cache import cached_scene, version_of_scene
+from occ_perception.sensing.layouts import load_layout
 
 SHARE = Path(get_package_share_directory("occ_perception"))
 SHIPPED_PARAMETERS = str(SHARE / "config" / "occupancy_node.yaml")
@@ -62,6 +63,15 @@ NODE_PARAMETERS = {
     "lidar_topic": ("lidar.topic", str),
     "missing_camera": ("missing_camera", str),
 }
+
+# Outputs of the node that the RViz configuration shows, below the name of the node.
+SHOWN_OUTPUTS = (
+    "occupancy_points",
+    "flow_markers",
+    "costmap",
+    "obstacle_points",
+    "debug/overlay/compressed",
+)
 
 TRUE_OR_FALSE = ["true", "false"]
 
@@ -171,6 +181,12 @@ ARGUMENTS = [
         description="RViz configuration file.",
     ),
     DeclareLaunchArgument(
+        "fixed_frame",
+        default_value="",
+        description="Fixed frame of RViz. "
+        '"" = the ego frame of the layout; without one, as in rviz_config.',
+    ),
+    DeclareLaunchArgument(
         "end_with_rviz",
         default_value="true",
         choices=TRUE_OR_FALSE,
@@ -237,7 +253,7 @@ def start_processes(context: LaunchContext, bag: str) -> list[Action]:
             when_active(node, player),
         ]
     if is_true(context, "rviz"):
-        rviz = rviz_window(context, follow_clock)
+        rviz = rviz_window(context, layout, follow_clock)
         actions += [when_it_ends(rviz, "RViz", is_true(context, "end_with_rviz")), rviz]
     return [*actions, node]
 
@@ -287,16 +303,21 @@ def occ(words: list[str]) -> ExecuteProcess:
     )
 
 
-def rviz_window(context: LaunchContext, follow_clock: dict[str, bool]) -> Node:
-    """RViz with the points of this node."""
-    points = "/occupancy_node/occupancy_points"
+def rviz_window(context: LaunchContext, layout: str, follow_clock: dict[str, bool]) -> Node:
+    """RViz with the outputs of this node, in the ego frame."""
+    frame = argument(context, "fixed_frame")
+    if layout and not frame:
+        frame = load_layout(layout).pose.ego_frame
     return Node(
         package="rviz2",
         executable="rviz2",
         exec_name="rviz2",
-        arguments=["-d", argument(context, "rviz_config")],
+        arguments=["-d", argument(context, "rviz_config"), *(["-f", frame] if frame else [])],
         parameters=[follow_clock],
-        remappings=[(points, f"{node_name(context)}/occupancy_points")],
+        remappings=[
+            (f"/occupancy_node/{output}", f"{node_name(context)}/{output}")
+            for output in SHOWN_OUTPUTS
+        ],
         prefix=ENDS_WITH_LAUNCH,
     )
 

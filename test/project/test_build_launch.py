@@ -1,4 +1,4 @@
-"""Launch file, RViz view and player QoS agree with the node they start.
+"""Launch file, RViz view, Foxglove layout and player QoS agree with the node they belong to.
 
 ROS's `launch` and `launch_ros` are part of a ROS installation only. Tests that need them are
 skipped without one; the others read the files. test/ros/test_launch.py runs the launch file.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch/alocc.launch.py"
 RVIZ = ROOT / "config/rviz/occupancy.rviz"
+FOXGLOVE = ROOT / "config/foxglove_layout.json"
 
 
 def assigned(name: str) -> ast.expr:
@@ -118,15 +120,94 @@ def test_the_ground_grid_has_the_property_names_of_rviz() -> None:
     assert {"Cell Size", "Normal Cell Count", "Plane Cell Count"} <= set(ground)
 
 
-def test_rviz_shows_the_images_of_our_own_layout() -> None:
+def test_rviz_shows_the_overlay_and_the_images_of_our_own_layout() -> None:
     layouts = ROOT / "occ_perception/sensing/layouts"
     cameras = yaml.safe_load((layouts / "occ_perception.yaml").read_text())["cameras"]
-    shown = {
-        display["Topic"]["Value"]
+    images = {
+        display["Topic"]["Value"]: display["Enabled"]
         for display in rviz_displays().values()
         if display["Class"] == "rviz_default_plugins/Image"
     }
-    assert shown == {camera["image"] for camera in cameras.values()}
+    # It exists with every layout. RViz knows a compressed image by the end of its name.
+    assert images.pop("/occupancy_node/debug/overlay/compressed") is True
+    # These exist with that layout only.
+    assert images == {camera["image"]: False for camera in cameras.values()}
+
+
+# What each display of RViz shows.
+DISPLAYED = {
+    "rviz_default_plugins/PointCloud2": "sensor_msgs/PointCloud2",
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/MarkerArray",
+    "rviz_default_plugins/Map": "nav_msgs/OccupancyGrid",
+    "rviz_default_plugins/Image": "sensor_msgs/CompressedImage",
+}
+
+
+def node_topics() -> dict[str, str]:
+    """Full name of every output of the node -> its type, with the optional ones."""
+    from occ_perception.ros.outputs import OUTPUTS
+
+    types = {
+        output.topic: f"{output.message_type.__module__.partition('.')[0]}/"
+        f"{output.message_type.__name__}"
+        for output in OUTPUTS
+    }
+    types |= {
+        "~/costmap": "nav_msgs/OccupancyGrid",
+        "~/obstacle_points": "sensor_msgs/PointCloud2",
+        "~/voxel_grid": "foxglove_msgs/VoxelGrid",  # where that package is installed
+        "/diagnostics": "diagnostic_msgs/DiagnosticArray",
+    }
+    return {name.replace("~", "/occupancy_node"): kind for name, kind in types.items()}
+
+
+@pytest.mark.ros
+def test_rviz_shows_outputs_of_the_node_and_follows_its_namespace() -> None:
+    pytest.importorskip("occ_perception.ros.outputs", exc_type=ImportError)
+    topics, followed = node_topics(), ast.literal_eval(assigned("SHOWN_OUTPUTS"))
+    shown = {
+        display["Topic"]["Value"]: DISPLAYED[display["Class"]]
+        for display in rviz_displays().values()
+        if display.get("Topic", {}).get("Value", "").startswith("/occupancy_node/")
+    }
+    assert shown == {name: topics[name] for name in shown}
+    assert set(shown) == {f"/occupancy_node/{output}" for output in followed}
+    for display in rviz_displays().values():
+        if display.get("Topic", {}).get("Value") in shown:
+            # The QoS of the node's outputs; another durability would match nothing.
+            assert display["Topic"]["Durability Policy"] == "Volatile", display["Name"]
+            assert display["Topic"]["Reliability Policy"] == "Reliable", display["Name"]
+
+
+@pytest.mark.ros
+def test_every_topic_of_the_foxglove_layout_is_an_output_of_the_node() -> None:
+    pytest.importorskip("occ_perception.ros.outputs", exc_type=ImportError)
+    layout = json.loads(FOXGLOVE.read_text())
+    panels = layout["configById"]
+    space, image, raw = (
+        panels[name] for name in ("3D!grid", "Image!overlay", "RawMessages!diagnostics")
+    )
+    topics = node_topics()
+    assert {topics[name] for name in space["topics"]} == {
+        *("foxglove_msgs/VoxelGrid", "sensor_msgs/PointCloud2"),
+        *("visualization_msgs/MarkerArray", "nav_msgs/OccupancyGrid"),
+    }
+    assert topics[image["imageMode"]["imageTopic"]] == "sensor_msgs/CompressedImage"
+    assert topics[raw["topicPath"]] == "diagnostic_msgs/DiagnosticArray"
+    assert space["followTf"] == "base_link"
+    assert arranged(layout["layout"]) == set(panels)
+
+
+def arranged(part: dict[str, Any] | str) -> set[str]:
+    """The panels of a layout, which is a tree of halves."""
+    return {part} if isinstance(part, str) else arranged(part["first"]) | arranged(part["second"])
+
+
+def test_the_layout_shows_the_voxels_of_recorded_predictions() -> None:
+    from occ_perception.bags.foxglove import VOXEL_GRID_TOPIC
+
+    panels = json.loads(FOXGLOVE.read_text())["configById"]
+    assert panels["3D!grid"]["topics"][VOXEL_GRID_TOPIC]["visible"] is True
 
 
 def test_player_latches_static_transforms() -> None:

@@ -83,7 +83,7 @@ FROM_PIP |= {"typing_extensions", "zstandard"}  # with torch, with mcap
 EXTRAS = {"av", "numba", "open3d", "rerun", "timm"}
 # Needed without an import: message classes by the names in recordings, the graph of the node's
 # lifecycle, programs.
-BY_NAME = {"lifecycle_msgs", "std_msgs", "tf2_msgs", "visualization_msgs", "ros2launch", "rviz2"}
+BY_NAME = {"lifecycle_msgs", "std_msgs", "tf2_msgs", "ros2launch", "rviz2"}
 # Imported by name, so that it may be missing.
 OPTIONAL = {"message_filters"}
 NO_WHEELS = {"ament_index_python", "launch", "launch_ros", "message_filters", "tf2_msgs"}
@@ -178,6 +178,9 @@ def test_wheel_holds_the_messages_as_real_files(wheel: zipfile.ZipFile) -> None:
     # In the repository they are reached through a linked folder.
     for message in (ROOT / "occ_msgs/msg").glob("*.msg"):
         assert wheel.read(f"occ_perception/bags/msg/{message.name}") == message.read_bytes()
+    for message in (ROOT / "occ_perception/bags/foxglove_msgs").glob("*.msg"):
+        packed = wheel.read(f"occ_perception/bags/foxglove_msgs/{message.name}")
+        assert packed == message.read_bytes()
 
 
 def test_wheel_holds_every_module_and_yaml_of_the_package_and_no_other(
@@ -204,7 +207,7 @@ def test_wheel_holds_what_ros2_launch_and_run_look_for(wheel: zipfile.ZipFile) -
         f"share/occ_perception/{path.relative_to(ROOT).as_posix()}"
         for folder in ("launch", "config")
         for path in (ROOT / folder).rglob("*.*")
-        if path.suffix in {".py", ".yaml", ".xml", ".rviz"}
+        if path.suffix in {".py", ".yaml", ".xml", ".rviz", ".json"}
     }
     expected.add("share/occ_perception/package.xml")
     assert expected <= data
