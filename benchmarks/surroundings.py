@@ -22,7 +22,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +155,7 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
     for now in moments(sensors, count, stream is not None):
         prediction = now.truth if stream is None else stream.step(now.frame)
         began = time.perf_counter()
-        prediction = replace(prediction, observed=space.add(now.frame, prediction))
+        prediction = space.add(now.frame, prediction)
         tally.took("observed space", began)
         began = time.perf_counter()
         view = view_from_ground(prediction, rules)

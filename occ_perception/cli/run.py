@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,7 @@ def run(
     from occ_perception.bags.drive import open_recording
     from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagError
+    from occ_perception.mapping.visibility import ObservedSpace
     from occ_perception.models.postprocess import NotFiniteError
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
@@ -86,6 +88,7 @@ def run(
             _warn(doubt)
         ego_frame = frames.layout.pose.ego_frame
         stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
+        space = ObservedSpace() if find_spec("numba") else None
         record = Record(
             *(str(bag), frames.layout.name, loaded.label, str(loaded.device)),
             absent_cameras=loaded.card.absent_cameras,
@@ -99,6 +102,8 @@ def run(
                     prediction = _prediction(stream, frame, not_finite)
                     if prediction is None:
                         continue
+                    if space is not None:
+                        prediction = space.add(frame, prediction)
                     results.add(prediction, frame)
                     record.add(prediction)
             except (Exception, KeyboardInterrupt) as caught:
@@ -193,6 +198,8 @@ def _save_arrays(path: Path, prediction: OccupancyPrediction) -> None:
     }
     if prediction.flow is not None:
         arrays["flow_XYZ2"] = prediction.flow
+    if prediction.observed is not None:
+        arrays["observed_XYZ"] = prediction.observed
     with atomic_path(path) as unfinished:
         np.savez_compressed(unfinished, **arrays)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -49,32 +50,32 @@ class ObservedSpace:
         self._window: _Window | None = None
 
     def reset(self) -> None:
-        """Forget everything, e.g. after a jump of the pose; a stamp that goes back does so too."""
+        """Forget everything, e.g. after a jump of the pose."""
         self._window = None
 
-    def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Mask:
-        """Observe one frame.
+    def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> OccupancyPrediction:
+        """Observe one frame. A stamp that goes back, or a break of the history, forgets the rest.
 
         Args:
             frame: cameras, with the ego pose at each exposure.
             prediction: made from it.
 
         Returns:
-            (X, Y, Z) voxels of the prediction's grid that were seen within the memory.
+            The prediction, with ``observed``: what was seen within the memory.
 
         Raises:
             MissingPackageError: numba is not installed.
         """
         seen = observed_voxels(frame, prediction, self._threads)
-        if self._memory_s == 0.0:
-            return seen
-        grid, stamp_ns = prediction.grid, prediction.stamp_ns
-        window = self._window
-        if window is None or window.grid != grid or stamp_ns < window.stamp_ns:
-            window = self._window = _Window(grid, stamp_ns)
-        world_T_grid = frame.world_T_reference_ego @ prediction.ego_T_grid
-        window.add(seen, world_T_grid, stamp_ns, self._memory_s)
-        return seen
+        if self._memory_s > 0.0:
+            grid, stamp_ns = prediction.grid, prediction.stamp_ns
+            window = None if prediction.history_break else self._window
+            if window is None or window.grid != grid or stamp_ns < window.stamp_ns:
+                window = _Window(grid, stamp_ns)
+            world_T_grid = frame.world_T_reference_ego @ prediction.ego_T_grid
+            window.add(seen, world_T_grid, stamp_ns, self._memory_s)
+            self._window = window
+        return replace(prediction, observed=seen)
 
 
 def observed_voxels(frame: CameraFrame, prediction: OccupancyPrediction, threads: int = 2) -> Mask:

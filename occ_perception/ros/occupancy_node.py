@@ -138,7 +138,10 @@ class OccupancyNode(LifecycleNode):
         lidar_topic = lidar_topic_of(values, card)
         model = _load_model(values, [camera.name for camera in plan.cameras])
         for frame in random_frames(model.card, 1):
-            Surroundings(values).add(frame, OccupancyStream(model).step(frame))
+            surroundings = Surroundings(values)
+            surroundings.add(frame, OccupancyStream(model).step(frame))
+            if surroundings.doubt:
+                self.get_logger().warning(surroundings.doubt)
         outputs = Outputs(self)
         try:
             activation = Activation(self, plan, lidar_topic, self._settings, model, outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64
@@ -13,11 +14,16 @@ from occ_perception.mapping.cost_rules import CostRules, load_cost_rules
 from occ_perception.mapping.costmap import GroundView, view_from_ground
 from occ_perception.mapping.obstacles import Obstacles, find_obstacles
 from occ_perception.mapping.visibility import ObservedSpace
-from occ_perception.ros.diagnostics import OK, Status
+from occ_perception.ros.diagnostics import OK, WARN, Status
 from occ_perception.ros.parameters import NodeParameters
 
 # Poses further apart say little about the present speed.
 _LONGEST_PAUSE_S = 2.0
+
+_WITHOUT_NUMBA = (
+    "observed space is not computed, so no column of ~/costmap is unknown: numba is not installed; "
+    "pip install 'occ_perception[cpu]', or set observed.memory_s to -1"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class Surroundings:
     Args:
         values: parameters of the node.
 
+    Attributes:
+        doubt: why observed space is not computed although it is wanted; or "".
+
     Raises:
         CostRulesError: the file of costs cannot be used.
     """
@@ -84,8 +93,12 @@ class Surroundings:
         side = values.footprint_side
         footprint = Footprint(values.footprint_front, values.footprint_rear, side, side)
         self._course = Course(footprint, values.collision_horizon_s)
-        remembers = values.observed_memory_s >= 0.0
-        self._observed = ObservedSpace(values.observed_memory_s) if remembers else None
+        self.doubt, self._observed = "", None
+        if values.observed_memory_s >= 0.0:
+            if find_spec("numba") is None:
+                self.doubt = _WITHOUT_NUMBA
+            else:
+                self._observed = ObservedSpace(values.observed_memory_s)
         self._last: tuple[int, Float64] | None = None
         self._ahead = ""
         self._values: dict[str, object] = {}
@@ -97,16 +110,11 @@ class Surroundings:
             self._observed.reset()
 
     def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Step:
-        """The next step of the vehicle.
-
-        Raises:
-            MissingPackageError: observed space needs numba, which is not installed.
-        """
+        """The next step of the vehicle."""
         if prediction.history_break:
             self.reset()
         if self._observed is not None:
-            seen = self._observed.add(frame, prediction)
-            prediction = replace(prediction, observed=seen)
+            prediction = self._observed.add(frame, prediction)
         course = replace(self._course, motion=self._motion(frame, prediction.stamp_ns))
         step = Step(frame, prediction, self._rules, course)
         if course.horizon_s > 0.0:
@@ -145,6 +153,9 @@ class Surroundings:
 
     def status(self) -> Status:
         """The diagnostics status of the way ahead."""
+        text = self._ahead or "no frame set processed yet"
         if self._course.horizon_s == 0.0:
-            return Status("collision", OK, "not computed (collision.horizon_s)")
-        return Status("collision", OK, self._ahead or "no frame set processed yet", self._values)
+            text = "not computed (collision.horizon_s)"
+        if self.doubt:
+            return Status("collision", WARN, f"{text}; {self.doubt}", self._values)
+        return Status("collision", OK, text, self._values)

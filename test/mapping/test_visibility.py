@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def volume(labels: np.ndarray, seconds: float = 0.0, ego_T_grid=None) -> Occupan
         class_names=("free", "car"),
         empty_class=FREE,
     )
+
+
+def seen_in(space: ObservedSpace, now: CameraFrame, given: OccupancyPrediction) -> np.ndarray:
+    observed = space.add(now, given).observed
+    assert observed is not None
+    return observed
 
 
 def empty() -> np.ndarray:
@@ -132,17 +139,17 @@ def test_a_tilted_grid_and_late_cameras_are_placed_by_their_poses() -> None:
 
 def test_what_was_seen_is_remembered_in_the_world_for_a_while() -> None:
     space = ObservedSpace(memory_s=5.0)
-    before = space.add(frame(np.eye(4)), volume(empty()))
+    before = seen_in(space, frame(np.eye(4)), volume(empty()))
     place = np.array([6.0, 3.0, 0.6])
     assert before[voxel(*place)]
     # Two seconds later the vehicle has turned round and stands 2 m ahead.
     later = pose(x=2.0, turn=math.pi)
     local = np.linalg.inv(later) @ [*place, 1.0]
-    now = space.add(frame(later, 2.0), volume(empty(), 2.0))
+    now = seen_in(space, frame(later, 2.0), volume(empty(), 2.0))
     assert now[voxel(*local[:3])]
     assert not observed_voxels(frame(later, 2.0), volume(empty(), 2.0))[voxel(*local[:3])]
     # After the memory has passed only what is seen now is left.
-    last = space.add(frame(later, 7.5), volume(empty(), 7.5))
+    last = seen_in(space, frame(later, 7.5), volume(empty(), 7.5))
     assert not last[voxel(*local[:3])]
     np.testing.assert_array_equal(last, observed_voxels(frame(later), volume(empty())))
 
@@ -150,7 +157,7 @@ def test_what_was_seen_is_remembered_in_the_world_for_a_while() -> None:
 def test_the_window_follows_the_vehicle() -> None:
     space = ObservedSpace(memory_s=1000.0)
     for n in range(100):
-        away = space.add(frame(pose(x=2.0 * n), n), volume(empty(), n))
+        away = seen_in(space, frame(pose(x=2.0 * n), n), volume(empty(), n))
     assert away[observed_voxels(frame(pose(x=198.0)), volume(empty()))].all()
     assert away[voxel(-6.0, 0.5, 1.5)], "seen from further back"
     assert not away[voxel(7.0, 7.9, -0.9)], "it has just come into the grid"
@@ -161,20 +168,29 @@ def test_cells_that_the_window_leaves_are_forgotten(way: float) -> None:
     """They are used again for places ahead, here behind a wall."""
     space = ObservedSpace(memory_s=1000.0)
     for turn in (0.0, math.pi / 2, math.pi, -math.pi / 2):
-        space.add(frame(pose(turn=turn)), volume(empty()))
+        seen_in(space, frame(pose(turn=turn)), volume(empty()))
     labels = empty()
     labels[voxel(1.0, 0.0, 0.0)[0]] = CAR
-    seen = space.add(frame(pose(x=way), 1.0), volume(labels, 1.0))
+    seen = seen_in(space, frame(pose(x=way), 1.0), volume(labels, 1.0))
     hidden = max(voxel(2.0, 0.0, 0.0)[0], int((8.8 - way + 8.0) / 0.4))
     assert not seen[hidden:].any()
 
 
+def test_a_break_of_the_history_and_a_stamp_that_goes_back_forget() -> None:
+    turned = frame(pose(turn=math.pi), 1.0)
+    alone = observed_voxels(turned, volume(empty(), 1.0))
+    for given in (replace(volume(empty(), 1.0), history_break="a jump"), volume(empty(), -1.0)):
+        space = ObservedSpace()
+        space.add(frame(np.eye(4)), volume(empty()))
+        np.testing.assert_array_equal(seen_in(space, turned, given), alone)
+
+
 def test_no_memory_is_what_is_seen_now() -> None:
     space = ObservedSpace(memory_s=0.0)
-    space.add(frame(np.eye(4)), volume(empty()))
+    seen_in(space, frame(np.eye(4)), volume(empty()))
     turned = pose(turn=math.pi)
     np.testing.assert_array_equal(
-        space.add(frame(turned, 1.0), volume(empty(), 1.0)),
+        seen_in(space, frame(turned, 1.0), volume(empty(), 1.0)),
         observed_voxels(frame(turned), volume(empty())),
     )
     with pytest.raises(OptionError, match="memory of observed space is -1"):
