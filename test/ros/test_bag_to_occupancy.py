@@ -128,7 +128,7 @@ def check_points(outcome: Outcome, offline: list[OccupancyPrediction]) -> None:
     ]
     cloud, prediction = outcome.clouds[-1], offline[-1]
     fields = {field.name: field.offset for field in cloud.fields}
-    assert list(fields) == ["x", "y", "z", "rgb", "label"]
+    assert list(fields) == ["x", "y", "z", "rgb", "label", "vx", "vy"]
     raw = np.frombuffer(cloud.data, np.uint8).reshape(cloud.width, cloud.point_step)
     points = raw[:, :12].copy().view("<f4")
     labels = raw[:, fields["label"] :][:, :4].copy().view("<u4")[:, 0]

@@ -75,6 +75,8 @@ def test_a_scaled_frame_shows_the_same_voxel_at_the_scaled_place() -> None:
         box = box_of(with_occupancy(small, guess).images["CAM_FRONT"])
         factor = width / 128
         np.testing.assert_allclose(box, factor * large, atol=1.0 + factor)
+        coarse = box_of(with_occupancy(small, guess, step=2).images["CAM_FRONT"])
+        np.testing.assert_allclose(coarse, box, atol=3.0)
 
 
 def test_the_panel_has_every_camera_and_the_asked_width() -> None:
