@@ -85,7 +85,7 @@ def test_occupancy_round_trip(tmp_path, storage, encoding):
     assert received == STAMP + 5
     assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == STAMP
     assert message.header.frame_id == "base_link"
-    fields = (message.labels, message.indices, message.run_lengths, message.confidence)
+    fields = (message.labels, message.indices, message.run_lengths)
     decoded = decode_occupancy(
         EncodedOccupancy(message.encoding, *fields), message.grid.dims, message.empty_class, 17
     )

@@ -92,7 +92,6 @@ def decoded(folder: Path) -> list[tuple[object, np.ndarray]]:
                 message.labels,
                 message.indices,
                 message.run_lengths,
-                message.confidence,
             )
             dims = tuple(int(count) for count in message.grid.dims)
             labels = decode_occupancy(encoded, dims, message.empty_class, len(message.class_names))

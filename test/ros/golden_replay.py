@@ -165,7 +165,8 @@ def fields_of(message: SemanticOccupancy) -> dict[str, Any]:
         "empty_class": message.empty_class,
         "unknown_class": message.unknown_class,
         "class_names": list(message.class_names),
-        "confidence": list(message.confidence),
+        # One voxel of another class moves the end of many rays; test_surroundings.py compares them.
+        "tells_observed": bool(message.observed_runs),
         "model": message.model,
         "cameras": {
             name: stamp_ns(stamp)

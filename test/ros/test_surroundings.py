@@ -114,7 +114,7 @@ def test_a_planner_gets_what_the_grid_says(launch: Launch, tmp_path: Path, node:
     spin_until(node, lambda: last in maps and last in clouds, 60, "costmap and obstacles")
 
     grid = prediction_from_message(listener.grids[last])
-    assert grid.observed is not None and 0.02 < grid.observed.mean() < 0.98
+    assert grid.observed is not None and 0 < grid.observed.sum() < grid.observed.size
     view = view_from_ground(grid, load_cost_rules())
     data = np.array(maps[last].data, np.int8).reshape(maps[last].info.height, -1)
     np.testing.assert_array_equal(data.T, view.costs)
