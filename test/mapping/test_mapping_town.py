@@ -1,0 +1,125 @@
+"""A map of the synthetic town from its exact labels: ghosts, coverage, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import synthetic_scenes
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from occ_perception.frames import OccupancyPrediction
+from occ_perception.mapping.drive_map import DriveMap, MapVoxels
+from occ_perception.synthetic.labels import OCC3D_GRID, voxelise
+
+VOXEL = 0.4
+TIMES = [0.5 * n for n in range(13)]
+Frames = list[tuple[OccupancyPrediction, NDArray[np.float64], NDArray[np.bool_]]]
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Exact labels with flow, pose, and the voxels that a camera sees."""
+    sensors = synthetic_scenes.sensors()
+    found = []
+    for t in TIMES:
+        truth, seen = sensors.truth(t)
+        found.append((truth, sensors.drive.pose(sensors.reference_time(t)), seen))
+    return found
+
+
+def mapped(frames: Frames, drive_map: DriveMap | None = None) -> DriveMap:
+    drive_map = drive_map or DriveMap()
+    for truth, world_T_ego, seen in frames:
+        drive_map.add(truth, world_T_ego, seen)
+    return drive_map
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The voxels of a map beside the scene at the end of the drive, sampled on the map's voxels.
+
+    Attributes:
+        inside: whether the scene is known at a voxel.
+        occupied: whether the scene is occupied there.
+        near: whether it is occupied there or in one of the 26 voxels around.
+    """
+
+    inside: NDArray[np.bool_]
+    occupied: NDArray[np.bool_]
+    near: NDArray[np.bool_]
+
+
+@pytest.fixture(scope="module")
+def scene_at_the_end():
+    """Boxes of the scene at the end along the drive: lowest index, occupied."""
+    drive = synthetic_scenes.sensors().drive
+    end = drive.scene(TIMES[-1])
+    boxes = []
+    for t in TIMES[::3]:
+        world_T_box = np.eye(4)
+        world_T_box[:3, 3] = np.round(drive.pose(t)[:3, 3] / VOXEL) * VOXEL
+        labels, _, _ = voxelise(replace(end, world_T_ego=world_T_box))
+        lower = np.round((world_T_box[:3, 3] + OCC3D_GRID.lower) / VOXEL).astype(int)
+        boxes.append((lower, labels != 17))
+    return boxes
+
+
+def compare(voxels: MapVoxels, boxes) -> Comparison:
+    inside, occupied, near = np.zeros((3, len(voxels.indices)), np.bool_)
+    for lower, is_occupied in boxes:
+        index = voxels.indices - lower
+        is_in = ((index >= 1) & (index < np.array(is_occupied.shape) - 1)).all(axis=1)
+        at = tuple(index[is_in].T)
+        inside |= is_in
+        occupied[is_in] |= is_occupied[at]
+        near[is_in] |= ndimage.binary_dilation(is_occupied, np.ones((3, 3, 3)))[at]
+    return Comparison(inside, occupied, near)
+
+
+def ghosts(voxels: MapVoxels, boxes) -> float:
+    """Share of the map's occupied voxels around which nothing is at the end of the drive.
+
+    One voxel around, because a voxel of the labels is occupied if anything touches it, and the
+    labels' voxels lie differently in every frame.
+    """
+    compared = compare(voxels, boxes)
+    counted = voxels.occupied & compared.inside
+    return float((counted & ~compared.near).sum() / counted.sum())
+
+
+def test_movers_leave_no_ghosts(frames, scene_at_the_end) -> None:
+    assert ghosts(mapped(frames).voxels(), scene_at_the_end) < 0.01
+    # The measure sees them: as if every vehicle stood.
+    still = [(replace(t, flow=np.zeros_like(t.flow)), pose, seen) for t, pose, seen in frames]
+    assert ghosts(mapped(still).voxels(), scene_at_the_end) > 0.02
+
+
+def test_the_map_holds_what_was_seen(frames, scene_at_the_end) -> None:
+    drive = synthetic_scenes.sensors().drive
+    static = drive.scene(TIMES[-1], moving=False)
+    voxels = mapped(frames).voxels()
+    boxes = []
+    for lower, _ in scene_at_the_end:
+        world_T_box = np.eye(4)
+        world_T_box[:3, 3] = lower * VOXEL - OCC3D_GRID.lower
+        labels, _, _ = voxelise(replace(static, world_T_ego=world_T_box))
+        boxes.append((lower, labels != 17))
+    expected = compare(voxels, boxes).occupied
+    low = voxels.indices.min(axis=0) - 1
+    volume = np.zeros(voxels.indices.max(axis=0) - low + 2, np.bool_)
+    volume[tuple((voxels.indices[voxels.occupied] - low).T)] = True
+    around = ndimage.binary_dilation(volume, np.ones((3, 3, 3)))[tuple((voxels.indices - low).T)]
+    assert expected.sum() > 20_000
+    assert (expected & around).sum() / expected.sum() > 0.98
+    assert (expected & voxels.occupied).sum() / expected.sum() > 0.55
+
+
+def test_driving_twice_takes_no_more_memory(frames) -> None:
+    drive_map = mapped(frames)
+    once = drive_map.nbytes, drive_map.area
+    mapped(frames, drive_map)
+    assert (drive_map.nbytes, drive_map.area) == once
+    assert once[0] / once[1] < 1000  # bytes per square metre
