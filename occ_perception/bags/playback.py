@@ -174,6 +174,12 @@ def open_occupancy(source: str | Path, topic: str | None = None) -> BagPredictio
     return ArrayFolder(path) if _is_array_folder(path) else BagPredictions(path, topic)
 
 
+def recording_of(source: str | Path) -> Path:
+    """The recording that occupancy was made from: the bag that ``occ run`` read, or the source."""
+    path, ran_on = _results_of_run(Path(source))
+    return ran_on or path
+
+
 def _results_of_run(source: Path) -> tuple[Path, Path | None]:
     """The predictions in a results folder of ``occ run`` and the bag they were made from."""
     if not (source / "predictions").is_dir():

@@ -15,6 +15,7 @@ from occ_perception.cli.bench import bench
 from occ_perception.cli.demo import demo
 from occ_perception.cli.export import export
 from occ_perception.cli.info import info
+from occ_perception.cli.map import map_drive
 from occ_perception.cli.plain_errors import PlainErrors
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
@@ -43,6 +44,7 @@ app.add_typer(convert.app, name="convert")
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("info")(info)
+app.command("map")(map_drive)
 app.command("play")(play)
 app.command("run")(run)
 app.command("view")(view)
