@@ -203,6 +203,7 @@ def read_arrays(path: Path) -> OccupancyPrediction:
             class_names=tuple(map(str, arrays["class_names"])),
             empty_class=int(arrays["empty_class"]),
             flow=arrays.get("flow_XYZ2"),
+            observed=arrays.get("observed_XYZ"),
             model=str(arrays.get("model", "")),
         )
     except KeyError as error:

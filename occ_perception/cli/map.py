@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -185,6 +186,7 @@ def _predicted(
     """Predictions of a model on a bag of cameras, with the ego pose at their stamps."""
     from occ_perception.bags.drive import open_recording
     from occ_perception.bags.recording import BagProblem
+    from occ_perception.mapping.visibility import ObservedSpace
     from occ_perception.models.postprocess import NotFiniteError
     from occ_perception.models.zoo import get_card
     from occ_perception.runtime.stream import OccupancyStream
@@ -204,6 +206,7 @@ def _predicted(
         for doubt in frames.doubts:
             _warn(doubt)
         stream = OccupancyStream(loaded, frame_id=frames.layout.pose.ego_frame)
+        space = ObservedSpace() if find_spec("numba") else None
         try:
             for frame in frames:
                 try:
@@ -211,6 +214,8 @@ def _predicted(
                 except NotFiniteError as error:
                     problems.append(BagProblem("not_finite", str(error), frame.stamp_ns))
                     continue
+                if space is not None:
+                    prediction = space.add(frame, prediction)
                 yield prediction, frame.world_T_reference_ego
         finally:
             problems += frames.problems

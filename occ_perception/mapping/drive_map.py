@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, require_rigid
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS
-from occ_perception.mapping.footprint import Footprint, Lookup
+from occ_perception.mapping.coverage import Coverage, Lookup
 from occ_perception.mapping.voxel_blocks import (
     BLOCK,
     BLOCK_VOXELS,
@@ -133,29 +133,20 @@ class DriveMap:
         self._movable: NDArray[np.bool_] = np.zeros(256, np.bool_)
         self._blocks = VoxelBlocks(0)
 
-    def add(
-        self,
-        prediction: OccupancyPrediction,
-        world_T_ego: Float64,
-        observed: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def add(self, prediction: OccupancyPrediction, world_T_ego: Float64) -> None:
         """Take one prediction into the map.
 
         Args:
-            prediction: the prediction; its flow, if any, tells movers from standing objects.
+            prediction: its flow, if any, tells movers from standing objects, and voxels that were
+                not observed, if that is known, do not count. Unknown voxels never do.
             world_T_ego: (4, 4) pose of the prediction's ``frame_id`` at its stamp.
-            observed: (X, Y, Z) bool, the voxels that count; None = all. Unknown voxels never do.
 
         Raises:
             MapError: the classes are not those of the first prediction, or the pose lies too far
                 from the map's origin.
-            ValueError: the pose is not rigid, or ``observed`` has another shape than the labels.
+            ValueError: the pose is not rigid.
         """
         require_rigid(world_T_ego, "world_T_ego")
-        if observed is not None and observed.shape != prediction.labels.shape:
-            raise ValueError(
-                f"observed is {observed.shape}, the labels are {prediction.labels.shape} (X, Y, Z)"
-            )
         if not self.frames:
             self._begin(prediction)
         names, empty = prediction.class_names, prediction.empty_class
@@ -167,16 +158,16 @@ class DriveMap:
             )
         map_T_grid = world_T_ego @ prediction.ego_T_grid
         map_T_grid[:3, 3] -= self.options.origin
-        footprint = Footprint(prediction.grid, map_T_grid, self.voxel_size)
-        says = self._statements(prediction, observed).ravel()
-        first_block = footprint.lower // BLOCK
-        last_block = (footprint.lower + footprint.shape - 1) // BLOCK
+        covered = Coverage(prediction.grid, map_T_grid, self.voxel_size)
+        says = self._statements(prediction).ravel()
+        first_block = covered.lower // BLOCK
+        last_block = (covered.lower + covered.shape - 1) // BLOCK
         x, y, z = (last_block - first_block + 1).tolist()
         numbers = self._blocks.numbers(first_block, (x, y, z))
-        for lookup in footprint.lookups():
+        for lookup in covered.lookups():
             labels = says[lookup.grid_voxels]
             counts = np.flatnonzero(labels != UNKNOWN_CLASS)
-            addresses = self._addresses(lookup, counts, footprint.lower, first_block, numbers)
+            addresses = self._addresses(lookup, counts, covered.lower, first_block, numbers)
             self._observe(addresses, labels[counts])
         self.frames += 1
 
@@ -234,14 +225,12 @@ class DriveMap:
         self._steps[prediction.empty_class] = MISS
         self._blocks = VoxelBlocks(len(names))
 
-    def _statements(
-        self, prediction: OccupancyPrediction, observed: NDArray[np.bool_] | None
-    ) -> NDArray[np.uint8]:
+    def _statements(self, prediction: OccupancyPrediction) -> NDArray[np.uint8]:
         """(X, Y, Z) labels, UNKNOWN_CLASS where a voxel says nothing."""
         labels, flow = prediction.labels, prediction.flow
         silent = self._steps[labels] == 0
-        if observed is not None:
-            silent |= ~observed
+        if prediction.observed is not None:
+            silent |= ~prediction.observed
         if flow is not None:
             movable = np.nonzero(self._movable[labels])
             # A flow that is not a number is unknown.

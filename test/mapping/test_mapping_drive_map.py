@@ -90,11 +90,12 @@ def test_voxels_that_were_not_observed_change_nothing() -> None:
     observed = np.zeros(GRID.dims, np.bool_)
     observed[:2] = True
     drive_map = DriveMap()
-    drive_map.add(predicted(labels), HERE, observed)
+    drive_map.add(replace(predicted(labels), observed=observed), HERE)
     voxels = drive_map.voxels()
     assert len(voxels.indices) == GRID.dims[1] * GRID.dims[2]
     assert (voxels.indices[:, 0] == -7).all()
-    drive_map.add(predicted(empty()), HERE, np.zeros(GRID.dims, np.bool_))
+    nothing = np.zeros(GRID.dims, np.bool_)
+    drive_map.add(replace(predicted(empty()), observed=nothing), HERE)
     assert contents(drive_map.voxels()) == contents(voxels)
 
 
@@ -253,7 +254,5 @@ def test_other_classes_and_wrong_shapes_are_refused() -> None:
             ),
             HERE,
         )
-    with pytest.raises(ValueError, match="observed"):
-        drive_map.add(predicted(empty()), HERE, np.ones((2, 2, 2), np.bool_))
     with pytest.raises(ValueError, match="world_T_ego"):
         drive_map.add(predicted(empty()), np.zeros((4, 4)))

@@ -177,7 +177,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
     of the time. True depth helps during the first steps; the learning rate is high and falls at the
     end. A clip is as long as the network remembers: a frame without a past, and one with it.
     """
-    steps = 7_500
+    steps = 9_000
     return TrainingRecipe(
         name=name,
         model=model,
@@ -190,7 +190,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         ),
         steps=steps,
         batch=2,
-        depth_fading=CosineRampDown(end=steps // 30),
+        depth_fading=CosineRampDown(end=150),
         optimiser=Optimiser(
             lr=2.5e-3,
             schedule=LearningRate(
@@ -206,8 +206,8 @@ def _town(name: str, model: str) -> TrainingRecipe:
         workers=0,
         checkpoint_every=500,
         checkpoint_minutes=5.0,
-        validate_every=750,
-        gate=Gate(step=1500, floor=0.08),
+        validate_every=1500,
+        gate=Gate(step=1500, floor=0.1),
     )
 
 

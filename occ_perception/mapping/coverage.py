@@ -27,9 +27,9 @@ class Lookup:
     """Map voxels, by columns, and the grid voxels at their centres.
 
     Attributes:
-        x, y: (c,) map indices of the columns, relative to :attr:`Footprint.lower`.
+        x, y: (c,) map indices of the columns, relative to :attr:`Coverage.lower`.
         columns: (n,) position of each voxel's column in ``x`` and ``y``.
-        z: (n,) map index of each voxel, relative to :attr:`Footprint.lower`.
+        z: (n,) map index of each voxel, relative to :attr:`Coverage.lower`.
         grid_voxels: (n,) position of each grid voxel in the flattened (C order) volume.
     """
 
@@ -40,7 +40,7 @@ class Lookup:
     grid_voxels: NDArray[np.int32]
 
 
-class Footprint:
+class Coverage:
     """The part of a map that a grid covers.
 
     Args:
