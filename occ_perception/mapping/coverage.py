@@ -112,5 +112,5 @@ class Coverage:
             inside &= at < count
             axes.append(at)
         chosen = np.flatnonzero(inside)
-        i, j, k = (at.ravel()[chosen].astype(np.int32) for at in axes)
-        return Lookup(xs, ys, chosen // layers, zs.ravel()[chosen], (i * Y + j) * Z + k)
+        i, j, k = (at.take(chosen).astype(np.int32) for at in axes)
+        return Lookup(xs, ys, chosen // layers, zs.take(chosen), (i * Y + j) * Z + k)

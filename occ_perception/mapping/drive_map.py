@@ -113,7 +113,8 @@ class DriveMap:
 
     - free: the map's voxel becomes less likely to be occupied;
     - a class that does not move: more likely, with a vote for the class;
-    - a class of ``MOVING_CLASSES`` that stands still: a little more likely, with a vote;
+    - a class of ``MOVING_CLASSES`` that stands still: a vote, and a little more likely from the
+      third vote on;
     - a class of ``MOVING_CLASSES`` that moves, or whose flow is unknown: nothing. It does not enter
       the map as occupied. The space below it is not seen, so it is not free either. Where it stood
       before, the free voxels behind it erase it.
@@ -131,6 +132,7 @@ class DriveMap:
         self._empty_class = 0
         self._steps: NDArray[np.int8] = np.zeros(256, np.int8)
         self._movable: NDArray[np.bool_] = np.zeros(256, np.bool_)
+        self._named: NDArray[np.uint8] = np.full(256, UNKNOWN_CLASS, np.uint8)
         self._blocks = VoxelBlocks(0)
 
     def add(self, prediction: OccupancyPrediction, world_T_ego: Float64) -> None:
@@ -159,16 +161,16 @@ class DriveMap:
         map_T_grid = world_T_ego @ prediction.ego_T_grid
         map_T_grid[:3, 3] -= self.options.origin
         covered = Coverage(prediction.grid, map_T_grid, self.voxel_size)
-        says = self._statements(prediction).ravel()
+        says = self._statements(prediction)
         first_block = covered.lower // BLOCK
         last_block = (covered.lower + covered.shape - 1) // BLOCK
         x, y, z = (last_block - first_block + 1).tolist()
         numbers = self._blocks.numbers(first_block, (x, y, z))
         for lookup in covered.lookups():
-            labels = says[lookup.grid_voxels]
+            labels = says.take(lookup.grid_voxels)
             counts = np.flatnonzero(labels != UNKNOWN_CLASS)
             addresses = self._addresses(lookup, counts, covered.lower, first_block, numbers)
-            self._observe(addresses, labels[counts])
+            self._observe(addresses, labels.take(counts))
         self.frames += 1
 
     @property
@@ -220,25 +222,26 @@ class DriveMap:
         self._class_names, self._empty_class = names, prediction.empty_class
         if self._voxel_size is None:
             self._voxel_size = min(prediction.grid.voxel_size)
+        self._named[: len(names)] = np.arange(len(names))
         self._movable[: len(names)] = [name in MOVING_CLASSES for name in names]
         self._steps[: len(names)] = np.where(self._movable[: len(names)], MOVABLE_HIT, HIT)
         self._steps[prediction.empty_class] = MISS
         self._blocks = VoxelBlocks(len(names))
 
     def _statements(self, prediction: OccupancyPrediction) -> NDArray[np.uint8]:
-        """(X, Y, Z) labels, UNKNOWN_CLASS where a voxel says nothing."""
-        labels, flow = prediction.labels, prediction.flow
-        silent = self._steps[labels] == 0
+        """(X * Y * Z,) labels, UNKNOWN_CLASS where a voxel says nothing."""
+        says: NDArray[np.uint8] = self._named.take(prediction.labels.ravel())
         if prediction.observed is not None:
-            silent |= ~prediction.observed
-        if flow is not None:
-            movable = np.nonzero(self._movable[labels])
+            np.putmask(says, ~prediction.observed.ravel(), UNKNOWN_CLASS)
+        if prediction.flow is None and self.options.keep_movable:
+            return says
+        moving = np.flatnonzero(self._movable.take(says))
+        if prediction.flow is not None:
+            speeds = np.linalg.norm(prediction.flow.reshape(-1, 2)[moving], axis=1)
             # A flow that is not a number is unknown.
-            stands = np.linalg.norm(flow[movable], axis=-1) <= self.options.moving_speed
-            silent[movable] |= ~stands
-        elif not self.options.keep_movable:
-            silent |= self._movable[labels]
-        return np.where(silent, np.uint8(UNKNOWN_CLASS), labels)
+            moving = moving[~(speeds <= self.options.moving_speed)]
+        says[moving] = UNKNOWN_CLASS
+        return says
 
     def _addresses(
         self,
@@ -261,26 +264,26 @@ class DriveMap:
         _, across, high = numbers.shape
         x, y = lookup.x + corner[0], lookup.y + corner[1]
         layers = np.arange(high * BLOCK[2] - corner[2]) + corner[2]
-        columns, z = lookup.columns[chosen], lookup.z[chosen]
-        at = (((x // BLOCK[0]) * across + y // BLOCK[1]) * high)[columns]
-        at += (layers // BLOCK[2])[z]
+        columns, z = lookup.columns.take(chosen), lookup.z.take(chosen)
+        at = (((x // BLOCK[0]) * across + y // BLOCK[1]) * high).take(columns)
+        at += (layers // BLOCK[2]).take(z)
         flat = numbers.reshape(-1)
-        blocks = flat[at]
+        blocks = flat.take(at)
         if (blocks < 0).any():
             missing = np.unique(at[blocks < 0])
             places = np.stack(np.unravel_index(missing, numbers.shape), axis=-1)
             flat[missing] = self._blocks.create(first_block + places)
-            blocks = flat[at]
+            blocks = flat.take(at)
         below = POSITIONS[0][x % BLOCK[0]] + POSITIONS[1][y % BLOCK[1]]
         addresses: NDArray[np.int64] = blocks * BLOCK_VOXELS
-        addresses += below[columns]
-        addresses += POSITIONS[2][layers % BLOCK[2]][z]
+        addresses += below.take(columns)
+        addresses += POSITIONS[2][layers % BLOCK[2]].take(z)
         return addresses
 
     def _observe(self, addresses: NDArray[np.int64], labels: NDArray[np.uint8]) -> None:
         """Update voxels (n,), none of them listed twice."""
-        before = self._blocks.log_odds[addresses]
-        steps = self._steps[labels]
+        before = self._blocks.log_odds.take(addresses)
+        steps = self._steps.take(labels)
         hits = np.flatnonzero(steps > 0)
         votes = self._blocks.vote(addresses[hits], labels[hits])
         # A mover whose flow is underestimated once must not leave a trace.
