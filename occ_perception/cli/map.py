@@ -260,7 +260,7 @@ def _print_summary(drive_map: DriveMap, voxels: MapVoxels, out: list[Path]) -> N
 def _with_progress(frames: Iterator[Item]) -> Iterator[Item]:
     from rich.progress import Progress, TimeElapsedColumn
 
-    columns = (*Progress.get_default_columns()[:1], "{task.completed}", TimeElapsedColumn())
+    columns = ("{task.description}", "{task.completed}", TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("frames", total=None)
         for frame in frames:

@@ -101,8 +101,8 @@ class Coverage:
         bases: Float64,
     ) -> Lookup:
         _, Y, Z = self._dims
-        zs = starts.astype(np.int32)[:, None] + np.arange(layers, dtype=np.int32)
-        heights = zs.astype(np.float32)
+        zs = np.add.outer(starts, np.arange(layers)).astype(np.int32)
+        heights: NDArray[np.float32] = zs.astype(np.float32)
         inside = np.ones(zs.shape, np.bool_)
         axes = []
         for slope, base, count in zip(self._slopes[2], bases.T, self._dims, strict=True):

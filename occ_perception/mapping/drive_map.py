@@ -99,7 +99,7 @@ class MapVoxels:
 
     def centres(self) -> Float64:
         """(n, 3) centres relative to :attr:`origin`, metres."""
-        centres: Float64 = (self.indices + 0.5) * self.voxel_size
+        centres: Float64 = (self.indices.astype(np.float64) + 0.5) * self.voxel_size
         return centres
 
 
