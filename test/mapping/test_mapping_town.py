@@ -37,7 +37,7 @@ def frames() -> Frames:
 def mapped(frames: Frames, drive_map: DriveMap | None = None) -> DriveMap:
     drive_map = drive_map or DriveMap()
     for truth, world_T_ego, seen in frames:
-        drive_map.add(truth, world_T_ego, seen)
+        drive_map.add(replace(truth, observed=seen), world_T_ego)
     return drive_map
 
 
