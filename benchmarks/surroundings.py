@@ -192,7 +192,7 @@ def count_cells(
     tally.add("unknown when never seen", ~observed[hidden])
     tally.add("seen when seen", observed[now.seen])
     exact = view_from_ground(now.truth, load_cost_rules())
-    is_blocked = view.obstacles.any(axis=2)
+    is_blocked: NDArray[np.bool_] = np.asarray(view.obstacles.any(axis=2))
     in_view = (now.seen & exact.obstacles).any(axis=2)
     tally.add("obstacle columns found", is_blocked[in_view])
     tally.add("free columns blocked", is_blocked[now.seen.any(axis=2) & (exact.costs == 0)])

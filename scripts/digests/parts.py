@@ -25,15 +25,17 @@ def jobs() -> dict[str, Any]:
 def _codec(_scratch: Path) -> Named:
     from small_footage import FREE, truth_at
 
-    from occ_perception.codec import encode_flow, encode_occupancy, encoding_from_name
+    from occ_perception.codec import (
+        encode_flow,
+        encode_observed,
+        encode_occupancy,
+        encoding_from_name,
+    )
 
     truth = truth_at(2_000_000_000)
-    confidence = np.random.default_rng(0).integers(0, 4, truth.labels.shape).astype(np.uint8)
     for name in ("dense", "sparse", "rle"):
-        encoding = encoding_from_name(name)
-        for title, extra in (("", None), ("_with_confidence", confidence)):
-            encoded = encode_occupancy(truth.labels, FREE, encoding, extra)
-            yield from flat(encoded, f"{name}{title}")
+        yield from flat(encode_occupancy(truth.labels, FREE, encoding_from_name(name)), name)
+    yield from flat(encode_observed(np.random.default_rng(0).random((9, 8, 7)) < 0.5), "observed")
     yield from flat(encode_flow(truth.flow, truth.labels != FREE, 0.1), "flow")
 
 
