@@ -154,7 +154,7 @@ class FaultBench:
         messages = [camera_mounts(rig), *map(camera_info, rig.cameras)]
         for publisher, message in zip(self._calibrations, messages, strict=True):
             publisher.publish(message)
-        self._rigs.append((self.now_ns + 1, rig))
+        self._rigs.append((self._newest_ns() + 1, rig))
         spin_for(self.node, 1.0)  # topics have no order among each other
 
     def begin(self) -> None:
