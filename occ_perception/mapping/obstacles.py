@@ -40,6 +40,22 @@ class Obstacles:
         return int(self.times.argmin())
 
 
+def velocities_of(
+    prediction: OccupancyPrediction, chosen_XYZ: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """(n, 2) velocities over ground along the ego axes of the chosen voxels, m/s, always finite.
+
+    Zero for classes that do not move, without flow, and where the flow is not a number.
+    """
+    if prediction.flow is None:
+        return np.zeros((int(chosen_XYZ.sum()), 2), np.float32)
+    flow = prediction.flow[chosen_XYZ]
+    moves = class_mask(prediction.class_names, MOVING_CLASSES)[prediction.labels[chosen_XYZ]]
+    moves &= np.isfinite(flow).all(axis=1)
+    velocities: NDArray[np.float32] = np.where(moves[:, None], flow, np.float32(0))
+    return velocities
+
+
 def find_obstacles(
     prediction: OccupancyPrediction,
     obstacles_XYZ: NDArray[np.bool_],
@@ -64,10 +80,7 @@ def find_obstacles(
     grid = prediction.grid
     voxels = np.argwhere(obstacles_XYZ)
     labels = prediction.labels[obstacles_XYZ]
-    velocities = np.zeros((len(voxels), 2), np.float32)
-    if prediction.flow is not None:
-        moves = class_mask(prediction.class_names, MOVING_CLASSES)[labels]
-        velocities[moves] = prediction.flow[obstacles_XYZ][moves]
+    velocities = velocities_of(prediction, obstacles_XYZ)
     positions = transform_points(prediction.ego_T_grid, grid.centers(voxels))
     times = np.full(len(voxels), np.inf, np.float32)
     if motion is not None and len(voxels):

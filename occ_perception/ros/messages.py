@@ -21,6 +21,7 @@ from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
 from occ_perception.mapping.ground import class_mask
+from occ_perception.mapping.obstacles import velocities_of
 from occ_perception.ros.message_classes import time_message
 from occ_perception.sensing.from_messages import flow_from_message, prediction_from_message
 
@@ -127,7 +128,7 @@ def points_message(prediction: OccupancyPrediction) -> PointCloud2:
     occupied = (prediction.labels != prediction.empty_class) & (prediction.labels != UNKNOWN_CLASS)
     centers = prediction.grid.centers(np.argwhere(occupied))
     positions = transform_points(prediction.ego_T_grid, centers)
-    labels, velocities = prediction.labels[occupied], _velocities(prediction, occupied)
+    labels, velocities = prediction.labels[occupied], velocities_of(prediction, occupied)
     return cloud_message(prediction, positions, labels, velocities)
 
 
@@ -175,20 +176,6 @@ def cloud_message(
     message.is_dense = True
     message.data = flat(points.view(np.uint8), "B")
     return message
-
-
-def _velocities(
-    prediction: OccupancyPrediction, occupied: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """(n, 2) velocity of the occupied voxels, finite, 0 where the class cannot move."""
-    if prediction.flow is None:
-        return np.zeros((int(occupied.sum()), 2), np.float32)
-    flow = prediction.flow[occupied]
-    moves = class_mask(prediction.class_names, MOVING_CLASSES)[
-        prediction.labels[occupied]
-    ] & np.isfinite(flow).all(axis=1)
-    velocities: NDArray[np.float32] = np.where(moves[:, None], flow, np.float32(0))
-    return velocities
 
 
 def _grid_message(grid: VoxelGrid, ego_T_grid: Float64) -> GridGeometry:

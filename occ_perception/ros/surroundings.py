@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
+from types import MappingProxyType
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64
@@ -83,6 +85,7 @@ class Surroundings:
 
     Attributes:
         doubt: why observed space is not computed although it is wanted; or "".
+        status: the diagnostics status of the way ahead.
 
     Raises:
         CostRulesError: the file of costs cannot be used.
@@ -100,8 +103,10 @@ class Surroundings:
             else:
                 self._observed = ObservedSpace(values.observed_memory_s)
         self._last: tuple[int, Float64] | None = None
-        self._ahead = ""
-        self._values: dict[str, object] = {}
+        is_off = values.collision_horizon_s == 0.0
+        text = "not computed (collision.horizon_s)" if is_off else "no frame set processed yet"
+        # One assignment of a frozen value: the report reads it from another thread.
+        self.status = self._said(text)
 
     def reset(self) -> None:
         """Forget what was observed, and the last pose."""
@@ -118,7 +123,7 @@ class Surroundings:
         course = replace(self._course, motion=self._motion(frame, prediction.stamp_ns))
         step = Step(frame, prediction, self._rules, course)
         if course.horizon_s > 0.0:
-            self._note(step)
+            self.status = self._status_of(step)
         return step
 
     def _motion(self, frame: CameraFrame, stamp_ns: int) -> EgoMotion | None:
@@ -130,32 +135,24 @@ class Surroundings:
             return None
         return EgoMotion.between(before[1], frame.world_T_reference_ego, seconds)
 
-    def _note(self, step: Step) -> None:
-        """Keep what the diagnostics say of this step; the report reads it from another thread."""
-        motion, obstacles = step.course.motion, step.obstacles
+    def _status_of(self, step: Step) -> Status:
+        motion, soonest = step.course.motion, step.obstacles.soonest
         if motion is None:
-            self._values, self._ahead = {}, "the speed of the vehicle is not known yet"
-            return
+            return self._said("the speed of the vehicle is not known yet")
         values: dict[str, object] = {
             "time_to_collision_s": math.inf,
             "speed_mps": motion.speed,
             "turn_rate_dps": math.degrees(motion.turn_rate),
         }
-        text = f"nothing is met within {step.course.horizon_s:g} s"
-        soonest = obstacles.soonest
-        if soonest is not None:
-            seconds = float(obstacles.times[soonest])
-            x, y, _ = obstacles.positions[soonest]
-            name = step.prediction.class_names[obstacles.labels[soonest]]
-            text = f"{name} at ({x:.1f}, {y:.1f}) m is met in {seconds:.1f} s"
-            values |= {"time_to_collision_s": seconds, "class": name, "x_m": x, "y_m": y}
-        self._values, self._ahead = values, text
+        if soonest is None:
+            return self._said(f"nothing is met within {step.course.horizon_s:g} s", values)
+        seconds = float(step.obstacles.times[soonest])
+        x, y, _ = step.obstacles.positions[soonest]
+        name = step.prediction.class_names[step.obstacles.labels[soonest]]
+        values |= {"time_to_collision_s": seconds, "class": name, "x_m": x, "y_m": y}
+        return self._said(f"{name} at ({x:.1f}, {y:.1f}) m is met in {seconds:.1f} s", values)
 
-    def status(self) -> Status:
-        """The diagnostics status of the way ahead."""
-        text = self._ahead or "no frame set processed yet"
-        if self._course.horizon_s == 0.0:
-            text = "not computed (collision.horizon_s)"
+    def _said(self, text: str, values: Mapping[str, object] = MappingProxyType({})) -> Status:
         if self.doubt:
-            return Status("collision", WARN, f"{text}; {self.doubt}", self._values)
-        return Status("collision", OK, text, self._values)
+            return Status("collision", WARN, f"{text}; {self.doubt}", values)
+        return Status("collision", OK, text, values)

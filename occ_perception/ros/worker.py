@@ -175,7 +175,7 @@ class Worker:
 
     def statuses(self) -> list[Status]:
         """The diagnostics statuses of both stages and of the way ahead."""
-        return [self._inference_status(), self._surroundings.status()]
+        return [self._inference_status(), self._surroundings.status]
 
     def _inference_status(self) -> Status:
         last, losses = self._last, self._stage.figures()

@@ -86,3 +86,12 @@ def test_a_turned_grid_gives_the_same_in_the_ego_frame() -> None:
     found = find_obstacles(turned, voxels, EgoMotion(10.0, 0.0), CAR)
     assert found.positions[found.labels == 1].mean(axis=0)[1] == pytest.approx(20.75)
     assert found.times[found.labels == 1].min() == np.inf
+
+
+def test_a_flow_that_is_not_a_number_is_no_motion() -> None:
+    prediction, voxels = scene()
+    assert prediction.flow is not None
+    prediction.flow[prediction.labels == 1, 1] = np.nan
+    found = find_obstacles(prediction, voxels, EgoMotion(10.0, 0.0), CAR)
+    assert not found.velocities.any()
+    assert found.times[found.labels == 1].min() == pytest.approx(1.625, abs=0.01)
