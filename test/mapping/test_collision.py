@@ -50,6 +50,12 @@ def test_a_standing_vehicle_meets_only_what_comes() -> None:
     assert found == pytest.approx([3.0, np.inf], abs=0.002)
 
 
+def test_what_is_fast_is_met_between_two_coarse_looks() -> None:
+    """7.5 m to the left after 0.5 s, and 7.5 m to the right after 1 s."""
+    found = times([(2.0, 22.5)], [(0.0, -30.0)], EgoMotion(0.0, 0.0))
+    assert found == pytest.approx([21.5 / 30.0], abs=0.002)
+
+
 def test_on_a_curve_the_course_is_an_arc() -> None:
     """A quarter of a circle of 20 m to the left ends at (20, 20), heading along y."""
     motion = EgoMotion(10.0, 0.5)
