@@ -70,6 +70,7 @@ SHOWN_OUTPUTS = (
     "flow_markers",
     "costmap",
     "obstacle_points",
+    "map_points",
     "debug/overlay/compressed",
 )
 

@@ -147,9 +147,20 @@ class Car:
         message = Odometry(child_frame_id="base_link")
         message.header.frame_id = "map"
         message.header.stamp = ros_time(stamp_ns)
-        message.pose.pose.position.x = 5.0 * (stamp_ns * 1e-9 % 1000.0)
+        message.pose.pose.position.x = _x_at(stamp_ns)
         message.pose.pose.orientation.w = 1.0
         self.poses.publish(message)
+
+    @staticmethod
+    def world_T_ego(stamp_ns: int) -> np.ndarray:
+        """(4, 4) pose that :meth:`pose` sends."""
+        pose = np.eye(4)
+        pose[0, 3] = _x_at(stamp_ns)
+        return pose
+
+
+def _x_at(stamp_ns: int) -> float:
+    return 5.0 * (stamp_ns * 1e-9 % 1000.0)
 
 
 def ego_transform(stamp_ns: int, of_time_ns: int | None = None, parent: str = "map") -> Any:
@@ -160,7 +171,7 @@ def ego_transform(stamp_ns: int, of_time_ns: int | None = None, parent: str = "m
     stamped.header.frame_id = parent
     stamped.header.stamp = ros_time(stamp_ns)
     when_ns = stamp_ns if of_time_ns is None else of_time_ns
-    stamped.transform.translation.x = 5.0 * (when_ns * 1e-9 % 1000.0)
+    stamped.transform.translation.x = _x_at(when_ns)
     stamped.transform.rotation.w = 1.0
     return TFMessage(transforms=[stamped])
 

@@ -97,6 +97,12 @@ class MapVoxels:
         is_occupied: NDArray[np.bool_] = self.log_odds > 0
         return is_occupied
 
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(n,) of being occupied."""
+        chances: NDArray[np.float32] = 1 / (1 + np.exp(-self.log_odds))
+        return chances
+
     def centres(self) -> Float64:
         """(n, 3) centres relative to :attr:`origin`, metres."""
         centres: Float64 = (self.indices.astype(np.float64) + 0.5) * self.voxel_size

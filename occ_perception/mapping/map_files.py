@@ -61,5 +61,5 @@ def point_columns(voxels: MapVoxels) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {name: centres[:, n] for n, name in enumerate("xyz")}
     columns |= {name: colours[:, n] for n, name in enumerate(("red", "green", "blue"))}
     columns["label"] = classes
-    columns["probability"] = 1 / (1 + np.exp(-voxels.log_odds[chosen]))
+    columns["probability"] = voxels.probabilities[chosen]
     return columns

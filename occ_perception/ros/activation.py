@@ -92,7 +92,7 @@ class Activation:
                 ),
             ),
             stage,
-            Surroundings(values),
+            Surroundings(values, plan.pose.world_frame),
             outputs,
             settings,
             failures,

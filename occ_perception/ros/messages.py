@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from occ_perception.codec import FORMAT_VERSION, encode_flow, encode_observed, e
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.geometry import Float64, VoxelGrid, pose_from_matrix, transform_points
 from occ_perception.labels import MOVING_CLASSES, UNKNOWN_CLASS, palette_of
+from occ_perception.mapping.drive_map import MapVoxels
 from occ_perception.mapping.ground import class_mask
 from occ_perception.mapping.obstacles import velocities_of
 from occ_perception.ros.message_classes import time_message
@@ -30,6 +32,7 @@ __all__ = [
     "flow_from_message",
     "flow_message",
     "latency_message",
+    "map_message",
     "occupancy_message",
     "points_message",
     "prediction_from_message",
@@ -130,6 +133,28 @@ def points_message(prediction: OccupancyPrediction) -> PointCloud2:
     positions = transform_points(prediction.ego_T_grid, centers)
     labels, velocities = prediction.labels[occupied], velocities_of(prediction, occupied)
     return cloud_message(prediction, positions, labels, velocities)
+
+
+def map_message(
+    prediction: OccupancyPrediction, frame_id: str, voxels: MapVoxels
+) -> PointCloud2:
+    """Occupied voxels of a map with the fields of :func:`points_message`, and ``probability``.
+
+    Args:
+        prediction: the last one in the map.
+        frame_id: world frame.
+        voxels: of the map.
+    """
+    occupied = voxels.occupied
+    positions = voxels.centres()[occupied] + voxels.origin
+    standing = np.zeros((len(positions), 2), np.float32)
+    return cloud_message(
+        replace(prediction, frame_id=frame_id),
+        positions,
+        voxels.classes[occupied],
+        standing,
+        probability=voxels.probabilities[occupied],
+    )
 
 
 def cloud_message(

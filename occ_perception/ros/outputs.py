@@ -27,6 +27,7 @@ from occ_perception.ros.message_classes import message_class_of
 from occ_perception.ros.messages import (
     flow_message,
     latency_message,
+    map_message,
     occupancy_message,
     points_message,
 )
@@ -162,6 +163,20 @@ class Overlay(Output):
         return overlay_message(step.frame, step.prediction)
 
 
+class MapPoints(Output):
+    """The map of the drive so far, in the world frame."""
+
+    topic = "~/map_points"
+    message_type = PointCloud2
+    when = "subscribed"
+
+    def message(self, step: Step, _parameters: NodeParameters) -> PointCloud2 | None:
+        """Every ``map.period_s`` of stream time."""
+        if step.world_map is None:
+            return None
+        return map_message(step.prediction, step.world_map.frame_id, step.world_map.voxels())
+
+
 class VoxelGrid(Output):
     """Coloured voxels for Foxglove.
 
@@ -194,6 +209,7 @@ OUTPUTS: tuple[Output, ...] = (
     Points(),
     FlowMarkers(),
     Overlay(),
+    MapPoints(),
     *foxglove_outputs(),
 )
 """All outputs, in the order of publishing."""

@@ -1,4 +1,4 @@
-"""What several outputs need of a prediction: observed space, the ground, obstacles ahead."""
+"""What outputs need of a drive: observed space, the ground, obstacles ahead, the map so far."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from occ_perception.geometry import Float64
 from occ_perception.mapping.collision import EgoMotion, Footprint
 from occ_perception.mapping.cost_rules import CostRules, load_cost_rules
 from occ_perception.mapping.costmap import GroundView, view_from_ground
+from occ_perception.mapping.drive_map import DriveMap, MapError, MapVoxels
 from occ_perception.mapping.obstacles import Obstacles, find_obstacles
 from occ_perception.mapping.visibility import ObservedSpace
 from occ_perception.ros.diagnostics import OK, WARN, Status
@@ -44,6 +45,31 @@ class Course:
 
 
 @dataclass(frozen=True, eq=False)
+class WorldMap:
+    """The map of the drive so far, when one is due.
+
+    Attributes:
+        frame_id: world frame that the ego pose is given in.
+        drive: the map; used by the worker thread only.
+        error: why the last prediction did not enter it; None if it did.
+    """
+
+    frame_id: str
+    drive: DriveMap
+    error: MapError | None = None
+
+    def voxels(self) -> MapVoxels:
+        """Known voxels.
+
+        Raises:
+            MapError: the last prediction did not enter the map.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.drive.voxels()
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """What an output is made of: one step of the stream.
 
@@ -52,12 +78,14 @@ class Step:
         prediction: what it returned, with observed space.
         rules: costs.
         course: of the vehicle.
+        world_map: None = no map is due at this step.
     """
 
     frame: CameraFrame
     prediction: OccupancyPrediction
     rules: CostRules = field(default_factory=load_cost_rules)
     course: Course = field(default_factory=Course)
+    world_map: WorldMap | None = None
 
     @cached_property
     def ground(self) -> GroundView:
@@ -82,6 +110,7 @@ class Surroundings:
 
     Args:
         values: parameters of the node.
+        world_frame: in which poses are given.
 
     Attributes:
         doubt: why observed space is not computed although it is wanted; or "".
@@ -91,7 +120,10 @@ class Surroundings:
         CostRulesError: the file of costs cannot be used.
     """
 
-    def __init__(self, values: NodeParameters) -> None:
+    def __init__(self, values: NodeParameters, world_frame: str = "map") -> None:
+        self._world_frame = world_frame
+        self._map_period_ns = round(values.map_period_s * 1e9)
+        self._map, self._mapped_ns = DriveMap(), 0
         self._rules = load_cost_rules(values.costs or None)
         side = values.footprint_side
         footprint = Footprint(values.footprint_front, values.footprint_rear, side, side)
@@ -109,7 +141,11 @@ class Surroundings:
         self.status = self._said(text)
 
     def reset(self) -> None:
-        """Forget what was observed, and the last pose."""
+        """Forget the drive: what was observed, the last pose, the map."""
+        self._forget_recent()
+        self._map, self._mapped_ns = DriveMap(), 0
+
+    def _forget_recent(self) -> None:
         self._last = None
         if self._observed is not None:
             self._observed.reset()
@@ -117,14 +153,28 @@ class Surroundings:
     def add(self, frame: CameraFrame, prediction: OccupancyPrediction) -> Step:
         """The next step of the vehicle."""
         if prediction.history_break:
-            self.reset()
+            self._forget_recent()
         if self._observed is not None:
             prediction = self._observed.add(frame, prediction)
         course = replace(self._course, motion=self._motion(frame, prediction.stamp_ns))
-        step = Step(frame, prediction, self._rules, course)
+        step = Step(frame, prediction, self._rules, course, self._mapped(frame, prediction))
         if course.horizon_s > 0.0:
             self.status = self._status_of(step)
         return step
+
+    def _mapped(self, frame: CameraFrame, prediction: OccupancyPrediction) -> WorldMap | None:
+        """Take the prediction into the map; returns the map if one is due."""
+        if not self._map_period_ns:
+            return None
+        error = None
+        try:
+            self._map.add(prediction, frame.world_T_reference_ego)
+        except MapError as problem:
+            error = problem
+        if 0 <= prediction.stamp_ns - self._mapped_ns < self._map_period_ns:
+            return None
+        self._mapped_ns = prediction.stamp_ns
+        return WorldMap(self._world_frame, self._map, error)
 
     def _motion(self, frame: CameraFrame, stamp_ns: int) -> EgoMotion | None:
         before, self._last = self._last, (stamp_ns, frame.world_T_reference_ego)

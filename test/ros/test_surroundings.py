@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("occ_perception.ros.messages", exc_type=ImportError)
 
 import rclpy
-from car import Car, Listener, spin_until, write_rig
+from car import CAMERAS, Car, Listener, image, small_rig, spin_until, write_rig
 from nav_msgs.msg import OccupancyGrid
 from processes import SMALL_MODEL_NODE
 from rclpy.node import Node
@@ -23,12 +23,17 @@ from ros_fixtures import Launch
 from sensor_msgs.msg import PointCloud2
 from test_messages import prediction
 
+from occ_perception.frames import CameraFrame
 from occ_perception.geometry import VoxelGrid, matrix_from_pose
 from occ_perception.mapping.cost_rules import load_cost_rules
 from occ_perception.mapping.costmap import view_from_ground
+from occ_perception.mapping.drive_map import DriveMap, MapError
 from occ_perception.mapping.obstacles import Obstacles
 from occ_perception.ros.ground_messages import CostmapError, costmap_message, obstacles_message
 from occ_perception.ros.messages import prediction_from_message
+from occ_perception.ros.outputs import MapPoints
+from occ_perception.ros.parameters import NodeParameters
+from occ_perception.ros.surroundings import Step, Surroundings
 from occ_perception.sensing.from_messages import points_from_message, stamp_ns
 
 pytestmark = pytest.mark.ros
@@ -80,6 +85,67 @@ def test_obstacle_points_hold_velocity_and_time() -> None:
     assert points["ttc"].tolist() == [1.5, math.inf]
 
 
+def step_at(surroundings: Surroundings, seconds: float, x: float, **changes) -> Step:
+    """The next step of a vehicle at (x, 0), with a grid of its own."""
+    stamp_ns = T0 + round(seconds * SECOND)
+    world_T_ego = np.eye(4)
+    world_T_ego[0, 3] = x
+    frame = CameraFrame(
+        rig=small_rig(),
+        images={name: image(name, seconds) for name in CAMERAS},
+        stamps_ns=dict.fromkeys(CAMERAS, stamp_ns),
+        world_T_ego=dict.fromkeys(CAMERAS, world_T_ego),
+        reference_camera="CAM_FRONT",
+    )
+    return surroundings.add(frame, replace(prediction(), stamp_ns=stamp_ns, **changes))
+
+
+def test_the_map_of_the_node_is_that_of_the_drive() -> None:
+    values = NodeParameters(map_period_s=1.0, observed_memory_s=-1.0, collision_horizon_s=0.0)
+    surroundings = Surroundings(values, "odom")
+    expected = DriveMap()
+    steps = [step_at(surroundings, n / 2, 0.8 * n) for n in range(3)]
+    assert [step.world_map is not None for step in steps] == [True, False, True]
+    for n, step in enumerate(steps):
+        pose = np.eye(4)
+        pose[0, 3] = 0.8 * n
+        expected.add(step.prediction, pose)
+    message = MapPoints().message(steps[-1], values)
+    assert message is not None and message.header.frame_id == "odom"
+    points = points_from_message(deserialize_message(serialize_message(message), PointCloud2))
+    voxels = expected.voxels()
+    assert len(points) == voxels.occupied.sum() > 0
+    np.testing.assert_allclose(
+        np.column_stack([points[n] for n in "xyz"]), voxels.centres()[voxels.occupied], atol=1e-6
+    )
+    np.testing.assert_array_equal(points["label"], voxels.classes[voxels.occupied])
+    assert points["probability"].min() > 0.5 and points["probability"].max() < 1.0
+    assert MapPoints().message(steps[1], values) is None
+
+    # A network without a history has seen the place all the same; a new drive has not.
+    after = step_at(surroundings, 2.0, 1.6, history_break="a gap").world_map
+    assert after is not None and after.drive.frames == 4
+    surroundings.reset()
+    after = step_at(surroundings, 2.5, 1.6).world_map
+    assert after is not None and after.drive.frames == 1
+
+
+def test_a_pose_beyond_the_map_costs_the_map_alone() -> None:
+    values = NodeParameters(map_period_s=0.1, observed_memory_s=-1.0, collision_horizon_s=0.0)
+    surroundings = Surroundings(values)
+    step_at(surroundings, 0.0, 0.0)
+    far = step_at(surroundings, 1.0, 1e9)
+    with pytest.raises(MapError, match="from the map's origin"):
+        MapPoints().message(far, values)
+    again = step_at(surroundings, 2.0, 0.4)
+    assert MapPoints().message(again, values) is not None
+
+
+def test_no_map_is_made_unless_asked_for() -> None:
+    values = NodeParameters(observed_memory_s=-1.0, collision_horizon_s=0.0)
+    assert step_at(Surroundings(values), 0.0, 0.0).world_map is None
+
+
 @pytest.fixture
 def node(ros_context: None) -> Iterator[Node]:
     assert ros_context is None
@@ -94,9 +160,14 @@ def test_a_planner_gets_what_the_grid_says(launch: Launch, tmp_path: Path, node:
         sys.executable, SMALL_MODEL_NODE, "--ros-args",
         "-p", "model:=alocc_2d_mini_small", "-p", "random_weights_seed:=0", "-p", "device:=cpu",
         "-p", f"rig:={write_rig(tmp_path / 'rig.yaml')}", "-p", "sync.deadline_ms:=1000.0",
+        "-p", "map.period_s:=0.1",
     ]  # fmt: skip
     process = launch(command)
     car, listener = Car(node), Listener(node)
+    drive_maps: dict[int, PointCloud2] = {}
+    node.create_subscription(
+        PointCloud2, "/occupancy_node/map_points", lambda m: drive_maps.update({_stamp(m): m}), 10
+    )
     maps: dict[int, OccupancyGrid] = {}
     clouds: dict[int, PointCloud2] = {}
     node.create_subscription(
@@ -111,7 +182,8 @@ def test_a_planner_gets_what_the_grid_says(launch: Launch, tmp_path: Path, node:
         stamps.append(car.frame_set(T0 + number * SECOND // 2))
         listener.wait_for_grid(stamps[-1])
     last = stamps[-1]
-    spin_until(node, lambda: last in maps and last in clouds, 60, "costmap and obstacles")
+    wanted = (maps, clouds, drive_maps)
+    spin_until(node, lambda: all(last in kind for kind in wanted), 60, "costmap, obstacles, map")
 
     grid = prediction_from_message(listener.grids[last])
     assert grid.observed is not None and 0 < grid.observed.sum() < grid.observed.size
@@ -121,6 +193,17 @@ def test_a_planner_gets_what_the_grid_says(launch: Launch, tmp_path: Path, node:
     points = points_from_message(clouds[last])
     found = grid.grid.indices(np.column_stack([points[n] for n in "xyz"]))
     np.testing.assert_array_equal(found, np.argwhere(view.obstacles))
+
+    # The car drives along x of the world.
+    drive_map = DriveMap()
+    for stamp in stamps:
+        drive_map.add(prediction_from_message(listener.grids[stamp]), car.world_T_ego(stamp))
+    voxels = drive_map.voxels()
+    mapped = points_from_message(drive_maps[last])
+    assert drive_maps[last].header.frame_id == "map"
+    np.testing.assert_allclose(
+        np.column_stack([mapped[n] for n in "xyz"]), voxels.centres()[voxels.occupied], atol=1e-4
+    )
 
     # The car drives at 5 m/s along x; the soonest of the points is what the diagnostics say.
     status = listener.wait_for_status("collision", "")
