@@ -135,9 +135,7 @@ def points_message(prediction: OccupancyPrediction) -> PointCloud2:
     return cloud_message(prediction, positions, labels, velocities)
 
 
-def map_message(
-    prediction: OccupancyPrediction, frame_id: str, voxels: MapVoxels
-) -> PointCloud2:
+def map_message(prediction: OccupancyPrediction, frame_id: str, voxels: MapVoxels) -> PointCloud2:
     """Occupied voxels of a map with the fields of :func:`points_message`, and ``probability``.
 
     Args:

@@ -188,8 +188,8 @@ class NodeParameters:
     world_frame: str = _parameter(
         "pose.world_frame",
         "",
-        'Fixed frame of the ego pose in tf, and of ~/map_points. "" = as in the layout, map without '
-        "a layout.",
+        'Fixed frame of the ego pose in tf, and of ~/map_points. "" = as in the layout, map '
+        "without a layout.",
     )
     ego_frame: str = _parameter(
         "ego_frame",
@@ -376,8 +376,8 @@ class NodeParameters:
     map_period_s: float = _parameter(
         "map.period_s",
         0.0,
-        "Stream time between two maps of the drive on ~/map_points. 0 = no map is made. A map takes "
-        "about 0.8 kB per square metre that was seen, until the node is deactivated.",
+        "Stream time between two maps of the drive on ~/map_points. 0 = no map is made. A map "
+        "takes about 0.8 kB per square metre that was seen, until the node is deactivated.",
         minimum=0.0,
         maximum=3600.0,
     )
