@@ -13,12 +13,15 @@ error of the geometry. With a model, its predictions are compared with the exact
                               within 4 s, per kilometre driven
     time to collision         against the exact boxes, where those are met within 30 m
 
-Milliseconds are those of one thread. Results go to benchmarks/results/ as dated JSON and Markdown.
+Milliseconds are those of one thread, medians over all grids; those of the messages, where ROS is
+installed, come on top of what they are made of. Results go to benchmarks/results/ as dated JSON
+and Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import time
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ from occ_perception.geometry import invert_transform, transform_points
 from occ_perception.mapping.collision import EgoMotion, Footprint, times_to_collision
 from occ_perception.mapping.cost_rules import load_cost_rules
 from occ_perception.mapping.costmap import GroundView, view_from_ground
+from occ_perception.mapping.drive_map import DriveMap
 from occ_perception.mapping.obstacles import find_obstacles
 from occ_perception.mapping.visibility import ObservedSpace
 from occ_perception.runtime.stream import OccupancyStream
@@ -152,6 +156,7 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
     rules, footprint = load_cost_rules(), Footprint()
     space = ObservedSpace(MEMORY_S, threads=1)
     masks: list[tuple[NDArray[np.bool_], NDArray[np.float64]]] = []
+    drive_map = DriveMap()
     for now in moments(sensors, count, stream is not None):
         prediction = now.truth if stream is None else stream.step(now.frame)
         began = time.perf_counter()
@@ -159,7 +164,10 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
         tally.took("observed space", began)
         began = time.perf_counter()
         view = view_from_ground(prediction, rules)
-        tally.took("costmap", began)
+        tally.took("ground and costs", began)
+        began = time.perf_counter()
+        drive_map.add(prediction, now.frame.world_T_reference_ego)
+        tally.took("map", began)
         masks.append((now.seen, now.frame.world_T_reference_ego))
         masks = masks[-1 - round(MEMORY_S / KEYFRAME_PERIOD_S) :]
         count_cells(prediction, view, now, never_seen(masks, now.truth), tally)
@@ -177,6 +185,29 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
         tally.false_stops += soonest < STOP_S and exact > CLEAR_S
         if math.isfinite(exact) and math.isfinite(soonest) and exact > 0.0:
             tally.errors.append(soonest - exact)
+        if importlib.util.find_spec("rclpy") is not None:
+            time_messages(now.frame, prediction, motion, drive_map, tally)
+
+
+def time_messages(
+    frame: CameraFrame,
+    prediction: OccupancyPrediction,
+    motion: EgoMotion,
+    drive_map: DriveMap,
+    tally: Tally,
+) -> None:
+    """Time every message of the node, without what several of them share."""
+    from occ_perception.ros.outputs import OUTPUTS
+    from occ_perception.ros.parameters import NodeParameters
+    from occ_perception.ros.surroundings import Course, Step, WorldMap
+
+    course = Course(motion=motion, horizon_s=HORIZON_S)
+    step = Step(frame, prediction, course=course, world_map=WorldMap("map", drive_map))
+    assert len(step.ground.costs) and len(step.obstacles.times) >= 0  # computed once, here
+    for output in OUTPUTS:
+        began = time.perf_counter()
+        if output.message(step, NodeParameters()) is not None:
+            tally.took(f"{output.topic} message", began)
 
 
 def count_cells(

@@ -49,6 +49,7 @@ def alocc_town() -> OccupancyNetConfig:
             aspp_channels=16,
             occluded_bins=None,
             heights=HeightToDepthConfig(),
+            dropout=0.0,
         ),
         lift=HardLiftConfig(),
         temporal=ConcatHistoryConfig(channels=_CONTEXT, frames=1),

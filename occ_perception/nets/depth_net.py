@@ -70,6 +70,7 @@ class DepthNetConfig:
         groups: distributions per pixel, for lifting in groups of channels.
         matching: how a matching distribution comes in, None where there is none.
         heights: depth from the height of what pixels show, None for none.
+        dropout: share of the pyramid's outputs that are zero in training.
     """
 
     context_channels: int
@@ -80,6 +81,7 @@ class DepthNetConfig:
     groups: int = 1
     matching: MatchingEncoderConfig | None = None
     heights: HeightToDepthConfig | None = None
+    dropout: float = 0.5
 
     def build(self, geometry: ViewGeometry) -> DepthNet:
         """The module for a frustum."""
@@ -116,7 +118,7 @@ class DepthNet(Part):
             in_width = width + bins
             shortcut = nn.Conv2d(in_width, width, 1)  # one module, shared by both branches
         self.depth_branch = nn.Sequential(
-            *_branch(in_width, width, shortcut), ASPP(width, config.aspp_channels)
+            *_branch(in_width, width, shortcut), ASPP(width, config.aspp_channels, config.dropout)
         )
         self.groups = config.groups
         self.depth_logits = nn.Conv2d(width, config.groups * bins, 1)
@@ -219,11 +221,12 @@ class ASPP(Part):
     Args:
         channels: input and output width.
         mid_channels: width of each of the five branches.
+        dropout: share of the outputs that are zero in training.
     """
 
     folds = (("conv1", "bn1"),)
 
-    def __init__(self, channels: int, mid_channels: int) -> None:
+    def __init__(self, channels: int, mid_channels: int, dropout: float) -> None:
         super().__init__()
         self.aspp1 = AtrousBranch(channels, mid_channels, 1)
         self.aspp2 = AtrousBranch(channels, mid_channels, 6)
@@ -237,7 +240,7 @@ class ASPP(Part):
         )
         self.conv1 = nn.Conv2d(5 * mid_channels, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[-2:])

@@ -109,12 +109,10 @@ class OccupancyModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """AdamW with the recipe's groups, and its learning rate per step."""
+        """The recipe's optimiser, and its learning rate per step."""
+        assert isinstance(self.net, nn.Module)
         chosen = self.recipe.optimiser
-        groups: Any = self.net.parameters()
-        if chosen.groups is not None:
-            groups = chosen.groups(self.net, chosen)
-        optimiser = torch.optim.AdamW(groups, lr=chosen.lr, weight_decay=chosen.weight_decay)
+        optimiser = chosen.build(self.net)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, chosen.schedule.factor)
         return {
             "optimizer": optimiser,

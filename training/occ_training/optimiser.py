@@ -1,4 +1,4 @@
-"""The optimiser of a run, and parameter groups of backbones with a lower learning rate."""
+"""The optimiser of a run, and parameter groups with their own rate or kind of step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
+from occ_training.muon import ORTHOGONAL, Muon
 from occ_training.schedules import LearningRate
 
 ParameterGroups = list[dict[str, Any]]
@@ -17,13 +19,17 @@ _SWIN_BLOCKS = (2, 2, 18, 2)
 _SWIN_DECAY = 0.85
 _SLOWER = 0.1
 
+# Convolutions that end a part: their rows are classes, bins or values that others read as they are.
+_ENDS = ("depth_logits", "heights.heights", "context_head", "flow.bins", "head.")
+_FASTER = 2.0
+
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimiser:
-    """AdamW.
+    """AdamW, or Muon where ``groups`` sorts out parameters that take orthogonal steps.
 
     Attributes:
         lr: base learning rate.
@@ -39,6 +45,14 @@ class Optimiser:
     groups: Callable[[nn.Module, Optimiser], ParameterGroups] | None = None
     clip_norm: float = 5.0
     schedule: LearningRate = field(default_factory=LearningRate)
+
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a network's parameters."""
+        groups: Any = net.parameters() if self.groups is None else list(self.groups(net, self))
+        has_orthogonal = self.groups is not None and any(g.get(ORTHOGONAL) for g in groups)
+        kind: Any = Muon if has_orthogonal else torch.optim.AdamW
+        optimiser: torch.optim.Optimizer = kind(groups, lr=self.lr, weight_decay=self.weight_decay)
+        return optimiser
 
 
 def swin_layer(name: str) -> int:
@@ -91,4 +105,17 @@ def backbone_slower(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
     return [
         {"params": fast, "lr": optimiser.lr},
         {"params": slow, "lr": optimiser.lr * _SLOWER},
+    ]
+
+
+def hidden_orthogonal(net: nn.Module, optimiser: Optimiser) -> ParameterGroups:
+    """Groups for Muon: weights between a network's ends take orthogonal steps of twice the rate."""
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in net.named_parameters():
+        is_hidden = parameter.dim() > 1 and not any(end in name for end in _ENDS)
+        (hidden if is_hidden else rest).append(parameter)
+    return [
+        {"params": hidden, "lr": _FASTER * optimiser.lr, ORTHOGONAL: True},
+        {"params": rest, "lr": optimiser.lr},
     ]

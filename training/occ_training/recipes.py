@@ -30,7 +30,7 @@ from occ_training.losses.terms import (
     VoxelFocalLovasz,
     VoxelMasks,
 )
-from occ_training.optimiser import Optimiser, backbone_slower, swin_layers
+from occ_training.optimiser import Optimiser, backbone_slower, hidden_orthogonal, swin_layers
 from occ_training.recipe import Gate, RecipeError, TrainingRecipe
 from occ_training.schedules import Averaging, CosineRampDown, LearningRate
 from occ_training.town import TownData
@@ -193,6 +193,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         depth_fading=CosineRampDown(end=150),
         optimiser=Optimiser(
             lr=2.5e-3,
+            groups=hidden_orthogonal,
             schedule=LearningRate(
                 warm_up_steps=40,
                 fall=CosineRampDown(begin=round(0.6 * steps), end=steps),
