@@ -13,7 +13,7 @@ error of the geometry. With a model, its predictions are compared with the exact
                               within 4 s, per kilometre driven
     time to collision         against the exact boxes, where those are met within 30 m
 
-Milliseconds are those of one thread, medians over all grids; those of the messages, where ROS is
+Milliseconds are CPU time of one thread, medians over all grids; those of the messages, where ROS is
 installed, come on top of what they are made of. Results go to benchmarks/results/ as dated JSON
 and Markdown.
 """
@@ -75,7 +75,7 @@ class Tally:
 
     def took(self, name: str, began: float) -> None:
         """Book the time since ``began``."""
-        self.milliseconds.setdefault(name, []).append(1e3 * (time.perf_counter() - began))
+        self.milliseconds.setdefault(name, []).append(1e3 * (time.thread_time() - began))
 
 
 def exact_time_to_collision(scene: Scene, motion: EgoMotion, footprint: Footprint) -> float:
@@ -159,13 +159,13 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
     drive_map = DriveMap()
     for now in moments(sensors, count, stream is not None):
         prediction = now.truth if stream is None else stream.step(now.frame)
-        began = time.perf_counter()
+        began = time.thread_time()
         prediction = space.add(now.frame, prediction)
         tally.took("observed space", began)
-        began = time.perf_counter()
+        began = time.thread_time()
         view = view_from_ground(prediction, rules)
         tally.took("ground and costs", began)
-        began = time.perf_counter()
+        began = time.thread_time()
         drive_map.add(prediction, now.frame.world_T_reference_ego)
         tally.took("map", began)
         masks.append((now.seen, now.frame.world_T_reference_ego))
@@ -175,7 +175,7 @@ def measure(drive: Drive, count: int, stream: OccupancyStream | None, tally: Tal
             continue
         motion = EgoMotion.between(masks[-2][1], masks[-1][1], KEYFRAME_PERIOD_S)
         tally.metres += abs(motion.speed) * KEYFRAME_PERIOD_S
-        began = time.perf_counter()
+        began = time.thread_time()
         found = find_obstacles(prediction, view.obstacles, motion, footprint, HORIZON_S)
         tally.took("obstacles", began)
         annotated = np.isin(found.labels, MOVABLE_IDS)  # the exact boxes are of these classes
@@ -205,7 +205,7 @@ def time_messages(
     step = Step(frame, prediction, course=course, world_map=WorldMap("map", drive_map))
     assert len(step.ground.costs) and len(step.obstacles.times) >= 0  # computed once, here
     for output in OUTPUTS:
-        began = time.perf_counter()
+        began = time.thread_time()
         if output.message(step, NodeParameters()) is not None:
             tally.took(f"{output.topic} message", began)
 
