@@ -64,8 +64,8 @@ EXECUTIONS = (
     Execution("fp32"),
     Execution("tf32"),
     Execution("fp16"),
-    Execution("fp32", compiled=True),
-    Execution("fp16", compiled=True),
+    Execution("fp32", "compile"),
+    Execution("fp16", "compile"),
 )
 # The best-known models: measured, and compiled, before all others.
 WELL_KNOWN = ("alocc_2d_mini", "alocc_3d", "alocc_3d_gf", "alocc_flow_2d", "fbocc")
@@ -188,14 +188,14 @@ class OneModel:
         self._benchmark: StreamBenchmark | None = None
 
     def measure(self, card: ModelCard, execution: Execution) -> dict[str, Any]:
-        """Measure one network in a stream; also its parts, unless it is compiled."""
+        """Measure one network in a stream; also its parts, if it is run eagerly."""
         torch._dynamo.reset()
         if self._benchmark is None or self._name != card.name:
             self._benchmark, self._name = None, card.name
             free(self._plan.device)
             model = load_model(card.name, random_seed=0, device=self._plan.device)
             self._benchmark = StreamBenchmark(model, self._plan.frames, self._plan.warm_up)
-        return self._benchmark.measure(execution, stages=not execution.compiled)
+        return self._benchmark.measure(execution, stages=execution.mode == "eager")
 
 
 def pieces(plan: Plan) -> Iterator[Piece]:
@@ -216,7 +216,7 @@ def pieces(plan: Plan) -> Iterator[Piece]:
     def streams(cards: Sequence[ModelCard], compiled: bool) -> Iterator[Piece]:
         for card in cards:
             for execution in plan.executions:
-                if execution.compiled == compiled:
+                if (execution.mode == "compile") == compiled:
                     do = partial(model.measure, card, execution)
                     yield Piece("benchmark", f"{card.name}, {execution}", do, compiled)
 

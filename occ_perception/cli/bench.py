@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from occ_perception.atomic import write_whole
+from occ_perception.cli.model_options import Device, Mode, Precision, chosen_execution
 from occ_perception.errors import OptionError
-
-
-class Precision(str, Enum):
-    """Number formats, see occ_perception.runtime.execution."""
-
-    FP32 = "fp32"
-    TF32 = "tf32"
-    FP16 = "fp16"
-    BF16 = "bf16"
 
 
 def bench(
     model: Annotated[str | None, typer.Argument(help="As `occ models list` prints it.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="Number format of the network.")
-    ] = Precision.FP32,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network with torch; takes minutes.")
-    ] = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    execution: Mode = "eager",
     stages: Annotated[bool, typer.Option("--stages", help="Time the network's parts.")] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames to measure.")] = 50,
     warm_up: Annotated[int, typer.Option(min=1, help="Frames to run before measuring.")] = 5,
@@ -52,12 +39,11 @@ def bench(
         _compare(*compare)
         return
     from occ_perception.runtime.benchmark import measure_stream
-    from occ_perception.runtime.execution import Execution
     from occ_perception.runtime.weights import load_model
 
     loaded = load_model(str(model), random_seed=0, device=device)
-    execution = Execution(precision=precision.value, compiled=compiled)
-    measured = measure_stream(loaded, execution, frames, warm_up, stages)
+    how = chosen_execution(loaded, precision, execution)
+    measured = measure_stream(loaded, how, frames, warm_up, stages)
     _print(measured)
     if out is not None:
         write_whole(out, json.dumps(measured, indent=1) + "\n")

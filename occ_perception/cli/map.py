@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from occ_perception.cli.model_options import (
+    Device,
+    Layout,
+    LidarTopic,
+    Mode,
+    Precision,
+    RandomWeights,
+    Rig,
+    Weights,
+    chosen_execution,
+)
 from occ_perception.errors import OptionError
 
 if TYPE_CHECKING:
@@ -42,25 +53,14 @@ def map_drive(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Run this model on the bag's cameras.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint: .pth or .safetensors.")] = None,
-    random_weights: Annotated[
-        int | None,
-        typer.Option(metavar="SEED", help="Random weights instead; the map is meaningless."),
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
-    ] = None,
-    rig: Annotated[
-        str | None,
-        typer.Option(
-            help="Rig: name, YAML file or folder of calibration files; from the bag by default."
-        ),
-    ] = None,
-    lidar_topic: Annotated[
-        str | None,
-        typer.Option(help="Lidar points, for models that take lidar depth; found by default."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    weights: Weights = None,
+    random_weights: RandomWeights = None,
+    layout: Layout = None,
+    rig: Rig = None,
+    lidar_topic: LidarTopic = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    execution: Mode = "auto",
     topic: Annotated[
         str | None, typer.Option(help="Occupancy topic, if the bag has several.")
     ] = None,
@@ -114,7 +114,9 @@ def map_drive(
     else:
         if topic or poses:
             raise OptionError("--topic and --poses are for recorded occupancy, without --model")
-        network = _Network(model, weights, random_weights, layout, rig, lidar_topic, device)
+        network = _Network(
+            model, weights, random_weights, layout, rig, lidar_topic, device, precision, execution
+        )
         frames = _predicted(recording, network, problems)
     drive_map = None
     with closing(frames):
@@ -144,6 +146,8 @@ class _Network:
     rig: str | None
     lidar_topic: str | None
     device: str
+    precision: str
+    execution: str
 
 
 def _recorded(
@@ -205,7 +209,8 @@ def _predicted(
             _warn(f"weights are random (seed {seed}): the map is meaningless")
         for doubt in frames.doubts:
             _warn(doubt)
-        stream = OccupancyStream(loaded, frame_id=frames.layout.pose.ego_frame)
+        how = chosen_execution(loaded, network.precision, network.execution)
+        stream = OccupancyStream(loaded, frames.layout.pose.ego_frame, execution=how)
         space = ObservedSpace() if find_spec("numba") else None
         try:
             for frame in frames:

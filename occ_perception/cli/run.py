@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from occ_perception.atomic import atomic_path, write_whole
+from occ_perception.cli.model_options import (
+    Device,
+    Layout,
+    LidarTopic,
+    Mode,
+    Precision,
+    RandomWeights,
+    Rig,
+    Weights,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     from occ_perception.bags.drive import RecordedDrive
@@ -30,25 +41,14 @@ def run(
     bag: Annotated[Path, typer.Argument(help="rosbag2 folder or file, or a ROS 1 bag.")],
     model: Annotated[str, typer.Option("--model", "-m", help="See `occ models list`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint: .pth or .safetensors.")] = None,
-    random_weights: Annotated[
-        int | None,
-        typer.Option(metavar="SEED", help="Random weights instead; the output is meaningless."),
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
-    ] = None,
-    rig: Annotated[
-        str | None,
-        typer.Option(
-            help="Rig: name, YAML file or folder of calibration files; from the bag by default."
-        ),
-    ] = None,
-    lidar_topic: Annotated[
-        str | None,
-        typer.Option(help="Lidar points, for models that take lidar depth; found by default."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    weights: Weights = None,
+    random_weights: RandomWeights = None,
+    layout: Layout = None,
+    rig: Rig = None,
+    lidar_topic: LidarTopic = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    execution: Mode = "auto",
     commit_spacing: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Spacing of the history; by default the model's."),
@@ -87,10 +87,11 @@ def run(
         for doubt in frames.doubts:
             _warn(doubt)
         ego_frame = frames.layout.pose.ego_frame
-        stream = OccupancyStream(loaded, frame_id=ego_frame, commit_spacing_s=commit_spacing)
+        how = chosen_execution(loaded, precision, execution)
+        stream = OccupancyStream(loaded, ego_frame, commit_spacing, execution=how)
         space = ObservedSpace() if find_spec("numba") else None
         record = Record(
-            *(str(bag), frames.layout.name, loaded.label, str(loaded.device)),
+            *(str(bag), frames.layout.name, loaded.label, str(loaded.device), str(how)),
             absent_cameras=loaded.card.absent_cameras,
         )
         failure: BaseException | None = None
@@ -209,7 +210,7 @@ class Record:
     """Record of a run.
 
     Attributes:
-        bag, layout, model, device: settings of the run.
+        bag, layout, model, device, execution: settings of the run.
         absent_cameras: cameras of the model that the rig lacks.
         problems: what the reader skipped.
         timings_ms: durations of every frame, by stage.
@@ -221,6 +222,7 @@ class Record:
     layout: str
     model: str
     device: str
+    execution: str
     absent_cameras: tuple[str, ...] = ()
     problems: list[BagProblem] = field(default_factory=list)
     timings_ms: list[dict[str, float]] = field(default_factory=list)
@@ -247,6 +249,7 @@ class Record:
             "layout": self.layout,
             "model": self.model,
             "device": self.device,
+            "execution": self.execution,
             "absent_cameras": list(self.absent_cameras),
             "finished": failure is None,
             "error": "" if failure is None else str(failure) or type(failure).__name__,

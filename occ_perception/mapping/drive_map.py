@@ -100,8 +100,7 @@ class MapVoxels:
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """(n,) of being occupied."""
-        chances: NDArray[np.float32] = 1 / (1 + np.exp(-self.log_odds))
-        return chances
+        return (1 / (1 + np.exp(-self.log_odds))).astype(np.float32)
 
     def centres(self) -> Float64:
         """(n, 3) centres relative to :attr:`origin`, metres."""

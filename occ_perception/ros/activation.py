@@ -24,6 +24,7 @@ from occ_perception.ros.surroundings import Surroundings
 from occ_perception.ros.synchronizer import FrameSetIntake
 from occ_perception.ros.vehicle_subscriptions import VehicleSubscriptions
 from occ_perception.ros.worker import Worker
+from occ_perception.runtime.execution import PreparedStep
 from occ_perception.runtime.schedule import HistoryLimits
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
@@ -44,6 +45,7 @@ class Activation:
         lidar_topic: "" for models without lidar depth.
         settings: its parameters.
         model: the network; every activation begins without a history.
+        network: the same, ready to run.
         outputs: publishers.
 
     Raises:
@@ -59,6 +61,7 @@ class Activation:
         lidar_topic: str,
         settings: ParameterServer,
         model: LoadedModel,
+        network: PreparedStep,
         outputs: Outputs,
     ) -> None:
         self._node, self._plan, self._settings, self._model = node, plan, settings, model
@@ -90,6 +93,7 @@ class Activation:
                     max_speed_mps=values.history_speed_mps,
                     max_turn_rate_dps=values.history_turn_rate_dps,
                 ),
+                execution=network,
             ),
             stage,
             Surroundings(values, plan.pose.world_frame),

@@ -20,7 +20,9 @@ from occ_perception.ros.outputs import Outputs
 from occ_perception.ros.parameters import NodeParameters, ParameterError, ParameterServer
 from occ_perception.ros.surroundings import Surroundings
 from occ_perception.ros.topic_table import topic_table
+from occ_perception.runtime.execution import PreparedStep, prepared_step
 from occ_perception.runtime.random_frames import random_frames
+from occ_perception.runtime.self_check import Choice, choose_execution
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weight_files import find_weights
 from occ_perception.runtime.weights import LoadedModel, load_model
@@ -35,7 +37,7 @@ class _Configured:
 
     Attributes:
         plan, lidar_topic: the inputs.
-        model: the network.
+        model, choice, network: the network, how it runs here, and ready to run so.
         outputs, diagnostics: publishers.
         activation: of now, or the one that the next transition starts.
     """
@@ -43,6 +45,8 @@ class _Configured:
     plan: InputPlan
     lidar_topic: str
     model: LoadedModel
+    choice: Choice
+    network: PreparedStep
     outputs: Outputs
     diagnostics: DiagnosticsPublisher
     activation: Activation
@@ -116,7 +120,13 @@ class OccupancyNode(LifecycleNode):
         self.stop()
         now = self._configured
         now.activation = Activation(
-            self, now.plan, now.lidar_topic, self._settings, now.model, now.outputs
+            self,
+            now.plan,
+            now.lidar_topic,
+            self._settings,
+            now.model,
+            now.network,
+            now.outputs,
         )
         return super().on_deactivate(state)
 
@@ -137,21 +147,38 @@ class OccupancyNode(LifecycleNode):
         plan = plan_node(values, card)
         lidar_topic = lidar_topic_of(values, card)
         model = _load_model(values, [camera.name for camera in plan.cameras])
-        for frame in random_frames(model.card, 1):
+        choice = self._choose_execution(model, values)
+        network = prepared_step(model.net, choice.execution)
+        for frame in random_frames(model.card, 1):  # what would else be slow at the first frame
             surroundings = Surroundings(values)
-            surroundings.add(frame, OccupancyStream(model).step(frame))
+            surroundings.add(frame, OccupancyStream(model, execution=network).step(frame))
             if surroundings.doubt:
                 self.get_logger().warning(surroundings.doubt)
         outputs = Outputs(self)
         try:
-            activation = Activation(self, plan, lidar_topic, self._settings, model, outputs)
+            activation = Activation(
+                self, plan, lidar_topic, self._settings, model, network, outputs
+            )
         except Exception:
             outputs.close()
             raise
         label = f"{model.label} on {model.device}"
         console = Console(self.get_logger())
         diagnostics = DiagnosticsPublisher(self, label, self._report, console.say)
-        return _Configured(plan, lidar_topic, model, outputs, diagnostics, activation)
+        return _Configured(
+            plan, lidar_topic, model, choice, network, outputs, diagnostics, activation
+        )
+
+    def _choose_execution(self, model: LoadedModel, values: NodeParameters) -> Choice:
+        """How the network runs here; the log says so, and why not otherwise."""
+        choice = choose_execution(model, values.precision, values.execution)
+        logger = self.get_logger()
+        for sentence in choice.passed_over:
+            logger.info(f"not used: {sentence}")
+        if choice.doubt:
+            logger.warning(choice.doubt)
+        logger.info(f"the network runs in {choice}")
+        return choice
 
     def _release(self) -> None:
         if self._configured is None:
@@ -177,7 +204,16 @@ class OccupancyNode(LifecycleNode):
             return []
         model, unknown = self._configured.model, self._settings.unknown
         level, text = (WARN, "; ".join(unknown)) if unknown else (OK, "all parameters are known")
-        values = {"model": model.label, "device": model.device}
+        choice = self._configured.choice
+        if choice.doubt and level == OK:
+            level, text = WARN, choice.doubt
+        agreement = choice.agreement
+        values = {
+            "model": model.label,
+            "device": model.device,
+            "execution": str(choice.execution),
+            "self_check": "" if agreement is None else str(agreement),
+        }
         active = self._is_active
         return [
             *(self._configured.activation.statuses() if active else ()),

@@ -113,6 +113,20 @@ class NodeParameters:
         "auto",
         "Device of the network: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N.",
     )
+    precision: str = _parameter(
+        "precision",
+        "auto",
+        "Number format of the network. auto = the fastest one whose grids agree with those of fp32 "
+        "on this device.",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+    )
+    execution: str = _parameter(
+        "execution",
+        "auto",
+        "How the network is launched: operation by operation (eager), as one CUDA graph, or "
+        "compiled by torch, which takes minutes. auto = a graph where it works.",
+        choices=("auto", "eager", "graph", "compile"),
+    )
 
     autostart: bool = _parameter(
         "autostart",

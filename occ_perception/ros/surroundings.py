@@ -14,9 +14,10 @@ from occ_perception.geometry import Float64
 from occ_perception.mapping.collision import EgoMotion, Footprint
 from occ_perception.mapping.cost_rules import CostRules, load_cost_rules
 from occ_perception.mapping.costmap import GroundView, view_from_ground
-from occ_perception.mapping.drive_map import DriveMap, MapError, MapVoxels
+from occ_perception.mapping.drive_map import DriveMap, MapVoxels
 from occ_perception.mapping.obstacles import Obstacles, find_obstacles
 from occ_perception.mapping.visibility import ObservedSpace
+from occ_perception.mapping.voxel_blocks import MapError
 from occ_perception.ros.diagnostics import OK, WARN, Status
 from occ_perception.ros.parameters import NodeParameters
 

@@ -69,13 +69,15 @@ class StreamBenchmark:
         Args:
             execution: how.
             stages: also time the network's parts. Waiting for each of them costs a GPU nothing
-                (it keeps its own time), but a compiled network has no parts.
+                (it keeps its own time), but a compiled or recorded network has no parts.
 
         Raises:
-            OptionError: stages of a compiled network.
+            OptionError: stages of a network that is not run eagerly.
         """
-        if stages and execution.compiled:
-            raise OptionError("a compiled network has no stages to time; leave one of the two out")
+        if stages and execution.mode != "eager":
+            raise OptionError(
+                f"execution {execution.mode} has no stages to time; leave one of the two out"
+            )
         model, warm_up, drive = self._model, self._warm_up, self._drive
         device = model.device
         stream = OccupancyStream(model, execution=execution)
@@ -99,7 +101,7 @@ class StreamBenchmark:
             "device": device_facts(device),
             "versions": versions(device),
             "precision": execution.precision,
-            "compiled": execution.compiled,
+            "execution": execution.mode,
             "timed": TIMED,
             "images": "{}x{}".format(*model.card.preprocessing.native_size),
             "frames": len(drive) - warm_up,
@@ -256,7 +258,7 @@ def conditions(measured: Mapping[str, Any]) -> str:
     threads = f", {device['threads']} threads" if "threads" in device else ""
     return (
         f"{measured['model']} {measured['precision']} "
-        f"{'compiled' if measured['compiled'] else 'eager'} on {device['name']}{threads}, "
+        f"{measured['execution']} on {device['name']}{threads}, "
         f"torch {measured['versions']['torch']}, {measured['date']}"
     )
 

@@ -1,4 +1,4 @@
-"""How a network is run: number formats and compilation.
+"""How a network is run: number formats, recorded graphs, compilation.
 
 Only parts that declare it run in half precision, see :class:`occ_perception.nets.part.Part`.
 """
@@ -18,10 +18,10 @@ from occ_perception.errors import OptionError
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.part import Part
-
-Step = Callable[[NetInputs, TemporalState], tuple[Outputs, TemporalState]]
+from occ_perception.runtime.graphs import GraphStep, Step
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+MODES = ("eager", "graph", "compile")
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Half precisions by name."""
 
@@ -34,34 +34,58 @@ class Execution:
         precision: ``fp32`` is float32 throughout; ``tf32`` lets a GPU's matrix units round the
             factors of float32 products to 10 bits; ``fp16`` and ``bf16`` run those parts
             in half precision that may.
-        compiled: whether torch compiles the network, which takes minutes at the first step.
+        mode: ``eager`` launches the network's operations one by one; ``graph`` replays them
+            as one CUDA graph; ``compile`` lets torch compile the network, which takes minutes at
+            the first step.
     """
 
     precision: str = "fp32"
-    compiled: bool = False
+    mode: str = "eager"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise OptionError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+        for what, value, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("execution", self.mode, MODES),
+        ):
+            if value not in known:
+                raise OptionError(f"{what} must be one of {', '.join(known)}, got {value!r}")
 
     def __str__(self) -> str:
-        return f"{self.precision}, {'compiled' if self.compiled else 'eager'}"
+        return f"{self.precision}, {self.mode}"
 
 
-def prepared_step(net: nn.Module, execution: Execution) -> Step:
+@dataclass(frozen=True)
+class PreparedStep:
+    """A network's forward that is ready to run.
+
+    Attributes:
+        run: the step.
+        reuses_memory: whether a state that it returned is overwritten by the step after the next.
+    """
+
+    run: Step
+    reuses_memory: bool
+
+    def __call__(self, inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
+        """Outputs and the next state."""
+        return self.run(inputs, state)
+
+
+def prepared_step(net: nn.Module, execution: Execution) -> PreparedStep:
     """A network's forward as ``execution`` says; inputs, outputs and state stay float32.
 
     Args:
         net: in evaluation mode; it shares its parameters with the result and is not changed.
         execution: how.
+
+    Raises:
+        OptionError: graphs, and the network is not on a CUDA device.
     """
     run: Any = net
     if execution.precision in HALF:
         run = _twin(net)
         run_in_half(run, HALF[execution.precision])
-    if execution.compiled:
+    if execution.mode == "compile":
         run = torch.compile(run, dynamic=False)
 
     def step(inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
@@ -69,7 +93,20 @@ def prepared_step(net: nn.Module, execution: Execution) -> Step:
             outputs, next_state = run(inputs, state)
         return outputs, next_state
 
-    return step
+    if execution.mode != "graph":
+        return PreparedStep(step, reuses_memory=False)
+    device = next(net.parameters()).device
+    if device.type != "cuda":
+        raise OptionError(
+            f"execution graph needs a CUDA device, and the network is on {device}; use eager"
+        )
+    replay = GraphStep(step)
+
+    def on_device(inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
+        with torch.cuda.device(device):
+            return replay(inputs, state)
+
+    return PreparedStep(on_device, reuses_memory=True)
 
 
 @contextmanager

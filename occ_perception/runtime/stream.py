@@ -21,9 +21,14 @@ from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
 from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
-from occ_perception.models.state import TemporalState, remembers_cameras, state_of_cameras
+from occ_perception.models.state import (
+    TemporalState,
+    clone_state,
+    remembers_cameras,
+    state_of_cameras,
+)
 from occ_perception.runtime.calibration import Calibrator, RigTables
-from occ_perception.runtime.execution import Execution, prepared_step
+from occ_perception.runtime.execution import Execution, PreparedStep, prepared_step
 from occ_perception.runtime.lidar_depth import lidar_depth
 from occ_perception.runtime.preprocess import Preprocessor
 from occ_perception.runtime.schedule import (
@@ -72,7 +77,8 @@ class OccupancyStream:
         commit_spacing_s: wanted time between frames of the history; None is what the checkpoint
             was trained at, 0 commits every frame.
         limits: what a history survives.
-        execution: how the network is run; float32 unless given.
+        execution: how the network is run, float32 and eager unless given; or the network prepared
+            to run so, which streams share if only one of them is in use.
     """
 
     def __init__(
@@ -81,10 +87,12 @@ class OccupancyStream:
         frame_id: str = "base_link",
         commit_spacing_s: float | None = None,
         limits: HistoryLimits | None = None,
-        execution: Execution | None = None,
+        execution: Execution | PreparedStep | None = None,
     ) -> None:
         self._model = model
-        self._net = prepared_step(model.net, execution or Execution())
+        if not isinstance(execution, PreparedStep):
+            execution = prepared_step(model.net, execution or Execution())
+        self._net = execution
         self._device = model.device
         self._frame_id = frame_id
         spacing_s = self.card.history_spacing_s if commit_spacing_s is None else commit_spacing_s
@@ -108,6 +116,8 @@ class OccupancyStream:
 
     def snapshot(self) -> StreamSnapshot:
         """What this stream remembers now."""
+        if self._net.reuses_memory:
+            return replace(self._memory, state=clone_state(self._memory.state))
         return self._memory
 
     def restore(self, snapshot: StreamSnapshot) -> None:

@@ -54,7 +54,7 @@ COUNTED = {
     "time": ("jumps_back",),
 }
 OPTIONS = [
-    "model:=alocc_2d_mini_small", "random_weights_seed:=0", "device:=cpu",
+    "model:=alocc_2d_mini_small", "random_weights_seed:=0", "device:=cpu", "precision:=fp32",
     "sync.tolerance_ms:=60.0",
     # Generous: the machine may be busy.
     "sync.deadline_ms:=10000.0", "pose.wait_ms:=5000.0",

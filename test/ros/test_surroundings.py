@@ -27,8 +27,9 @@ from occ_perception.frames import CameraFrame
 from occ_perception.geometry import VoxelGrid, matrix_from_pose
 from occ_perception.mapping.cost_rules import load_cost_rules
 from occ_perception.mapping.costmap import view_from_ground
-from occ_perception.mapping.drive_map import DriveMap, MapError
+from occ_perception.mapping.drive_map import DriveMap
 from occ_perception.mapping.obstacles import Obstacles
+from occ_perception.mapping.voxel_blocks import MapError
 from occ_perception.ros.ground_messages import CostmapError, costmap_message, obstacles_message
 from occ_perception.ros.messages import prediction_from_message
 from occ_perception.ros.outputs import MapPoints

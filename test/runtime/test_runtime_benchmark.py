@@ -156,7 +156,7 @@ def test_drawn_drives_follow_the_seed_and_the_card() -> None:
 
 def test_compiled_networks_have_no_stages(model) -> None:
     with pytest.raises(OptionError, match="no stages"):
-        measure_stream(model, Execution(compiled=True), stages=True)
+        measure_stream(model, Execution(mode="compile"), stages=True)
 
 
 def test_occ_bench_measures_writes_and_compares(tmp_path: Path) -> None:

@@ -189,6 +189,6 @@ def test_the_processs_own_settings_come_back(preset: bool) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_network_computes_the_same(model, frames) -> None:
-    labels, _ = streamed(model, frames, Execution(compiled=True))
+    labels, _ = streamed(model, frames, Execution(mode="compile"))
     expected, _ = streamed(model, frames, None)
     assert (labels == expected).mean() > 0.999

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from occ_perception.atomic import write_whole
+from occ_perception.cli.model_options import Mode, Precision
 from occ_perception.errors import OptionError
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write the scores as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the scores as CSV.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Precision = "fp32",
+    execution: Mode = "eager",
     jobs: Annotated[int, typer.Option(min=1, help="Processes; each takes whole sequences.")] = 1,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to use, or local.")
@@ -165,6 +168,8 @@ def evaluate(
         weights=weights,
         random_seed=random_weights,
         device=device,
+        precision=precision,
+        execution=execution,
         data=data,
         labels=labels,
         sequences=tuple(sequence) if sequence else None,

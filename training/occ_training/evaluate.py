@@ -23,7 +23,9 @@ from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
 from occ_perception.models.postprocess import flow_of, labels_of
 from occ_perception.models.zoo import get_card
-from occ_perception.runtime.weights import load_model
+from occ_perception.runtime.execution import Execution, prepared_step
+from occ_perception.runtime.self_check import REFERENCE, choose_execution
+from occ_perception.runtime.weights import LoadedModel, load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.index import DatasetIndex
 from occ_training.data.sample import Batch, collate
@@ -42,6 +44,7 @@ class EvaluationTask:
         weights: checkpoint; None = the model's own.
         random_seed: of random weights instead, None = no.
         device: ``auto``, ``cpu``, ``cuda:1`` ...
+        precision, execution: how the network runs; ``auto`` is what the self-check chooses.
         data: index of the data set.
         labels: key of its labels, None = those of the model's label set.
         sequences: only these; None = all.
@@ -56,6 +59,8 @@ class EvaluationTask:
     weights: Path | None = None
     random_seed: int | None = None
     device: str = "auto"
+    precision: str = "fp32"
+    execution: str = "eager"
     data: Path
     labels: str | None = None
     sequences: tuple[str, ...] | None = None
@@ -75,6 +80,10 @@ class EvaluationTask:
         if not self.history:
             options = replace(options, pieces=len(index))  # every frame is its own piece
         return OccupancyDataset(index, card, options)
+
+    def chosen_execution(self, model: LoadedModel) -> Execution:
+        """How the network runs on this process's device."""
+        return choose_execution(model, self.precision, self.execution).execution
 
 
 def evaluation_options(
@@ -141,6 +150,7 @@ def evaluate(
             dataset,
             total,
             loaded.device,
+            execution=task.chosen_execution(loaded),
             save=task.save,
             workers=task.workers,
             on_frame=None if on_progress is None else lambda n: on_progress(n, frames),
@@ -170,6 +180,7 @@ def evaluate_share(task: EvaluationTask) -> tuple[list[int], Counters]:
         task.dataset(),
         evaluation,
         loaded.device,
+        execution=task.chosen_execution(loaded),
         groups=task.groups,
         save=task.save,
         workers=task.workers,
@@ -193,6 +204,7 @@ def evaluate_frames(
     evaluation: Evaluation,
     device: torch.device,
     *,
+    execution: Execution = REFERENCE,
     groups: Sequence[int] | None = None,
     save: Path | None = None,
     workers: int = 0,
@@ -206,6 +218,7 @@ def evaluate_frames(
         dataset: frames without augmentation, with what the protocol needs.
         evaluation: updated with each frame's output.
         device: where the network is.
+        execution: how it runs.
         groups: numbers of the groups, None = all.
         save: folder for one ``<sequence>/<token>.npz`` per frame, None = nothing is saved.
         workers: processes that load frames in the background.
@@ -215,7 +228,7 @@ def evaluate_frames(
         Positions of the frames, in the order of evaluation.
     """
     order = frame_order(dataset, groups)
-    predicted = predict_frames(net, card, dataset, order, device, workers)
+    predicted = predict_frames(net, card, dataset, order, device, workers, execution)
     for number, (loaded, outputs) in enumerate(predicted, start=1):
         labels = labels_of(outputs, card)[0].cpu()
         flow_BXYZ2 = flow_of(outputs)
@@ -242,6 +255,7 @@ def predict_frames(
     order: Sequence[int],
     device: torch.device,
     workers: int = 0,
+    execution: Execution = REFERENCE,
 ) -> Iterator[tuple[Batch, Outputs]]:
     """Every frame as a batch of one on the CPU, and what a network makes of it with its history.
 
@@ -252,7 +266,9 @@ def predict_frames(
         order: positions, as from :func:`frame_order`.
         device: where the network is.
         workers: processes that load frames in the background.
+        execution: how the network runs.
     """
+    run = prepared_step(net, execution)
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=[[index] for index in order],
@@ -265,7 +281,7 @@ def predict_frames(
         batch = loaded.to(device)
         position = 0 if bool(loaded.start_B[0]) else position
         inputs = batch.inputs(torch.tensor([position], device=device), depth_rate)
-        outputs, state = net(inputs, state)
+        outputs, state = run(inputs, state)
         position += 1
         yield loaded, outputs
 

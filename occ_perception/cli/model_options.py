@@ -1,0 +1,66 @@
+"""Options of every command that runs a model, and what is said about how it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from occ_perception.runtime.execution import Execution
+    from occ_perception.runtime.weights import LoadedModel
+
+Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pth or .safetensors.")]
+RandomWeights = Annotated[
+    int | None,
+    typer.Option(metavar="SEED", help="Random weights instead; the result is meaningless."),
+]
+Layout = Annotated[
+    str | None, typer.Option(help="Topic layout, name or YAML file; recognised by default.")
+]
+Rig = Annotated[
+    str | None,
+    typer.Option(
+        help="Rig: name, YAML file or folder of calibration files; from the bag by default."
+    ),
+]
+LidarTopic = Annotated[
+    str | None,
+    typer.Option(help="Lidar points, for models that take lidar depth; found by default."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|fp32|tf32|bf16|fp16",
+        help="Number format; auto: the fastest that agrees with fp32 here.",
+    ),
+]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--execution",
+        metavar="auto|eager|graph|compile",
+        help="Operation by operation, as a CUDA graph, or compiled, which takes minutes; auto: a "
+        "graph where it works.",
+    ),
+]
+
+
+def chosen_execution(model: LoadedModel, precision: str, mode: str) -> Execution:
+    """How the model runs here; says so on standard error unless it is the reference.
+
+    Raises:
+        OptionError: there is no such precision or execution, or not on this device.
+    """
+    from occ_perception.runtime.self_check import choose_execution
+
+    choice = choose_execution(model, precision, mode)
+    for sentence in choice.passed_over:
+        typer.echo(f"not used: {sentence}", err=True)
+    if choice.doubt:
+        typer.secho(choice.doubt, fg=typer.colors.YELLOW, err=True)
+    elif choice.agreement is not None:
+        typer.echo(f"the network runs in {choice}", err=True)
+    return choice.execution
