@@ -4,14 +4,16 @@
     python benchmarks/gpu.py [--reference FOLDER] [--out FOLDER] [--results FOLDER] [--minutes 9]
 
 Runs from a checkout in any Python that has torch, numpy, pillow, opencv, timm, numba and pyyaml;
-ROS and bag libraries are not needed. Three kinds of pieces:
+ROS and bag libraries are not needed. Four kinds of pieces:
 
+- self-check: the fastest execution that says what float32 says, and why not a faster one; it tells
+  whether networks can be recorded as graphs;
 - parity: every golden file in float32, without TF32 rounding, checked by the pass rule;
 - agreement: labels of fp16 and bf16 against those of float32, on the same frames;
-- benchmark: every network of the zoo in a stream, eager and compiled.
+- benchmark: every network of the zoo in a stream, eager, as a graph and compiled.
 
 Golden files are those of FOLDER, or of $OCC_SHARED/reference/golden if that is set; the repository
-contains one. The order is: parity, the well-known networks, agreement, the well-known networks
+contains one. The order is: self-checks of the well-known networks, parity, the well-known networks, agreement, the well-known networks
 compiled, and then the rest of the zoo.
 
 Each finished piece is a line of a JSON-lines file in OUT, one file per kind. After each piece the
@@ -57,13 +59,17 @@ from occ_perception.runtime.benchmark import (  # noqa: E402
     versions,
 )
 from occ_perception.runtime.execution import Execution, matrix_units, prepared_step  # noqa: E402
+from occ_perception.runtime.self_check import choose_execution  # noqa: E402
 from occ_perception.runtime.weight_files import file_checksum  # noqa: E402
-from occ_perception.runtime.weights import checked_device, load_model  # noqa: E402
+from occ_perception.runtime.weights import LoadedModel, checked_device, load_model  # noqa: E402
 
 EXECUTIONS = (
     Execution("fp32"),
     Execution("tf32"),
     Execution("fp16"),
+    Execution("fp32", "graph"),
+    Execution("fp16", "graph"),
+    Execution("bf16", "graph"),
     Execution("fp32", "compile"),
     Execution("fp16", "compile"),
 )
@@ -192,10 +198,24 @@ class OneModel:
         torch._dynamo.reset()
         if self._benchmark is None or self._name != card.name:
             self._benchmark, self._name = None, card.name
-            free(self._plan.device)
-            model = load_model(card.name, random_seed=0, device=self._plan.device)
-            self._benchmark = StreamBenchmark(model, self._plan.frames, self._plan.warm_up)
+            self._benchmark = StreamBenchmark(
+                self._load(card), self._plan.frames, self._plan.warm_up
+            )
         return self._benchmark.measure(execution, stages=execution.mode == "eager")
+
+    def self_check(self, card: ModelCard) -> dict[str, Any]:
+        """Choose an execution with random weights, whose labels hang by hairs."""
+        self._benchmark = None
+        choice = choose_execution(self._load(card))
+        return {
+            "execution": str(choice.execution),
+            "agreement": str(choice.agreement or "the reference itself"),
+            "passed_over": list(choice.passed_over),
+        }
+
+    def _load(self, card: ModelCard) -> LoadedModel:
+        free(self._plan.device)
+        return load_model(card.name, random_seed=0, device=self._plan.device)
 
 
 def pieces(plan: Plan) -> Iterator[Piece]:
@@ -220,6 +240,8 @@ def pieces(plan: Plan) -> Iterator[Piece]:
                     do = partial(model.measure, card, execution)
                     yield Piece("benchmark", f"{card.name}, {execution}", do, compiled)
 
+    for card in known:
+        yield Piece("self-check", card.name, partial(model.self_check, card))
     yield from on_files("parity", parity)
     yield from streams(known, compiled=False)
     yield from on_files("agreement", agreement)
@@ -408,6 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results=options.results,
         minutes=options.minutes,
         models=tuple(options.models),
+        executions=tuple(e for e in EXECUTIONS if e.mode != "graph" or device.type == "cuda"),
     )
     return 1 if run(plan) else 0
 

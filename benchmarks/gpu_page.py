@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-KINDS = ("parity", "agreement", "benchmark")
+KINDS = ("self-check", "parity", "agreement", "benchmark")
 
 
 def summary(kind: str, result: dict[str, Any]) -> str:
@@ -13,6 +13,8 @@ def summary(kind: str, result: dict[str, Any]) -> str:
     for reason in ("error", "skipped"):
         if reason in result:
             return f"{reason}: {result[reason]}"
+    if kind == "self-check":
+        return f"{result['execution']}, {result['agreement']}"
     if kind == "parity":
         return f"{result['conclusion']}; worst {result['worst_error']:.1e}"
     if kind == "agreement":
@@ -33,6 +35,14 @@ def page(facts: dict[str, Any], every: dict[str, list[dict[str, Any]]]) -> str:
             )
     wrong = [line for kind in KINDS for r in every[kind] if (line := _wrong(kind, r))]
     lines += ["\n## Wrong\n", *wrong] if wrong else []
+    lines += _table(
+        "Self-check: the fastest execution that says what float32 says, with random weights",
+        ("model", "execution", "agreement", "passed over"),
+        [
+            (r["piece"], r["execution"], r["agreement"], "; ".join(r["passed_over"]) or "none")
+            for r in _finished(every["self-check"])
+        ],
+    )
     lines += _table(
         "Parity in float32, matrix units' rounding off",
         (

@@ -51,7 +51,7 @@ plan = gpu.Plan(
     results=Path(options["out"]) / "results",
     minutes=options["minutes"],
     models=("small_alocc_2d_mini", "small_alocc_2d_mini_nomask"),
-    executions=(Execution("fp32"), Execution("bf16"), Execution("fp32", compiled=True)),
+    executions=(Execution("fp32"), Execution("bf16"), Execution("fp32", "compile")),
     frames=3,
     warm_up=2,
 )
@@ -233,10 +233,11 @@ plan = gpu.Plan(plan.device, gpu.REPOSITORY / "test/parity/golden", plan.out, pl
 every = list(gpu.pieces(plan))
 sorts = [(p.kind, p.name.split(",")[0], p.compiled) for p in every if p.kind == "benchmark"]
 models = [name for _, name, compiled in sorts if not compiled]
-assert models == [name for name in dict.fromkeys(models) for _ in range(3)]
-assert set(models[:15]) == set(gpu.WELL_KNOWN)
-assert set(name for _, name, compiled in sorts[15:25] if compiled) == set(gpu.WELL_KNOWN)
-assert [every[n].kind for n in (0, 1, 16, 17)] == ["parity", "benchmark", "agreement", "benchmark"]
+assert models == [name for name in dict.fromkeys(models) for _ in range(6)]
+assert set(models[:30]) == set(gpu.WELL_KNOWN)
+assert set(name for _, name, compiled in sorts[30:40] if compiled) == set(gpu.WELL_KNOWN)
+kinds = ["self-check", "parity", "benchmark", "agreement", "benchmark"]
+assert [every[n].kind for n in (0, 5, 6, 36, 37)] == kinds
 """,
     )
 
@@ -256,6 +257,23 @@ model = gpu.OneModel(plan)
 got = [model.measure(card, how) for card in cards for how in gpu.EXECUTIONS]
 assert loaded == ["alocc_2d", "fbocc"]
 assert [g["stages"] for g in got[:5]] == [True, True, True, False, False]
+""",
+    )
+
+
+def test_a_self_check_says_what_runs_and_what_does_not(tmp_path) -> None:
+    planned(
+        tmp_path,
+        """
+from small_streams import small_card
+from occ_perception.models.zoo import MODELS
+torch.ops.mkldnn._is_mkldnn_bf16_supported = lambda: False
+card = MODELS["small"] = small_card("alocc_2d_mini", rename="small")
+check = gpu.OneModel(plan).self_check(card)
+assert check["execution"] == "fp32, eager" and check["passed_over"] == [], check
+piece = gpu.Piece("self-check", "small", lambda: {**check, "passed_over": ["bf16, graph: no"]})
+bad, done, text = run(piece)
+assert bad == 0 and "| small | fp32, eager | the reference itself | bf16, graph: no |" in text
 """,
     )
 
@@ -297,13 +315,13 @@ def test_a_dry_run_on_a_cpu_is_complete_and_resumes(tmp_path: Path) -> None:
         assert 0.9 < agreement[precision]["equal"] <= 1.0
         assert agreement[precision]["occupied_equal"] <= agreement[precision]["equal"]
     assert [b["piece"] for b in found["benchmark"]] == [
-        f"small_alocc_2d_mini, {how}" for how in ("fp32, eager", "bf16, eager", "fp32, compiled")
+        f"small_alocc_2d_mini, {how}" for how in ("fp32, eager", "bf16, eager", "fp32, compile")
     ]
     for entry in found["benchmark"]:
         assert "error" not in entry and entry["milliseconds"]["total"]["p50"] > 0
-        assert bool(entry["stages_ms"]) == (not entry["compiled"])
+        assert bool(entry["stages_ms"]) == (entry["execution"] == "eager")
     text = page.read_text()
-    assert "| small_alocc_2d_mini, fp32, compiled |" in text and "## Wrong" not in text
+    assert "| small_alocc_2d_mini, fp32, compile |" in text and "## Wrong" not in text
 
     # A line that a killed run left half written, and a piece that failed: both are done again.
     lines = (tmp_path / "benchmark.jsonl").read_text().splitlines()
