@@ -13,8 +13,8 @@ ROS and bag libraries are not needed. Four kinds of pieces:
 - benchmark: every network of the zoo in a stream, eager, as a graph and compiled.
 
 Golden files are those of FOLDER, or of $OCC_SHARED/reference/golden if that is set; the repository
-contains one. The order is: self-checks of the well-known networks, parity, the well-known networks, agreement, the well-known networks
-compiled, and then the rest of the zoo.
+contains one. The order is: self-checks of the well-known networks, parity, the well-known networks,
+agreement, the well-known networks compiled, and then the rest of the zoo.
 
 Each finished piece is a line of a JSON-lines file in OUT, one file per kind. After each piece the
 dated page and its JSON in RESULTS are rewritten. A later run with the same OUT does the missing and
