@@ -46,7 +46,7 @@ def multiply_accumulates(net: Any) -> dict[str, float]:
     twin = _shapes_of(net)
     counter = FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED)
     with counter, torch.no_grad():
-        twin(_inputs(twin), twin.initial_state(1, device=_META))
+        twin(shapes_of_inputs(twin, _META), twin.initial_state(1, device=_META))
     counts = {name: sum(of.values()) / 2 for name, of in counter.get_flop_counts().items()}
     root = type(twin).__name__
     by_part = {name: counts.get(f"{root}.{name}", 0.0) for name, _ in twin.named_children()}
@@ -70,14 +70,14 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device=_META)
 
 
-def _inputs(net: Any) -> NetInputs:
-    """Shapes of one step."""
+def shapes_of_inputs(net: Any, device: torch.device) -> NetInputs:
+    """One step's input for one stream, with shapes that fit a network and no values in it."""
     config = net.config
     geometry = config.geometry
     cameras = (1, geometry.num_cameras)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=_META)
+        return torch.empty(shape, dtype=dtype, device=device)
 
     return NetInputs(
         images_BN3HW=empty(*cameras, 3, *geometry.input_size),
