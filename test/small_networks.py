@@ -7,7 +7,13 @@ import math
 import torch
 
 from occ_perception.models.card import ModelCard
-from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    DepthHint,
+    GridAugmentation,
+    NetInputs,
+    StepControl,
+)
 from occ_perception.models.random_weights import fill_random_weights
 
 INPUT_SIZE = (64, 96)
@@ -51,7 +57,7 @@ def inputs(
     measured = torch.rand(1, cameras, *INPUT_SIZE, generator=generator)
     return NetInputs(
         images_BN3HW=images,
-        cameras=CameraTensors(
+        cameras=CameraTensors.of(
             grid_T_cam_BN44=pose,
             K_BN33=K.repeat(1, cameras, 1, 1),
             image_rotation_BN33=torch.eye(3).repeat(1, cameras, 1, 1),
@@ -63,7 +69,7 @@ def inputs(
             position_B=torch.tensor([position]),
             previous_cam_T_cam_BN44=optical_motion,
         ),
-        bev_augmentation_B33=torch.eye(3)[None],
+        augmentation=GridAugmentation.none(1),
         depth=DepthHint(torch.where(measured < 0.01, 2 + 2000 * measured, 0.0)) if depth else None,
     )
 

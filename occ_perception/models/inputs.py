@@ -13,6 +13,7 @@ from torch import Tensor
 
 from occ_perception.nets.cameras import CameraTensors
 from occ_perception.nets.flow_head import MotionHint
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.nets.temporal.step import StepControl
@@ -20,6 +21,7 @@ from occ_perception.nets.temporal.step import StepControl
 __all__ = [
     "CameraTensors",
     "DepthHint",
+    "GridAugmentation",
     "MotionHint",
     "NetInputs",
     "NetOutputs",
@@ -52,7 +54,7 @@ class NetInputs:
         images_BN3HW: float32, preprocessed as the card says.
         cameras: calibration.
         control: host decisions.
-        bev_augmentation_B33: rotation, flip and scale of the grid frame (training); identity else.
+        augmentation: of the grid's frame.
         previous_images_BN3HW: given in training, where augmentation makes the state's stereo
             feature unusable; None while streaming.
         depth: measured depth, None where there is none.
@@ -67,7 +69,7 @@ class NetInputs:
     images_BN3HW: Tensor
     cameras: CameraTensors
     control: StepControl
-    bev_augmentation_B33: Tensor
+    augmentation: GridAugmentation
     previous_images_BN3HW: Tensor | None = None
     depth: DepthHint | None = None
     dense: bool = True

@@ -254,14 +254,14 @@ class OccupancyNet(Network):
         Returns:
             Raw outputs, and the state after this step.
         """
-        augmentation = inputs.bev_augmentation_B33
+        augmentation = inputs.augmentation
         control = inputs.control if inputs.history else _without_history(inputs.control)
         features = self.image(inputs.images_BN3HW)
         matching, stereo = self._match(features.fine_BNChw, inputs, state.stereo)
         cameras = inputs.cameras
         if self.pose is not None:
             cameras = self.pose(features.merged_BNChw, cameras)
-        code = camera_code(cameras, augmentation)
+        code = camera_code(cameras, augmentation.matrix_B33)
         looks = self.depth.heights.rays(cameras) if self.depth.heights is not None else None
         depth = self.depth(features.merged_BNChw, code, matching, looks)
         surface_BNDhw = self._with_measurements(depth.surface_BNDhw, inputs.depth)
@@ -273,7 +273,7 @@ class OccupancyNet(Network):
         if self.inter_object is not None:
             extra.append(self.inter_object(depth.gated_BNChw, weights_BNDhw))
 
-        rays = PixelRays(cameras, augmentation, self.config.geometry)
+        rays = PixelRays(cameras, augmentation.matrix_B33, self.config.geometry)
         volume: Tensor = self.lift(rays, weights_BNDhw, depth.context_BNChw, *extra)
         if self.refine is not None:
             context = depth.context_BNChw

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occ_perception.nets.cameras import CameraTensors, invert_intrinsics
+from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.part import Part
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 from occ_perception.ops.backend import deformable_attention, sample_bins
@@ -80,7 +81,7 @@ class BackwardProjection(Part):
         context_BNChw: Tensor,
         weights_BNDhw: Tensor,
         cameras: CameraTensors,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> Tensor:
         """What to add to every height of the lifted volume.
 
@@ -89,10 +90,10 @@ class BackwardProjection(Part):
             context_BNChw: features that were lifted.
             weights_BNDhw: the distribution they were lifted with.
             cameras: calibration.
-            bev_augmentation_B33: of the grid frame.
+            augmentation: of the grid frame.
         """
         voxels = volume_BCYXZ.shape[2:4]
-        seen = self.columns(cameras, bev_augmentation_B33)
+        seen = self.columns(cameras, augmentation)
         columns = self.embedding.weight + volume_BCYXZ.mean(dim=-1).flatten(2).mT
         code_QC = self._position_code()
         columns = self.norms[0](columns + self.plane_attention(columns, code_QC))
@@ -131,10 +132,11 @@ class ColumnPoints(nn.Module):
     """
 
     points_QK3: Tensor
+    image_size_2: Tensor
 
     def __init__(self, heights: int, geometry: ViewGeometry) -> None:
         super().__init__()
-        self.input_size = geometry.input_size
+        height, width = geometry.input_size
         (x, y, z), (dx, dy, dz) = geometry.grid.lower, geometry.grid.voxel_size
         X, Y, Z = geometry.grid.dims
         coarse = dz * Z / heights
@@ -144,24 +146,26 @@ class ColumnPoints(nn.Module):
         ]
         along_y, along_x, along_z = torch.meshgrid(*axes, indexing="ij")
         points = torch.stack([along_x, along_y, along_z], dim=-1).flatten(0, 1)
+        image_size = torch.tensor((width, height), dtype=points.dtype)
         self.register_buffer("points_QK3", points, persistent=False)
+        self.register_buffer("image_size_2", image_size, persistent=False)
 
     @torch.no_grad()
-    def forward(self, cameras: CameraTensors, bev_augmentation_B33: Tensor) -> SeenColumns:
-        """Project all points into all cameras."""
-        undo_B33 = torch.linalg.inv_ex(bev_augmentation_B33).inverse
+    def forward(self, cameras: CameraTensors, augmentation: GridAugmentation) -> SeenColumns:
+        """Project all points into all cameras, whose poses the network has not corrected."""
+        assert cameras.native_T_grid_BN33 is not None
+        # The inverse is rounded from float64: with an augmentation, which there is while training
+        # only, its last bit may differ from an inverse taken in float32.
+        undo_B33 = augmentation.inverse_B33.to(self.points_QK3.dtype)
         points_BQK3 = torch.einsum("bij,qkj->bqki", undo_B33, self.points_QK3)
         pose = cameras.grid_T_cam_BN44
         shifted = points_BQK3[:, None] - pose[:, :, None, None, :3, 3]
-        grid_T_pixels = pose[..., :3, :3] @ invert_intrinsics(cameras.K_BN33)
-        pixels_T_grid = torch.linalg.inv_ex(grid_T_pixels).inverse
-        x, y, depth = torch.einsum("bnij,bnqkj->ibnqk", pixels_T_grid, shifted)
+        x, y, depth = torch.einsum("bnij,bnqkj->ibnqk", cameras.native_T_grid_BN33, shifted)
         near = depth.clamp(min=_MARGIN)
         native = torch.stack([x / near, y / near, depth], dim=-1)
         pixels = torch.einsum("bnij,bnqkj->bnqki", cameras.image_rotation_BN33, native)
         pixels = pixels + cameras.image_translation_BN3[:, :, None, None]
-        height, width = self.input_size
-        place = pixels[..., :2] / pixels.new_tensor((width, height))
+        place = pixels[..., :2] / self.image_size_2
         inside = ((place > _MARGIN) & (place < 1.0 - _MARGIN)).all(dim=-1)
         visible = (inside & (pixels[..., 2] > _MARGIN)).any(dim=-1)
         return SeenColumns(place, pixels[..., 2], visible)
@@ -174,6 +178,7 @@ class PlaneAttention(nn.Module):
     """
 
     places_Q2: Tensor
+    size_2: Tensor
 
     def __init__(self, config: BackwardProjectionConfig, geometry: ViewGeometry) -> None:
         super().__init__()
@@ -191,14 +196,15 @@ class PlaneAttention(nn.Module):
         self.register_buffer(
             "places_Q2", torch.stack(centres[::-1], dim=-1).flatten(0, 1), persistent=False
         )
+        size = torch.tensor((X, Y), dtype=torch.get_default_dtype())
+        self.register_buffer("size_2", size, persistent=False)
 
     def forward(self, columns_BQC: Tensor, code_QC: Tensor) -> Tensor:
         query = columns_BQC + code_QC
         value = self.value(columns_BQC).mT.unflatten(2, self.voxels).unflatten(1, (self.heads, -1))
         offset = self.offsets(query).unflatten(-1, (self.heads, -1, 2))
         weight = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
-        Y, X = self.voxels
-        place = self.places_Q2[:, None, None] + offset / offset.new_tensor((X, Y))
+        place = self.places_Q2[:, None, None] + offset / self.size_2
         return self.output(deformable_attention(value, place, weight))
 
 
@@ -212,6 +218,8 @@ class ImageAttention(nn.Module):
     nothing, since nothing is known there.
     """
 
+    size_2: Tensor
+
     def __init__(self, config: BackwardProjectionConfig, geometry: ViewGeometry) -> None:
         super().__init__()
         C, samples = config.channels, config.heads * config.heights * config.samples_per_height
@@ -221,6 +229,8 @@ class ImageAttention(nn.Module):
         self.weights = nn.Linear(C, samples)
         self.value = nn.Linear(C, C)
         self.output = nn.Linear(C, C)
+        size = torch.tensor(geometry.feature_size[::-1], dtype=torch.get_default_dtype())
+        self.register_buffer("size_2", size, persistent=False)
 
     def forward(
         self,
@@ -235,13 +245,12 @@ class ImageAttention(nn.Module):
         offset = self.offsets(query).unflatten(-1, (self.heads, -1, self.heights, 2))
         weight = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
         weight = weight.unflatten(-1, (-1, self.heights))
-        size = offset.new_tensor((context_BNChw.shape[-1], context_BNChw.shape[-2]))
         known_BNQK = self._probability(weights_BNDhw, seen) * seen.visible_BNQ[..., None]
         total = torch.zeros_like(columns_BQC)
         for camera in range(context_BNChw.shape[1]):  # samples of all cameras would be large
             context = context_BNChw[:, camera].movedim(1, -1)
             value = self.value(context).movedim(-1, 1).unflatten(1, (self.heads, -1))
-            place = seen.place_BNQK2[:, camera, :, None, None] + offset / size
+            place = seen.place_BNQK2[:, camera, :, None, None] + offset / self.size_2
             known = weight * known_BNQK[:, camera, :, None, None]
             total = total + deformable_attention(value, place.flatten(3, 4), known.flatten(3))
         cameras_BQ1 = seen.visible_BNQ.sum(dim=1)[..., None].clamp(min=1)

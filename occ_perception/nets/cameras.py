@@ -9,7 +9,7 @@ separate tensors (n, *, *, *) of any three axes that broadcast together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ Coordinates = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class CameraTensors:
-    """Calibration of one frame set at the network's input, float32.
+    """Calibration of one frame set at the network's input; float32 unless stated.
+
+    Made on the host by :meth:`of`, inverses included: no network inverts a matrix on its device.
+    Where a network corrects the poses itself, what depends on them otherwise is None.
 
     Attributes:
         grid_T_cam_BN44: camera to the frame the voxel grid lies in (ego at the reference camera's
@@ -29,12 +32,61 @@ class CameraTensors:
         K_BN33: intrinsics at the card's native image size.
         image_rotation_BN33, image_translation_BN3: native pixel -> input pixel (the published
             post_rots, post_trans; depth passes through).
+        inverse_K_BN33, inverse_image_rotation_BN33: inverses.
+        native_T_grid_BN33: directions in the grid's frame to (u depth, v depth, depth) in native
+            pixels, without the camera's position: the inverse of ``R K^-1``.
+        pixel_T_grid_BN44: **float64**, places in the grid's frame to (u depth, v depth, depth) in
+            input pixels.
     """
 
     grid_T_cam_BN44: Tensor
     K_BN33: Tensor
     image_rotation_BN33: Tensor
     image_translation_BN3: Tensor
+    inverse_K_BN33: Tensor
+    inverse_image_rotation_BN33: Tensor
+    native_T_grid_BN33: Tensor | None
+    pixel_T_grid_BN44: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        grid_T_cam_BN44: Tensor,
+        K_BN33: Tensor,
+        image_rotation_BN33: Tensor,
+        image_translation_BN3: Tensor,
+    ) -> CameraTensors:
+        """Calibration with its inverses, from float32 tensors in main memory.
+
+        Inverses are taken of the float32 matrices, in the precision that their users were trained
+        with. A singular matrix gives values that are not finite.
+        """
+        inverse_K_BN33 = invert_intrinsics(K_BN33)
+        grid_T_native_BN33 = grid_T_cam_BN44[..., :3, :3] @ inverse_K_BN33
+        affine_BN33 = image_rotation_BN33.double().clone()
+        affine_BN33[..., :, 2] += image_translation_BN3.double()
+        pixel_T_cam_BN44 = torch.zeros_like(grid_T_cam_BN44, dtype=torch.float64)
+        pixel_T_cam_BN44[..., :3, :3] = affine_BN33 @ K_BN33.double()
+        pixel_T_cam_BN44[..., 3, 3] = 1.0
+        return cls(
+            grid_T_cam_BN44=grid_T_cam_BN44,
+            K_BN33=K_BN33,
+            image_rotation_BN33=image_rotation_BN33,
+            image_translation_BN3=image_translation_BN3,
+            inverse_K_BN33=inverse_K_BN33,
+            inverse_image_rotation_BN33=_inverse(image_rotation_BN33),
+            native_T_grid_BN33=_inverse(grid_T_native_BN33),
+            pixel_T_grid_BN44=pixel_T_cam_BN44 @ _inverse(grid_T_cam_BN44.double()),
+        )
+
+    def with_poses(self, grid_T_cam_BN44: Tensor) -> CameraTensors:
+        """The same cameras at poses that a network corrected, on its device."""
+        return replace(
+            self,
+            grid_T_cam_BN44=grid_T_cam_BN44,
+            native_T_grid_BN33=None,
+            pixel_T_grid_BN44=None,
+        )
 
 
 def camera_code(cameras: CameraTensors, bev_augmentation_B33: Tensor) -> Tensor:
@@ -98,8 +150,8 @@ class PixelRays:
         depths = depths.expand(*cameras, *depths.shape[-3:]).flatten(0, 1)
         points = unproject(
             (pixels[..., 0], pixels[..., 1], depths),
-            self.cameras.K_BN33.flatten(0, 1),
-            self.cameras.image_rotation_BN33.flatten(0, 1),
+            self.cameras.inverse_K_BN33.flatten(0, 1),
+            self.cameras.inverse_image_rotation_BN33.flatten(0, 1),
             self.cameras.image_translation_BN3.flatten(0, 1),
             self.cameras.grid_T_cam_BN44.flatten(0, 1),
         )
@@ -115,7 +167,11 @@ class PixelRays:
 
 
 def unproject(
-    pixels: Coordinates, K_n33: Tensor, A_n33: Tensor, a_n3: Tensor, frame_T_cam_n44: Tensor
+    pixels: Coordinates,
+    inverse_K_n33: Tensor,
+    inverse_A_n33: Tensor,
+    a_n3: Tensor,
+    frame_T_cam_n44: Tensor,
 ) -> Coordinates:
     """Input pixels (u, v) with a depth to points (x, y, z) of another frame, metres.
 
@@ -123,8 +179,8 @@ def unproject(
     (arXiv 2008.05711).
     """
     shifted = [part - _entry(a_n3[:, i]) for i, part in enumerate(pixels)]
-    x, y, depth = _rotate(torch.linalg.inv_ex(A_n33).inverse, (shifted[0], shifted[1], shifted[2]))
-    to_frame = frame_T_cam_n44[:, :3, :3] @ invert_intrinsics(K_n33)
+    x, y, depth = _rotate(inverse_A_n33, (shifted[0], shifted[1], shifted[2]))
+    to_frame = frame_T_cam_n44[:, :3, :3] @ inverse_K_n33
     x, y, z = _rotate(to_frame, (x * depth, y * depth, depth))
     t = frame_T_cam_n44[:, :3, 3]
     return x + _entry(t[:, 0]), y + _entry(t[:, 1]), z + _entry(t[:, 2])
@@ -156,6 +212,10 @@ def invert_intrinsics(K: Tensor) -> Tensor:
     inverse[..., 0, 1] = -(K[..., 0, 1] * reciprocal_y * reciprocal_x)
     inverse[..., 0, 2] = -((K[..., 0, 2] + K[..., 0, 1] * inverse[..., 1, 2]) * reciprocal_x)
     return inverse
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    return torch.linalg.inv_ex(matrices).inverse
 
 
 def _entry(numbers_n: Tensor) -> Tensor:

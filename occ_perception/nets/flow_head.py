@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.feature_rows import empty_rows, features_of, project_rows, rows_of
-from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
+from occ_perception.nets.temporal.step import GridMotion, StepControl, choose
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import linear_corners, moved_voxels, sample_rows
 
@@ -135,16 +136,16 @@ class FlowHead(nn.Module):
         volume_BCYXZ: Tensor,
         state: FlowState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
         hint: MotionHint | None = None,
     ) -> tuple[Flow, FlowState]:
         with torch.no_grad():
             above = volume_BCYXZ[..., self.config.first_voxel : self.config.last_voxel + 1].mean(-1)
             now = rows_of(above)
-            then = self.history(now, state, step, bev_augmentation_B33)
+            then = self.history(now, state, step, augmentation)
             scores_BDhw = self.match(above, then)
             if hint is not None:
-                true_BDhw = self._match_classes(hint, state, step, bev_augmentation_B33)
+                true_BDhw = self._match_classes(hint, state, step, augmentation)
                 scores_BDhw = torch.lerp(scores_BDhw, true_BDhw.to(scores_BDhw), hint.rate)
         encoded = F.interpolate(
             self.encode(scores_BDhw.softmax(dim=1)),
@@ -154,7 +155,7 @@ class FlowHead(nn.Module):
         )
         features = self.join(encoded, volume_BCYXZ)
         flow = Flow(None, features) if self.training else Flow(self._velocity(features), None)
-        return flow, FlowState(now, bev_augmentation_B33.clone())
+        return flow, FlowState(now, augmentation.matrix_B33.clone())
 
     def velocity_bins(self, features_VC: Tensor) -> Tensor:
         """Logits over the velocity bins of single voxels, (V, 88, 2).
@@ -175,14 +176,14 @@ class FlowHead(nn.Module):
         hint: MotionHint,
         state: FlowState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> Tensor:
         """The matching scores of true classes, remembered and warped as the features are."""
         now, before = (
             self._classes_above(labels) for labels in (hint.labels_BXYZ, hint.previous_labels_BXYZ)
         )
         seen = FlowState(before, state.augmentation_B33)
-        then = self.history(now, seen, step, bev_augmentation_B33)
+        then = self.history(now, seen, step, augmentation)
         return self.match(features_of(now), then)
 
     def _classes_above(self, labels_BXYZ: Tensor) -> Tensor:
@@ -221,16 +222,17 @@ class WarpedMap(nn.Module):
     def __init__(self, geometry: ViewGeometry) -> None:
         super().__init__()
         self.geometry = geometry.flattened()
+        self.grid_motion = GridMotion(self.geometry)
 
     def forward(
         self,
         now_BYXC: Tensor,
         state: FlowState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> Tensor:
         then = choose(step.start_B, now_BYXC, state.map_BYXC)
-        motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
+        motion = self.grid_motion(step, augmentation, state.augmentation_B33)
         precise = torch.promote_types(then.dtype, torch.float32)
         voxels = moved_voxels(motion, self.geometry.grid.dims, flat=True, dtype=precise)
         corners = linear_corners(voxels.flatten(1, 2), tuple(then.shape[1:3]))

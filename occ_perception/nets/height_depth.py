@@ -71,6 +71,11 @@ class HeightToDepth(nn.Module):
     pixels_hw2: Tensor
     middles_D: Tensor
     edges_Q: Tensor
+    upright_33: Tensor
+    ends_2: Tensor
+    lower_3: Tensor
+    voxel_size_3: Tensor
+    steepness_3: Tensor
 
     def __init__(
         self, config: HeightToDepthConfig, in_channels: int, width: int, geometry: ViewGeometry
@@ -87,27 +92,29 @@ class HeightToDepth(nn.Module):
         self.register_buffer("pixels_hw2", feature_pixels(geometry), persistent=False)
         self.register_buffer("middles_D", middles, persistent=False)
         self.register_buffer("edges_Q", torch.tensor(config.edges), persistent=False)
+        grid = geometry.grid
+        self.register_buffer("upright_33", torch.eye(3), persistent=False)
+        self.register_buffer("ends_2", torch.tensor([0.0, _FAR]), persistent=False)
+        self.register_buffer("lower_3", torch.tensor(grid.lower), persistent=False)
+        self.register_buffer("voxel_size_3", torch.tensor(grid.voxel_size), persistent=False)
+        self.register_buffer("steepness_3", torch.tensor([1.0, 1.0, 3.0]), persistent=False)
 
     def rays(self, cameras: CameraTensors) -> RayGeometry:
         """Rays of all feature pixels in the grid frame, without its augmentation."""
-        K_BN33 = cameras.K_BN33
         with torch.no_grad():
-            upright = torch.eye(3, device=K_BN33.device).expand(len(K_BN33), 3, 3)
-            ends = torch.tensor([0.0, _FAR], device=K_BN33.device)[:, None, None]
-            rays = PixelRays(cameras, upright, self.geometry)
-            grid = self.geometry.grid
-            points_BN2hw3 = rays.voxels(self.pixels_hw2, ends) * torch.tensor(
-                grid.voxel_size, device=K_BN33.device
-            ) + torch.tensor(grid.lower, device=K_BN33.device)
+            upright_B33 = self.upright_33.expand(len(cameras.K_BN33), 3, 3)
+            rays = PixelRays(cameras, upright_B33, self.geometry)
+            voxels_BN2hw3 = rays.voxels(self.pixels_hw2, self.ends_2[:, None, None])
+            points_BN2hw3 = voxels_BN2hw3 * self.voxel_size_3 + self.lower_3
             origin_BNhw3, far_BNhw3 = points_BN2hw3.unbind(2)
             along_BNhw3 = (far_BNhw3 - origin_BNhw3) / _FAR
             height_BNDhw = (
                 origin_BNhw3[..., 2][:, :, None]
                 + along_BNhw3[..., 2][:, :, None] * self.middles_D[:, None, None]
             )
-            steepness = along_BNhw3.new_tensor((1.0, 1.0, 3.0))
             fall = -along_BNhw3[..., 2:] / origin_BNhw3[..., 2:].clamp(min=0.5)
-            numbers = [along_BNhw3 * steepness, 0.5 * origin_BNhw3, 4.0 * fall.clamp(0.0, 0.5)]
+            slope = 4.0 * fall.clamp(0.0, 0.5)
+            numbers = [along_BNhw3 * self.steepness_3, 0.5 * origin_BNhw3, slope]
             return RayGeometry(
                 numbers_BN7hw=torch.cat(numbers, dim=-1).permute(0, 1, 4, 2, 3).contiguous(),
                 bin_BNDhw=torch.bucketize(height_BNDhw, self.edges_Q),

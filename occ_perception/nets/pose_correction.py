@@ -5,7 +5,7 @@ Legend: B batch, N cameras, C channels, h, w feature pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,4 +65,4 @@ class PoseCorrection(nn.Module):
         rotation, translation = self.head(numbers).split([9, 3], dim=-1)
         upper = torch.cat([rotation.unflatten(-1, (3, 3)), translation[..., None]], dim=-1)
         corrected = pose + torch.cat([upper, torch.zeros_like(pose[..., 3:, :])], dim=-2)
-        return replace(cameras, grid_T_cam_BN44=corrected)
+        return cameras.with_poses(corrected)

@@ -61,13 +61,21 @@ class PlaneSweep(Part):
         "a plane sweep enlarges the rounding of the maps it compares a hundredfold (a sum over all "
         "channels, a softmax without a temperature), beyond what parity allows"
     )
+    columns_w: Tensor
+    rows_h: Tensor
+    depths_D: Tensor
 
     def __init__(self, config: PlaneSweepConfig, geometry: ViewGeometry) -> None:
         super().__init__()
         self.config = config
         self.geometry = geometry
         height, width = geometry.input_size
-        self.size = (height // MATCHING_STRIDE, width // MATCHING_STRIDE)
+        self.size = h, w = (height // MATCHING_STRIDE, width // MATCHING_STRIDE)
+        columns = torch.linspace(0, w * MATCHING_STRIDE - 1, w)
+        rows = torch.linspace(0, h * MATCHING_STRIDE - 1, h)
+        self.register_buffer("columns_w", columns, persistent=False)
+        self.register_buffer("rows_h", rows, persistent=False)
+        self.register_buffer("depths_D", geometry.depth.edges(), persistent=False)
 
     def initial_state(
         self, batch_size: int, device: torch.device | None, dtype: torch.dtype
@@ -89,19 +97,31 @@ class PlaneSweep(Part):
         previous = choose(step.start_B, features_BNChw, state.features_BNChw).flatten(0, 1)
         current = features_BNChw.flatten(0, 1)
         motion = step.previous_cam_T_cam_BN44.float().flatten(0, 1)
-        K = cameras.K_BN33.flatten(0, 1)
-        A = cameras.image_rotation_BN33.flatten(0, 1)
-        a = cameras.image_translation_BN3.flatten(0, 1)
+        calibration = (
+            cameras.K_BN33.flatten(0, 1),
+            cameras.inverse_K_BN33.flatten(0, 1),
+            cameras.image_rotation_BN33.flatten(0, 1),
+            cameras.inverse_image_rotation_BN33.flatten(0, 1),
+            cameras.image_translation_BN3.flatten(0, 1),
+        )
         costs = []
         for camera in range(len(current)):  # the positions of all cameras at once would be large
             one = slice(camera, camera + 1)
-            places = self.positions(motion[one], K[one], A[one], a[one])
+            places = self.positions(motion[one], *(part[one] for part in calibration))
             cost = stereo_cost(current[one], previous[one], places, self.config.outside_cost)
             costs.append(cost.neg().softmax(dim=1))
         distribution = torch.cat(costs).unflatten(0, features_BNChw.shape[:2])
         return distribution, StereoState(features_BNChw.detach())
 
-    def positions(self, motion_n44: Tensor, K_n33: Tensor, A_n33: Tensor, a_n3: Tensor) -> Tensor:
+    def positions(
+        self,
+        motion_n44: Tensor,
+        K_n33: Tensor,
+        inverse_K_n33: Tensor,
+        A_n33: Tensor,
+        inverse_A_n33: Tensor,
+        a_n3: Tensor,
+    ) -> Tensor:
         """(n, h, w, D, 2) row and column in the previous features, in feature pixels.
 
         Single precision and the order of operations are part of the meaning here: whether a
@@ -110,11 +130,12 @@ class PlaneSweep(Part):
         of this frame are used for the previous one too.
         """
         h, w = self.size
-        u = torch.linspace(0, w * MATCHING_STRIDE - 1, w, device=K_n33.device)
-        v = torch.linspace(0, h * MATCHING_STRIDE - 1, h, device=K_n33.device)
-        depths = self.geometry.depth.edges(K_n33.device)
-        pixels = (u[:, None].expand(1, 1, w, 1), v[:, None, None].expand(1, h, 1, 1), depths)
-        points = unproject(pixels, K_n33, A_n33, a_n3, motion_n44)
+        pixels = (
+            self.columns_w[:, None].expand(1, 1, w, 1),
+            self.rows_h[:, None, None].expand(1, h, 1, 1),
+            self.depths_D,
+        )
+        points = unproject(pixels, inverse_K_n33, inverse_A_n33, a_n3, motion_n44)
         columns, rows = project(points, K_n33, A_n33, a_n3)
         behind = points[2] < _NEAREST_DEPTH
         return torch.stack([_nodes(rows, behind, h), _nodes(columns, behind, w)], dim=-1)

@@ -24,7 +24,7 @@ from occ_perception.ops.gradient_steps import (
     scene_apply,
     scene_gradient,
 )
-from occ_perception.ops.history_warp import moved_voxels, voxel_motion
+from occ_perception.ops.history_warp import VoxelFrame, moved_voxels, voxel_frame, voxel_motion
 from occ_perception.ops.occlusion_transfer import occlusion_transfer
 from occ_perception.ops.sampling import (
     Corners,
@@ -43,6 +43,7 @@ __all__ = [
     "LinearMap",
     "SceneLayer",
     "Views",
+    "VoxelFrame",
     "adaptive_mixing",
     "deformable_attention",
     "deformable_conv",
@@ -61,6 +62,7 @@ __all__ = [
     "scene_gradient",
     "soft_splat",
     "stereo_cost",
+    "voxel_frame",
     "voxel_motion",
 ]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from occ_perception.ops.sampling import linear_corners
 
-_REACH = (-1.0, 0.0, 1.0)
-POINTS = len(_REACH) ** 2
+_REACH = 1
+_SIDE = 2 * _REACH + 1
+POINTS = _SIDE**2
 
 
 def deformable_attention(value_BMChw: Tensor, place_BQMS2: Tensor, weight_BQMS: Tensor) -> Tensor:
@@ -35,9 +36,8 @@ def deformable_attention(value_BMChw: Tensor, place_BQMS2: Tensor, weight_BQMS: 
     B, M, C, h, w = value_BMChw.shape
     Q, S = weight_BQMS.shape[1], weight_BQMS.shape[3]
     rows = value_BMChw.flatten(3).transpose(2, 3).reshape(-1, C)
-    size = place_BQMS2.new_tensor((w, h))
-    pixel_BMQS2 = (place_BQMS2 * size - 0.5).transpose(1, 2)
-    corners = linear_corners(pixel_BMQS2.flip(-1).reshape(B * M, Q * S, 2), (h, w))
+    pixel_BMQS2 = _nodes(place_BQMS2, h, w).transpose(1, 2)
+    corners = linear_corners(pixel_BMQS2.reshape(B * M, Q * S, 2), (h, w))
     share = corners.share * weight_BQMS.transpose(1, 2).reshape(-1, 1)
     sampled = F.embedding_bag(
         corners.row.view(B * M * Q, -1),
@@ -60,14 +60,19 @@ def sample_bins(volume_BDhw: Tensor, place_BP2: Tensor, bin_BP: Tensor) -> Tenso
         (B, P).
     """
     h, w = volume_BDhw.shape[-2:]
-    size = place_BP2.new_tensor((w, h))
-    corners = linear_corners((place_BP2 * size - 0.5).flip(-1), (h, w))
+    corners = linear_corners(_nodes(place_BP2, h, w), (h, w))
     slot = torch.arange(len(volume_BDhw), device=volume_BDhw.device)[:, None]
     # A map's rows are counted within its slot; each slot has D maps.
     inside_BP4 = corners.row.view(*bin_BP.shape, 4) - slot[..., None] * (h * w)
     row_BP4 = (slot * volume_BDhw.shape[1] + bin_BP)[..., None] * (h * w) + inside_BP4
     share_BP4 = corners.share.view(row_BP4.shape)
     return (volume_BDhw.flatten()[row_BP4] * share_BP4).sum(dim=-1)
+
+
+def _nodes(place: Tensor, h: int, w: int) -> Tensor:
+    """(x, y) in [0, 1] over a map to (row, column) of its pixels."""
+    x, y = place.unbind(-1)
+    return torch.stack([y * h, x * w], dim=-1) - 0.5
 
 
 def deformable_conv(
@@ -90,11 +95,13 @@ def deformable_conv(
     """
     n, h, w, C = value_nhwC.shape
     G = weight_nhwGP.shape[3]
-    window = torch.tensor([(x, y) for x in _REACH for y in _REACH], device=value_nhwC.device)
+    reach = torch.arange(-_REACH, _REACH + 1.0, device=value_nhwC.device)
     own_x = torch.arange(w, device=value_nhwC.device)[:, None, None]
     own_y = torch.arange(h, device=value_nhwC.device)[:, None, None, None]
-    columns = own_x + window[:, 0] + displacement_nhwGP2[..., 0]
-    rows = own_y + window[:, 1] + displacement_nhwGP2[..., 1]
+    window_x = reach.repeat_interleave(_SIDE)
+    window_y = reach.repeat(_SIDE)
+    columns = own_x + window_x + displacement_nhwGP2[..., 0]
+    rows = own_y + window_y + displacement_nhwGP2[..., 1]
     places = torch.stack([rows, columns], dim=-1).permute(0, 3, 1, 2, 4, 5)
     corners = linear_corners(places.reshape(n * G, h * w * POINTS, 2), (h, w))
 

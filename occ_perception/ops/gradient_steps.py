@@ -44,7 +44,8 @@ def displacement_gradient(
         (B, n, A); zero where q lies outside the grid.
     """
     place_BnA = voxels_BnA + displacement_BnA
-    last = torch.tensor([size - 1 for size in sizes], device=place_BnA.device)
+    # Filled where the field is: a copy from the host would make a GPU wait.
+    last = torch.stack([place_BnA.new_full((), size - 1) for size in sizes])
     inside_Bn1 = ((place_BnA >= 0) & (place_BnA <= last)).all(dim=-1, keepdim=True)
     place_BnA = torch.where(inside_Bn1, place_BnA, 0.0)  # any valid place will do there
 

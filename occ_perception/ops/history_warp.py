@@ -6,6 +6,8 @@ Legend: B batch, X, Y, Z voxels. Tables of features run (Y, X) or (Y, X, Z), and
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,36 +16,50 @@ from torch import Tensor
 _BEV_PLANE_HEIGHT = 1.0
 
 
-def voxel_motion(
-    previous_T_current_B44: Tensor,
-    lower: tuple[float, float, float],
-    step: tuple[float, float, float],
-    flat: bool,
-) -> Tensor:
-    """Express a metric motion in voxels: ``M = F^-1 T F`` with F from voxel index to metres.
+class VoxelFrame(NamedTuple):
+    """The frame whose coordinates are voxel indices, float64.
+
+    Attributes:
+        metres_T_voxels_44, voxels_T_metres_44: to metres and back.
+    """
+
+    metres_T_voxels_44: Tensor
+    voxels_T_metres_44: Tensor
+
+
+def voxel_frame(
+    lower: tuple[float, float, float], step: tuple[float, float, float], flat: bool
+) -> VoxelFrame:
+    """The voxels of a grid, in main memory.
 
     Index i stands for the voxel's lower edge, ``lower + i * step``. For ``flat`` maps the third
     coordinate is the plane's height in metres instead of an index.
 
     Args:
-        previous_T_current_B44: float64, grid frame now to grid frame then.
         lower: lower corner of the grid (x, y, z), metres.
         step: voxel size (x, y, z), metres.
         flat: whether the features have no height axis.
+    """
+    scale = (step[0], step[1], 1.0) if flat else step
+    shift = (lower[0], lower[1], 0.0) if flat else lower
+    to_metres, to_voxels = torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+    for axis in range(3):
+        to_metres[axis, axis], to_metres[axis, 3] = scale[axis], shift[axis]
+        to_voxels[axis, axis], to_voxels[axis, 3] = 1.0 / scale[axis], -shift[axis] / scale[axis]
+    return VoxelFrame(to_metres, to_voxels)
+
+
+def voxel_motion(previous_T_current_B44: Tensor, frame: VoxelFrame) -> Tensor:
+    """Express a metric motion in voxels: ``M = F^-1 T F`` with F from voxel index to metres.
+
+    Args:
+        previous_T_current_B44: float64, grid frame now to grid frame then.
+        frame: F and its inverse, on the same device.
 
     Returns:
         (B, 4, 4) float64.
     """
-    scale = (step[0], step[1], 1.0) if flat else step
-    shift = (lower[0], lower[1], 0.0) if flat else lower
-    metres_T_voxels = previous_T_current_B44.new_zeros(4, 4)
-    voxels_T_metres = previous_T_current_B44.new_zeros(4, 4)
-    for axis in range(3):
-        metres_T_voxels[axis, axis], metres_T_voxels[axis, 3] = scale[axis], shift[axis]
-        voxels_T_metres[axis, axis] = 1.0 / scale[axis]
-        voxels_T_metres[axis, 3] = -shift[axis] / scale[axis]
-    metres_T_voxels[3, 3] = voxels_T_metres[3, 3] = 1.0
-    return voxels_T_metres @ previous_T_current_B44 @ metres_T_voxels
+    return frame.voxels_T_metres_44 @ previous_T_current_B44 @ frame.metres_T_voxels_44
 
 
 def moved_voxels(
@@ -63,7 +79,8 @@ def moved_voxels(
     Returns:
         (B, Y, X, 2), or (B, Y, X, Z, 3).
     """
-    motion = motion_B44.to(dtype)[:, [1, 0] if flat else [1, 0, 2]]
+    rows = (1, 0) if flat else (1, 0, 2)
+    motion = torch.stack([motion_B44[:, row] for row in rows], dim=1).to(dtype)
     X, Y, Z = dims
 
     def steps(count: int) -> Tensor:

@@ -138,7 +138,8 @@ def hard_splat(
     B = len(voxels_BNShw3)
     X, Y, Z = dims
     index_SBP3 = voxels_BNShw3.detach().movedim(2, 0).flatten(2, 4).trunc()
-    sizes = index_SBP3.new_tensor(dims)
+    # Filled where the samples are: a copy from the host would make a GPU wait.
+    sizes = torch.stack([index_SBP3.new_full((), size) for size in dims])
     inside_SBP = ((index_SBP3 >= 0) & (index_SBP3 < sizes)).all(dim=-1)
     # Samples outside get weight zero and the nearest voxel: the number of samples then depends on
     # the shapes alone.

@@ -37,7 +37,7 @@ class RigTables:
         native_K_N33, pixel_maps: intrinsics at the native size, and from native pixels to those
             of the network's input; float64.
         K_BN33, image_rotation_BN33, image_translation_BN3: see
-            :class:`~occ_perception.models.inputs.CameraTensors`; float32 on the device.
+            :class:`~occ_perception.models.inputs.CameraTensors`; float32.
     """
 
     cameras: tuple[str, ...]
@@ -57,12 +57,10 @@ class Calibrator:
 
     Args:
         card: cameras, input and native size, frame of the grid.
-        device: where the tables are wanted.
     """
 
-    def __init__(self, card: ModelCard, device: torch.device) -> None:
+    def __init__(self, card: ModelCard) -> None:
         self._card = card
-        self._device = device
         self._tables: dict[tuple[str, tuple[str, ...]], RigTables] = {}
 
     def tables(self, rig: CameraRig, masked: Collection[str] = ()) -> RigTables:
@@ -119,13 +117,10 @@ class Calibrator:
             ego_T_grid=np.eye(4) if rig.ego_T_lidar is None else np.array(rig.ego_T_lidar),
             native_K_N33=K,
             pixel_maps=tuple(affines),
-            K_BN33=self._batch(K),
-            image_rotation_BN33=self._batch(rotation),
-            image_translation_BN3=self._batch(translation),
+            K_BN33=_batch(K),
+            image_rotation_BN33=_batch(rotation),
+            image_translation_BN3=_batch(translation),
         )
-
-    def _batch(self, array: Float64) -> Tensor:
-        return torch.from_numpy(array.astype(np.float32))[None].to(self._device)
 
     def world_T_cameras(self, frame: CameraFrame, tables: RigTables) -> Float64:
         """(N, 4, 4) pose of every camera in the world, each at its own exposure."""
@@ -136,16 +131,21 @@ class Calibrator:
     def camera_tensors(
         self, world_T_reference_ego: Float64, world_T_cam_N44: Float64, tables: RigTables
     ) -> CameraTensors:
-        """Calibration of one frame set: each camera to the grid at the reference camera's stamp.
+        """Calibration of one frame set: each camera to the grid at the reference camera's stamp,
+        in main memory.
 
         Products are float64, rounded to float32 at the end. World coordinates of a kilometre
         would cost a tenth of a millimetre in float32.
         """
         world_T_grid = np.asarray(world_T_reference_ego) @ tables.ego_T_grid
         grid_T_cam_N44 = invert_transform(world_T_grid) @ world_T_cam_N44
-        return CameraTensors(
-            grid_T_cam_BN44=self._batch(grid_T_cam_N44),
+        return CameraTensors.of(
+            grid_T_cam_BN44=_batch(grid_T_cam_N44),
             K_BN33=tables.K_BN33,
             image_rotation_BN33=tables.image_rotation_BN33,
             image_translation_BN3=tables.image_translation_BN3,
         )
+
+
+def _batch(array: Float64) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))[None]

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from occ_perception.models.card import ModelCard
-from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    DepthHint,
+    GridAugmentation,
+    NetInputs,
+    StepControl,
+)
 
 _META = torch.device("meta")
 
@@ -46,7 +52,7 @@ def multiply_accumulates(net: Any) -> dict[str, float]:
     twin = _shapes_of(net)
     counter = FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED)
     with counter, torch.no_grad():
-        twin(shapes_of_inputs(twin, _META), twin.initial_state(1, device=_META))
+        twin(_inputs(twin), twin.initial_state(1, device=_META))
     counts = {name: sum(of.values()) / 2 for name, of in counter.get_flop_counts().items()}
     root = type(twin).__name__
     by_part = {name: counts.get(f"{root}.{name}", 0.0) for name, _ in twin.named_children()}
@@ -70,18 +76,18 @@ def _empty(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device=_META)
 
 
-def shapes_of_inputs(net: Any, device: torch.device) -> NetInputs:
-    """One step's input for one stream, with shapes that fit a network and no values in it."""
+def _inputs(net: Any) -> NetInputs:
+    """Shapes of one step."""
     config = net.config
     geometry = config.geometry
     cameras = (1, geometry.num_cameras)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=_META)
 
     return NetInputs(
         images_BN3HW=empty(*cameras, 3, *geometry.input_size),
-        cameras=CameraTensors(
+        cameras=CameraTensors.of(
             grid_T_cam_BN44=empty(*cameras, 4, 4),
             K_BN33=empty(*cameras, 3, 3),
             image_rotation_BN33=empty(*cameras, 3, 3),
@@ -93,7 +99,7 @@ def shapes_of_inputs(net: Any, device: torch.device) -> NetInputs:
             position_B=empty(1, dtype=torch.int64),
             previous_cam_T_cam_BN44=empty(*cameras, 4, 4, dtype=torch.float64),
         ),
-        bev_augmentation_B33=empty(1, 3, 3),
+        augmentation=GridAugmentation.of(empty(1, 3, 3)),
         depth=DepthHint(empty(*cameras, *geometry.input_size))
         if net.config.measured_depth
         else None,

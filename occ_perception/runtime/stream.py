@@ -14,12 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from occ_perception.frames import CameraFrame, OccupancyPrediction
 from occ_perception.geometry import Float64, invert_transform, relative_motion
 from occ_perception.models.card import ModelCard, ModelError
-from occ_perception.models.inputs import DepthHint, NetInputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    DepthHint,
+    GridAugmentation,
+    NetInputs,
+    StepControl,
+)
 from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
 from occ_perception.models.state import (
     TemporalState,
@@ -38,6 +43,7 @@ from occ_perception.runtime.schedule import (
     HistoryLimits,
     HistorySchedule,
 )
+from occ_perception.runtime.upload import upload
 from occ_perception.runtime.weights import LoadedModel
 
 
@@ -63,6 +69,19 @@ class StreamSnapshot:
     history: History | None = None
     committed_world_T_cam_N44: Float64 | None = None
     reset_reason: str = ""
+
+
+@dataclass(frozen=True)
+class StepGeometry:
+    """The small inputs of one step, which go to the device together.
+
+    Attributes:
+        cameras: calibration.
+        control: host decisions and motion.
+    """
+
+    cameras: CameraTensors
+    control: StepControl
 
 
 class OccupancyStream:
@@ -98,8 +117,8 @@ class OccupancyStream:
         spacing_s = self.card.history_spacing_s if commit_spacing_s is None else commit_spacing_s
         self._schedule = HistorySchedule(spacing_s, limits)
         self._preprocess = Preprocessor(self.card.preprocessing, self._device)
-        self._calibrator = Calibrator(self.card, self._device)
-        self._bev_augmentation_B33 = torch.eye(3, device=self._device)[None]
+        self._calibrator = Calibrator(self.card)
+        self._augmentation = upload(GridAugmentation.none(1), self._device)
         self._keeps_history = self.card.history_frames > 0
         self._memory = self._empty()
 
@@ -160,11 +179,16 @@ class OccupancyStream:
         )
         before = self._memory_of(tables.cameras)
         decision = self._schedule.decide(before.history, now)
+        geometry = StepGeometry(
+            cameras=self._calibrator.camera_tensors(now.world_T_ego, world_T_cam_N44, tables),
+            control=_control(before, decision, now, world_T_cam_N44),
+        )
+        on_device = upload(geometry, self._device)
         inputs = NetInputs(
             images_BN3HW=images_N3HW[None],
-            cameras=self._calibrator.camera_tensors(now.world_T_ego, world_T_cam_N44, tables),
-            control=self._control(before, decision, now, world_T_cam_N44),
-            bev_augmentation_B33=self._bev_augmentation_B33,
+            cameras=on_device.cameras,
+            control=on_device.control,
+            augmentation=self._augmentation,
             depth=self._depth(frame, world_T_cam_N44, tables),
         )
         clock.lap("preprocess")
@@ -252,33 +276,6 @@ class OccupancyStream:
         geometry = self._model.net.config.geometry
         return lidar_depth(frame.lidar, world_T_cam_N44, tables, geometry, self._device)
 
-    def _control(
-        self,
-        before: StreamSnapshot,
-        decision: Decision,
-        now: FrameInfo,
-        world_T_cam_N44: Float64,
-    ) -> StepControl:
-        """The past of this step; motion is the identity at the first frame of a sequence."""
-        history, then_N44 = before.history, before.committed_world_T_cam_N44
-        motion, position = np.eye(4), 0
-        camera_motion_N44 = np.broadcast_to(np.eye(4), world_T_cam_N44.shape)
-        if not decision.start and history is not None:
-            motion = relative_motion(history.committed.world_T_ego, now.world_T_ego)
-            position = history.length
-            if then_N44 is not None:
-                camera_motion_N44 = invert_transform(then_N44) @ world_T_cam_N44
-        return StepControl(
-            start_B=torch.tensor([decision.start], device=self._device),
-            previous_T_current_B44=self._to_device(motion),
-            position_B=torch.tensor([position], device=self._device),
-            previous_cam_T_cam_BN44=self._to_device(camera_motion_N44),
-        )
-
-    def _to_device(self, array: Float64) -> Tensor:
-        """Float64 tensor with a batch axis."""
-        return torch.from_numpy(np.array(array)[None]).to(self._device)
-
     def _remember(
         self,
         decision: Decision,
@@ -300,6 +297,26 @@ class OccupancyStream:
         with torch.inference_mode():
             state = self._model.net.initial_state(1, device=self._device)
         return StreamSnapshot(self._model.label, state, self.card.cameras)
+
+
+def _control(
+    before: StreamSnapshot, decision: Decision, now: FrameInfo, world_T_cam_N44: Float64
+) -> StepControl:
+    """The past of a step, in main memory; no motion at the first frame of a sequence."""
+    history, then_N44 = before.history, before.committed_world_T_cam_N44
+    motion, position = np.eye(4), 0
+    camera_motion_N44 = np.broadcast_to(np.eye(4), world_T_cam_N44.shape)
+    if not decision.start and history is not None:
+        motion = relative_motion(history.committed.world_T_ego, now.world_T_ego)
+        position = history.length
+        if then_N44 is not None:
+            camera_motion_N44 = invert_transform(then_N44) @ world_T_cam_N44
+    return StepControl(
+        start_B=torch.tensor([decision.start]),
+        previous_T_current_B44=torch.from_numpy(np.array(motion)[None]),
+        position_B=torch.tensor([position]),
+        previous_cam_T_cam_BN44=torch.from_numpy(np.array(camera_motion_N44)[None]),
+    )
 
 
 def _length(history: History | None) -> int:

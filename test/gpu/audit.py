@@ -1,6 +1,6 @@
-"""What one step of a network asks of a GPU: copies, reads by the host, launches, bytes, memory.
+"""What one step of a stream asks of a GPU: copies, reads by the host, launches, bytes, memory.
 
-The step runs on fake CUDA tensors (``fake_cuda.py``). A dispatch mode sees every operation that
+The step runs on a device without numbers (``fake_cuda.py``). A dispatch mode sees every operation that
 torch would send to the device, below autograd and after composite operations have been taken apart.
 No time is measured: an operation counts as one launch, whatever kernels it consists of.
 """
@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from fake_cuda import DEVICE, fake_cuda, put_on_fake_cuda
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import occ_perception
 from occ_perception.models.card import ModelCard
-from occ_perception.runtime.flops import network_without_data, shapes_of_inputs
+from occ_perception.models.network import Network
+from occ_perception.runtime.flops import network_without_data
 from occ_perception.runtime.folding import fold
+from occ_perception.runtime.random_frames import random_frames
+from occ_perception.runtime.stream import OccupancyStream
+from occ_perception.runtime.weights import LoadedModel
 
 PACKAGE = str(Path(occ_perception.__file__).parent)
 
@@ -54,6 +54,8 @@ _NO_LAUNCH = (
     *("aten::_reshape_alias", "aten::_unsafe_view", "aten::resize_", "aten::set_", "prim::"),
 )
 _GATHERS = ("aten::index.", "aten::index_select", "aten::gather", "aten::grid_sampler")
+# Composite operations that are one kernel on a device.
+_WHOLE = ("aten::upsample", "aten::scaled_dot_product_attention", "prim::")
 _ALLOCATION_BYTES = 512  # the allocator's smallest step
 
 
@@ -70,7 +72,6 @@ class StepAudit:
         bytes_moved: read and written by all of them; a table that is looked up in counts at most
             as often as numbers come out of it.
         bytes_gathered: of rows read by look-ups beyond that.
-        peak_bytes: most memory of all tensors of the device at once, parameters included.
     """
 
     copies: Counter[str] = field(default_factory=Counter)
@@ -80,7 +81,6 @@ class StepAudit:
     launches: Counter[str] = field(default_factory=Counter)
     bytes_moved: int = 0
     bytes_gathered: int = 0
-    peak_bytes: int = 0
 
     @property
     def stops(self) -> Counter[str]:
@@ -89,39 +89,48 @@ class StepAudit:
 
 
 class DeviceAudit(TorchDispatchMode):
-    """Fills :attr:`step` from the operations that run while it is open.
+    """Books the operations that run while it is open.
 
     A number of Python reaches a kernel as its argument, without a copy, and torch wraps it as a
     tensor without axes in main memory. Such operands are no copies, except for those few operations
     that bring them to the device first (``torch.where`` with a tensor from the host, for example).
     Any other operand in main memory is ``mixed``: an error of torch, or, where it indexes, a copy
     that the operation makes by itself.
+
+    Attributes:
+        network, around: what was booked since the step began, inside and outside the network.
+        parts: names of the network and its part that run, innermost last.
+        peak_bytes: most memory of all tensors of the device at once since the step began.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.step = StepAudit()
-        self.part = ["step"]
+        self.parts: list[str] = []
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._live_bytes = 0
+        self.begin_step()
 
-    def next_step(self) -> None:
-        """Begin another step: live memory goes on, all else starts anew."""
-        self.step = StepAudit(peak_bytes=self._live_bytes)
+    def begin_step(self) -> None:
+        """Begin to book anew; what lives on the device stays."""
+        self.network, self.around = StepAudit(), StepAudit()
+        self.peak_bytes = self._live_bytes
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    @property
+    def step(self) -> StepAudit:
+        """Where the running operation is booked."""
+        return self.network if self.parts else self.around
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and not _name(func).startswith(_WHOLE):
+            with self:  # inference mode leaves composite operations whole
+                output = func.decompose(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
         inputs = _tensors((args, kwargs))
-        on_cuda = any(tensor.device.type == "cuda" for tensor in inputs)
-        if on_cuda:
-            self._book_before(func, inputs, args, kwargs)
-        try:
-            output = func(*args, **kwargs)
-        except (DataDependentOutputException, DynamicOutputShapeException):
-            self.step.reads[f"{_name(func)} at {_place()}"] += 0  # booked, and no way to go on
-            raise
+        if any(tensor.device.type == "cuda" for tensor in inputs):
+            self._book_before(func, inputs, args)
+        output = func(*args, **kwargs)
         outputs = _tensors(output)
         for tensor in outputs:
             self._track(tensor)
@@ -130,7 +139,7 @@ class DeviceAudit(TorchDispatchMode):
             self._book_launch(func, args, inputs, outputs)
         return output
 
-    def _book_before(self, func: Any, inputs: list[Tensor], args: Any, kwargs: Any) -> None:
+    def _book_before(self, func: Any, inputs: list[Tensor], args: Any) -> None:
         name, step = _name(func), self.step
         if name in _READS:
             step.reads[f"{name} at {_place()}"] += 1
@@ -165,7 +174,7 @@ class DeviceAudit(TorchDispatchMode):
         if func.is_view or name.startswith(_NO_LAUNCH):
             return
         step = self.step
-        step.launches[self.part[-1]] += 1
+        step.launches[self.parts[-1] if self.parts else ""] += 1
         read = [_bytes(tensor) for tensor in inputs if tensor.device.type == "cuda"]
         written = sum(_bytes(tensor) for tensor in outputs if tensor.device.type == "cuda")
         if name.startswith(_OVERWRITES):
@@ -194,50 +203,64 @@ class DeviceAudit(TorchDispatchMode):
 
         self._live[key] = size, weakref.ref(storage, freed)
         self._live_bytes += size
-        self.step.peak_bytes = max(self.step.peak_bytes, self._live_bytes)
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
 
 
 _OVERWRITES = ("aten::copy_", "aten::fill_", "aten::zero_")
 
 
-def audit_network(card: ModelCard, frames: int = 2) -> list[StepAudit]:
-    """Audit a card's network as it is run, forward only: the first frame and those that follow.
+@dataclass(frozen=True)
+class StreamAudit:
+    """One step of a stream.
+
+    Attributes:
+        network: inside the network's forward.
+        around: from images to the network's inputs, and from its outputs to labels.
+        live_bytes: most memory of all tensors of the device at once, parameters included.
+    """
+
+    network: StepAudit
+    around: StepAudit
+    live_bytes: int
+
+
+def audit_stream(card: ModelCard, net: Network | None = None, frames: int = 2) -> list[StreamAudit]:
+    """Run a stream on a drawn drive, and audit every step.
 
     Args:
-        card: of the network; its size is what is audited.
-        frames: how many; the first one starts a sequence.
+        card: of the model; its sizes are what is audited.
+        net: its network, of shapes alone, to have another one audited.
+        frames: how many; the first one has no history.
 
     Raises:
         NoCompilerError: see :func:`fake_cuda.register_guard`.
     """
-    net = network_without_data(card).eval().requires_grad_(False)
+    net = network_without_data(card) if net is None else net
+    net.eval().requires_grad_(False)
     fold(net, DEVICE)
-    audit = DeviceAudit()
-    steps = []
-    with fake_cuda(), audit, torch.no_grad(), _named_parts(net, audit):
+    audit, steps = DeviceAudit(), []
+    with fake_cuda(), audit, _booked_by_part(net, audit):
         put_on_fake_cuda(net)
-        state = net.initial_state(1, DEVICE)
-        for _ in range(frames):
-            inputs = shapes_of_inputs(net, DEVICE)
-            audit.next_step()
-            outputs, state = net(inputs, state)
-            steps.append(audit.step)
-            del outputs, inputs
+        stream = OccupancyStream(LoadedModel(card, net, DEVICE, "shapes"))
+        for frame in random_frames(card, frames):
+            audit.begin_step()
+            stream.step(frame)
+            steps.append(StreamAudit(audit.network, audit.around, audit.peak_bytes))
     return steps
 
 
 @contextmanager
-def _named_parts(net: nn.Module, audit: DeviceAudit) -> Iterator[None]:
-    """Book what runs inside a part of the network on its name."""
+def _booked_by_part(net: nn.Module, audit: DeviceAudit) -> Iterator[None]:
+    """Tell the audit when the network runs, and which of its parts."""
 
     def enter(part: str) -> Any:
-        return lambda *_: audit.part.append(part)
+        return lambda *_: audit.parts.append(part)
 
     def leave(*_: Any) -> None:
-        audit.part.pop()
+        audit.parts.pop()
 
     hooks = []
-    for name, part in net.named_children():
+    for name, part in [("", net), *net.named_children()]:
         hooks.append(part.register_forward_pre_hook(enter(name)))
         hooks.append(part.register_forward_hook(leave))
     try:

@@ -1,4 +1,4 @@
-"""CUDA tensors without a GPU and without numbers: shapes, types and devices alone.
+"""A CUDA device without a GPU: its tensors have shapes and types, and no numbers.
 
 Torch's fake tensors run every operation on shapes. A build without CUDA lets them say ``cuda`` once
 a device guard is registered for that device; the one of ``cuda_guard.cpp`` does nothing.
@@ -15,10 +15,13 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.cpp_extension import include_paths
 
 DEVICE = torch.device("cuda", 0)
@@ -34,7 +37,7 @@ def register_guard() -> None:
     """Let fake tensors of this process say ``cuda``; does nothing on a machine with CUDA.
 
     Raises:
-        NoCompilerError: it must be compiled, and g++ is not installed.
+        NoCompilerError: the guard must be compiled, and g++ is not installed.
     """
     if torch.cuda.is_available():
         return
@@ -53,22 +56,49 @@ def register_guard() -> None:
 
 @contextmanager
 def fake_cuda() -> Iterator[None]:
-    """Tensors made while it is open are fake ones; real tensors may be operands."""
+    """Tensors of the device that are made while it is open are fake, those of the host are real.
+
+    So the host computes as always. What it reads from the device is zero. Page-locked memory is
+    ordinary memory here, and waiting for the device does nothing.
+    """
     register_guard()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    without_wait = patch("torch.cuda.synchronize", lambda *_: None)
+    with FakeTensorMode(allow_non_fake_inputs=True), _RealHost(), without_wait:
         yield
 
 
+class _RealHost(TorchDispatchMode):
+    """Runs what concers the host alone with numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        leaves = tree_leaves((args, kwargs))
+        fakes = [leaf for leaf in leaves if isinstance(leaf, FakeTensor)]
+        devices = {leaf.type for leaf in leaves if isinstance(leaf, torch.device)}
+        if func is torch.ops.aten._local_scalar_dense.default and fakes:
+            with unset_fake_temporarily():
+                return torch.zeros((), dtype=fakes[0].dtype).item()
+        if not fakes and "cuda" not in devices:
+            kwargs.pop("pin_memory", None)
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and output.device.type == "cpu":  # down from the device
+            with unset_fake_temporarily():
+                return torch.zeros(output.shape, dtype=output.dtype)
+        return output
+
+
 def put_on_fake_cuda(net: nn.Module) -> None:
-    """Replace parameters and buffers by fake CUDA tensors of the same shapes, in place."""
+    """Replace parameters and buffers by tensors of the device of the same shapes, in place."""
     for part in net.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(_on_cuda(parameter), requires_grad=False)
+                part._parameters[name] = nn.Parameter(_on_device(parameter), requires_grad=False)
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = _on_cuda(buffer)
+                part._buffers[name] = _on_device(buffer)
 
 
-def _on_cuda(tensor: Any) -> Any:
-    return torch.empty_like(tensor, device=DEVICE)
+def _on_device(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=DEVICE)

@@ -16,7 +16,7 @@ from small_streams import drive, surround_rig
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.models.postprocess import labels_of
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
-from occ_perception.nets.sparse.frame_history import Frames, pixel_T_grid
+from occ_perception.nets.sparse.frame_history import Frames
 from occ_perception.nets.sparse.mask_points import EvenDrawsConfig, SeededDrawsConfig
 from occ_perception.nets.sparse.pyramid import Pyramid
 from occ_perception.runtime.folding import fold
@@ -124,7 +124,7 @@ def test_a_stream_of_steps_equals_eight_frames_at_once(net) -> None:
     motion = ages[0].control.previous_T_current_B44[0].numpy()
     images = torch.stack([step.images_BN3HW[0] for step in ages])
     projections = [
-        pixel_T_grid(step.cameras)[0] @ torch.from_numpy(np.linalg.matrix_power(motion, age))
+        step.cameras.pixel_T_grid_BN44[0] @ torch.from_numpy(np.linalg.matrix_power(motion, age))
         for age, step in enumerate(ages)
     ]
     with torch.no_grad():

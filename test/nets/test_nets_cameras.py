@@ -36,7 +36,7 @@ def rig():
     A = torch.eye(3)
     A[:2, :2] = 0.4 * torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
     bda = torch.tensor([[0.0, -1.1, 0], [1.1, 0, 0], [0, 0, 1.1]])
-    cameras = CameraTensors(
+    cameras = CameraTensors.of(
         grid_T_cam_BN44=torch.stack([torch.from_numpy(p).float() for p in poses])[None],
         K_BN33=K.expand(1, 2, 3, 3),
         image_rotation_BN33=A.expand(1, 2, 3, 3),
@@ -71,7 +71,7 @@ def test_rays_equal_the_published_chain_point_by_point():
 
 def test_principal_point_looks_along_the_optical_axis():
     cameras, _ = rig()
-    upright = CameraTensors(
+    upright = CameraTensors.of(
         cameras.grid_T_cam_BN44,
         cameras.K_BN33,
         torch.eye(3).expand(1, 2, 3, 3),
@@ -120,7 +120,8 @@ def test_projecting_what_was_unprojected_gives_the_pixel_back():
     a = cameras.image_translation_BN3[0]
     u, v = torch.rand(2, 3, 4, 5) * 160, torch.rand(2, 3, 4, 5) * 64
     depth = 1 + 20 * torch.rand(2, 3, 4, 5)
-    points = unproject((u, v, depth), K, A, a, torch.eye(4).expand(2, 4, 4))
+    inverses = cameras.inverse_K_BN33[0], cameras.inverse_image_rotation_BN33[0]
+    points = unproject((u, v, depth), *inverses, a, torch.eye(4).expand(2, 4, 4))
     torch.testing.assert_close(points[2], depth)
     for got, expected in zip(project(points, K, A, a), (u, v), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)

@@ -96,7 +96,7 @@ def test_a_new_kernel_starts_with_its_centre_at_one():
 def calibration(generator, cameras=2):
     pose = torch.eye(4).repeat(1, cameras, 1, 1)
     pose[0, :, :3] += 0.1 * torch.randn(cameras, 3, 4, generator=generator)
-    return CameraTensors(
+    return CameraTensors.of(
         grid_T_cam_BN44=pose,
         K_BN33=torch.tensor([[60.0, 0, 48], [0, 60, 40], [0, 0, 1]]).repeat(1, cameras, 1, 1),
         image_rotation_BN33=torch.eye(3).repeat(1, cameras, 1, 1),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.concat_history import ConcatHistoryConfig, ConcatHistoryState
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
@@ -129,7 +130,8 @@ def _equals_the_literal_recurrence(net, flat):
     for frame, (start, E, aug) in enumerate(FRAMES):
         position = 0 if start else position + 1
         x = features(frame, flat)
-        got, state = net(x, state, control([start], [E], [position]), aug[None])
+        step = control([start], [E], [position])
+        got, state = net(x, state, step, GridAugmentation.of(aug[None]))
         torch.testing.assert_close(got, literal(x, start, E, aug), atol=1e-11, rtol=1e-11)
 
 
@@ -144,7 +146,7 @@ def test_two_streams_with_one_restarting_equal_two_single_runs():
             start, E, aug = FRAMES[row]
             position = 0 if start else position + 1
             step = control([start], [E], [position])
-            y, state = net(features(frame, True), state, step, aug[None])
+            y, state = net(features(frame, True), state, step, GridAugmentation.of(aug[None]))
             outputs.append(y)
         singles.append((outputs, state))
     state, positions = net.initial_state(2, None, DTYPE), [0, 0]
@@ -153,7 +155,7 @@ def test_two_streams_with_one_restarting_equal_two_single_runs():
         positions = [0 if r[0] else p + 1 for r, p in zip(rows, positions, strict=True)]
         step = control([r[0] for r in rows], [r[1] for r in rows], positions)
         x = features(frame, True).expand(2, -1, -1, -1)
-        y, state = net(x, state, step, torch.stack([r[2] for r in rows]))
+        y, state = net(x, state, step, GridAugmentation.of(torch.stack([r[2] for r in rows])))
         for b in range(2):
             torch.testing.assert_close(y[b : b + 1], singles[b][0][frame])
     for b in range(2):
@@ -168,7 +170,7 @@ def test_a_start_reads_nothing_of_the_old_state():
     dirty = ConcatHistoryState(
         torch.full_like(clean.slots_BTYXC, float("nan")), torch.full((1, 3, 3), float("nan"))
     )
-    aug = flip(1, 1)[None]
+    aug = GridAugmentation.of(flip(1, 1)[None])
     y_clean, next_clean = net(features(0, True), clean, start, aug)
     y_dirty, next_dirty = net(features(0, True), dirty, start, aug)
     assert torch.equal(y_clean, y_dirty)
@@ -178,7 +180,7 @@ def test_a_start_reads_nothing_of_the_old_state():
 @torch.no_grad()
 def test_a_step_leaves_its_state_and_inputs_as_they_were():
     net = module(flat=True)
-    aug = flip(1, 1)[None]
+    aug = GridAugmentation.of(flip(1, 1)[None])
     _, state = net(
         features(0, True),
         net.initial_state(1, None, DTYPE),
@@ -207,7 +209,8 @@ def test_gradients_flow_through_the_current_frame_only():
     slots = state.slots_BTYXC.normal_().requires_grad_()
     x = features(0, True).requires_grad_()
     step = control([False], [drive(0.1, 0.5)], [1])
-    y, after = net(x, ConcatHistoryState(slots, state.augmentation_B33), step, flip(1, 1)[None])
+    state = ConcatHistoryState(slots, state.augmentation_B33)
+    y, after = net(x, state, step, GridAugmentation.none(1))
     y.sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0

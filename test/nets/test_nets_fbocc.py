@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from occ_perception.geometry import VoxelGrid
 from occ_perception.nets.backward_projection import BackwardProjectionConfig
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.occupancy_heads import MlpHeadConfig, PyramidHeadConfig
 from occ_perception.nets.pyramid_encoder import PyramidEncoderConfig
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
@@ -34,7 +35,7 @@ def cameras():
         c, s = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
         pose[0, camera, :3, :3] = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ _OPTICAL
         pose[0, camera, :3, 3] = torch.tensor([0.1 * camera, 0.05, 0.3])
-    return CameraTensors(
+    return CameraTensors.of(
         grid_T_cam_BN44=pose.double(),
         K_BN33=torch.tensor([[40.0, 0, 33], [0, 41, 25], [0, 0, 1]]).double().repeat(1, 3, 1, 1),
         image_rotation_BN33=torch.diag(torch.tensor([0.9, 0.9, 1])).double().repeat(1, 3, 1, 1),
@@ -77,7 +78,7 @@ def test_columns_attend_to_the_images_as_written():
     weights = torch.rand(1, 3, 10, 3, 4, dtype=torch.float64, generator=generator)
     columns = torch.randn(1, 24, 16, dtype=torch.float64, generator=generator)
     rig = cameras()
-    seen = net.columns(rig, torch.eye(3, dtype=torch.float64)[None])
+    seen = net.columns(rig, GridAugmentation.none(1))
     code = net._position_code()
     got = net.image_attention(columns, code, context, weights, seen)
     unseen = 0

@@ -16,6 +16,7 @@ from occ_perception.nets.flow_head import (
     MotionHint,
     expected_velocity,
 )
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 
@@ -72,7 +73,7 @@ def test_a_certain_bin_is_its_velocity(number, velocity):
 def test_the_previous_map_is_the_mean_over_heights_three_to_eight_shifted_by_the_motion():
     net = head()
     volume = torch.randn(1, 4, 8, 12, 16)
-    aug = torch.eye(3)[None]
+    aug = GridAugmentation.none(1)
     _, state = net(volume, net.initial_state(1, None, torch.float32), step(True), aug)
     mean = volume[..., 3:9].mean(dim=-1)
     torch.testing.assert_close(state.map_BYXC.movedim(-1, 1), mean)
@@ -84,7 +85,7 @@ def test_the_previous_map_is_the_mean_over_heights_three_to_eight_shifted_by_the
 @torch.no_grad()
 def test_a_start_reads_no_state_and_the_map_is_stored_unwarped():
     net = head()
-    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    volume, aug = torch.randn(1, 4, 8, 12, 16), GridAugmentation.none(1)
     clean = net.initial_state(1, None, torch.float32)
     junk = FlowState(torch.full_like(clean.map_BYXC, torch.nan), torch.full((1, 3, 3), torch.nan))
     fresh, _ = net(volume, clean, step(True), aug)
@@ -97,7 +98,7 @@ def test_a_start_reads_no_state_and_the_map_is_stored_unwarped():
 
 def test_single_voxels_in_training_have_the_velocities_of_inference():
     net = head()
-    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    volume, aug = torch.randn(1, 4, 8, 12, 16), GridAugmentation.none(1)
     state = net.initial_state(1, None, torch.float32)
     with torch.no_grad():
         at_inference, _ = net(volume, state, step(True), aug)
@@ -162,10 +163,10 @@ def test_true_classes_are_matched_as_published_and_mixed_into_the_cost():
     aug[:2, :2] = torch.tensor([[0.96, -0.28], [0.28, 0.96]])  # another augmentation than before
     control = step(False, forward=1.5)
     empty = net.initial_state(1, None, torch.float32)
-    _, state = net(volumes[0], empty, step(True), aug_before[None])
+    _, state = net(volumes[0], empty, step(True), GridAugmentation.of(aug_before[None]))
 
     def matching(hint: MotionHint | None) -> torch.Tensor:
-        return matching_of(net, volumes[1], state, control, aug[None], hint)
+        return matching_of(net, volumes[1], state, control, GridAugmentation.of(aug[None]), hint)
 
     motion = control.previous_T_current_B44[0]
     true = published_true_scores(labels[1], labels[0], motion, aug, aug_before).float()
@@ -182,7 +183,7 @@ def test_true_classes_are_matched_as_published_and_mixed_into_the_cost():
 @torch.no_grad()
 def test_true_classes_of_the_frame_before_are_not_read_at_a_start():
     net = head()
-    volume, aug = torch.randn(1, 4, 8, 12, 16), torch.eye(3)[None]
+    volume, aug = torch.randn(1, 4, 8, 12, 16), GridAugmentation.none(1)
     state = net.initial_state(1, None, torch.float32)
     labels = torch.randint(0, 18, (2, 1, 12, 8, 16), dtype=torch.uint8)
     own, other = (
@@ -206,7 +207,7 @@ def test_true_classes_show_where_a_car_came_from():
     labels[:, :, :, :, :4] = torch.arange(40)[:, None, None] % 11  # ground that tells places apart
     labels[0, 0, 16:22, 18:24, 2:8] = 4
     labels[1, 0, 20:26, 18:24, 2:8] = 4
-    volume, aug = torch.zeros(1, 4, 40, 40, 16), torch.eye(3)[None]
+    volume, aug = torch.zeros(1, 4, 40, 40, 16), GridAugmentation.none(1)
     state = net.initial_state(1, None, torch.float32)
     hint = MotionHint(labels[1], labels[0])
     matching = matching_of(net, volume, state, step(False), aug, hint)

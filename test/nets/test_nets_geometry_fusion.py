@@ -57,7 +57,7 @@ def cameras(frame):
     a = torch.tensor([-3.0 - frame, 2.0, 0], dtype=DTYPE)
     pose = torch.eye(4, dtype=DTYPE).expand(1, N, 4, 4)
     K = torch.stack([K, K * torch.tensor([1.1, 1.0, 1.0])[:, None]])[None]
-    return CameraTensors(pose, K, A.expand(1, N, 3, 3), a.expand(1, N, 3))
+    return CameraTensors.of(pose, K, A.expand(1, N, 3, 3), a.expand(1, N, 3))
 
 
 def control(starts, frames):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from occ_perception.geometry import VoxelGrid
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.gradient_fusion import GradientFusionConfig
 from occ_perception.nets.temporal.step import StepControl
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
@@ -176,6 +177,10 @@ def control(rows, positions):
     )
 
 
+def augmentation(rows, dtype=DTYPE):
+    return GridAugmentation.of(torch.stack([r[2] for r in rows]).to(dtype))
+
+
 def run(net, flat, frames, restart, dtype=DTYPE):
     """Outputs of a stream, and its last state."""
     state, position, outputs = net.initial_state(1, None, dtype), 0, []
@@ -183,7 +188,7 @@ def run(net, flat, frames, restart, dtype=DTYPE):
         row = plan(frame, restart)
         position = 0 if row[0] else position + 1
         x = features(frame, flat, dtype)
-        y, state = net(x, state, control([row], [position]), row[2][None].to(dtype))
+        y, state = net(x, state, control([row], [position]), augmentation([row], dtype))
         outputs.append(y)
     return outputs, state
 
@@ -225,7 +230,7 @@ def test_two_streams_with_one_restarting_equal_two_single_runs(flat):
         positions = [0 if r[0] else p + 1 for r, p in zip(rows, positions, strict=True)]
         x = features(frame, flat)
         x = x.expand(2, *x.shape[1:])
-        y, state = net(x, state, control(rows, positions), torch.stack([r[2] for r in rows]))
+        y, state = net(x, state, control(rows, positions), augmentation(rows))
         for b in range(2):
             torch.testing.assert_close(y[b : b + 1], singles[b][0][frame])
     for b in range(2):
@@ -246,7 +251,7 @@ def test_a_start_reads_nothing_of_the_old_state():
         return type(part)(*(spoiled(p) for p in part))
 
     def stepped(state):
-        y, following = net(features(0, False), state, control([row], [0]), row[2][None])
+        y, following = net(features(0, False), state, control([row], [0]), augmentation([row]))
         return [y, *following.motion, *following.history, *following.scene]
 
     for a, b in zip(stepped(clean), stepped(spoiled(clean)), strict=True):
@@ -260,8 +265,8 @@ def test_a_step_leaves_its_state_and_inputs_as_they_were():
     tensors = [*state.motion, *state.history, *state.scene, state.augmentation_B33]
     kept, x = [t.clone() for t in tensors], features(2, False)
     row = plan(2, 0)
-    first, _ = net(x, state, control([row], [2]), row[2][None])
-    again, _ = net(x, state, control([row], [2]), row[2][None])
+    first, _ = net(x, state, control([row], [2]), augmentation([row]))
+    again, _ = net(x, state, control([row], [2]), augmentation([row]))
     assert torch.equal(first, again)
     assert all(torch.equal(a, b) for a, b in zip(tensors, kept, strict=True))
     assert torch.equal(x, features(2, False))
@@ -298,7 +303,7 @@ def test_training_reaches_every_layer_but_not_the_frame_before():
     assert not state.history.fused_BYXC.requires_grad
     state.history.fused_BYXC.requires_grad_()
     row = plan(2, 0)
-    y, following = net(features(2, True), state, control([row], [2]), row[2][None])
+    y, following = net(features(2, True), state, control([row], [2]), augmentation([row]))
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
     assert state.history.fused_BYXC.grad is None

@@ -26,7 +26,7 @@ def level_camera() -> CameraTensors:
     """1.5 m above the ground, optical axis along the vehicle, input pixels as native ones."""
     pose = torch.tensor([[0.0, 0, 1, 0.3], [-1, 0, 0, 0.1], [0, -1, 0, HEIGHT_M], [0, 0, 0, 1]])
     K = torch.tensor([[40.0, 0, 31.5], [0, 40, 15.5], [0, 0, 1]])
-    return CameraTensors(
+    return CameraTensors.of(
         grid_T_cam_BN44=pose[None, None],
         K_BN33=K[None, None],
         image_rotation_BN33=torch.eye(3)[None, None],

@@ -11,7 +11,9 @@ from small_networks import inputs
 from small_sparse import GRID, small_config
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.nets.sparse.frame_history import FrameHistoryConfig, pixel_T_grid
+from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.grid_augmentation import GridAugmentation
+from occ_perception.nets.sparse.frame_history import FrameHistoryConfig
 from occ_perception.nets.sparse.geometry import SparseGeometry
 from occ_perception.nets.sparse.mask_points import (
     Draws,
@@ -140,9 +142,9 @@ def test_projection_is_rotation_intrinsics_and_crop_in_turn() -> None:
     cameras = inputs(0, 0, 0).cameras
     affine = torch.tensor([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 1.0]]).expand(1, 6, 3, 3)
     shift = torch.tensor([3.0, -7.0, 0.0]).expand(1, 6, 3)
-    cameras = replace(cameras, image_rotation_BN33=affine, image_translation_BN3=shift)
+    cameras = CameraTensors.of(cameras.grid_T_cam_BN44, cameras.K_BN33, affine, shift)
     place = torch.tensor([2.0, -1.0, 0.7, 1.0], dtype=torch.float64)
-    projected = pixel_T_grid(cameras)[0] @ place
+    projected = cameras.pixel_T_grid_BN44[0] @ place
     for n in range(6):
         pose, K = cameras.grid_T_cam_BN44[0, n].double(), cameras.K_BN33[0, n].double()
         x, y, depth = (torch.linalg.inv(pose) @ place)[:3].tolist()
@@ -159,7 +161,7 @@ def test_memory_reads_the_oldest_frame_where_older_ones_are_missing() -> None:
     for number in range(6):
         step = inputs(0, number, number % 5)  # the last frame starts again
         maps = Pyramid(*(torch.full((1, 6, *m.shape[3:]), float(number)) for m in state.maps))
-        frames, state = history(maps, step.cameras, state, step.control, step.bev_augmentation_B33)
+        frames, state = history(maps, step.cameras, state, step.control, step.augmentation)
         at = frames.frame_BT[0]
         read.append([frames.maps.stride8[0, i, 0, 0, 0, 0].item() for i in at])
     assert read == [
@@ -178,8 +180,8 @@ def test_augmented_grid_is_seen_where_the_plain_one_is() -> None:
     state = history.initial_state(1, None, torch.float32)
     maps = Pyramid(*(m[:, 0] for m in state.maps))
     turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])
-    plain, _ = history(maps, step.cameras, state, step.control, step.bev_augmentation_B33)
-    turned, _ = history(maps, step.cameras, state, step.control, turn)
+    plain, _ = history(maps, step.cameras, state, step.control, step.augmentation)
+    turned, _ = history(maps, step.cameras, state, step.control, GridAugmentation.of(turn))
     place = torch.tensor([3.0, 1.0, 0.5, 1.0])
     there = torch.cat([turn[0] @ place[:3], place[3:]])
     torch.testing.assert_close(

@@ -13,11 +13,18 @@ from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
 GEOMETRY = ViewGeometry(
     (64, 128), DepthBins(2.0, 10.0, 1.0), VoxelGrid((0, 0, 0), (1, 1, 1), (4, 4, 1)), 1
 )
-CAMERAS = CameraTensors(
+CAMERAS = CameraTensors.of(
     grid_T_cam_BN44=torch.eye(4).expand(1, 1, 4, 4),
     K_BN33=torch.tensor([[200.0, 0, 128], [0, 200, 64], [0, 0, 1]]).expand(1, 1, 3, 3),
     image_rotation_BN33=torch.diag(torch.tensor([0.5, 0.5, 1.0])).expand(1, 1, 3, 3),
     image_translation_BN3=torch.zeros(1, 1, 3),
+)
+CALIBRATION = (
+    CAMERAS.K_BN33[0],
+    CAMERAS.inverse_K_BN33[0],
+    CAMERAS.image_rotation_BN33[0],
+    CAMERAS.inverse_image_rotation_BN33[0],
+    CAMERAS.image_translation_BN3[0],
 )
 SWEEP = PlaneSweepConfig(channels=8).build(GEOMETRY)
 
@@ -34,10 +41,8 @@ def step(sideways: float, start: bool = False) -> StepControl:
 
 
 def test_positions_shift_by_focal_length_times_baseline_over_depth():
-    K, A = CAMERAS.K_BN33[0], CAMERAS.image_rotation_BN33[0]
-    a = CAMERAS.image_translation_BN3[0]
     motion = step(0.5).previous_cam_T_cam_BN44[0].float()
-    places = SWEEP.positions(motion, K, A, a)
+    places = SWEEP.positions(motion, *CALIBRATION)
     assert places.shape == (1, 16, 32, 8, 2)
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(32.0), indexing="ij")
     for k, depth in enumerate(GEOMETRY.depth.edges().tolist()):
@@ -50,8 +55,7 @@ def test_positions_shift_by_focal_length_times_baseline_over_depth():
 def test_points_behind_the_previous_camera_are_outside():
     motion = torch.eye(4)[None]
     motion[0, 2, 3] = -5.0
-    K, A = CAMERAS.K_BN33[0], CAMERAS.image_rotation_BN33[0]
-    places = SWEEP.positions(motion, K, A, CAMERAS.image_translation_BN3[0])
+    places = SWEEP.positions(motion, *CALIBRATION)
     assert (places[0, :, :, :3] < 0).all()  # depths 2, 3 and 4 of a camera that was 5 m ahead
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from occ_perception.ops.backend import linear_corners, moved_voxels, sample_rows, voxel_motion
+from occ_perception.ops.backend import (
+    linear_corners,
+    moved_voxels,
+    sample_rows,
+    voxel_frame,
+    voxel_motion,
+)
 
 LOWER, STEP = (-4.0, -3.0, -1.0), (0.5, 0.4, 0.8)
 
@@ -47,7 +53,7 @@ MOTIONS = [motion_matrix(0.1, 0.02, (1.3, -0.4, 0.1)), motion_matrix(-1.2, 0.0, 
 def test_volume_equals_the_loop(motion):
     X, Y, Z = dims = (7, 5, 4)
     volume = torch.randn(1, 1, Y, X, Z)
-    M = voxel_motion(torch.from_numpy(motion)[None], LOWER, STEP, flat=False)
+    M = voxel_motion(torch.from_numpy(motion)[None], voxel_frame(LOWER, STEP, flat=False))
     got = sample_voxels(volume, moved_voxels(M, dims, flat=False))
     for x, y, z in np.ndindex(*dims):
         metres = np.array([*(np.array(LOWER) + np.array([x, y, z]) * STEP), 1.0])
@@ -60,7 +66,7 @@ def test_volume_equals_the_loop(motion):
 def test_map_equals_the_loop_with_its_plane_one_metre_up(motion):
     X, Y, _ = dims = (7, 5, 1)
     features = torch.randn(1, 1, Y, X)
-    M = voxel_motion(torch.from_numpy(motion)[None], LOWER, STEP, flat=True)
+    M = voxel_motion(torch.from_numpy(motion)[None], voxel_frame(LOWER, STEP, flat=True))
     got = sample_voxels(features, moved_voxels(M, dims, flat=True))
     for x, y in np.ndindex(X, Y):
         metres = np.array([LOWER[0] + x * STEP[0], LOWER[1] + y * STEP[1], 1.0, 1.0])
@@ -75,20 +81,22 @@ def test_standing_still_changes_nothing(flat):
     shape = (2, 3, 4, 6) if flat else (2, 3, 4, 6, 3)
     features = torch.randn(shape)
     still = torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
-    voxels = moved_voxels(voxel_motion(still, LOWER, STEP, flat), dims, flat)
+    voxels = moved_voxels(voxel_motion(still, voxel_frame(LOWER, STEP, flat)), dims, flat)
     torch.testing.assert_close(sample_voxels(features, voxels), features, atol=1e-5, rtol=1e-5)
 
 
 def test_driving_one_voxel_forward_shifts_the_past_one_voxel_back():
     past = torch.arange(6.0).expand(1, 1, 4, 6).contiguous()
     forward = torch.from_numpy(motion_matrix(shift=(STEP[0], 0, 0)))[None]
-    voxels = moved_voxels(voxel_motion(forward, LOWER, STEP, flat=True), (6, 4, 1), flat=True)
+    M = voxel_motion(forward, voxel_frame(LOWER, STEP, flat=True))
+    voxels = moved_voxels(M, (6, 4, 1), flat=True)
     expected = torch.tensor([1.0, 2, 3, 4, 5, 0]).expand(1, 1, 4, 6)
     torch.testing.assert_close(sample_voxels(past, voxels), expected, atol=1e-5, rtol=0)
 
 
 def test_pitch_moves_a_map_because_its_plane_lies_above_the_axis():
     pitch = torch.from_numpy(motion_matrix(pitch=0.1))[None]
-    voxels = moved_voxels(voxel_motion(pitch, LOWER, STEP, flat=True), (3, 3, 1), flat=True)
+    M = voxel_motion(pitch, voxel_frame(LOWER, STEP, flat=True))
+    voxels = moved_voxels(M, (3, 3, 1), flat=True)
     x0 = LOWER[0] * math.cos(0.1) + 1.0 * math.sin(0.1)
     assert voxels[0, 0, 0, 1].item() == pytest.approx((x0 - LOWER[0]) / STEP[0], abs=1e-5)

@@ -14,11 +14,18 @@ from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.card import ModelCard
-from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    DepthHint,
+    GridAugmentation,
+    NetInputs,
+    StepControl,
+)
 from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
+from occ_perception.runtime.upload import upload
 
 # Grid spacing (rows, columns) and amplitude of each octave of the synthetic images.
 _OCTAVES = (((5, 9), 1.0), ((17, 45), 0.7), ((41, 113), 0.4))
@@ -157,27 +164,29 @@ class GoldenFile:
         """Network input of a frame."""
 
         def tensor(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.from_numpy(self.arrays[f"f{frame}/in/{name}"])[None].to(device, dtype)
+            return torch.from_numpy(self.arrays[f"f{frame}/in/{name}"])[None].to(dtype)
 
-        pose = torch.zeros(1, self.meta["n_cams"], 4, 4, device=device)
+        pose = torch.zeros(1, self.meta["n_cams"], 4, 4)
         pose[..., :3, :3] = tensor("rots")
         pose[..., :3, 3] = tensor("trans")
         pose[..., 3, 3] = 1.0
+        cameras = CameraTensors.of(
+            grid_T_cam_BN44=pose,
+            K_BN33=tensor("intrins"),
+            image_rotation_BN33=tensor("post_rots"),
+            image_translation_BN3=tensor("post_trans"),
+        )
+        control = StepControl(
+            start_B=tensor("start_of_sequence", torch.bool),
+            previous_T_current_B44=tensor("curr_to_prev_ego_rt", torch.float64),
+            position_B=torch.tensor([self._position(frame)]),
+            previous_cam_T_cam_BN44=self._camera_motion(frame),
+        )
         return NetInputs(
             images_BN3HW=self.images(frame).to(device),
-            cameras=CameraTensors(
-                grid_T_cam_BN44=pose,
-                K_BN33=tensor("intrins"),
-                image_rotation_BN33=tensor("post_rots"),
-                image_translation_BN3=tensor("post_trans"),
-            ),
-            control=StepControl(
-                start_B=tensor("start_of_sequence", torch.bool),
-                previous_T_current_B44=tensor("curr_to_prev_ego_rt", torch.float64),
-                position_B=torch.tensor([self._position(frame)], device=device),
-                previous_cam_T_cam_BN44=self._camera_motion(frame).to(device),
-            ),
-            bev_augmentation_B33=tensor("bda"),
+            cameras=upload(cameras, device),
+            control=upload(control, device),
+            augmentation=upload(GridAugmentation.of(tensor("bda")), device),
             depth=self._depth_hint(frame, device) if self.meta["gt_depth"] else None,
         )
 

@@ -23,7 +23,13 @@ from golden_file import GoldenFile, Samples, synthetic_image
 from torch import Tensor, nn
 from verdict import AGREEMENT, TOLERANCE, Verdict, compare, compare_labels
 
-from occ_perception.models.inputs import CameraTensors, NetInputs, SparseOutputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    GridAugmentation,
+    NetInputs,
+    SparseOutputs,
+    StepControl,
+)
 from occ_perception.models.network import Network
 from occ_perception.models.postprocess import labels_of
 from occ_perception.models.random_weights import fill_random_weights
@@ -31,6 +37,7 @@ from occ_perception.nets.sparse.mask_decoder import MaskPrediction
 from occ_perception.nets.sparse.mask_points import Draws, pick_voxels
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.runtime.preprocess import Preprocessor
+from occ_perception.runtime.upload import upload
 
 FLIPS = ("voxels as probable as the last one kept", "edge of an image")
 CLOSE = 1e-3
@@ -87,9 +94,6 @@ class SparseGoldenFile(GoldenFile):
         images = [self.images(n) for n in chain]
         self._check_images(frame, np.stack(images))
 
-        def tensor(array: np.ndarray) -> Tensor:
-            return _float32(array).to(device)
-
         now_T_front = np.linalg.inv(calibrations[0][0][1])
         steps: list[NetInputs] = []
         previous_T_now: np.ndarray | None = None
@@ -100,25 +104,24 @@ class SparseGoldenFile(GoldenFile):
             start = previous_T_now is None
             motion = np.eye(4) if start else previous_T_now @ np.linalg.inv(ego_T_now)
             poses = np.stack([ego_T_now @ np.linalg.inv(c[1]) for c in calibrations[age]])
+            K = np.stack([c[0] for c in calibrations[age]])
+            cameras = CameraTensors.of(
+                grid_T_cam_BN44=_float32(poses),
+                K_BN33=_float32(K),
+                image_rotation_BN33=_float32(np.stack([np.diag(affine.diagonal())] * _CAMERAS)),
+                image_translation_BN3=_float32(np.stack([affine[:, 2] * (1, 1, 0)] * _CAMERAS)),
+            )
+            control = StepControl(
+                start_B=torch.tensor([start]),
+                previous_T_current_B44=torch.from_numpy(motion)[None],
+                position_B=torch.tensor([len(steps)]),
+            )
             steps.append(
                 NetInputs(
                     images_BN3HW=self._normalised(images[age]).to(device),
-                    cameras=CameraTensors(
-                        grid_T_cam_BN44=tensor(poses),
-                        K_BN33=tensor(np.stack([c[0] for c in calibrations[age]])),
-                        image_rotation_BN33=tensor(
-                            np.stack([np.diag(affine.diagonal())] * _CAMERAS)
-                        ),
-                        image_translation_BN3=tensor(
-                            np.stack([affine[:, 2] * (1, 1, 0)] * _CAMERAS)
-                        ),
-                    ),
-                    control=StepControl(
-                        start_B=torch.tensor([start], device=device),
-                        previous_T_current_B44=torch.from_numpy(motion)[None].to(device),
-                        position_B=torch.tensor([len(steps)], device=device),
-                    ),
-                    bev_augmentation_B33=torch.eye(3, device=device)[None],
+                    cameras=upload(cameras, device),
+                    control=upload(control, device),
+                    augmentation=upload(GridAugmentation.none(1), device),
                 )
             )
             previous_T_now = ego_T_now

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from occ_perception.geometry import VoxelGrid
-from occ_perception.models.inputs import CameraTensors, NetInputs, StepControl
+from occ_perception.models.inputs import CameraTensors, GridAugmentation, NetInputs, StepControl
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 
@@ -51,7 +51,7 @@ def inputs(frame, mirrored):
     K = torch.tensor([[60.0, 0, 48], [0, 60, 40], [0, 0, 1]])
     return NetInputs(
         images_BN3HW=torch.randn(1, 6, 3, 64, 96, generator=generator),
-        cameras=CameraTensors(
+        cameras=CameraTensors.of(
             grid_T_cam_BN44=pose,
             K_BN33=K.expand(1, 6, 3, 3),
             image_rotation_BN33=torch.eye(3).expand(1, 6, 3, 3),
@@ -62,7 +62,7 @@ def inputs(frame, mirrored):
             previous_T_current_B44=(motion if frame else torch.eye(4)).double()[None],
             position_B=torch.tensor([frame]),
         ),
-        bev_augmentation_B33=torch.eye(3)[None],
+        augmentation=GridAugmentation.none(1),
     )
 
 

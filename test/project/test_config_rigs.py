@@ -47,7 +47,7 @@ def test_cameras_look_where_the_comments_say(rig):
 
 def test_low_images_lie_on_the_lower_edge_under_black_rows(rig):
     card = get_card("alocc_3d_waymo")
-    tables = Calibrator(card, CPU).tables(rig)
+    tables = Calibrator(card).tables(rig)
     assert [plan.box[1] for plan in tables.plans] == [0, 0, 0, -197, -197]
     white = [np.full((c.height, c.width, 3), 255, np.uint8) for c in rig.cameras]
     images = Preprocessor(card.preprocessing, CPU)(white, tables.plans)

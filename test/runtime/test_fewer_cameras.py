@@ -41,7 +41,9 @@ def looking_away(step, camera: int):
     pose = step.cameras.grid_T_cam_BN44.clone()
     pose[:, camera, :3, :3] = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])
     pose[:, camera, :3, 3] = torch.tensor([0.0, 0.0, -1e5])
-    return replace(step, cameras=replace(step.cameras, grid_T_cam_BN44=pose))
+    cameras = step.cameras
+    affine = cameras.image_rotation_BN33, cameras.image_translation_BN3
+    return replace(step, cameras=CameraTensors.of(pose, cameras.K_BN33, *affine))
 
 
 @pytest.mark.parametrize("name", MODELS)

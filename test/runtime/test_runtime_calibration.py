@@ -25,7 +25,7 @@ LIDAR_CARD = get_card("alocc_2d_mini_surroundocc")
 
 
 def _tensors(frame: CameraFrame, card=CARD):
-    calibrator = Calibrator(card, CPU)
+    calibrator = Calibrator(card)
     tables = calibrator.tables(frame.rig)
     world_T_cam = calibrator.world_T_cameras(frame, tables)
     return calibrator.camera_tensors(frame.world_T_reference_ego, world_T_cam, tables)
@@ -144,14 +144,14 @@ def test_a_lidar_grid_needs_the_lidars_pose() -> None:
 def test_a_rig_without_a_camera_of_the_model_is_refused_by_name() -> None:
     rig = surround_rig([name for name in CARD.cameras if name != "CAM_BACK"])
     with pytest.raises(ModelError, match="needs camera CAM_BACK, which the rig does not have"):
-        Calibrator(CARD, CPU).tables(rig)
+        Calibrator(CARD).tables(rig)
 
 
 def test_neither_camera_order_nor_unused_cameras_nor_an_unused_lidar_make_another_rig() -> None:
     rig = surround_rig(CARD.cameras)
     extra = replace(rig.cameras[0], name="CAM_INSIDE")
     other = CameraRig((extra, *reversed(rig.cameras)), ego_T_lidar=pose(1.0))
-    calibrator = Calibrator(CARD, CPU)
+    calibrator = Calibrator(CARD)
     assert calibrator.tables(other) is calibrator.tables(rig)
 
 
@@ -159,12 +159,12 @@ def test_a_changed_calibration_is_another_rig() -> None:
     rig = surround_rig(CARD.cameras)
     turned = replace(rig.cameras[2], ego_T_cam=pose(yaw_deg=0.1) @ rig.cameras[2].ego_T_cam)
     changed = CameraRig((*rig.cameras[:2], turned, *rig.cameras[3:]))
-    calibrator = Calibrator(CARD, CPU)
+    calibrator = Calibrator(CARD)
     assert calibrator.tables(changed).fingerprint != calibrator.tables(rig).fingerprint
 
 
 def test_few_rigs_are_remembered() -> None:
-    calibrator = Calibrator(CARD, CPU)
+    calibrator = Calibrator(CARD)
     rigs = [surround_rig(CARD.cameras, (800 + 16 * n, 450 + 9 * n)) for n in range(6)]
     tables = [calibrator.tables(rig) for rig in rigs]
     assert calibrator.tables(rigs[-1]) is tables[-1]

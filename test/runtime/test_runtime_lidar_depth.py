@@ -23,7 +23,7 @@ SCALE = {"depth_net.context_conv.weight": 20.0, "alocc_head.mask_embed.4.weight"
 
 
 def depth_of(card, frame, lidar, **options):
-    calibrator = Calibrator(card, CPU)
+    calibrator = Calibrator(card)
     tables = calibrator.tables(frame.rig)
     poses = calibrator.world_T_cameras(frame, tables)
     hint = lidar_depth(lidar, poses, tables, card.config.geometry, CPU, **options)

@@ -65,7 +65,7 @@ def test_calibration_is_that_of_the_running_node() -> None:
             for name, c in frame.cameras.items()
         )
     )
-    calibrator = Calibrator(CARD, torch.device("cpu"))
+    calibrator = Calibrator(CARD)
     tables = calibrator.tables(rig)
     world_T_cam = np.stack([frame.cameras[name].world_T_cam for name in CARD.cameras])
     expected = calibrator.camera_tensors(frame.world_T_reference_ego, world_T_cam, tables)

@@ -54,7 +54,7 @@ def batch_of(card: ModelCard, grid: tuple[int, int, int], frame: int) -> Batch:
         start_B=joint.control.start_B,
         images_BN3HW=joint.images_BN3HW,
         cameras=joint.cameras,
-        bev_augmentation_B33=joint.bev_augmentation_B33,
+        augmentation=joint.augmentation,
         previous_T_current_B44=joint.control.previous_T_current_B44,
         previous_cam_T_cam_BN44=joint.control.previous_cam_T_cam_BN44,
         previous_images_BN3HW=joint.images_BN3HW.flip(0),

@@ -125,7 +125,7 @@ class SparseOcc(Network):
             inputs.cameras,
             state.history,
             inputs.control,
-            inputs.bev_augmentation_B33,
+            inputs.augmentation,
         )
         return frames, TemporalState(history=history)
 

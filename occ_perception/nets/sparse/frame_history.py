@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.nets.cameras import CameraTensors
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.sparse.geometry import SparseGeometry
 from occ_perception.nets.sparse.pyramid import STRIDES, Pyramid
 from occ_perception.nets.temporal.step import StepControl, choose
@@ -105,10 +106,12 @@ class FrameHistory(nn.Module):
         cameras: CameraTensors,
         state: FrameHistoryState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> tuple[Frames, FrameHistoryState]:
         F = self.config.frames
-        seen_from_now = pixel_T_grid(cameras)[:, None]
+        assert cameras.pixel_T_grid_BN44 is not None
+        # Float64: earlier frames are reached over several motions.
+        seen_from_now = cameras.pixel_T_grid_BN44[:, None]
         motion = step.previous_T_current_B44.double()[:, None, None]
         earlier = choose(step.start_B, seen_from_now, state.pixel_T_ego_BFN44 @ motion)
         projections = torch.cat([seen_from_now, earlier], dim=1)
@@ -123,7 +126,7 @@ class FrameHistory(nn.Module):
                 for level, past in zip(maps, state.maps, strict=True)
             )
         )
-        frames = Frames(joined, number, _without_augmentation(projections, bev_augmentation_B33))
+        frames = Frames(joined, number, _without_augmentation(projections, augmentation))
         following = FrameHistoryState(
             maps=Pyramid(*(_own(level[:, :F]) for level in joined)),
             frame_BF=_own(number[:, :F]),
@@ -137,21 +140,8 @@ def _own(view: Tensor) -> Tensor:
     return view.clone(memory_format=torch.contiguous_format)
 
 
-def pixel_T_grid(cameras: CameraTensors) -> Tensor:
-    """Places in the grid's frame to (u depth, v depth, depth) in input pixels, (B, N, 4, 4).
-
-    Float64: earlier frames are reached over several motions.
-    """
-    affine = cameras.image_rotation_BN33.double().clone()
-    affine[..., :, 2] += cameras.image_translation_BN3.double()
-    pixel_T_cam = torch.zeros_like(cameras.grid_T_cam_BN44, dtype=torch.float64)
-    pixel_T_cam[..., :3, :3] = affine @ cameras.K_BN33.double()
-    pixel_T_cam[..., 3, 3] = 1.0
-    return pixel_T_cam @ torch.linalg.inv_ex(cameras.grid_T_cam_BN44.double()).inverse
-
-
-def _without_augmentation(projections_BTN44: Tensor, augmentation_B33: Tensor) -> Tensor:
+def _without_augmentation(projections_BTN44: Tensor, augmentation: GridAugmentation) -> Tensor:
     """Projections of places in the augmented grid, float32."""
-    undo = torch.linalg.inv_ex(augmentation_B33.double()).inverse[:, None, None]
+    undo = augmentation.inverse_B33[:, None, None]
     turned = torch.cat([projections_BTN44[..., :3] @ undo, projections_BTN44[..., 3:]], dim=-1)
     return turned.float()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.feature_rows import (
     features_of,
     norm_as_affine,
@@ -22,7 +23,7 @@ from occ_perception.nets.temporal.feature_rows import (
     project_rows,
     rows_of,
 )
-from occ_perception.nets.temporal.step import StepControl, choose, grid_motion
+from occ_perception.nets.temporal.step import GridMotion, StepControl, choose
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import (
     Corners,
@@ -88,6 +89,7 @@ class ConcatHistory(nn.Module):
         C, T = config.channels, config.frames
         self.config = config
         self.geometry = geometry
+        self.grid_motion = GridMotion(geometry)
         self.warp = WarpSlot()
         self.project = ProjectSlots(*pointwise(geometry.flat, C + 1, C))
         self.fuse = FuseSlots(*pointwise(geometry.flat, (T + 1) * C, C))
@@ -109,10 +111,10 @@ class ConcatHistory(nn.Module):
         features_BCYX: Tensor,
         state: ConcatHistoryState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> tuple[Tensor, ConcatHistoryState]:
         current = rows_of(features_BCYX)
-        motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
+        motion = self.grid_motion(step, augmentation, state.augmentation_B33)
         precise = torch.promote_types(current.dtype, torch.float32)
         voxels = moved_voxels(motion, self.geometry.grid.dims, self.geometry.flat, precise)
         corners = linear_corners(voxels.flatten(1, -2), tuple(current.shape[1:-1]))
@@ -125,7 +127,7 @@ class ConcatHistory(nn.Module):
             total = self.fuse.add(None, projected, 0)
         else:
             total = self._one_after_the_other(slots, seconds_BT)
-        state = ConcatHistoryState(following, bev_augmentation_B33.clone())
+        state = ConcatHistoryState(following, augmentation.matrix_B33.clone())
         return features_of(self.fuse(total)), state
 
     def _one_after_the_other(self, slots: Iterable[Tensor], seconds_BT: Tensor) -> Tensor:

@@ -142,8 +142,8 @@ class GeometryFusion(nn.Module):
         )
         points = unproject(
             pixels,
-            K,
-            cameras.image_rotation_BN33.flatten(0, 1),
+            cameras.inverse_K_BN33.flatten(0, 1),
+            cameras.inverse_image_rotation_BN33.flatten(0, 1),
             cameras.image_translation_BN3.flatten(0, 1),
             step.previous_cam_T_cam_BN44.to(K.dtype).flatten(0, 1),
         )

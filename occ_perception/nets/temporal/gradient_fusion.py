@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.temporal.feature_rows import features_of, rows_of
 from occ_perception.nets.temporal.motion_fusion import MotionFusionConfig, MotionFusionState
 from occ_perception.nets.temporal.recurrent_history import (
@@ -18,7 +19,7 @@ from occ_perception.nets.temporal.recurrent_history import (
     RecurrentHistoryState,
 )
 from occ_perception.nets.temporal.scene_fusion import SceneFusionConfig, SceneFusionState
-from occ_perception.nets.temporal.step import StepControl, grid_motion
+from occ_perception.nets.temporal.step import GridMotion, StepControl
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.ops.backend import moved_voxels
 
@@ -79,6 +80,7 @@ class GradientFusion(nn.Module):
     def __init__(self, config: GradientFusionConfig, geometry: ViewGeometry) -> None:
         super().__init__()
         self.geometry = geometry
+        self.grid_motion = GridMotion(geometry)
         self.motion = config.motion.build(geometry)
         self.history = config.history.build(geometry)
         self.scene = config.scene.build()
@@ -99,15 +101,15 @@ class GradientFusion(nn.Module):
         features_BCYX: Tensor,
         state: GradientFusionState,
         step: StepControl,
-        bev_augmentation_B33: Tensor,
+        augmentation: GridAugmentation,
     ) -> tuple[Tensor, GradientFusionState]:
         rows = rows_of(features_BCYX)
-        ego_motion = grid_motion(step, bev_augmentation_B33, state.augmentation_B33, self.geometry)
+        ego_motion = self.grid_motion(step, augmentation, state.augmentation_B33)
         precise = torch.promote_types(rows.dtype, torch.float32)
         voxels = moved_voxels(ego_motion, self.geometry.grid.dims, self.geometry.flat, precise)
 
         voxels, motion = self.motion(rows, voxels, state.motion, step)
         rows, history = self.history(rows, voxels, state.history, step)
         rows, scene = self.scene(rows, state.scene, step)
-        following = GradientFusionState(motion, history, scene, bev_augmentation_B33.clone())
+        following = GradientFusionState(motion, history, scene, augmentation.matrix_B33.clone())
         return features_of(rows), following

@@ -95,7 +95,8 @@ class MotionFusion(nn.Module):
         """
         order = _PREDICTED_TO_GRID_AXES[self.axes]
         predicted = project_rows(self.predict.weight, self.predict.bias, rows_BYXC)
-        predicted = predicted[..., order].to(voxels_BYXA.dtype)
+        predicted = torch.stack([predicted[..., axis] for axis in order], dim=-1)
+        predicted = predicted.to(voxels_BYXA.dtype)
         predicted = predicted.clamp(-self.config.limit, self.config.limit)
         with torch.no_grad():
             gradient = displacement_gradient(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from occ_perception.nets.grid_augmentation import GridAugmentation
 from occ_perception.nets.view_geometry import ViewGeometry
-from occ_perception.ops.backend import voxel_motion
+from occ_perception.ops.backend import VoxelFrame, voxel_frame, voxel_motion
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,37 @@ def choose(start_B: Tensor, fresh: Tensor, carried: Tensor) -> Tensor:
     return torch.where(start_B.view(-1, *[1] * (rank - 1)), fresh, carried)
 
 
-def grid_motion(
-    step: StepControl,
-    bev_augmentation_B33: Tensor,
-    previous_augmentation_B33: Tensor,
-    geometry: ViewGeometry,
-) -> Tensor:
+class GridMotion(nn.Module):
     """Motion between the grids of two frames in voxels, (B, 4, 4) float64.
 
     ``M = F^-1 A' E A^-1 F``: undo this frame's grid augmentation A, move by the ego motion E,
     apply the augmentation A' the state was made with; F maps voxel indices to metres.
+
+    Args:
+        geometry: names the grid.
     """
-    previous_B33 = choose(step.start_B, bev_augmentation_B33, previous_augmentation_B33).double()
-    undo_B33 = torch.linalg.inv_ex(bev_augmentation_B33.double()).inverse
-    E = step.previous_T_current_B44.double()
-    motion = torch.zeros_like(E)
-    motion[:, :3, :3] = previous_B33 @ E[:, :3, :3] @ undo_B33
-    motion[:, :3, 3:] = previous_B33 @ E[:, :3, 3:]
-    motion[:, 3, 3] = 1.0
-    return voxel_motion(motion, geometry.grid.lower, geometry.grid.voxel_size, geometry.flat)
+
+    metres_T_voxels_44: Tensor
+    voxels_T_metres_44: Tensor
+
+    def __init__(self, geometry: ViewGeometry) -> None:
+        super().__init__()
+        frame = voxel_frame(geometry.grid.lower, geometry.grid.voxel_size, geometry.flat)
+        self.register_buffer("metres_T_voxels_44", frame.metres_T_voxels_44, persistent=False)
+        self.register_buffer("voxels_T_metres_44", frame.voxels_T_metres_44, persistent=False)
+
+    def forward(
+        self,
+        step: StepControl,
+        augmentation: GridAugmentation,
+        previous_augmentation_B33: Tensor,
+    ) -> Tensor:
+        previous_B33 = choose(step.start_B, augmentation.matrix_B33, previous_augmentation_B33)
+        previous_B33 = previous_B33.double()
+        E = step.previous_T_current_B44.double()
+        rotation = previous_B33 @ E[:, :3, :3] @ augmentation.inverse_B33
+        shift = previous_B33 @ E[:, :3, 3:]
+        motion = torch.cat([torch.cat([rotation, shift], dim=2), E[:, 3:]], dim=1)
+        # A network that was made float32 altogether has rounded its constants, too.
+        frame = (self.metres_T_voxels_44.double(), self.voxels_T_metres_44.double())
+        return voxel_motion(motion, VoxelFrame(*frame))

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from occ_perception.models.inputs import CameraTensors, DepthHint, NetInputs, StepControl
+from occ_perception.models.inputs import (
+    CameraTensors,
+    DepthHint,
+    GridAugmentation,
+    NetInputs,
+    StepControl,
+)
+from occ_perception.runtime.upload import upload
 from occ_training.data.records import DatasetError
 
 
@@ -75,6 +82,7 @@ class Batch:
     Attributes:
         indices, tokens, sequences, groups: one per slot.
         cameras: calibration as the networks take it.
+        augmentation: of the grid's frame.
         lidar_origins: one (T, 3) tensor per slot, T differs; None if not requested.
     """
 
@@ -85,7 +93,7 @@ class Batch:
     start_B: Tensor
     images_BN3HW: Tensor
     cameras: CameraTensors
-    bev_augmentation_B33: Tensor
+    augmentation: GridAugmentation
     previous_T_current_B44: Tensor
     previous_cam_T_cam_BN44: Tensor
     previous_images_BN3HW: Tensor | None = None
@@ -101,16 +109,15 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on a device; the metrics move the ray origins."""
+        """A batch of main memory on a device; the metrics move the ray origins."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        cameras = CameraTensors(
-            **{f.name: getattr(self.cameras, f.name).to(device) for f in fields(self.cameras)}
-        )
-        return replace(self, cameras=cameras, **moved)
+        cameras = upload(self.cameras, torch.device(device))
+        augmentation = upload(self.augmentation, torch.device(device))
+        return replace(self, cameras=cameras, augmentation=augmentation, **moved)
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory (data loaders call this)."""
@@ -146,7 +153,7 @@ class Batch:
                 position_B=position_B,
                 previous_cam_T_cam_BN44=self.previous_cam_T_cam_BN44,
             ),
-            bev_augmentation_B33=self.bev_augmentation_B33,
+            augmentation=self.augmentation,
             previous_images_BN3HW=self.previous_images_BN3HW,
             depth=depth,
         )
@@ -181,13 +188,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
         groups=tuple(sample.group for sample in samples),
         start_B=torch.tensor([sample.start for sample in samples]),
         images_BN3HW=stack("images_N3HW"),
-        cameras=CameraTensors(
+        cameras=CameraTensors.of(
             grid_T_cam_BN44=stack("grid_T_cam_N44"),
             K_BN33=stack("K_N33"),
             image_rotation_BN33=stack("image_rotation_N33"),
             image_translation_BN3=stack("image_translation_N3"),
         ),
-        bev_augmentation_B33=stack("bev_augmentation_33"),
+        augmentation=GridAugmentation.of(stack("bev_augmentation_33")),
         previous_T_current_B44=stack("previous_T_current_44"),
         previous_cam_T_cam_BN44=stack("previous_cam_T_cam_N44"),
         previous_images_BN3HW=stack("previous_images_N3HW"),
