@@ -1,8 +1,9 @@
 """What one step of a stream asks of a GPU: copies, reads by the host, launches, bytes, memory.
 
-The step runs on a device without numbers (``fake_cuda.py``). A dispatch mode sees every operation that
-torch would send to the device, below autograd and after composite operations have been taken apart.
-No time is measured: an operation counts as one launch, whatever kernels it consists of.
+The step runs on a device without numbers (``fake_cuda.py``). A dispatch mode sees every operation
+that torch would send to the device, below autograd and after composite ones have been taken apart.
+No time is measured. An operation counts as one launch, whatever kernels it consists of; work space
+that kernels allocate for themselves is not seen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,8 @@ class StepAudit:
     """What one step asked for.
 
     Attributes:
-        copies: between host and device, ``"host to device: aten::_to_copy at nets/lift.py:12"``.
+        copies: between host and device, ``"host to device: aten::_to_copy at nets/lift.py:12"``;
+            with ``waits`` unless it is asked not to wait and the host's memory is page-locked.
         reads: by the host of numbers or counts on the device.
         solvers: factorisations on the device.
         mixed: operations with an operand of the other device.
@@ -107,6 +110,7 @@ class DeviceAudit(TorchDispatchMode):
         super().__init__()
         self.parts: list[str] = []
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._page_locked: dict[int, weakref.ref[Any]] = {}
         self._live_bytes = 0
         self.begin_step()
 
@@ -122,11 +126,9 @@ class DeviceAudit(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and not _name(func).startswith(_WHOLE):
-            with self:  # inference mode leaves composite operations whole
-                output = func.decompose(*args, **kwargs)
-            if output is not NotImplemented:
-                return output
+        if torch.is_inference_mode_enabled() and _is_composite(func):
+            with self:  # inference mode leaves them whole
+                return func.decompose(*args, **kwargs)
         inputs = _tensors((args, kwargs))
         if any(tensor.device.type == "cuda" for tensor in inputs):
             self._book_before(func, inputs, args)
@@ -134,6 +136,8 @@ class DeviceAudit(TorchDispatchMode):
         outputs = _tensors(output)
         for tensor in outputs:
             self._track(tensor)
+            if kwargs.get("pin_memory"):
+                self._remember_page_locked(tensor)
         self._book_copy(func, args, kwargs, inputs, outputs)
         if any(tensor.device.type == "cuda" for tensor in outputs):
             self._book_launch(func, args, inputs, outputs)
@@ -158,20 +162,24 @@ class DeviceAudit(TorchDispatchMode):
         self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor]
     ) -> None:
         name = _name(func)
-        if name not in _COPIES:
+        if not self._is_transfer(name, inputs, outputs):
             return
-        source, target = inputs[-1], outputs[0]
-        if source.device.type == target.device.type:
-            return
+        source = inputs[-1]
         way = "host to device" if source.device.type == "cpu" else "device to host"
-        waits = not (kwargs.get("non_blocking") or (name == "aten::copy_" and True in args[2:]))
+        asked_not_to = kwargs.get("non_blocking") or (name == "aten::copy_" and True in args[2:])
+        host = source if way == "host to device" else outputs[0]
+        waits = not (asked_not_to and host.untyped_storage()._cdata in self._page_locked)
         self.step.copies[f"{way}{', waits' if waits else ''}: {name} at {_place()}"] += 1
+
+    @staticmethod
+    def _is_transfer(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> bool:
+        return name in _COPIES and inputs[-1].device.type != outputs[0].device.type
 
     def _book_launch(
         self, func: Any, args: Any, inputs: list[Tensor], outputs: list[Tensor]
     ) -> None:
         name = _name(func)
-        if func.is_view or name.startswith(_NO_LAUNCH):
+        if func.is_view or name.startswith(_NO_LAUNCH) or self._is_transfer(name, inputs, outputs):
             return
         step = self.step
         step.launches[self.parts[-1] if self.parts else ""] += 1
@@ -188,6 +196,11 @@ class DeviceAudit(TorchDispatchMode):
             corners = 8 if "grid_sampler" in name else 1
             step.bytes_gathered += written * corners
         step.bytes_moved += sum(read) + written
+
+    def _remember_page_locked(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        self._page_locked[key] = weakref.ref(storage, lambda _: self._page_locked.pop(key))
 
     def _track(self, tensor: Tensor) -> None:
         if tensor.device.type != "cuda":
@@ -268,6 +281,12 @@ def _booked_by_part(net: nn.Module, audit: DeviceAudit) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether torch takes an operation apart, unless a device has a kernel for all of it."""
+    return not _name(func).startswith(_WHOLE) and func._can_decompose()
 
 
 def _name(func: Any) -> str:
