@@ -30,7 +30,8 @@ def upload(values: T, device: torch.device) -> T:
         return values
     tensors = list(_tensors(values))
     there = pack(tensors, pinned=device.type == "cuda").to(device, non_blocking=True)
-    return _with_tensors(values, iter(unpack(there, tensors)))
+    uploaded: T = _with_tensors(values, iter(unpack(there, tensors)))
+    return uploaded
 
 
 def pack(tensors: Sequence[Tensor], pinned: bool = False) -> Tensor:

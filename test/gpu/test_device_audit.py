@@ -22,17 +22,17 @@ from occ_perception.runtime.upload import upload
 
 # Launches in the network's forward, and megabytes on the device at once, parameters included.
 CEILINGS = {
-    "alocc_2d_mini": (861, 147.1),
-    "alocc_3d": (1653, 306.9),
-    "alocc_flow_3d": (2390, 307.5),
-    "alocc_3d_gf": (1657, 303.2),
-    "bevdetocc_sf": (1349, 235.2),
-    "bevdetocc_gf": (1353, 231.5),
-    "fbocc": (1207, 294.3),
-    "fbocc_gf": (1211, 284.7),
-    "sparseocc": (2807, 401.5),
-    "causal_alocc_3d_16f": (1731, 332.1),
-    "alocc_town": (515, 9.4),
+    "alocc_2d_mini": (858, 145.6),
+    "alocc_3d": (1424, 305.4),
+    "alocc_flow_3d": (2161, 305.9),
+    "alocc_3d_gf": (1428, 301.7),
+    "bevdetocc_sf": (1120, 233.6),
+    "bevdetocc_gf": (1124, 229.9),
+    "fbocc": (1118, 294.1),
+    "fbocc_gf": (1122, 284.4),
+    "sparseocc": (2807, 389.9),
+    "causal_alocc_3d_16f": (1534, 330.5),
+    "alocc_town": (512, 9.1),
 }
 
 
