@@ -14,6 +14,7 @@ from occ_perception.geometry import Float64, invert_transform
 from occ_perception.models.inputs import DepthHint
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.runtime.calibration import RigTables
+from occ_perception.runtime.upload import upload
 from occ_perception.sensing.lidar_projection import Winners, nearest_point, project_lidar
 
 
@@ -50,4 +51,4 @@ def lidar_depth(
             lidar.points, None, cam_T_ego, K, (scale, offset), size, depth_range, winners
         )
         maps.append(found.depth_HW)
-    return DepthHint(torch.from_numpy(np.stack(maps))[None].to(device))
+    return upload(DepthHint(torch.from_numpy(np.stack(maps))[None]), device)
