@@ -8,8 +8,8 @@ use is written again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState, clone_state, state_tensors
+from occ_perception.runtime.nested import leaves_of, tensors_of, with_tensors
 
 T = TypeVar("T")
 Step = Callable[[NetInputs, TemporalState], tuple[Outputs, TemporalState]]
@@ -86,9 +87,8 @@ class GraphStep:
             while len(self._recorded) >= _KEPT:
                 self._recorded.pop(next(iter(self._recorded)))
             recorded = self._recorded[form] = self._new(inputs, state)
-        for fixed, given in zip(_leaves(recorded.slab), _leaves(inputs), strict=True):
-            if isinstance(fixed, Tensor):
-                fixed.copy_(given, non_blocking=True)
+        for fixed, given in zip(tensors_of(recorded.slab), tensors_of(inputs), strict=True):
+            fixed.copy_(given, non_blocking=True)
         number = int(state is recorded.states[1])
         if state is not recorded.states[number]:
             _copy(state, recorded.states[number])
@@ -96,16 +96,18 @@ class GraphStep:
         return recorded.outputs[number], recorded.states[1 - number]
 
     def _new(self, inputs: NetInputs, state: TemporalState) -> _Recorded:
-        slab: NetInputs = _map(inputs, lambda tensor: tensor.clone())
+        slab = with_tensors(inputs, [tensor.clone() for tensor in tensors_of(inputs)])
         first = clone_state(state)
-        given = {t.untyped_storage().data_ptr() for t in _tensors((slab, first))}
+        given = {t.untyped_storage().data_ptr() for t in tensors_of((slab, first))}
 
         def forth() -> tuple[Outputs, TemporalState]:
             outputs, after = self._run(slab, first)
             # What the network hands on unchanged must not be overwritten on the way back.
-            return outputs, _map(
-                after, lambda t: t.clone() if t.untyped_storage().data_ptr() in given else t
-            )
+            own = [
+                t.clone() if t.untyped_storage().data_ptr() in given else t
+                for t in tensors_of(after)
+            ]
+            return outputs, with_tensors(after, own)
 
         (outputs, second), replay_forth = self._record(forth)
 
@@ -121,41 +123,12 @@ class GraphStep:
 
 
 def _copy(source: TemporalState, target: TemporalState) -> None:
-    for there, here in zip(_tensors(target), _tensors(source), strict=True):
+    for there, here in zip(tensors_of(target), tensors_of(source), strict=True):
         there.copy_(here)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Tensors and constants of nested dataclasses and tuples, in order."""
-    if is_dataclass(value):
-        for field in fields(value):
-            yield from _leaves(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _form(inputs: NetInputs) -> Hashable:
     """What a graph is recorded for: shapes of the tensors, and everything else by value."""
     return tuple(
-        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in _leaves(inputs)
+        (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves_of(inputs)
     )
-
-
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with other tensors."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = {field.name: _map(getattr(value, field.name), change) for field in fields(value)}
-        return replace(value, **changed)
-    if isinstance(value, tuple):
-        items = [_map(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value

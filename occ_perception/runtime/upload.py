@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from occ_perception.runtime.nested import tensors_of, with_tensors
 
 T = TypeVar("T")
 
@@ -28,9 +29,9 @@ def upload(values: T, device: torch.device) -> T:
     """
     if device.type == "cpu":
         return values
-    tensors = list(_tensors(values))
+    tensors = tensors_of(values)
     there = pack(tensors, pinned=device.type == "cuda").to(device, non_blocking=True)
-    uploaded: T = _with_tensors(values, iter(unpack(there, tensors)))
+    uploaded: T = with_tensors(values, unpack(there, tensors))
     return uploaded
 
 
@@ -58,21 +59,3 @@ def _size(tensors: Sequence[Tensor]) -> int:
 
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
-
-
-def _with_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same with other tensors, in the order of :func:`_tensors`."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value)]
-        return replace(value, **{n: _with_tensors(getattr(value, n), tensors) for n in names})
-    return value
