@@ -90,6 +90,11 @@ sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/n
   if ! "$venv/bin/pip" show -q torchvision 2> /dev/null; then
     "$venv/bin/pip" install -q --no-deps "$(grep '^torchvision==' constraints/torch.txt)"
   fi
+  # A torch for CUDA has brought its own triton. There is none for every kind of processor.
+  if ! "$venv/bin/pip" show -q triton 2> /dev/null; then
+    "$venv/bin/pip" install -q --no-deps "$(grep '^triton==' constraints/torch.txt)" ||
+      say "no triton: the tests of GPU kernels are skipped"
+  fi
 }
 
 install_packages() {

@@ -8,10 +8,13 @@ operations have one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ParamSpec
+from pathlib import Path
+from shutil import which
+from sysconfig import get_path
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
@@ -69,41 +72,86 @@ __all__ = [
 
 P = ParamSpec("P")
 
+_HAS_NUMBA = find_spec("numba") is not None
+# Triton builds what launches a kernel, with a C compiler and the headers of Python; compilers of
+# graphs see kernels that torch knows as operations.
+_HAS_TRITON = (
+    find_spec("triton") is not None
+    and any(map(which, ("gcc", "clang")))
+    and Path(get_path("include"), "Python.h").is_file()
+    and hasattr(torch.library, "wrap_triton")
+    and hasattr(torch.compiler, "is_exporting")
+)
 
-def _or_compiled(reference: Callable[P, Tensor], module: str) -> Callable[P, Tensor]:
-    """The operation in compiled loops where they can read its tensors, else its reference.
+
+def _with_twins(
+    reference: Callable[P, Tensor], *, numba: str | None = None, triton: str | None = None
+) -> Callable[P, Tensor]:
+    """The operation by the fastest implementation that can take its tensors, else its reference.
+
+    Exporters always see the reference: what they write runs where our kernels are not.
 
     Args:
         reference: defines the operation.
-        module: has a function of the same name, written with numba; imported when it first runs.
+        numba: module of a function of the same name in compiled loops, for a CPU.
+        triton: module that registers one with torch which launches a kernel, for a GPU. Modules
+            are imported when they first run.
     """
 
     @wraps(reference)
     def operation(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if all(_is_readable(value) for value in (*args, *kwargs.values())) and _has_numba():
-            compiled: Callable[P, Tensor] = getattr(import_module(module), reference.__name__)
-            return compiled(*args, **kwargs)
-        return reference(*args, **kwargs)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        name = reference.__name__
+        twin: Callable[P, Tensor] = reference
+        if _HAS_NUMBA and numba and all(_suits_loops(tensor) for tensor in tensors):
+            twin = getattr(import_module(numba), name)
+        elif _may_launch() and triton and all(_suits_a_kernel(tensor) for tensor in tensors):
+            _import(triton)
+            twin = getattr(torch.ops.occ_perception, name)
+        return twin(*args, **kwargs)
 
     return operation
 
 
-def _is_readable(value: Any) -> bool:
-    """Whether compiled loops can read an argument: any number; tensors in main memory, in single
-    precision, without a gradient to pass on, and of no tracing subclass."""
-    if not isinstance(value, Tensor):
-        return True
+@torch.compiler.assume_constant_result
+def _import(module: str) -> None:
+    """Compilers of graphs call this instead of tracing into the import."""
+    import_module(module)
+
+
+def _suits_loops(tensor: Tensor) -> bool:
+    """Whether compiled loops can read a tensor: in main memory, in single precision, without a
+    gradient to pass on, and of no tracing subclass."""
     return (
-        type(value) is Tensor
-        and value.device.type == "cpu"
-        and value.dtype == torch.float32
-        and not (value.requires_grad and torch.is_grad_enabled())
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and not _wants_gradient(tensor)
     )
 
 
-@cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def _suits_a_kernel(tensor: Tensor) -> bool:
+    """Whether a kernel can read a tensor: on a GPU, in single or half precision, without a gradient
+    to pass on. Compilers trace kernels, so a tracing subclass is none of its concern."""
+    return (
+        tensor.device.type == "cuda"
+        and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and not _wants_gradient(tensor)
+    )
 
 
-stereo_cost = _or_compiled(_stereo_cost, "occ_perception.ops.stereo_cost_numba")
+def _may_launch() -> bool:
+    if not _HAS_TRITON or torch.compiler.is_exporting():
+        return False
+    return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _wants_gradient(tensor: Tensor) -> bool:
+    return tensor.requires_grad and torch.is_grad_enabled()
+
+
+stereo_cost = _with_twins(
+    _stereo_cost,
+    numba="occ_perception.ops.stereo_cost_numba",
+    triton="occ_perception.ops.stereo_cost_triton",
+)
