@@ -41,9 +41,9 @@ Mode = Annotated[
     str,
     typer.Option(
         "--execution",
-        metavar="auto|eager|graph|compile",
-        help="Operation by operation, as a CUDA graph, or compiled, which takes minutes; auto: a "
-        "graph where it works.",
+        metavar="auto|eager|graph|compile|reference",
+        help="Operation by operation, as a CUDA graph, compiled, which takes minutes, or by the "
+        "readable operations alone; auto: a graph where it works.",
     ),
 ]
 

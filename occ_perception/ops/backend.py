@@ -7,7 +7,8 @@ operations have one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,6 +58,7 @@ __all__ = [
     "linear_corners",
     "moved_voxels",
     "occlusion_transfer",
+    "references_alone",
     "row_parts",
     "sample_bins",
     "sample_rows",
@@ -82,6 +84,18 @@ _HAS_TRITON = (
     and hasattr(torch.library, "wrap_triton")
     and hasattr(torch.compiler, "is_exporting")
 )
+_references_alone = False
+
+
+@contextmanager
+def references_alone() -> Iterator[None]:
+    """Every operation of this process by its readable reference, while it is open."""
+    global _references_alone
+    before, _references_alone = _references_alone, True
+    try:
+        yield
+    finally:
+        _references_alone = before
 
 
 def _with_twins(
@@ -103,7 +117,9 @@ def _with_twins(
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         name = reference.__name__
         twin: Callable[P, Tensor] = reference
-        if _HAS_NUMBA and numba and all(_suits_loops(tensor) for tensor in tensors):
+        if _references_alone:
+            pass
+        elif _HAS_NUMBA and numba and all(_suits_loops(tensor) for tensor in tensors):
             twin = getattr(import_module(numba), name)
         elif _may_launch() and triton and all(_suits_a_kernel(tensor) for tensor in tensors):
             _import(triton)

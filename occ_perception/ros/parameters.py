@@ -123,9 +123,10 @@ class NodeParameters:
     execution: str = _parameter(
         "execution",
         "auto",
-        "How the network is launched: operation by operation (eager), as one CUDA graph, or "
-        "compiled by torch, which takes minutes. auto = a graph where it works.",
-        choices=("auto", "eager", "graph", "compile"),
+        "How the network is launched: operation by operation (eager), as one CUDA graph, compiled "
+        "by torch, which takes minutes, or by the readable operations alone. auto = a graph where "
+        "it works.",
+        choices=("auto", "eager", "graph", "compile", "reference"),
     )
 
     autostart: bool = _parameter(

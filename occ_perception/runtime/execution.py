@@ -18,10 +18,11 @@ from occ_perception.errors import OptionError
 from occ_perception.models.inputs import NetInputs, Outputs
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.part import Part
+from occ_perception.ops.backend import references_alone
 from occ_perception.runtime.graphs import GraphStep, Step
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-MODES = ("eager", "graph", "compile")
+MODES = ("eager", "graph", "compile", "reference")
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Half precisions by name."""
 
@@ -36,7 +37,8 @@ class Execution:
             in half precision that may.
         mode: ``eager`` launches the network's operations one by one; ``graph`` replays them
             as one CUDA graph; ``compile`` lets torch compile the network, which takes minutes at
-            the first step.
+            the first step; ``reference`` is eager by the readable operations alone, without twins
+            in compiled loops or kernels.
     """
 
     precision: str = "fp32"
@@ -93,6 +95,13 @@ def prepared_step(net: nn.Module, execution: Execution) -> PreparedStep:
             outputs, next_state = run(inputs, state)
         return outputs, next_state
 
+    if execution.mode == "reference":
+
+        def readable(inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
+            with references_alone():
+                return step(inputs, state)
+
+        return PreparedStep(readable, reuses_memory=False)
     if execution.mode != "graph":
         return PreparedStep(step, reuses_memory=False)
     device = next(net.parameters()).device

@@ -1,8 +1,8 @@
 """Which way of running a network is fast and right on this device, found out by trying.
 
-A faster way counts as right if it says the same as the readable one, eager in float32, on four
-frames of a drawn drive with its state fed back. So the user's own device proves what tests on
-another one cannot.
+A faster way counts as right if it says the same as the readable one, float32 by the readable
+operations alone, on four frames of a drawn drive with its state fed back. So the user's own device
+proves what tests on another one cannot.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weights import LoadedModel
 
 AUTO = "auto"
-REFERENCE = Execution("fp32", "eager")
+REFERENCE = Execution("fp32", "reference")
 """What every other execution is compared with."""
+
+PLAIN = Execution("fp32", "eager")
+"""What a CPU uses unchecked: its compiled loops are tested on CPUs."""
 
 FRAMES = 4
 VOXELS, OCCUPIED = 0.995, 0.985
@@ -64,7 +67,7 @@ class Choice:
 
     Attributes:
         execution: of the network.
-        agreement: with the reference; None for the reference itself.
+        agreement: with the reference; None where nothing had to be checked.
         passed_over: executions that were tried before it, and why they are not used.
     """
 
@@ -103,13 +106,13 @@ def choose_execution(model: LoadedModel, precision: str = AUTO, mode: str = AUTO
         OccError: an execution that was named cannot run.
     """
     tried = list(candidates(model.device, precision, mode))
-    if tried == [REFERENCE]:
-        return Choice(REFERENCE)
-    check = SelfCheck(model)
+    unchecked = (REFERENCE, PLAIN) if model.device.type == "cpu" else (REFERENCE,)
+    check: SelfCheck | None = None
     passed_over: list[str] = []
     for execution in tried:
-        if execution == REFERENCE:
+        if execution in unchecked:
             return Choice(execution, passed_over=tuple(passed_over))
+        check = check or SelfCheck(model)
         is_last = execution == tried[-1]
         try:
             agreement = check.agreement(execution)
@@ -127,7 +130,7 @@ def choose_execution(model: LoadedModel, precision: str = AUTO, mode: str = AUTO
 
 
 def candidates(device: torch.device, precision: str, mode: str) -> Iterator[Execution]:
-    """Executions to try, fastest first; with ``auto`` for the precision the reference is the last.
+    """Executions to try, fastest first; with ``auto`` for the precision the last one is certain.
 
     Compilation takes minutes, so it is never tried unless it is named.
     """
@@ -138,10 +141,14 @@ def candidates(device: torch.device, precision: str, mode: str) -> Iterator[Exec
     if mode == "graph" and not on_gpu:
         raise OptionError(f"execution graph needs a CUDA device, and the network is on {device}")
     precisions = _precisions(on_gpu) if precision == AUTO else (precision,)
+    if mode == "reference" and precision == AUTO:
+        precisions = ("fp32",)
     modes = (("graph", "eager") if on_gpu else ("eager",)) if mode == AUTO else (mode,)
     for chosen in precisions:
         yield from (Execution(chosen, how) for how in modes)
-    if precision == AUTO and modes[-1] != "eager":
+    if precision == AUTO and "eager" not in modes:
+        yield PLAIN
+    if precision == AUTO and on_gpu:
         yield REFERENCE
 
 

@@ -19,6 +19,7 @@ from small_streams import small_card
 from occ_perception.errors import OptionError
 from occ_perception.models.state import state_tensors
 from occ_perception.models.zoo import MODELS
+from occ_perception.ops import stereo_cost_numba
 from occ_perception.runtime import self_check
 from occ_perception.runtime import stream as stream_module
 from occ_perception.runtime.execution import Execution, PreparedStep, prepared_step
@@ -26,6 +27,7 @@ from occ_perception.runtime.graphs import GraphStep
 from occ_perception.runtime.nested import tensors_of
 from occ_perception.runtime.random_frames import random_frames
 from occ_perception.runtime.self_check import (
+    PLAIN,
     REFERENCE,
     Agreement,
     SelfCheck,
@@ -152,11 +154,14 @@ def test_executions_are_tried_fastest_first(monkeypatch: pytest.MonkeyPatch) -> 
         f"{precision}, {mode}"
         for precision in ("bf16", "fp16", "tf32", "fp32")
         for mode in ("graph", "eager")
-    ]
-    assert list(map(str, candidates(CUDA, "auto", "compile")))[-2:] == [
+    ] + ["fp32, reference"]
+    assert list(map(str, candidates(CUDA, "auto", "compile")))[-3:] == [
         "fp32, compile",
         "fp32, eager",
+        "fp32, reference",
     ]
+    assert list(map(str, candidates(CUDA, "fp32", "eager"))) == ["fp32, eager"]
+    assert next(map(str, candidates(CPU, "auto", "reference"))) == "fp32, reference"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert str(next(candidates(CUDA, "auto", "auto"))) == "fp16, graph"
     assert list(map(str, candidates(CUDA, "fp16", "auto"))) == ["fp16, graph", "fp16, eager"]
@@ -179,7 +184,7 @@ def test_half_precision_that_disagrees_is_passed_over(monkeypatch: pytest.Monkey
     monkeypatch.setattr(self_check, "FRAMES", 1)  # bfloat16 without instructions for it is slow
     model = small_model("alocc_2d_mini")
     choice = choose_execution(model)
-    assert choice.execution == REFERENCE and choice.agreement is None and not choice.doubt
+    assert choice.execution == PLAIN and choice.agreement is None and not choice.doubt
     (why,) = choice.passed_over
     assert why.startswith("bf16, eager: ") and "% of occupied ones" in why
 
@@ -193,6 +198,27 @@ def test_half_precision_that_disagrees_is_passed_over(monkeypatch: pytest.Monkey
 def test_the_reference_agrees_with_itself() -> None:
     model = small_model("alocc_flow_2d")
     assert SelfCheck(model).agreement(REFERENCE) == Agreement(1.0, 1.0, 0.0)
+
+
+def test_the_reference_computes_by_readable_operations_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_model("alocc_3d_gf")
+    frames = list(random_frames(model.card, 2))
+    calls = []
+    loops = stereo_cost_numba.stereo_cost
+
+    def counted(*arguments: Any, **named: Any) -> torch.Tensor:
+        calls.append("loops")
+        return loops(*arguments, **named)
+
+    monkeypatch.setattr(stereo_cost_numba, "stereo_cost", counted)
+    for execution, expected in ((REFERENCE, False), (PLAIN, True)):
+        calls.clear()
+        stream = OccupancyStream(model, execution=execution)
+        for frame in frames:
+            stream.step(frame)
+        assert bool(calls) is expected, execution
 
 
 @pytest.mark.parametrize(
@@ -219,7 +245,7 @@ def test_an_execution_that_cannot_run_is_passed_over(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(SelfCheck, "_run", failing)
     choice = choose_execution(model)
-    assert choice.execution == REFERENCE
+    assert choice.execution == PLAIN
     assert choice.passed_over == (
         "bf16, eager cannot run: operation not permitted when stream is capturing",
     )

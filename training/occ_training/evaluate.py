@@ -24,7 +24,7 @@ from occ_perception.models.network import Network
 from occ_perception.models.postprocess import flow_of, labels_of
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.execution import Execution, prepared_step
-from occ_perception.runtime.self_check import REFERENCE, choose_execution
+from occ_perception.runtime.self_check import PLAIN, choose_execution
 from occ_perception.runtime.weights import LoadedModel, load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.index import DatasetIndex
@@ -204,7 +204,7 @@ def evaluate_frames(
     evaluation: Evaluation,
     device: torch.device,
     *,
-    execution: Execution = REFERENCE,
+    execution: Execution = PLAIN,
     groups: Sequence[int] | None = None,
     save: Path | None = None,
     workers: int = 0,
@@ -255,7 +255,7 @@ def predict_frames(
     order: Sequence[int],
     device: torch.device,
     workers: int = 0,
-    execution: Execution = REFERENCE,
+    execution: Execution = PLAIN,
 ) -> Iterator[tuple[Batch, Outputs]]:
     """Every frame as a batch of one on the CPU, and what a network makes of it with its history.
 
