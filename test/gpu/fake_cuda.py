@@ -68,7 +68,7 @@ def fake_cuda() -> Iterator[None]:
 
 
 class _RealHost(TorchDispatchMode):
-    """Runs what concers the host alone with numbers."""
+    """Runs what concerns the host alone with numbers."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
