@@ -17,7 +17,7 @@ def test_in_the_interpreter() -> None:
 
 
 @pytest.mark.slow
-def test_in_the_interpreter_at_the_sizes_of_networks() -> None:
+def test_in_the_interpreter_at_the_size_of_a_network() -> None:
     run_interpreted(FILE, "-m", "slow")
 
 
@@ -56,6 +56,6 @@ def test_compiles_without_spills_and_rounds_as_the_reference(
     )
     assert compiled.stack == 0 and compiled.registers <= 64
     assert compiled.shared <= SHARED_MEMORY[capability]
-    assert not re.search(r"fma\.|div\.full|approx", compiled.ptx)
+    assert not re.search(r"fma\.|div\.full|approx|(add|sub|mul|setp)\.\S*ftz", compiled.ptx)
     # Every value of a sample stays in its lane.
     assert not re.search(r"\b(LDS|STS|BAR)\b", compiled.sass)
