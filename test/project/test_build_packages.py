@@ -80,6 +80,8 @@ KEYS = {"PIL": "python3-pil", "cv2": "python3-opencv", "yaml": "python3-yaml"} |
 # Without a rosdep key that works on all distributions; docs/install.md names them.
 FROM_PIP = {"huggingface_hub", "mcap", "rosbags", "safetensors", "torch"}
 FROM_PIP |= {"typing_extensions", "zstandard"}  # with torch, with mcap
+# Comes with a torch for CUDA.
+WITH_TORCH = {"triton"}
 EXTRAS = {"av", "numba", "open3d", "rerun", "timm"}
 # Needed without an import: message classes by the names in recordings, the graph of the node's
 # lifecycle, programs.
@@ -102,7 +104,7 @@ def imported_packages() -> set[str]:
 
 
 def ros_packages() -> set[str]:
-    return imported_packages() - set(KEYS) - FROM_PIP - EXTRAS
+    return imported_packages() - set(KEYS) - FROM_PIP - WITH_TORCH - EXTRAS
 
 
 def test_package_xml_names_what_is_imported_and_nothing_else() -> None:
