@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         f"# What a step asks of a GPU, counted on a CPU, {date.today().isoformat()}\n",
         "Not measured on a GPU: `benchmarks/device_audit.py` counts the second step of a stream at "
-        f"full size, in fp32, on tensors without numbers (torch {torch.__version__}).\n",
+        f"full size, in fp32, on tensors without numbers (torch {torch.__version__}, "
+        f"{'with' if find_spec('triton') else 'without'} triton and so kernels of our own).\n",
         "- launches: operations on the device, views and copies between host and device left out; "
         "an operation may be several kernels",
         "- stops inside: copies, reads by the host and factorisations in the network's forward",
