@@ -151,7 +151,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
         "device": device_facts(loaded.device),
         "versions": versions(loaded.device),
         "precision": "float32",
-        "compiled": False,
+        "execution": "eager",
     }
 
 

@@ -256,9 +256,10 @@ def conditions(measured: Mapping[str, Any]) -> str:
     """On what and how, in one line."""
     device = measured["device"]
     threads = f", {device['threads']} threads" if "threads" in device else ""
+    # Measurements of earlier versions say only whether the network was compiled.
+    execution = measured.get("execution", "compile" if measured.get("compiled") else "eager")
     return (
-        f"{measured['model']} {measured['precision']} "
-        f"{measured['execution']} on {device['name']}{threads}, "
+        f"{measured['model']} {measured['precision']} {execution} on {device['name']}{threads}, "
         f"torch {measured['versions']['torch']}, {measured['date']}"
     )
 

@@ -80,7 +80,7 @@ def test_models_are_measured_apart_and_once(tmp_path):
     """The real thing: ALOcc-2D-mini at full size, and a finished result beside it."""
     out, results = tmp_path / "out", tmp_path / "results"
     out.mkdir()
-    kept = measured(device={"name": "cpu"}, precision="fp32", compiled=False, date="2026-01-01")
+    kept = measured(device={"name": "cpu"}, precision="fp32", execution="eager", date="2026-01-01")
     kept["versions"] = {"torch": "2"}
     (out / "alocc_2d.json").write_text(json.dumps(kept))
     command = [sys.executable, SCRIPT, "alocc_2d", "alocc_2d_mini", "alocc_2d_mini_nomask"]

@@ -43,7 +43,7 @@ INTERFACE = {
     " --nodes --accelerator --set",
     "pack": "RUN --frames --device --jobs --install",
     "eval": "MODEL --data --weights --random-weights --labels --sequence --part --save --json --csv"
-    " --device --jobs --ray",
+    " --device --precision --execution --jobs --ray",
     "overfit": "--out --steps --voxels --precision --accelerator",
     "recipes": "NAME",
 }
