@@ -114,12 +114,12 @@ def _with_twins(
 
     @wraps(reference)
     def operation(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if _references_alone:
+            return reference(*args, **kwargs)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         name = reference.__name__
         twin: Callable[P, Tensor] = reference
-        if _references_alone:
-            pass
-        elif _HAS_NUMBA and numba and all(_suits_loops(tensor) for tensor in tensors):
+        if _HAS_NUMBA and numba and all(_suits_loops(tensor) for tensor in tensors):
             twin = getattr(import_module(numba), name)
         elif _may_launch() and triton and all(_suits_a_kernel(tensor) for tensor in tensors):
             _import(triton)

@@ -26,6 +26,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from occ_perception.errors import OccError
+from occ_perception.runtime.execution import MODES, PRECISIONS
+from occ_perception.runtime.self_check import AUTO
 
 
 class ParameterError(OccError):
@@ -118,7 +120,7 @@ class NodeParameters:
         "auto",
         "Number format of the network. auto = the fastest one whose grids agree with those of fp32 "
         "on this device.",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        choices=(AUTO, *PRECISIONS),
     )
     execution: str = _parameter(
         "execution",
@@ -126,7 +128,7 @@ class NodeParameters:
         "How the network is launched: operation by operation (eager), as one CUDA graph, compiled "
         "by torch, which takes minutes, or by the readable operations alone. auto = a graph where "
         "it works.",
-        choices=("auto", "eager", "graph", "compile", "reference"),
+        choices=(AUTO, *MODES),
     )
 
     autostart: bool = _parameter(

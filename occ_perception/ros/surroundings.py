@@ -124,7 +124,8 @@ class Surroundings:
     def __init__(self, values: NodeParameters, world_frame: str = "map") -> None:
         self._world_frame = world_frame
         self._map_period_ns = round(values.map_period_s * 1e9)
-        self._map, self._mapped_ns = DriveMap(), 0
+        self._map = DriveMap()
+        self._mapped_ns: int | None = None
         self._rules = load_cost_rules(values.costs or None)
         side = values.footprint_side
         footprint = Footprint(values.footprint_front, values.footprint_rear, side, side)
@@ -144,7 +145,7 @@ class Surroundings:
     def reset(self) -> None:
         """Forget the drive: what was observed, the last pose, the map."""
         self._forget_recent()
-        self._map, self._mapped_ns = DriveMap(), 0
+        self._map, self._mapped_ns = DriveMap(), None
 
     def _forget_recent(self) -> None:
         self._last = None
@@ -172,9 +173,10 @@ class Surroundings:
             self._map.add(prediction, frame.world_T_reference_ego)
         except MapError as problem:
             error = problem
-        if 0 <= prediction.stamp_ns - self._mapped_ns < self._map_period_ns:
+        now_ns, last_ns = prediction.stamp_ns, self._mapped_ns
+        if last_ns is not None and 0 <= now_ns - last_ns < self._map_period_ns:
             return None
-        self._mapped_ns = prediction.stamp_ns
+        self._mapped_ns = now_ns
         return WorldMap(self._world_frame, self._map, error)
 
     def _motion(self, frame: CameraFrame, stamp_ns: int) -> EgoMotion | None:

@@ -72,9 +72,9 @@ class StreamBenchmark:
                 (it keeps its own time), but a compiled or recorded network has no parts.
 
         Raises:
-            OptionError: stages of a network that is not run eagerly.
+            OptionError: stages of a compiled or recorded network.
         """
-        if stages and execution.mode != "eager":
+        if stages and execution.mode in ("graph", "compile"):
             raise OptionError(
                 f"execution {execution.mode} has no stages to time; leave one of the two out"
             )

@@ -131,6 +131,15 @@ def test_the_map_of_the_node_is_that_of_the_drive() -> None:
     assert after is not None and after.drive.frames == 1
 
 
+def test_the_first_map_is_due_at_once_also_in_simulated_time() -> None:
+    values = NodeParameters(map_period_s=5.0, observed_memory_s=-1.0, collision_horizon_s=0.0)
+    surroundings = Surroundings(values)
+    since_start = [seconds - T0 / SECOND for seconds in (0.25, 1.0)]
+    first, second = (step_at(surroundings, seconds, 0.0) for seconds in since_start)
+    assert first.prediction.stamp_ns < SECOND
+    assert first.world_map is not None and second.world_map is None
+
+
 def test_a_pose_beyond_the_map_costs_the_map_alone() -> None:
     values = NodeParameters(map_period_s=0.1, observed_memory_s=-1.0, collision_horizon_s=0.0)
     surroundings = Surroundings(values)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from small_sparse import small_sparse_card
+from small_models import small_model
 from small_streams import SMALL_MODEL, drive, small_card, surround_rig
 
 from occ_perception.errors import OptionError
@@ -22,12 +22,7 @@ from occ_perception.runtime.weights import LoadedModel, load_model
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +120,6 @@ HALF = {"image", "depth", "encoder", "head"}
 )
 def test_parts_that_may_run_in_half_precision_say_so(name: str, parts: set[str]) -> None:
     assert set(half_parts(network_without_data(get_card(name)))) == parts
-
-
-def small_model(name: str) -> LoadedModel:
-    """A network of the zoo at small size."""
-    card = small_sparse_card(name) if name == "sparseocc" else small_card(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, name, card)
-        return load_model(name, random_seed=1)
 
 
 @pytest.mark.parametrize("name", ["alocc_2d_mini", "alocc_3d_gf", "sparseocc"])

@@ -6,19 +6,17 @@ to where it was the first time, which is what a graph does with fixed memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_sparse import small_sparse_card
-from small_streams import small_card
+from small_models import small_model
 
 from occ_perception.errors import OptionError
 from occ_perception.models.state import state_tensors
-from occ_perception.models.zoo import MODELS
 from occ_perception.ops import stereo_cost_numba
 from occ_perception.runtime import self_check
 from occ_perception.runtime import stream as stream_module
@@ -35,24 +33,12 @@ from occ_perception.runtime.self_check import (
     choose_execution,
 )
 from occ_perception.runtime.stream import OccupancyStream
-from occ_perception.runtime.weights import LoadedModel, load_model
+from occ_perception.runtime.weights import LoadedModel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def small_model(name: str) -> LoadedModel:
-    card = small_sparse_card(name) if name == "sparseocc" else small_card(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, name, card)
-        return load_model(name, random_seed=1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Recorder:
