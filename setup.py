@@ -79,6 +79,7 @@ setup(
             "bags/msg/*.msg",
             "bags/foxglove_msgs/*.msg",
             "models/weights/*",
+            "py.typed",
             "viewer/*.js",
             "**/*.yaml",
         ]

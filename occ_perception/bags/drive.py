@@ -130,6 +130,16 @@ class RecordedDrive:
             self._sweeps.close()
 
     @property
+    def ego_frame(self) -> str:
+        """Name of the ego frame."""
+        return self.layout.pose.ego_frame
+
+    @property
+    def source(self) -> str:
+        """The layout's name."""
+        return self.layout.name
+
+    @property
     def problems(self) -> list[BagProblem]:
         """What was skipped so far and why; complete after an iteration."""
         known = self.recording.problems

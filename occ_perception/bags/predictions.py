@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from occ_perception.atomic import atomic_path
 from occ_perception.bags.recording import BagError, BagProblem, RecordedMessage, Recording
 from occ_perception.codec import MessageError
 from occ_perception.errors import OccError
@@ -180,6 +182,31 @@ class ArrayFolder:
             yield read_arrays(file)
         except BagError as error:
             self.problems.append(BagProblem("unreadable_file", str(error)))
+
+
+def write_arrays(path: str | Path, prediction: OccupancyPrediction) -> None:
+    """Write one prediction atomically as an .npz file; :func:`read_arrays` reads it back.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    arrays: dict[str, Any] = {
+        "labels_XYZ": prediction.labels,
+        "stamp_ns": prediction.stamp_ns,
+        "frame_id": prediction.frame_id,
+        "grid_lower": prediction.grid.lower,
+        "voxel_size": prediction.grid.voxel_size,
+        "ego_T_grid": prediction.ego_T_grid,
+        "class_names": np.array(prediction.class_names),
+        "empty_class": prediction.empty_class,
+        "model": prediction.model,
+    }
+    if prediction.flow is not None:
+        arrays["flow_XYZ2"] = prediction.flow
+    if prediction.observed is not None:
+        arrays["observed_XYZ"] = prediction.observed
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_arrays(path: Path) -> OccupancyPrediction:

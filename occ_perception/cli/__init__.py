@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+import occ_perception
 from occ_perception.cli import convert, models, town, weights
 from occ_perception.cli.bench import bench
 from occ_perception.cli.demo import demo
@@ -26,17 +27,28 @@ app = typer.Typer(
     help="Camera-only 3D semantic occupancy: bags, models, predictions.",
     cls=PlainErrors,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"occ_perception {occ_perception.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
-    del debug  # PlainErrors reads it from the context
+    del version, debug  # read by _print_version, and by PlainErrors from the context
 
 
 app.command("bench")(bench)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -19,9 +18,11 @@ from occ_perception.cli.model_options import (
     Mode,
     Precision,
     RandomWeights,
+    Rate,
     Rig,
     Weights,
-    chosen_execution,
+    tell_about,
+    warn,
 )
 from occ_perception.errors import OptionError
 
@@ -43,7 +44,7 @@ def map_drive(
         Path,
         typer.Argument(
             help="Bag with occupancy, results of `occ run`, or folder of .npz files; with --model "
-            "a bag of cameras."
+            "a bag of cameras or a folder of images."
         ),
     ],
     out: Annotated[
@@ -57,6 +58,7 @@ def map_drive(
     random_weights: RandomWeights = None,
     layout: Layout = None,
     rig: Rig = None,
+    rate: Rate = None,
     lidar_topic: LidarTopic = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -67,8 +69,9 @@ def map_drive(
     poses: Annotated[
         Path | None,
         typer.Option(
-            metavar="BAG",
-            help="Bag with the ego pose; by default the one `occ run` read, or RECORDING.",
+            metavar="BAG|FILE",
+            help="Bag with the ego pose; by default the one `occ run` read, or RECORDING. Of a "
+            "folder of images: TUM, KITTI or CSV.",
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Use every n-th frame.")] = 1,
@@ -108,14 +111,17 @@ def map_drive(
         raise OptionError(f"--voxel-size must be positive, got {voxel_size:g} m")
     problems: list[BagProblem] = []
     if model is None:
-        if weights or random_weights is not None or rig or lidar_topic:
-            raise OptionError("--weights, --random-weights, --rig and --lidar-topic need --model")
+        if weights or random_weights is not None or rig or rate or lidar_topic:
+            raise OptionError(
+                "--weights, --random-weights, --rig, --rate and --lidar-topic need --model"
+            )
         frames: Generator[Posed, None, None] = _recorded(recording, topic, poses, layout, problems)
     else:
-        if topic or poses:
-            raise OptionError("--topic and --poses are for recorded occupancy, without --model")
+        if topic:
+            raise OptionError("--topic is for recorded occupancy, without --model")
         network = _Network(
-            model, weights, random_weights, layout, rig, lidar_topic, device, precision, execution
+            *(model, weights, random_weights, layout, rig, poses, rate, lidar_topic),
+            *(device, precision, execution),
         )
         frames = _predicted(recording, network, problems)
     drive_map = None
@@ -144,6 +150,8 @@ class _Network:
     random_weights: int | None
     layout: str | None
     rig: str | None
+    poses: Path | None
+    rate: float | None
     lidar_topic: str | None
     device: str
     precision: str
@@ -185,45 +193,37 @@ def _recorded(
 
 
 def _predicted(
-    bag: Path, network: _Network, problems: list[BagProblem]
+    source: Path, network: _Network, problems: list[BagProblem]
 ) -> Generator[Posed, None, None]:
-    """Predictions of a model on a bag of cameras, with the ego pose at their stamps."""
-    from occ_perception.bags.drive import open_recording
-    from occ_perception.bags.recording import BagProblem
-    from occ_perception.mapping.visibility import ObservedSpace
-    from occ_perception.models.postprocess import NotFiniteError
-    from occ_perception.models.zoo import get_card
-    from occ_perception.runtime.stream import OccupancyStream
-    from occ_perception.runtime.weights import load_model
+    """Predictions of a model on a drive of cameras, with the ego pose at their stamps."""
+    from occ_perception.bags.camera_drives import open_drive
+    from occ_perception.inference.model import Model, Predictions
 
-    name, seed = network.model, network.random_weights
-    with open_recording(
-        bag,
+    model = Model(
+        network.model,
+        network.weights,
+        network.random_weights,
+        network.device,
+        network.precision,
+        network.execution,
+    )
+    with open_drive(
+        source,
         layout=network.layout,
         rig=network.rig,
-        model=get_card(name),
+        poses=network.poses,
+        rate_hz=network.rate,
+        model=model.card,
         lidar_topic=network.lidar_topic,
-    ) as frames:
-        loaded = load_model(name, network.weights, seed, network.device, frames.rig.names)
-        if seed is not None:
-            _warn(f"weights are random (seed {seed}): the map is meaningless")
-        for doubt in frames.doubts:
-            _warn(doubt)
-        how = chosen_execution(loaded, network.precision, network.execution)
-        stream = OccupancyStream(loaded, frames.layout.pose.ego_frame, execution=how)
-        space = ObservedSpace() if find_spec("numba") else None
+    ) as drive:
+        predictions = Predictions(model, drive)
+        tell_about(predictions, network.random_weights, "map")
         try:
-            for frame in frames:
-                try:
-                    prediction = stream.step(frame)
-                except NotFiniteError as error:
-                    problems.append(BagProblem("not_finite", str(error), frame.stamp_ns))
-                    continue
-                if space is not None:
-                    prediction = space.add(frame, prediction)
-                yield prediction, frame.world_T_reference_ego
+            for prediction in predictions:
+                assert prediction.frame is not None
+                yield prediction, prediction.frame.world_T_reference_ego
         finally:
-            problems += frames.problems
+            problems += predictions.problems
 
 
 def _write(path: Path, voxels: MapVoxels) -> None:
@@ -239,15 +239,11 @@ def _write(path: Path, voxels: MapVoxels) -> None:
         write_ply(path, point_columns(voxels), "labels from 0: " + " ".join(voxels.class_names))
 
 
-def _warn(text: str) -> None:
-    typer.secho(text, fg=typer.colors.YELLOW, err=True)
-
-
 def _print_problems(problems: list[BagProblem]) -> None:
     for problem in problems[:_SHOWN_PROBLEMS]:
-        _warn(f"skipped: {problem}")
+        warn(f"skipped: {problem}")
     if len(problems) > _SHOWN_PROBLEMS:
-        _warn(f"... and {len(problems) - _SHOWN_PROBLEMS} more")
+        warn(f"... and {len(problems) - _SHOWN_PROBLEMS} more")
 
 
 def _print_summary(drive_map: DriveMap, voxels: MapVoxels, out: list[Path]) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from occ_perception.inference.model import Predictions
     from occ_perception.runtime.execution import Execution
+    from occ_perception.runtime.self_check import Choice
     from occ_perception.runtime.weights import LoadedModel
 
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pth or .safetensors.")]
@@ -28,6 +30,16 @@ Rig = Annotated[
 LidarTopic = Annotated[
     str | None,
     typer.Option(help="Lidar points, for models that take lidar depth; found by default."),
+]
+Poses = Annotated[
+    Path | None,
+    typer.Option(help="Ego poses of a folder of images: TUM, KITTI or CSV."),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate", metavar="HZ", help="Moments per second of a folder of images without times."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Precision = Annotated[
@@ -57,10 +69,42 @@ def chosen_execution(model: LoadedModel, precision: str, mode: str) -> Execution
     from occ_perception.runtime.self_check import choose_execution
 
     choice = choose_execution(model, precision, mode)
+    tell_choice(choice)
+    return choice.execution
+
+
+def tell_choice(choice: Choice) -> None:
+    """Say on standard error how the model runs, unless it is the reference."""
     for sentence in choice.passed_over:
         typer.echo(f"not used: {sentence}", err=True)
     if choice.doubt:
         typer.secho(choice.doubt, fg=typer.colors.YELLOW, err=True)
     elif choice.agreement is not None:
         typer.echo(f"the network runs in {choice}", err=True)
-    return choice.execution
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    typer.secho(text, fg=typer.colors.YELLOW, err=True)
+
+
+def tell_about(predictions: Predictions, random_weights: int | None, meaningless: str) -> None:
+    """Say on standard error what is special about a model on a drive.
+
+    Args:
+        predictions: that have not begun; made from an open drive.
+        random_weights: the seed, if weights are random.
+        meaningless: what is meaningless then.
+    """
+    loaded, choice = predictions.loaded, predictions.choice
+    assert loaded is not None and choice is not None
+    if random_weights is not None:
+        warn(f"weights are random (seed {random_weights}): the {meaningless} is meaningless")
+    if absent := loaded.card.absent_cameras:
+        warn(
+            f"the rig has no {', '.join(absent)}; voxels that only such a camera sees stay empty "
+            "or are guessed"
+        )
+    for doubt in predictions.doubts:
+        warn(doubt)
+    tell_choice(choice)

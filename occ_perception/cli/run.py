@@ -1,4 +1,4 @@
-"""``occ run``: runs a model on a bag, without ROS."""
+"""``occ run``: runs a model on a drive, without ROS."""
 
 from __future__ import annotations
 
@@ -6,45 +6,55 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from occ_perception.atomic import atomic_path, write_whole
+from occ_perception.atomic import write_whole
 from occ_perception.cli.model_options import (
     Device,
     Layout,
     LidarTopic,
     Mode,
+    Poses,
     Precision,
     RandomWeights,
+    Rate,
     Rig,
     Weights,
-    chosen_execution,
+    tell_about,
+    warn,
 )
+from occ_perception.errors import needed_for
 
 if TYPE_CHECKING:
-    from occ_perception.bags.drive import RecordedDrive
     from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagProblem
-    from occ_perception.frames import CameraFrame, OccupancyPrediction
-    from occ_perception.runtime.stream import OccupancyStream
+    from occ_perception.frames import OccupancyPrediction
+    from occ_perception.inference.model import Predictions
+    from occ_perception.inference.prediction import Prediction
+    from occ_perception.viewer.films import Film
 
 _SHOWN_LINES = 5
 _INTERRUPTED = 130
 
 
 def run(
-    bag: Annotated[Path, typer.Argument(help="rosbag2 folder or file, or a ROS 1 bag.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="rosbag2 folder or file, ROS 1 bag, or folder of images with --rig and --poses."
+        ),
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="See `occ models list`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     weights: Weights = None,
     random_weights: RandomWeights = None,
     layout: Layout = None,
     rig: Rig = None,
+    poses: Poses = None,
+    rate: Rate = None,
     lidar_topic: LidarTopic = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -56,153 +66,162 @@ def run(
     every: Annotated[int, typer.Option(min=1, help="Use every n-th frame of the bag.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     npz: Annotated[bool, typer.Option("--npz", help="Also write one .npz per frame.")] = False,
+    film: Annotated[bool, typer.Option("--film", help="Also write film.mp4.")] = False,
 ) -> None:
-    """Run a model on a bag; write predictions as a bag, an image per frame, and a summary.
+    """Run a model on a bag or a folder of images; write predictions, images and a summary.
 
     OUT contains predictions/ (rosbag2 with occ_msgs, storage mcap, which Foxglove shows), images/,
-    summary.json and, with --npz, npz/. An interrupted run keeps its results; its summary has
-    finished: false.
+    summary.json and, on request, npz/ and film.mp4. An interrupted run keeps its results; its
+    summary has finished: false.
     """
-    from occ_perception.bags.drive import open_recording
+    from occ_perception.bags.camera_drives import open_drive
     from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagError
-    from occ_perception.mapping.visibility import ObservedSpace
+    from occ_perception.inference.model import Model, Predictions
     from occ_perception.models.postprocess import NotFiniteError
-    from occ_perception.models.zoo import get_card
-    from occ_perception.runtime.stream import OccupancyStream
-    from occ_perception.runtime.weights import load_model
 
     writer = PredictionWriter(out / "predictions")
-    card = get_card(model)
-    with open_recording(bag, layout=layout, rig=rig, model=card, lidar_topic=lidar_topic) as frames:
-        loaded = load_model(model, weights, random_weights, device, frames.rig.names)
-        if random_weights is not None:
-            _warn(f"weights are random (seed {random_weights}): the output is meaningless")
-        if loaded.card.absent_cameras:
-            absent = ", ".join(loaded.card.absent_cameras)
-            _warn(
-                f"the rig has no {absent}; voxels that only such a camera sees stay empty or are "
-                "guessed"
-            )
-        for doubt in frames.doubts:
-            _warn(doubt)
-        ego_frame = frames.layout.pose.ego_frame
-        how = chosen_execution(loaded, precision, execution)
-        stream = OccupancyStream(loaded, ego_frame, commit_spacing, execution=how)
-        space = ObservedSpace() if find_spec("numba") else None
+    network = Model(model, weights, random_weights, device, precision, execution)
+    with open_drive(
+        source,
+        layout=layout,
+        rig=rig,
+        poses=poses,
+        rate_hz=rate,
+        model=network.card,
+        lidar_topic=lidar_topic,
+    ) as drive:
+        predictions = Predictions(network, drive, every, limit, commit_spacing)
+        tell_about(predictions, random_weights, "output")
+        loaded, choice = predictions.loaded, predictions.choice
+        assert loaded is not None and choice is not None
         record = Record(
-            *(str(bag), frames.layout.name, loaded.label, str(loaded.device), str(how)),
+            *(str(source), drive.source, loaded.label),
+            *(str(loaded.device), str(choice.execution)),
             absent_cameras=loaded.card.absent_cameras,
         )
         failure: BaseException | None = None
-        not_finite: list[BagProblem] = []
         with writer:
-            results = Results(out, writer, npz)
+            results = Results(out, writer, npz, film)
             try:
-                for frame in _with_progress(frames, every, limit):
-                    prediction = _prediction(stream, frame, not_finite)
-                    if prediction is None:
-                        continue
-                    if space is not None:
-                        prediction = space.add(frame, prediction)
-                    results.add(prediction, frame)
-                    record.add(prediction)
+                with results:
+                    for prediction in _with_progress(predictions):
+                        results.add(prediction)
+                        record.add(prediction)
             except (Exception, KeyboardInterrupt) as caught:
                 failure = caught  # raised below, after the bag is closed and the summary written
-        record.problems = [*frames.problems, *not_finite]
+        record.problems = predictions.problems
     summary = record.summary(failure)
     write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _print_summary(summary, record, out)
     if isinstance(failure, KeyboardInterrupt):
-        _warn("interrupted: the results so far are kept")
+        warn("interrupted: the results so far are kept")
         raise typer.Exit(_INTERRUPTED)
     if failure is not None:
         raise failure
+    not_finite = [problem for problem in record.problems if problem.reason == "not_finite"]
     if not record.timings_ms and not_finite:
         raise NotFiniteError(f"{not_finite[0]}; so it is for all {len(not_finite)} frames")
     if not record.timings_ms:
-        raise BagError(f"{bag} has no complete frame; `occ info {bag}` shows what is missing")
+        raise BagError(f"{source} has no complete frame; `occ info {source}` shows what is missing")
 
 
-def _prediction(
-    stream: OccupancyStream, frame: CameraFrame, problems: list[BagProblem]
-) -> OccupancyPrediction | None:
-    """The prediction of a frame; None if the output is not a number, which becomes a problem."""
-    from occ_perception.bags.recording import BagProblem
-    from occ_perception.models.postprocess import NotFiniteError
-
-    try:
-        return stream.step(frame)
-    except NotFiniteError as error:
-        problems.append(BagProblem("not_finite", str(error), frame.stamp_ns))
-        return None
-
-
-def _warn(text: str) -> None:
-    typer.secho(text, fg=typer.colors.YELLOW, err=True)
-
-
-def _with_progress(frames: RecordedDrive, every: int, limit: int | None) -> Iterator[CameraFrame]:
+def _with_progress(predictions: Predictions) -> Iterator[Prediction]:
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    expected = -(-frames.expected_frames // every)
-    total = expected if limit is None else min(limit, expected)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task("frames", total=total)
-        for frame in islice(islice(frames, 0, None, every), limit):
-            yield frame
+        task = progress.add_task("frames", total=predictions.expected_frames)
+        for prediction in predictions:
+            yield prediction
             progress.advance(task)
 
 
 class Results:
-    """Writes the results of each frame.
+    """Writes the results of each frame; a context manager.
 
     Args:
         out: folder of the run.
         writer: open bag for the predictions.
         npz: whether to write arrays too.
+        film: whether to write a film too.
     """
 
-    def __init__(self, out: Path, writer: PredictionWriter, npz: bool) -> None:
+    def __init__(self, out: Path, writer: PredictionWriter, npz: bool, film: bool) -> None:
         self._writer = writer
         self._images = out / "images"
         self._arrays = out / "npz" if npz else None
+        self._film = RunFilm(out / "film.mp4") if film else None
         self._count = 0
         for folder in (self._images, self._arrays):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, prediction: OccupancyPrediction, frame: CameraFrame) -> None:
-        """Write the prediction of one frame."""
-        from occ_perception.viewer.images import prediction_image, write_png
+    def __enter__(self) -> Results:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        """Finish the film, also that of a run that was interrupted."""
+        if self._film is not None:
+            self._film.finish()
+
+    def add(self, prediction: Prediction) -> None:
+        """Write the prediction of one frame."""
         name = f"{self._count:06d}_{prediction.stamp_ns}"
         self._count += 1
         self._writer.write_prediction(prediction)
-        write_png(self._images / f"{name}.png", prediction_image(prediction, frame))
+        prediction.save(self._images / f"{name}.png")
         if self._arrays is not None:
-            _save_arrays(self._arrays / f"{name}.npz", prediction)
+            prediction.save(self._arrays / f"{name}.npz")
+        if self._film is not None:
+            self._film.add(prediction)
 
 
-def _save_arrays(path: Path, prediction: OccupancyPrediction) -> None:
-    import numpy as np
+class RunFilm:
+    """A film at the rate of the first two predictions.
 
-    arrays: dict[str, Any] = {
-        "labels_XYZ": prediction.labels,
-        "stamp_ns": prediction.stamp_ns,
-        "grid_lower": prediction.grid.lower,
-        "voxel_size": prediction.grid.voxel_size,
-        "ego_T_grid": prediction.ego_T_grid,
-        "class_names": np.array(prediction.class_names),
-        "empty_class": prediction.empty_class,
-    }
-    if prediction.flow is not None:
-        arrays["flow_XYZ2"] = prediction.flow
-    if prediction.observed is not None:
-        arrays["observed_XYZ"] = prediction.observed
-    with atomic_path(path) as unfinished:
-        np.savez_compressed(unfinished, **arrays)
+    Args:
+        path: the file.
+
+    Raises:
+        MissingPackageError: numba is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with needed_for("--film"):
+            import numba  # noqa: F401
+        self._path = path
+        self._film: Film | None = None
+        self._first: Prediction | None = None
+
+    def add(self, prediction: Prediction) -> None:
+        """Add one image."""
+        if self._film is not None:
+            self._write(prediction)
+        elif self._first is None:
+            self._first = prediction
+        else:
+            self._begin(self._first, prediction)
+
+    def finish(self) -> None:
+        """Write the file; without any image there is none."""
+        if self._film is None and self._first is not None:
+            self._begin(self._first)
+        if self._film is not None:
+            self._film.__exit__(None)
+
+    def _begin(self, *predictions: Prediction) -> None:
+        from occ_perception.viewer.films import Film, recorded_rate
+
+        self._film = Film(self._path, recorded_rate([p.stamp_ns for p in predictions]))
+        for prediction in predictions:
+            self._write(prediction)
+
+    def _write(self, prediction: Prediction) -> None:
+        from occ_perception.viewer.images import film_image
+
+        assert self._film is not None
+        self._film.write(film_image(prediction, prediction.frame))
 
 
 @dataclass

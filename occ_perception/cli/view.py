@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _SHOWN_PROBLEMS = 5
 _NODE = "/occupancy_node"
-_USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
 
 
 def view(
@@ -157,7 +156,7 @@ def _write_sheet(out: Path, frames: Iterator[PlaybackFrame]) -> int:
 
 def _write_images(out: Path, rate: float | None, frames: Iterator[PlaybackFrame]) -> int:
     """A film, or a folder of its images."""
-    from occ_perception.viewer.films import Film, ImageFolder, ImageSink
+    from occ_perception.viewer.films import Film, ImageFolder, ImageSink, recorded_rate
     from occ_perception.viewer.images import film_image
 
     sink: ImageSink
@@ -165,7 +164,8 @@ def _write_images(out: Path, rate: float | None, frames: Iterator[PlaybackFrame]
         # The rate follows from the stamps of the first two frames.
         first = list(islice(frames, 2))
         frames = chain(first, frames)
-        sink = Film(out, rate or _recorded_rate(first))
+        stamps = [frame.prediction.stamp_ns for frame in first]
+        sink = Film(out, rate or recorded_rate(stamps))
     else:
         sink = ImageFolder(out)
     count = 0
@@ -183,13 +183,6 @@ def _compared(frame: PlaybackFrame) -> Comparison | None:
     if frame.truth is None:
         return None
     return compare(frame.prediction, frame.truth, frame.in_view_XYZ)
-
-
-def _recorded_rate(first: list[PlaybackFrame]) -> float:
-    stamps = [frame.prediction.stamp_ns for frame in first]
-    if len(stamps) < 2 or stamps[1] <= stamps[0]:
-        return _USUAL_RATE
-    return min(1e9 / (stamps[1] - stamps[0]), _HIGHEST_RATE)
 
 
 def _print_problems(playback: Playback) -> None:

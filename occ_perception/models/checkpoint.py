@@ -154,6 +154,15 @@ def checkpoint_report(card: ModelCard, path: str | Path) -> KeyReport:
     return match_keys(card.build(), card, _named_tensors(Path(path)))
 
 
+def models_of(path: str | Path) -> list[str]:
+    """Names of the models of the zoo whose keys and shapes a file has; no weights are loaded.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read safely.
+    """
+    return _owners(_named_tensors(Path(path)))
+
+
 def _fitting_tensors(
     net: Network, card: ModelCard, path: Path
 ) -> tuple[dict[str, Tensor], KeyReport]:

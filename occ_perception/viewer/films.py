@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,16 @@ UInt8 = NDArray[np.uint8]
 _CODECS = ("h264", "vp09", "mp4v")
 BROWSER_CODECS = ("h264", "vp09")
 """Codecs of :class:`Film` that browsers play."""
+
+
+_USUAL_RATE, _HIGHEST_RATE = 2.0, 60.0
+
+
+def recorded_rate(stamps_ns: Sequence[int]) -> float:
+    """Images per second from the first two stamps, at most 60; 2 if there are fewer."""
+    if len(stamps_ns) < 2 or stamps_ns[1] <= stamps_ns[0]:
+        return _USUAL_RATE
+    return min(1e9 / (stamps_ns[1] - stamps_ns[0]), _HIGHEST_RATE)
 
 
 class ImageSink(Protocol):

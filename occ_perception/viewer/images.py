@@ -163,10 +163,15 @@ def write_png(path: str | Path, rgb: UInt8) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    write_whole(path, encode_png(rgb))
+
+
+def encode_png(rgb: UInt8) -> bytes:
+    """The PNG file of an image (H, W, 3) uint8 RGB."""
     encoded, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     if not encoded:
-        raise ValueError(f"{path}: image of shape {rgb.shape} could not be encoded as PNG")
-    write_whole(path, data.tobytes())
+        raise ValueError(f"an image of shape {rgb.shape} could not be encoded as PNG")
+    return data.tobytes()
 
 
 def _headline(sheet: Sheet, prediction: OccupancyPrediction, width: int) -> None:

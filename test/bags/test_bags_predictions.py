@@ -26,11 +26,10 @@ from small_footage import (
 from occ_perception.bags.lidar import LidarSweeps
 from occ_perception.bags.message_types import ros2_types
 from occ_perception.bags.playback import Playback
-from occ_perception.bags.predictions import ArrayFolder, BagPredictions
+from occ_perception.bags.predictions import ArrayFolder, BagPredictions, write_arrays
 from occ_perception.bags.recording import BagError
 from occ_perception.bags.stamp_join import StampJoin
 from occ_perception.bags.writing import BagWriter
-from occ_perception.cli.run import _save_arrays
 from occ_perception.codec import MessageError
 from occ_perception.geometry import matrix_from_pose, transform_points
 from occ_perception.sensing.from_messages import points_from_message
@@ -147,7 +146,7 @@ def test_an_ambiguous_topic_is_refused(tmp_path, footage):
 def test_a_folder_of_arrays_reads_as_the_run_wrote_it(tmp_path):
     written = [guess_at(n * 10**9) for n in (1, 2)]
     for n, prediction in enumerate(written):
-        _save_arrays(tmp_path / f"{n:06d}.npz", prediction)
+        write_arrays(tmp_path / f"{n:06d}.npz", prediction)
     (tmp_path / "000002.npz").write_bytes(b"PK no archive")
     np.savez(tmp_path / "000003.npz", semantics=np.zeros(3))
     folder = ArrayFolder(tmp_path)

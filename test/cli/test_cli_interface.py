@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import occ_perception
 from occ_perception.cli import app
 from occ_perception.models.card import ModelError
 from occ_perception.models.zoo import MODELS
@@ -17,7 +18,7 @@ from occ_perception.models.zoo import MODELS
 # Every command with its arguments and options. A change here is a change for users and belongs in
 # the change log.
 INTERFACE = {
-    "": ["--debug"],
+    "": ["--version", "--debug", "--install-completion", "--show-completion"],
     "bench": [
         "MODEL",
         "--device",
@@ -72,6 +73,7 @@ INTERFACE = {
         "--random-weights",
         "--layout",
         "--rig",
+        "--rate",
         "--lidar-topic",
         "--device",
         "--precision",
@@ -103,13 +105,15 @@ INTERFACE = {
         "--layout",
     ],
     "run": [
-        "BAG",
+        "SOURCE",
         "--model -m",
         "--out -o",
         "--weights",
         "--random-weights",
         "--layout",
         "--rig",
+        "--poses",
+        "--rate",
         "--lidar-topic",
         "--device",
         "--precision",
@@ -118,6 +122,7 @@ INTERFACE = {
         "--every",
         "--limit",
         "--npz",
+        "--film",
     ],
     "town drive": [
         "--out -o",
@@ -154,7 +159,7 @@ INTERFACE = {
         "--limit",
         "--rate",
     ],
-    "weights check": ["FILE", "--model -m", "--all"],
+    "weights check": ["FILE", "--model -m", "--all", "--run"],
     "weights convert": ["FILE", "--model -m", "--out -o"],
     "weights fetch": ["NAME"],
 }
@@ -224,6 +229,18 @@ def test_the_console_script_starts_fast() -> None:
     )
     assert result.returncode == 0 and "Usage: occ" in result.stdout
     assert time.perf_counter() - begun < 10  # seconds would mean that torch was imported
+
+
+def test_version_and_completion() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.output == f"occ_perception {occ_perception.__version__}\n"
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "occ_perception", "--version"]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert output == f"occ_perception {occ_perception.__version__}\n"
 
 
 def test_errors_are_one_line_and_exit_code_2() -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from small_streams import SMALL_MODEL, small_card
 from typer.testing import CliRunner
 
 from occ_perception.cli import app
 from occ_perception.models.checkpoint import load_checkpoint
 from occ_perception.models.checkpoint_keys import checkpoint_key
 from occ_perception.models.random_weights import fill_random_weights
-from occ_perception.models.zoo import get_card
-from occ_perception.runtime.weight_files import WeightsError
+from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime.weight_files import WeightsError, file_checksum
 from occ_perception.runtime.weights import load_model
 
 NAME = "alocc_2d_mini"
@@ -114,3 +115,29 @@ def test_unreachable_hubs_are_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"fetch {CARD.url} by hand and put it at {tmp_path / CARD.config_stem}.pth" in (
         result.output
     )
+
+
+def test_a_file_without_a_name_is_recognised_by_its_keys(file: Path, tmp_path: Path) -> None:
+    result = occ("check", file)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith(f"{file} has the keys of {NAME}")
+    assert f"sha256 {file_checksum(file)}" in lines
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    result = occ("check", tmp_path / "other.pth")
+    assert result.exit_code == 1
+    assert "has the keys of no model; --model NAME lists what differs" in result.output
+
+
+def test_labels_of_a_frame_tell_whether_weights_have_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = small_card(rename=SMALL_MODEL)
+    monkeypatch.setitem(MODELS, SMALL_MODEL, card)
+    net = card.build()
+    fill_random_weights(net, card, ":4")
+    weights = {checkpoint_key(key, card.names): value for key, value in net.state_dict().items()}
+    save_file(weights, tmp_path / "random.safetensors")
+    result = occ("check", tmp_path / "random.safetensors", "-m", SMALL_MODEL, "--run")
+    assert result.exit_code == 1
+    assert "these labels are degenerate; expected 0.1 to 50 % occupied" in result.output

@@ -22,7 +22,6 @@ app = typer.Typer(
     help="Trains and evaluates occ_perception networks.",
     cls=PlainErrors,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,0 +1,1 @@
+"""Models on recorded drives: from a name and a path to predictions."""

@@ -1,0 +1,306 @@
+"""A model by name, and its predictions on drives.
+
+::
+
+    model = load("alocc_3d", weights="alocc_3d.pth")
+    for prediction in model.predict("drive.mcap"):
+        prediction.save(f"{prediction.stamp_ns}.npz")
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+from occ_perception.bags.camera_drives import CameraDrive, open_drive
+from occ_perception.bags.recording import BagProblem
+from occ_perception.errors import OptionError
+from occ_perception.frames import CameraFrame, CameraRig
+from occ_perception.inference.prediction import Prediction
+from occ_perception.mapping.visibility import ObservedSpace
+from occ_perception.models.card import ModelCard
+from occ_perception.models.postprocess import NotFiniteError
+from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime.self_check import AUTO, Choice, choose_execution
+from occ_perception.runtime.stream import OccupancyStream
+from occ_perception.runtime.weight_files import fetch_weights, find_weights
+from occ_perception.runtime.weights import LoadedModel, load_model
+from occ_perception.sensing.layouts import TopicLayout
+
+Source = str | Path | CameraDrive | Iterable[CameraFrame] | CameraFrame
+"""What a model predicts on: a bag or a folder of images, an open drive, frames, or one frame."""
+
+
+def list_models() -> tuple[ModelCard, ...]:
+    """The card of every model, in the order of their families; ``card.name`` is what to load."""
+    return tuple(MODELS.values())
+
+
+def load(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    random_weights: int | None = None,
+    device: str = AUTO,
+    precision: str = AUTO,
+    execution: str = AUTO,
+) -> Model:
+    """A model of the zoo with its weights.
+
+    Args:
+        name: of the model, see :func:`list_models`.
+        weights: checkpoint (.pth or .safetensors). By default the released one, which is
+            downloaded when it is not on this machine yet.
+        random_weights: a seed for random weights instead; predictions then mean nothing.
+        device: ``auto`` is a GPU where there is one; else as torch names it.
+        precision: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        execution: ``auto``, ``eager``, ``graph``, ``compile`` or ``reference``.
+
+    Raises:
+        ModelError: there is no such model.
+        WeightsError: it has no released weights, or they cannot be fetched.
+        CheckpointError: the file does not fit; the message names every key.
+        OptionError: two sources of weights are given, or the device is not there.
+    """
+    card = get_card(name)
+    given = weights is not None or random_weights is not None
+    if not given and card.url is not None and find_weights(card) is None:
+        fetch_weights(card)
+    model = Model(name, weights, random_weights, device, precision, execution)
+    model.loaded_for(card.cameras)
+    if random_weights is not None:
+        warnings.warn(
+            f"weights are random (seed {random_weights}): the output is meaningless", stacklevel=2
+        )
+    return model
+
+
+class Model:
+    """A model with its weights, from :func:`load`; it is loaded when it is first used.
+
+    Args:
+        name, weights, random_weights, device, precision, execution: see :func:`load`.
+
+    Attributes:
+        card: what the model is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | Path | None = None,
+        random_weights: int | None = None,
+        device: str = AUTO,
+        precision: str = AUTO,
+        execution: str = AUTO,
+    ) -> None:
+        self.card = get_card(name)
+        self._weights = weights
+        self._random_weights = random_weights
+        self._device = device
+        self._precision, self._mode = precision, execution
+        self._loaded: dict[tuple[str, ...], LoadedModel] = {}
+        self._choices: dict[tuple[str, ...], Choice] = {}
+
+    def __repr__(self) -> str:
+        known = next(iter(self._loaded.values()), None)
+        where = "not loaded yet" if known is None else f"{known.label} on {known.device}"
+        X, Y, Z = self.card.grid.dims
+        return f"<Model {self.card.name}: {where}, {len(self.card.cameras)} cameras, {X}x{Y}x{Z}>"
+
+    def loaded_for(self, cameras: Collection[str]) -> LoadedModel:
+        """The network for those of its cameras that there are.
+
+        Raises:
+            ModelError: none of its cameras is there.
+            WeightsError, CheckpointError, OptionError: see :func:`load`.
+        """
+        present = self.card.with_cameras(cameras).cameras
+        if present not in self._loaded:
+            self._loaded[present] = load_model(
+                self.card.name, self._weights, self._random_weights, self._device, present
+            )
+        return self._loaded[present]
+
+    def choice_for(self, cameras: Collection[str]) -> Choice:
+        """How the network is run for these cameras; found out once.
+
+        Raises:
+            OptionError: there is no such precision or execution, or not on this device.
+        """
+        loaded = self.loaded_for(cameras)
+        if loaded.card.cameras not in self._choices:
+            choice = choose_execution(loaded, self._precision, self._mode)
+            self._choices[loaded.card.cameras] = choice
+        return self._choices[loaded.card.cameras]
+
+    def predict(
+        self,
+        source: Source,
+        *,
+        layout: TopicLayout | str | Path | None = None,
+        rig: CameraRig | str | Path | None = None,
+        poses: str | Path | None = None,
+        rate_hz: float | None = None,
+        cameras: Mapping[str, str] | None = None,
+        lidar_topic: str | None = None,
+        every: int = 1,
+        limit: int | None = None,
+        commit_spacing_s: float | None = None,
+    ) -> Predictions:
+        """Predictions on a drive, one after the other as they are asked for.
+
+        Args:
+            source: a bag; a folder of images, with ``rig`` and ``poses``; an open drive; or camera
+                frames. Frames of one drive share the history.
+            layout, rig, poses, rate_hz, cameras, lidar_topic: of a path, see
+                :func:`occ_perception.bags.camera_drives.open_drive`.
+            every: use every n-th frame.
+            limit: end after so many frames.
+            commit_spacing_s: seconds between frames of the history; by default as in training.
+
+        Raises:
+            BagError, YamlError, InputPlanError: nothing can be read from the source.
+            ModelError: the source has none of the model's cameras.
+        """
+        about_paths = (layout, rig, poses, rate_hz, cameras, lidar_topic)
+        if isinstance(source, str | Path):
+            drive = open_drive(
+                source,
+                layout=layout,
+                rig=rig,
+                poses=poses,
+                rate_hz=rate_hz,
+                cameras=cameras,
+                model=self.card,
+                lidar_topic=lidar_topic,
+            )
+            return Predictions(self, drive, every, limit, commit_spacing_s, closes=True)
+        if any(argument is not None for argument in about_paths):
+            raise OptionError(
+                "layout, rig, poses, rate_hz, cameras and lidar_topic go with a path; frames and "
+                "open drives have them already"
+            )
+        frames = [source] if isinstance(source, CameraFrame) else source
+        return Predictions(self, frames, every, limit, commit_spacing_s)
+
+
+class Predictions:
+    """The predictions of a model on one drive: an iterator, and what there is to say about it.
+
+    Frames whose output is not finite are left out and become problems.
+
+    Args:
+        model: the model.
+        frames: an open drive, or camera frames.
+        every: use every n-th frame.
+        limit: end after so many frames; None = all.
+        commit_spacing_s: seconds between frames of the history; None = as in training.
+        closes: whether the drive is closed at the end.
+
+    Attributes:
+        loaded: the network, once the first frame or the drive says which cameras there are.
+        choice: how it is run; known with it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        frames: CameraDrive | Iterable[CameraFrame],
+        every: int = 1,
+        limit: int | None = None,
+        commit_spacing_s: float | None = None,
+        *,
+        closes: bool = False,
+    ) -> None:
+        if every < 1:
+            raise OptionError(f"every must be at least 1, got {every}")
+        self._model = model
+        self._frames = frames
+        self._closes = closes
+        self._commit_spacing_s = commit_spacing_s
+        self._not_finite: list[BagProblem] = []
+        self.loaded: LoadedModel | None = None
+        self.choice: Choice | None = None
+        rig = getattr(frames, "rig", None)
+        if rig is not None:
+            try:
+                self._prepare(rig)
+            except BaseException:
+                self.close()
+                raise
+        self._every, self._limit = every, limit
+        self._iterator = self._each()
+
+    def __iter__(self) -> Predictions:
+        return self
+
+    def __next__(self) -> Prediction:
+        return next(self._iterator)
+
+    def __enter__(self) -> Predictions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End early; the drive is closed if it was opened for these predictions."""
+        close = getattr(self._frames, "close", None)
+        if self._closes and close is not None:
+            close()
+
+    @property
+    def doubts(self) -> list[str]:
+        """What can hardly be true of the drive's calibration, with advice."""
+        return list(getattr(self._frames, "doubts", ()))
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Upper limit of the number of frames; None if the source does not know."""
+        expected = getattr(self._frames, "expected_frames", None)
+        if expected is None:
+            return None
+        expected = -(-expected // self._every)
+        return expected if self._limit is None else min(self._limit, expected)
+
+    @property
+    def problems(self) -> list[BagProblem]:
+        """What was skipped so far, and why."""
+        return [*getattr(self._frames, "problems", ()), *self._not_finite]
+
+    def _prepare(self, rig: CameraRig) -> None:
+        self.loaded = self._model.loaded_for(rig.names)
+        self.choice = self._model.choice_for(rig.names)
+
+    def _each(self) -> Iterator[Prediction]:
+        stream: OccupancyStream | None = None
+        space = ObservedSpace() if find_spec("numba") else None
+        try:
+            for frame in islice(islice(self._frames, 0, None, self._every), self._limit):
+                if stream is None:
+                    stream = self._stream(frame.rig)
+                try:
+                    prediction = stream.step(frame)
+                except NotFiniteError as error:
+                    self._not_finite.append(BagProblem("not_finite", str(error), frame.stamp_ns))
+                    continue
+                if space is not None:
+                    prediction = space.add(frame, prediction)
+                yield Prediction.of(prediction, frame)
+        finally:
+            self.close()
+
+    def _stream(self, rig: CameraRig) -> OccupancyStream:
+        if self.loaded is None:
+            self._prepare(rig)
+        assert self.loaded is not None and self.choice is not None
+        return OccupancyStream(
+            self.loaded,
+            getattr(self._frames, "ego_frame", "base_link"),
+            self._commit_spacing_s,
+            execution=self.choice.execution,
+        )
