@@ -91,7 +91,7 @@ COMMANDS = {
 
 def is_command(span: str) -> bool:
     program, _, rest = span.partition(" ")
-    if span in PACKAGES or span == "python -m occ_training":
+    if span in PACKAGES or span in [f"python -m {package}" for package in PACKAGES]:
         return True
     if program not in COMMANDS:
         return False
