@@ -51,7 +51,7 @@ from verdict import conclusion  # noqa: E402
 from occ_perception.errors import OptionError  # noqa: E402
 from occ_perception.models.card import ModelCard  # noqa: E402
 from occ_perception.models.network import Network  # noqa: E402
-from occ_perception.models.postprocess import labels_of  # noqa: E402
+from occ_perception.models.postprocess import decode  # noqa: E402
 from occ_perception.runtime.benchmark import (  # noqa: E402
     StreamBenchmark,
     device_facts,
@@ -323,7 +323,7 @@ def _labels(
             state = net.initial_state(batch_size=1)
             for inputs in sequence:
                 outputs, state = step(inputs, state)
-                labels.append(labels_of(outputs, golden.card).cpu())
+                labels.append(decode(outputs, golden.card).labels_BXYZ.cpu())
     return labels
 
 

@@ -122,4 +122,4 @@ class SparseOutputs:
 
 
 Outputs = NetOutputs | SparseOutputs
-"""What a network gives, see :func:`occ_perception.models.postprocess.labels_of`."""
+"""What a network gives, see :func:`occ_perception.models.postprocess.decode`."""

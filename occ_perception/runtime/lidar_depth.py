@@ -14,7 +14,7 @@ from occ_perception.geometry import Float64, invert_transform
 from occ_perception.models.inputs import DepthHint
 from occ_perception.nets.view_geometry import ViewGeometry
 from occ_perception.runtime.calibration import RigTables
-from occ_perception.runtime.upload import upload
+from occ_perception.runtime.transfer import upload
 from occ_perception.sensing.lidar_projection import Winners, nearest_point, project_lidar
 
 

@@ -25,7 +25,7 @@ from occ_perception.models.inputs import (
     NetInputs,
     StepControl,
 )
-from occ_perception.models.postprocess import NotFiniteError, flow_of, labels_of
+from occ_perception.models.postprocess import NotFiniteError, decode
 from occ_perception.models.state import (
     TemporalState,
     clone_state,
@@ -43,7 +43,7 @@ from occ_perception.runtime.schedule import (
     HistoryLimits,
     HistorySchedule,
 )
-from occ_perception.runtime.upload import upload
+from occ_perception.runtime.transfer import download, upload
 from occ_perception.runtime.weights import LoadedModel
 
 
@@ -195,10 +195,9 @@ class OccupancyStream:
         with torch.inference_mode():
             outputs, next_state = self._net(inputs, before.state)
             clock.lap("network")
+            decoded = download(decode(outputs, self.card))
             with self._forgetting_if_not_finite(commit):
-                labels_XYZ = labels_of(outputs, self.card)[0].cpu().numpy()
-                flow_BXYZ2 = flow_of(outputs)
-            flow_XYZ2 = None if flow_BXYZ2 is None else flow_BXYZ2[0].cpu().numpy()
+                decoded.require_numbers()
         clock.lap("labels")
         taken = commit and self._keeps_history
         if taken:
@@ -208,10 +207,10 @@ class OccupancyStream:
             frame_id=self._frame_id,
             grid=self.card.grid,
             ego_T_grid=tables.ego_T_grid,
-            labels=labels_XYZ,
+            labels=decoded.labels_BXYZ[0].numpy(),
             class_names=self.card.labels.class_names,
             empty_class=self.card.labels.empty_class,
-            flow=flow_XYZ2,
+            flow=None if decoded.flow_BXYZ2 is None else decoded.flow_BXYZ2[0].numpy(),
             model=self._model.label_without([n for n in self.card.cameras if n not in images]),
             camera_stamps_ns={name: frame.stamps_ns[name] for name in images},
             committed=taken and decision.commit,

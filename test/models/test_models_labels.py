@@ -8,11 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from occ_perception.models.postprocess import class_map
+from occ_perception.models.card import ModelCard
+from occ_perception.models.inputs import NetOutputs
+from occ_perception.models.postprocess import decode
 from occ_perception.models.zoo import get_card
 
 OCC3D, SURROUND = get_card("alocc_2d_mini"), get_card("alocc_2d_mini_surroundocc")
 SOFTMAX = get_card("bevdetocc_sf")
+
+
+def class_map(logits: torch.Tensor, card: ModelCard) -> torch.Tensor:
+    return decode(NetOutputs(logits), card).labels_BXYZ
 
 
 def one_voxel(**logits):

@@ -14,7 +14,7 @@ from small_sparse import GRID, KEEP, small_sparse, small_sparse_card
 from small_streams import drive, surround_rig
 
 from occ_perception.models.inputs import CameraTensors
-from occ_perception.models.postprocess import labels_of
+from occ_perception.models.postprocess import decode
 from occ_perception.models.state import clone_state, state_from_tensors, state_tensors
 from occ_perception.nets.sparse.frame_history import Frames
 from occ_perception.nets.sparse.mask_points import EvenDrawsConfig, SeededDrawsConfig
@@ -85,7 +85,7 @@ def test_the_network_is_not_blind(net) -> None:
     assert not same(first, other)
     (*_, remembered), _ = run(net, DRIVE[:3])
     assert not same(remembered, run(net, [(0, 2, 0)])[0][0])
-    labels = labels_of(first, small_sparse_card())
+    labels = decode(first, small_sparse_card()).labels_BXYZ
     assert len(labels.unique()) > 2
 
 
@@ -138,7 +138,9 @@ def test_a_stream_of_steps_equals_eight_frames_at_once(net) -> None:
     for a, b in zip(at_once.predictions[0], streamed.predictions[0], strict=True):
         assert (a.sort(-1)[0] - b.sort(-1)[0]).abs().max() < 1e-3 * b.std()
     card = small_sparse_card()
-    assert (labels_of(at_once, card) == labels_of(streamed, card)).float().mean() > 0.999
+    assert (
+        decode(at_once, card).labels_BXYZ == decode(streamed, card).labels_BXYZ
+    ).float().mean() > 0.999
 
 
 def test_images_are_encoded_once(net) -> None:
@@ -194,7 +196,7 @@ def test_a_batch_with_one_restarting_stream_equals_two_single_runs(net) -> None:
             for b in range(2):
                 single = singles[b][t]
                 assert len(voxels_of(out, b) ^ voxels_of(single)) <= 2
-                agree = labels_of(out, card)[b] == labels_of(single, card)[0]
+                agree = decode(out, card).labels_BXYZ[b] == decode(single, card).labels_BXYZ[0]
                 assert agree.float().mean() > 0.999
 
 

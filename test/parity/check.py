@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from verdict import FLOW_TOLERANCE, Verdict, compare, compare_labels, conclusion
 
 from occ_perception.models.inputs import NetOutputs
-from occ_perception.models.postprocess import class_map
+from occ_perception.models.postprocess import decode
 from occ_perception.models.sparseocc.net import SparseOccConfig
 
 ZEROS_IN_MATCHING = "exact zeros in the flow's matching"
@@ -100,7 +100,7 @@ def frame_verdicts(
     flow = golden.flow_samples(frame)
     if flow is not None:
         yield from check_flow(outputs.flow_BXYZ2, *flow)
-    labels = class_map(outputs.logits_BKXYZ, golden.card)[0].cpu().numpy()
+    labels = decode(outputs, golden.card).labels_BXYZ[0].cpu().numpy()
     yield compare_labels(labels, golden.labels(frame))
 
 

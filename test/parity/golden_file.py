@@ -25,7 +25,7 @@ from occ_perception.models.occupancy_net import OccupancyNet
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import MODELS
 from occ_perception.nets.view_geometry import DepthBins, ViewGeometry
-from occ_perception.runtime.upload import upload
+from occ_perception.runtime.transfer import upload
 
 # Grid spacing (rows, columns) and amplitude of each octave of the synthetic images.
 _OCTAVES = (((5, 9), 1.0), ((17, 45), 0.7), ((41, 113), 0.4))

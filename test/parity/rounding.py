@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from verdict import Verdict
 
 from occ_perception.models.inputs import NetOutputs
-from occ_perception.models.postprocess import class_map
+from occ_perception.models.postprocess import decode
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.backbones.internimage import InternImage
 from occ_perception.nets.backbones.swin import SwinTransformer
@@ -138,7 +138,7 @@ class OwnNumbers:
 
     def labels(self, _frame: int) -> np.ndarray:
         """Our class map."""
-        return class_map(self._outputs.logits_BKXYZ, self.card)[0].cpu().numpy()
+        return decode(self._outputs, self.card).labels_BXYZ[0].cpu().numpy()
 
 
 def _at(flat: Tensor, stored: Samples) -> np.ndarray:

@@ -31,13 +31,13 @@ from occ_perception.models.inputs import (
     StepControl,
 )
 from occ_perception.models.network import Network
-from occ_perception.models.postprocess import labels_of
+from occ_perception.models.postprocess import decode
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
 from occ_perception.nets.sparse.mask_points import Draws, pick_voxels
 from occ_perception.nets.sparse.voxel_decoder import VoxelLevel
 from occ_perception.runtime.preprocess import Preprocessor
-from occ_perception.runtime.upload import upload
+from occ_perception.runtime.transfer import upload
 
 FLIPS = ("voxels as probable as the last one kept", "edge of an image")
 CLOSE = 1e-3
@@ -229,7 +229,7 @@ def frame_verdicts(
         got = outputs.predictions[number].class_logits_BQK[0].cpu().numpy()
         rms = float(stored.double().square().mean().sqrt())
         yield compare(f"class_preds.{number}", got, stored.numpy(), rms, FLIPS)
-    labels = labels_of(outputs, golden.card)[0].cpu().numpy()
+    labels = decode(outputs, golden.card).labels_BXYZ[0].cpu().numpy()
     yield compare_labels(labels, golden.labels(frame))
 
 

@@ -12,7 +12,7 @@ import torch
 from golden_file import GoldenFile, synthetic_image
 from taps import tapped
 
-from occ_perception.models.postprocess import class_map
+from occ_perception.models.postprocess import decode
 
 GOLDEN = Path(__file__).parent / "golden"
 MINI = GOLDEN / "alocc_2d_mini_r50_256x704_bevdet_preatrain_16f.npz"
@@ -101,7 +101,7 @@ def recorded(path, meta, template):
     arrays["f0/logits|v"] = logits_KYXZ.flatten(1)[:, at].numpy()
     arrays["f0/logits|i"] = index
     arrays["f0/logits|shape"] = np.array(logits_KYXZ.shape)
-    arrays["f0/labels"] = class_map(outputs.logits_BKXYZ, golden.card)[0].numpy()
+    arrays["f0/labels"] = decode(outputs, golden.card).labels_BXYZ[0].numpy()
     for name, tensor in caught.items():
         flat = tensor.double().flatten()
         arrays[f"f0/{name}|v"] = tensor.flatten()[::3].numpy()

@@ -9,7 +9,7 @@ import torch
 from small_streams import drive, small_card, surround_rig
 
 from occ_perception.models.inputs import NetOutputs, SparseOutputs
-from occ_perception.models.postprocess import NotFiniteError, class_map, flow_of, sparse_class_map
+from occ_perception.models.postprocess import NotFiniteError, decode
 from occ_perception.models.random_weights import fill_random_weights
 from occ_perception.models.zoo import get_card
 from occ_perception.nets.sparse.mask_decoder import MaskPrediction
@@ -27,17 +27,21 @@ def test_one_voxel_without_a_number_is_enough(name: str, spoilt: int) -> None:
         spoilt += 1
     logits[1, spoilt, 60, 3, 5] = math.nan
     with pytest.raises(NotFiniteError, match="class scores are not numbers"):
-        class_map(logits, card)
+        decode(NetOutputs(logits), card).require_numbers()
     logits[1, spoilt, 60, 3, 5] = math.inf
-    assert class_map(logits, card)[1, 60, 3, 5] == spoilt - 1
+    decoded = decode(NetOutputs(logits), card)
+    decoded.require_numbers()
+    assert decoded.labels_BXYZ[1, 60, 3, 5] == spoilt - 1
 
 
 def test_velocities_are_checked_as_well() -> None:
-    flow = torch.zeros(1, 8, 8, 4, 2)
+    card = get_card("alocc_flow_2d")
+    logits, flow = torch.zeros(1, 18, 8, 8, 4), torch.zeros(1, 8, 8, 4, 2)
+    decode(NetOutputs(logits, flow_BXYZ2=flow), card).require_numbers()
     flow[0, 1, 2, 3, 1] = math.nan
     with pytest.raises(NotFiniteError, match="velocities"):
-        flow_of(NetOutputs(None, flow_BXYZ2=flow))
-    assert flow_of(NetOutputs(None)) is None
+        decode(NetOutputs(logits, flow_BXYZ2=flow), card).require_numbers()
+    assert decode(NetOutputs(logits), card).flow_BXYZ2 is None
 
 
 def test_so_are_the_masks_of_a_sparse_network() -> None:
@@ -50,7 +54,7 @@ def test_so_are_the_masks_of_a_sparse_network() -> None:
             (VoxelLevel(corners, classes, classes),), (MaskPrediction(classes, masks),), (4, 4, 4)
         )
         with pytest.raises(NotFiniteError):
-            sparse_class_map(outputs, card)
+            decode(outputs, card).require_numbers()
         spoilt[0, 2, 1] = 0.0
 
 

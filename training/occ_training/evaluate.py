@@ -21,10 +21,11 @@ from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
-from occ_perception.models.postprocess import flow_of, labels_of
+from occ_perception.models.postprocess import decode
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.execution import Execution, prepared_step
 from occ_perception.runtime.self_check import PLAIN, choose_execution
+from occ_perception.runtime.transfer import download
 from occ_perception.runtime.weights import LoadedModel, load_model
 from occ_training.data.dataset import Content, OccupancyDataset, SampleOptions
 from occ_training.data.index import DatasetIndex
@@ -230,9 +231,10 @@ def evaluate_frames(
     order = frame_order(dataset, groups)
     predicted = predict_frames(net, card, dataset, order, device, workers, execution)
     for number, (loaded, outputs) in enumerate(predicted, start=1):
-        labels = labels_of(outputs, card)[0].cpu()
-        flow_BXYZ2 = flow_of(outputs)
-        flow = None if flow_BXYZ2 is None else flow_BXYZ2[0].half().cpu()
+        decoded = download(decode(outputs, card))
+        decoded.require_numbers()
+        labels = decoded.labels_BXYZ[0]
+        flow = None if decoded.flow_BXYZ2 is None else decoded.flow_BXYZ2[0].half()
         evaluation.update(labels, frame_truth(loaded), flow)
         if save is not None:
             _save(save, loaded, labels, flow)

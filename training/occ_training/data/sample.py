@@ -20,7 +20,7 @@ from occ_perception.models.inputs import (
     NetInputs,
     StepControl,
 )
-from occ_perception.runtime.upload import upload
+from occ_perception.runtime.transfer import upload
 from occ_training.data.records import DatasetError
 
 

@@ -1,4 +1,4 @@
-"""The small inputs of one step on their way to a device: one copy for all of them."""
+"""Tensors on their way to a device and back: one copy for all of a step's."""
 
 from __future__ import annotations
 
@@ -35,9 +35,22 @@ def upload(values: T, device: torch.device) -> T:
     return uploaded
 
 
+def download(values: T) -> T:
+    """Dataclasses of tensors of one device in main memory; what is there is returned as it is.
+
+    The host waits for a GPU once, not for every tensor.
+    """
+    tensors = tensors_of(values)
+    if not tensors or tensors[0].device.type == "cpu":
+        return values
+    downloaded: T = with_tensors(values, unpack(pack(tensors).cpu(), tensors))
+    return downloaded
+
+
 def pack(tensors: Sequence[Tensor], pinned: bool = False) -> Tensor:
-    """The bytes of tensors of main memory, side by side, uint8."""
-    packed = torch.empty(_size(tensors), dtype=torch.uint8, pin_memory=pinned)
+    """The bytes of tensors of one device, side by side, uint8; there is at least one."""
+    device = tensors[0].device
+    packed = torch.empty(_size(tensors), dtype=torch.uint8, device=device, pin_memory=pinned)
     for part, tensor in zip(unpack(packed, tensors), tensors, strict=True):
         part.copy_(tensor)
     return packed

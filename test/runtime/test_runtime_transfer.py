@@ -10,7 +10,7 @@ from torch import Tensor
 
 from occ_perception.models.inputs import CameraTensors
 from occ_perception.runtime.stream import StepGeometry
-from occ_perception.runtime.upload import pack, unpack, upload
+from occ_perception.runtime.transfer import download, pack, unpack, upload
 
 META = torch.device("meta")
 
@@ -52,3 +52,9 @@ def test_dataclasses_keep_their_form_on_another_device() -> None:
             one, other = getattr(mine, field.name), getattr(theirs, field.name)
             assert other.device == META
             assert (one.dtype, one.shape) == (other.dtype, other.shape)
+
+
+def test_what_is_in_main_memory_is_not_copied_on_its_way_back() -> None:
+    step = inputs(0, 1, 1)
+    values = Mixed(torch.tensor([True]), None, StepGeometry(step.cameras, step.control), 0.5)
+    assert download(values) is values
