@@ -59,6 +59,7 @@ class Playback:
         topic: the occupancy topic, if the source has several.
         layout: name or path of the topic layout of the bag with the images; recognised by
             default.
+        with_cameras: whether images are read at all.
 
     Attributes:
         notes: what could not be joined and why.
@@ -74,6 +75,7 @@ class Playback:
         ground_truth: str | Path | None = None,
         topic: str | None = None,
         layout: str | None = None,
+        with_cameras: bool = True,
     ) -> None:
         source, ran_on = _results_of_run(Path(source))
         camera_bag = Path(cameras) if cameras is not None else ran_on or source
@@ -85,7 +87,9 @@ class Playback:
             self._shows_truth = isinstance(self._occupancy, BagPredictions) and is_ground_truth(
                 self._occupancy.topic
             )
-            self._camera_frames = self._open_cameras(camera_bag, wanted=cameras is not None)
+            self._camera_frames = None
+            if with_cameras:
+                self._camera_frames = self._open_cameras(camera_bag, wanted=cameras is not None)
             self._truth: BagPredictions | ArrayFolder | None = None
             self._in_view: BagPredictions | None = None
             if ground_truth is not None:

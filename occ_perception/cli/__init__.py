@@ -20,6 +20,7 @@ from occ_perception.cli.map import map_drive
 from occ_perception.cli.plain_errors import PlainErrors
 from occ_perception.cli.play import play
 from occ_perception.cli.run import run
+from occ_perception.cli.score import score
 from occ_perception.cli.view import view
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.command("info")(info)
 app.command("map")(map_drive)
 app.command("play")(play)
 app.command("run")(run)
+app.command("score")(score)
 app.command("view")(view)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.bags.playback import Playback, PlaybackFrame
-from occ_perception.demo.scores import Scores, Scoring
 from occ_perception.demo.setting import Setting, counted
 from occ_perception.errors import OccError
+from occ_perception.metrics.recorded import Scores, Scoring
 from occ_perception.viewer.comparison import Comparison, compare
 from occ_perception.viewer.films import Film
 from occ_perception.viewer.images import film_image

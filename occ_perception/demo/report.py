@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 import occ_perception
 from occ_perception.atomic import write_whole
 from occ_perception.demo.film import Filmed
-from occ_perception.demo.scores import ClassScore, Scores
 from occ_perception.demo.setting import UNTRAINED, Played, Setting
 from occ_perception.labels import PALETTE
+from occ_perception.metrics.recorded import ClassScore, Scores
 from occ_perception.viewer.camera_overlay import with_occupancy
 from occ_perception.viewer.films import BROWSER_CODECS
 from occ_perception.viewer.panels import camera_panel

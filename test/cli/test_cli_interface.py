@@ -124,6 +124,7 @@ INTERFACE = {
         "--npz",
         "--film",
     ],
+    "score": ["PREDICTIONS", "--ground-truth", "--topic", "--json", "--csv"],
     "town drive": [
         "--out -o",
         "--town",

@@ -1,4 +1,4 @@
-"""Scores of the demonstration: classes by name, counted voxels only, flow of movable classes."""
+"""Scores of predictions: classes by name, counted voxels only, flow of movable classes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy", exc_type=ImportError)
-
-from occ_perception.demo.demonstration import choose_network
-from occ_perception.demo.scores import Scoring
 from occ_perception.frames import OccupancyPrediction
 from occ_perception.labels import LABEL_SETS
 from occ_perception.metrics import OCC3D_GRID, MetricsError
-from occ_perception.models.card import ModelError
-
-pytestmark = pytest.mark.ros
+from occ_perception.metrics.recorded import Scoring
 
 OCC3D = LABEL_SETS["occ3d"]
 
@@ -81,9 +75,19 @@ def test_a_class_that_the_ground_truth_lacks_is_refused() -> None:
     assert Scoring().result() is None
 
 
-def test_the_town_model_is_shown_on_town_drives() -> None:
-    assert choose_network("", on_town=True).name == "alocc_town"
-    assert choose_network("", on_town=False).name == "alocc_2d_mini"
-    assert choose_network("alocc_3d", on_town=True).name == "alocc_3d"
-    with pytest.raises(ModelError, match="no model 'x'"):
-        choose_network("x", on_town=True)
+def test_other_grids_are_refused() -> None:
+    moved = replace(OCC3D_GRID, lower=(-40.0, -40.0, -0.6))
+    with pytest.raises(MetricsError, match=r"grid is .* the ground truth's"):
+        Scoring().add(replace(occupancy(), grid=moved), occupancy(), None)
+
+
+def test_the_report_has_every_class() -> None:
+    scoring = Scoring()
+    scoring.add(occupancy(), occupancy(), None)
+    result = scoring.result()
+    assert result is not None
+    report = result.report("mine")
+    assert (report.title, report.protocol, report.frames) == ("mine", "occ3d", 1)
+    (part,) = report.scores.values()
+    assert (part["mIoU"], part["IoU"], part["IoU[car]"], part["mAVE"]) == (1, 1, 1, 0)
+    assert len([name for name in part if name.startswith("IoU[")]) == 17

@@ -1,4 +1,4 @@
-"""Scores of the demonstration: recorded occupancy against the ground truth in the bag."""
+"""Scores of predictions against ground truth, frame by frame: classes, geometry, velocities."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from occ_perception.frames import OccupancyPrediction
-from occ_perception.geometry import invert_transform, transform_points
+from occ_perception.geometry import VoxelGrid, invert_transform, transform_points
 from occ_perception.labels import LABEL_SETS, UNKNOWN_CLASS, LabelSet
-from occ_perception.metrics import FlowScore, MetricsError, VoxelIoU
+from occ_perception.metrics.counting import MetricsError
+from occ_perception.metrics.flow import FlowScore
+from occ_perception.metrics.report import Report
+from occ_perception.metrics.voxel_iou import VoxelIoU
 
 # Flow is compared where a lidar on the roof would see a class that can move.
 _LIDAR_EGO = (0.95, 0.0, 1.84)
@@ -41,6 +44,7 @@ class Scores:
 
     Attributes:
         frames: number of frames compared.
+        label_set: name of the classes' label set.
         in_view: True if only voxels that a camera sees were counted, False if all voxels with
             known ground truth were.
         mean_iou: mIoU over all classes but free space, a fraction of 1.
@@ -50,11 +54,22 @@ class Scores:
     """
 
     frames: int
+    label_set: str
     in_view: bool
     mean_iou: float
     geometry_iou: float
     velocity_error: float
     classes: tuple[ClassScore, ...]
+
+    def report(self, title: str) -> Report:
+        """The scores to print or save."""
+        scores = {"mIoU": self.mean_iou, "IoU": self.geometry_iou}
+        scores |= {f"IoU[{one.name}]": one.iou for one in self.classes}
+        if not math.isnan(self.velocity_error):
+            scores["mAVE"] = self.velocity_error
+            scores |= {f"AVE[{one.name}]": one.velocity_error for one in self.classes}
+        part = "in view of a camera" if self.in_view else "all labelled voxels"
+        return Report(title, self.label_set, self.frames, {part: scores})
 
 
 class Scoring:
@@ -79,14 +94,19 @@ class Scoring:
         """Add one frame; both volumes have the same grid.
 
         Args:
-            prediction: output of the node.
+            prediction: output of a model.
             truth: ground truth.
             in_view_XYZ: voxels to count; None counts all with known ground truth.
 
         Raises:
-            MetricsError: the classes are those of no label set, or the prediction has a class
-                that the ground truth's label set lacks.
+            MetricsError: the grids differ, the classes are those of no label set, or the
+                prediction has a class that the ground truth's label set lacks.
         """
+        if not _is_same_grid(prediction.grid, truth.grid):
+            raise MetricsError(
+                f"the prediction's grid is {prediction.grid}, the ground truth's {truth.grid}; "
+                "score with ground truth of the model's own grid"
+            )
         label_set = _label_set_of(truth)
         if self._voxels is None:
             self._voxels = VoxelIoU(label_set)
@@ -129,12 +149,20 @@ class Scoring:
         )
         return Scores(
             frames=int(voxels["frames"]),
+            label_set=label_set.name,
             in_view=self._in_view,
             mean_iou=voxels["mIoU"],
             geometry_iou=voxels["IoU"],
             velocity_error=flow.get("mAVE_GT_RAY", math.nan),
             classes=classes,
         )
+
+
+def _is_same_grid(one: VoxelGrid, other: VoxelGrid) -> bool:
+    """Whether voxels are the same to a thousandth of a metre; messages round."""
+    if one.dims != other.dims:
+        return False
+    return np.allclose((one.lower, one.upper), (other.lower, other.upper), rtol=0.0, atol=1e-3)
 
 
 def _label_set_of(truth: OccupancyPrediction) -> LabelSet:
