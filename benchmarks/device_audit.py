@@ -68,7 +68,7 @@ def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "an operation may be several kernels",
         "- stops inside: copies, reads by the host and factorisations in the network's forward",
         "- copies up: from host to device around the network; none waits",
-        "- waits outside: results that come down, and the check of each result for NaN",
+        "- waits outside: results that come down",
         "- GB moved: every operand read and every result written once; gathered: rows that are "
         "looked up",
         "- live MB: most memory of all tensors at once, weights included; work space of libraries "
