@@ -6,7 +6,7 @@ Only parts that declare it run in half precision, see :class:`occ_perception.net
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +85,7 @@ def prepared_step(net: nn.Module, execution: Execution) -> PreparedStep:
     """
     run: Any = net
     if execution.precision in HALF:
-        run = _twin(net)
-        run_in_half(run, HALF[execution.precision])
+        run = half_twin(net, HALF[execution.precision])
     if execution.mode == "compile":
         run = torch.compile(run, dynamic=False)
 
@@ -144,6 +143,24 @@ def run_in_half(net: nn.Module, dtype: torch.dtype) -> None:
         part.forward = _forward_in_half(part, dtype)
 
 
+def half_twin(
+    net: nn.Module, dtype: torch.dtype, names: Collection[str] | None = None
+) -> nn.Module:
+    """A second network over the same parameters with parts in half precision.
+
+    Args:
+        net: the network; it is not changed.
+        dtype: of :data:`HALF`.
+        names: of the parts, see :func:`half_parts`; None = all.
+    """
+    twin = copy.copy(net)
+    twin._modules = {name: copy.copy(part) for name, part in net._modules.items()}
+    for name, part in half_parts(twin).items():
+        if names is None or name in names:
+            part.forward = _forward_in_half(part, dtype)
+    return twin
+
+
 def half_parts(net: nn.Module) -> dict[str, Part]:
     """Parts of a network that may run in half precision, by name."""
     parts = dict(net.named_children())
@@ -162,13 +179,6 @@ def _forward_in_half(part: nn.Module, dtype: torch.dtype) -> Callable[..., Any]:
         return _to_float32(output)
 
     return forward_in_half
-
-
-def _twin(net: nn.Module) -> nn.Module:
-    """A second network over the same parameters, whose parts can be changed alone."""
-    twin = copy.copy(net)
-    twin._modules = {name: copy.copy(part) for name, part in net._modules.items()}
-    return twin
 
 
 def _to_float32(value: Any) -> Any:

@@ -8,7 +8,7 @@ proves what tests on another one cannot.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +159,27 @@ def _precisions(on_gpu: bool) -> tuple[str, ...]:
     return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
 
 
+Said = tuple[NDArray[np.uint8], NDArray[np.float32] | None]
+"""Labels and velocities of a frame."""
+
+
+def agreement_of(said: Sequence[Said], expected: Sequence[Said], empty_class: int) -> Agreement:
+    """How far the same frames got the same labels and velocities."""
+    rows = []
+    for (labels, flow), (expected_labels, expected_flow) in zip(said, expected, strict=True):
+        occupied = (labels != empty_class) | (expected_labels != empty_class)
+        same = labels == expected_labels
+        velocity = None
+        if flow is not None and expected_flow is not None:
+            away = np.linalg.norm(flow[occupied] - expected_flow[occupied], axis=-1)
+            velocity = float(away.mean()) if away.size else 0.0
+        share = float(same[occupied].mean()) if occupied.any() else 1.0
+        rows.append((float(same.mean()), share, velocity))
+    voxels, shares, velocities = zip(*rows, strict=True)
+    known = [velocity for velocity in velocities if velocity is not None]
+    return Agreement(min(voxels), min(shares), max(known) if known else None)
+
+
 class SelfCheck:
     """Runs executions over the same frames, one after the other, so that one is in memory.
 
@@ -174,25 +195,9 @@ class SelfCheck:
     def agreement(self, execution: Execution) -> Agreement:
         """Compare an execution with the reference."""
         empty = self._model.card.labels.empty_class
-        rows = []
-        for (labels, flow), (expected, expected_flow) in zip(
-            self._run(execution), self._reference, strict=True
-        ):
-            occupied = (labels != empty) | (expected != empty)
-            same = labels == expected
-            velocity = None
-            if flow is not None and expected_flow is not None:
-                away = np.linalg.norm(flow[occupied] - expected_flow[occupied], axis=-1)
-                velocity = float(away.mean()) if away.size else 0.0
-            share = float(same[occupied].mean()) if occupied.any() else 1.0
-            rows.append((float(same.mean()), share, velocity))
-        voxels, shares, velocities = zip(*rows, strict=True)
-        known = [velocity for velocity in velocities if velocity is not None]
-        return Agreement(min(voxels), min(shares), max(known) if known else None)
+        return agreement_of(self._run(execution), self._reference, empty)
 
-    def _run(
-        self, execution: Execution
-    ) -> list[tuple[NDArray[np.uint8], NDArray[np.float32] | None]]:
+    def _run(self, execution: Execution) -> list[Said]:
         stream = OccupancyStream(self._model, execution=execution)
         predictions = [stream.step(frame) for frame in self._frames]
         del stream
