@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-slow-slice | test-matrix | reliability | lint |
+# make setup | test | test-slow | test-slow-slice | test-matrix | reliability | lint | docs |
 #      demo [BAG=...] | gpu | clean
 #
 # setup is done by scripts/setup.sh, which skips what is done; the other targets call it first.
@@ -9,7 +9,8 @@ BAG ?=
 ARGS ?=
 in_workspace := source env.sh &&
 
-.PHONY: setup test test-slow test-slow-slice test-matrix reliability lint demo demo-checkpoint gpu clean
+.PHONY: setup test test-slow test-slow-slice test-matrix reliability lint docs demo demo-checkpoint \
+	gpu clean
 
 # Make hands on a PYTHON or ROS that it was given; the default is setup.sh's own.
 setup:
@@ -38,6 +39,12 @@ reliability: setup
 lint: setup
 	$(in_workspace) pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
+# The documentation as a site, in docs/_build; every warning is an error.
+docs: setup
+	$(in_workspace) pip install -q -r constraints/docs.txt
+	$(in_workspace) sphinx-build -W -q -b html docs docs/_build
+	@echo docs/_build/index.html
+
 demo: setup
 	$(in_workspace) occ demo $(BAG) $(ARGS)
 
@@ -57,5 +64,5 @@ gpu:
 	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 clean:
-	rm -rf .venv build install log dist *.egg-info training/*.egg-info \
+	rm -rf .venv build install log dist docs/_build *.egg-info training/*.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
