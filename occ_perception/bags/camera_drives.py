@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,11 +32,11 @@ class CameraDrive(Protocol):
         """Topic layout, or ``images``."""
 
     @property
-    def doubts(self) -> list[str]:
+    def doubts(self) -> Sequence[str]:
         """What can hardly be true of the calibration, with advice."""
 
     @property
-    def problems(self) -> list[BagProblem]:
+    def problems(self) -> Sequence[BagProblem]:
         """What was skipped so far and why; complete after an iteration."""
 
     @property

@@ -261,10 +261,10 @@ class Predictions:
     @property
     def expected_frames(self) -> int | None:
         """Upper limit of the number of frames; None if the source does not know."""
-        expected = getattr(self._frames, "expected_frames", None)
-        if expected is None:
+        known: int | None = getattr(self._frames, "expected_frames", None)
+        if known is None:
             return None
-        expected = -(-expected // self._every)
+        expected = -(-known // self._every)
         return expected if self._limit is None else min(self._limit, expected)
 
     @property

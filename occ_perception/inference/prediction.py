@@ -51,7 +51,8 @@ class Prediction(OccupancyPrediction):
     @property
     def occupied(self) -> NDArray[np.bool_]:
         """(X, Y, Z) voxels with a class other than free space."""
-        return (self.labels != self.empty_class) & (self.labels != UNKNOWN_CLASS)
+        occupied: NDArray[np.bool_] = self.labels != self.empty_class
+        return occupied & (self.labels != UNKNOWN_CLASS)
 
     @property
     def unknown(self) -> NDArray[np.bool_] | None:
@@ -137,8 +138,10 @@ class Prediction(OccupancyPrediction):
             MissingPackageError: no viewer is installed.
             ViewerError: there is no display.
         """
-        if viewer is None:
-            viewer = next((n for n in ("rerun", "open3d") if find_spec(n)), None)  # type: ignore[assignment]
+        if viewer is None and find_spec("rerun"):
+            viewer = "rerun"
+        elif viewer is None and find_spec("open3d"):
+            viewer = "open3d"
         if viewer is None:
             raise MissingPackageError(
                 "show() needs a viewer: pip install 'occ_perception[rerun]' or "
