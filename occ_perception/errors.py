@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class OccError(Exception):
@@ -109,6 +110,13 @@ def sentence_for(error: BaseException) -> str | None:
         missing = _how_to_install(error)
         return None if missing is None else f"this needs {missing}"
     return _OUT_OF_MEMORY if is_out_of_memory(error) else None
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
+    """``did you mean a, b?`` with the known names nearest to another one; "" if none is near."""
+    spelt = {own.lower(): own for own in known}
+    near = get_close_matches(name.lower(), spelt, n=most)
+    return f"did you mean {', '.join(spelt[own] for own in near)}?" if near else ""
 
 
 def reason_of(error: OSError) -> str:

@@ -39,7 +39,7 @@ def open_files(
     """
     opener = _Opener(note, stack)
     if not path.exists():
-        raise ValueError(f"no recording at {path}")
+        raise ValueError(f"no recording at {path}: there is no such file or folder")
     if path.is_file():
         if _plain_name(path).suffix not in (*_STORAGE_SUFFIXES, ".bag"):
             raise ValueError(
@@ -72,7 +72,10 @@ def _no_files(path: Path, metadata: FolderMetadata | None, why_no_metadata: str)
         return f"{path} has no .mcap or .db3 file; its {METADATA_FILE} lists {listed}"
     if (path / METADATA_FILE).is_file():
         return f"{path} cannot be read: {why_no_metadata}"
-    return f"{path} is not a rosbag2 folder: it has neither {METADATA_FILE} nor .mcap or .db3 files"
+    return (
+        f"{path} is not a rosbag2 folder: it has neither {METADATA_FILE} nor .mcap or .db3 files. "
+        "A folder of images is read by `occ run` and `occ map`, with --rig and --poses"
+    )
 
 
 def _listed(files: list[Path], metadata: FolderMetadata, note: Note) -> list[Path]:

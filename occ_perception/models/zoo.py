@@ -7,9 +7,9 @@ module with ``CARDS``, as the families here are.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Protocol
 
+from occ_perception.errors import did_you_mean
 from occ_perception.models import alocc, bevdet, causalocc, fbocc, gdfusion, town
 from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.extensions import installed_extensions
@@ -65,6 +65,5 @@ def get_card(name: str) -> ModelCard:
     """
     if name in MODELS:
         return MODELS[name]
-    near = get_close_matches(name, MODELS, n=5)
-    meant = f"did you mean {', '.join(near)}? " if near else ""
-    raise ModelError(f"no model {name!r}; {meant}`occ models list` prints all {len(MODELS)}")
+    meant = " ".join(filter(None, (did_you_mean(name, MODELS), "`occ models list` prints all")))
+    raise ModelError(f"no model {name!r}; {meant} {len(MODELS)}")

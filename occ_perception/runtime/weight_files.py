@@ -152,7 +152,8 @@ def _download(card: ModelCard, path: Path, endpoint: str | None) -> None:
 
 def _url(card: ModelCard) -> str:
     if card.url is None:
-        raise WeightsError(f"no checkpoint of {card.name} is published; pass your own file")
+        own = f". {card.note}" if card.packaged is not None else "; pass your own file"
+        raise WeightsError(f"no checkpoint of {card.name} is published{own}")
     return card.url
 
 

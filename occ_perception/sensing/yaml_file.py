@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from occ_perception.errors import OccError
+from occ_perception.errors import OccError, did_you_mean
 
 
 class YamlError(OccError):
@@ -138,13 +138,16 @@ def read_yaml(name_or_path: str | Path, package: str, kind: str) -> YamlSection:
     else:
         path = Path(name_or_path).expanduser()
         if not path.is_file():
+            shipped = shipped_names(package)
+            meant = did_you_mean(name, shipped)
             raise YamlError(
                 f"no {kind} {name!r}: it is neither a file nor one of the shipped "
-                f"{', '.join(shipped_names(package))}"
+                f"{', '.join(shipped)}" + (f"; {meant}" if meant else "")
             )
         data = path.read_bytes()
     try:
         return YamlSection(name, "", yaml.safe_load(data.decode()))
     # A ValueError is text in another encoding than UTF-8, or a date that does not exist.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise YamlError(f"{name} is not YAML: {error}") from error
+        reason = " ".join(str(error).split())  # of several lines
+        raise YamlError(f"{name} is not YAML: {reason}") from error
