@@ -126,6 +126,7 @@ setup(
             "pytest",
             "ruff",
         ],
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "open3d": ["open3d"],
         "rerun": ["rerun-sdk"],
         "ros": ROS_WHEELS,

@@ -98,7 +98,7 @@ sys.exit(tuple(map(int, m.version("torch").split(".")[:2])) < (2, 4))' 2> /dev/n
 }
 
 install_packages() {
-  local extras=dev,ros,workspace_$ros,backbones,demo,synthetic,viewer
+  local extras=dev,ros,workspace_$ros,backbones,demo,export,synthetic,viewer
   mkdir -p "$stamps"
   echo "$ros" > "$stamps/ros"
   PYTHONWARNINGS=ignore "$venv/bin/pip" install -q --no-build-isolation \

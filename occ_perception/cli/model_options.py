@@ -41,6 +41,10 @@ Rate = Annotated[
         "--rate", metavar="HZ", help="Moments per second of a folder of images without times."
     ),
 ]
+EngineFile = Annotated[
+    Path | None,
+    typer.Option("--engine", metavar="FILE.onnx", help="Run a file of `occ models export`."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Precision = Annotated[
     str,
@@ -96,8 +100,9 @@ def tell_about(predictions: Predictions, random_weights: int | None, meaningless
         random_weights: the seed, if weights are random.
         meaningless: what is meaningless then.
     """
-    loaded, choice = predictions.loaded, predictions.choice
-    assert loaded is not None and choice is not None
+    engine = predictions.engine
+    assert engine is not None
+    loaded = engine.loaded
     if random_weights is not None:
         warn(f"weights are random (seed {random_weights}): the {meaningless} is meaningless")
     if absent := loaded.card.absent_cameras:
@@ -107,4 +112,5 @@ def tell_about(predictions: Predictions, random_weights: int | None, meaningless
         )
     for doubt in predictions.doubts:
         warn(doubt)
-    tell_choice(choice)
+    if engine.choice is not None:
+        tell_choice(engine.choice)

@@ -1,10 +1,16 @@
-"""``occ models``: lists and describes the models."""
+"""``occ models``: lists, describes and exports the models."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from occ_perception.atomic import write_whole
+from occ_perception.cli.model_options import RandomWeights, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +26,7 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> None:
-    """List or describe models; lists them without a command."""
+    """List, describe or export models; lists them without a command."""
     if context.invoked_subcommand is None:
         list_models()
 
@@ -67,6 +73,46 @@ def show_model(
     typer.echo(f"temporal state: {state_bytes(state) / 1e6:.1f} MB per stream, float32")
     for remembered, tensor in state_tensors(state).items():
         typer.echo(f"  {remembered}: {'x'.join(str(size) for size in tensor.shape[1:])}")
+
+
+@app.command("export")
+def export_model(
+    name: Annotated[str, typer.Argument(help="As `occ models list` prints it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .onnx.")],
+    weights: Weights = None,
+    random_weights: RandomWeights = None,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames that the file is compared with the model on.")
+    ] = 4,
+) -> None:
+    """Write one step of a model as ONNX, state in and out, and compare it with the model.
+
+    Beside FILE.onnx appear FILE.json, its card, and FILE.parity.json, the comparison. The exit code
+    is 1 if a frame has fewer than 99.9 % equal labels.
+    """
+    from occ_perception.exporting.onnx_file import OnnxModel, write_onnx
+    from occ_perception.exporting.parity import ENOUGH, compare_frames
+    from occ_perception.runtime.random_frames import random_frames
+    from occ_perception.runtime.weights import load_model
+
+    model = load_model(name, weights, random_weights)
+    write_onnx(model, out)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, card {out.with_suffix('.json')}")
+    exported = OnnxModel(out)
+    rows = []
+    for parity in compare_frames(model, exported, random_frames(model.card, frames)):
+        rows.append(asdict(parity))
+        flow = "" if parity.velocity is None else f", velocities within {parity.velocity:.1e} m/s"
+        typer.echo(
+            f"frame {len(rows)}: {100 * parity.labels:.4f} % of labels equal, "
+            f"{100 * parity.occupied:.4f} % of occupied ones, state within {parity.state:.1e}{flow}"
+        )
+    passed = all(row["labels"] >= ENOUGH for row in rows)
+    report = {"engine": str(exported), "passed": passed, "bound": ENOUGH, "frames": rows}
+    write_whole(out.with_suffix(".parity.json"), json.dumps(report, indent=1) + "\n")
+    if not passed:
+        typer.echo(f"{out} does not say what {name} says; expected {100 * ENOUGH:g} % everywhere")
+        raise typer.Exit(1)
 
 
 def _print_parts(net: nn.Module, macs: Mapping[str, float]) -> None:

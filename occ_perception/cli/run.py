@@ -14,6 +14,7 @@ import typer
 from occ_perception.atomic import write_whole
 from occ_perception.cli.model_options import (
     Device,
+    EngineFile,
     Layout,
     LidarTopic,
     Mode,
@@ -26,7 +27,7 @@ from occ_perception.cli.model_options import (
     tell_about,
     warn,
 )
-from occ_perception.errors import needed_for
+from occ_perception.errors import OptionError, needed_for
 
 if TYPE_CHECKING:
     from occ_perception.bags.foxglove import PredictionWriter
@@ -47,8 +48,11 @@ def run(
             help="rosbag2 folder or file, ROS 1 bag, or folder of images with --rig and --poses."
         ),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="See `occ models list`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="See `occ models list`; not needed with --engine."),
+    ] = None,
     weights: Weights = None,
     random_weights: RandomWeights = None,
     layout: Layout = None,
@@ -59,6 +63,7 @@ def run(
     device: Device = "auto",
     precision: Precision = "auto",
     execution: Mode = "auto",
+    engine: EngineFile = None,
     commit_spacing: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Spacing of the history; by default the model's."),
@@ -77,11 +82,18 @@ def run(
     from occ_perception.bags.camera_drives import open_drive
     from occ_perception.bags.foxglove import PredictionWriter
     from occ_perception.bags.recording import BagError
-    from occ_perception.inference.model import Model, Predictions
+    from occ_perception.inference.model import Model, Predictions, exported_model
     from occ_perception.models.postprocess import NotFiniteError
 
     writer = PredictionWriter(out / "predictions")
-    network = Model(model, weights, random_weights, device, precision, execution)
+    if engine is not None:
+        if weights is not None or random_weights is not None:
+            raise OptionError("--engine has its own weights; leave out --weights, --random-weights")
+        network: Model = exported_model(engine, model)
+    elif model is None:
+        raise OptionError("no model: give --model NAME or --engine FILE.onnx")
+    else:
+        network = Model(model, weights, random_weights, device, precision, execution)
     with open_drive(
         source,
         layout=layout,
@@ -93,11 +105,12 @@ def run(
     ) as drive:
         predictions = Predictions(network, drive, every, limit, commit_spacing)
         tell_about(predictions, random_weights, "output")
-        loaded, choice = predictions.loaded, predictions.choice
-        assert loaded is not None and choice is not None
+        running = predictions.engine
+        assert running is not None
+        loaded = running.loaded
         record = Record(
             *(str(source), drive.source, loaded.label),
-            *(str(loaded.device), str(choice.execution)),
+            *(str(loaded.device), running.words),
             absent_cameras=loaded.card.absent_cameras,
         )
         failure: BaseException | None = None

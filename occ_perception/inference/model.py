@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -21,9 +22,10 @@ from occ_perception.errors import OptionError
 from occ_perception.frames import CameraFrame, CameraRig
 from occ_perception.inference.prediction import Prediction
 from occ_perception.mapping.visibility import ObservedSpace
-from occ_perception.models.card import ModelCard
+from occ_perception.models.card import ModelCard, ModelError
 from occ_perception.models.postprocess import NotFiniteError
 from occ_perception.models.zoo import MODELS, get_card
+from occ_perception.runtime.execution import Execution, PreparedStep
 from occ_perception.runtime.self_check import AUTO, Choice, choose_execution
 from occ_perception.runtime.stream import OccupancyStream
 from occ_perception.runtime.weight_files import fetch_weights, find_weights
@@ -47,6 +49,7 @@ def load(
     device: str = AUTO,
     precision: str = AUTO,
     execution: str = AUTO,
+    engine: str | Path | None = None,
 ) -> Model:
     """A model of the zoo with its weights.
 
@@ -58,14 +61,20 @@ def load(
         device: ``auto`` is a GPU where there is one; else as torch names it.
         precision: ``auto``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         execution: ``auto``, ``eager``, ``graph``, ``compile`` or ``reference``.
+        engine: file of `occ models export`, which has its own weights and runs where its runtime
+            does.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or it is not the one of the engine.
         WeightsError: it has no released weights, or they cannot be fetched.
         CheckpointError: the file does not fit; the message names every key.
         OptionError: two sources of weights are given, or the device is not there.
     """
     card = get_card(name)
+    if engine is not None:
+        if weights is not None or random_weights is not None:
+            raise OptionError("an engine has its own weights: give weights, a seed, or an engine")
+        return exported_model(engine, name)
     given = weights is not None or random_weights is not None
     if not given and card.url is not None and find_weights(card) is None:
         fetch_weights(card)
@@ -76,6 +85,40 @@ def load(
             f"weights are random (seed {random_weights}): the output is meaningless", stacklevel=2
         )
     return model
+
+
+def exported_model(path: str | Path, name: str | None = None) -> ExportedModel:
+    """The model in a file of `occ models export`.
+
+    Args:
+        path: the file.
+        name: the model that it must be.
+
+    Raises:
+        ModelError: it is another model.
+        ExportError, MissingPackageError: see :class:`ExportedModel`.
+    """
+    model = ExportedModel(path)
+    if name is not None and name != model.card.name:
+        raise ModelError(f"{path} is the model {model.card.name}, not {name}")
+    return model
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs a network.
+
+    Attributes:
+        loaded: the network.
+        execution: how it is run.
+        words: the same for people.
+        choice: how that was found out; None where it was given.
+    """
+
+    loaded: LoadedModel
+    execution: Execution | PreparedStep
+    words: str
+    choice: Choice | None = None
 
 
 class Model:
@@ -103,7 +146,7 @@ class Model:
         self._device = device
         self._precision, self._mode = precision, execution
         self._loaded: dict[tuple[str, ...], LoadedModel] = {}
-        self._choices: dict[tuple[str, ...], Choice] = {}
+        self._engines: dict[tuple[str, ...], Engine] = {}
 
     def __repr__(self) -> str:
         known = next(iter(self._loaded.values()), None)
@@ -125,17 +168,18 @@ class Model:
             )
         return self._loaded[present]
 
-    def choice_for(self, cameras: Collection[str]) -> Choice:
-        """How the network is run for these cameras; found out once.
+    def engine_for(self, cameras: Collection[str]) -> Engine:
+        """What runs the network for these cameras; found out once.
 
         Raises:
             OptionError: there is no such precision or execution, or not on this device.
         """
         loaded = self.loaded_for(cameras)
-        if loaded.card.cameras not in self._choices:
+        if loaded.card.cameras not in self._engines:
             choice = choose_execution(loaded, self._precision, self._mode)
-            self._choices[loaded.card.cameras] = choice
-        return self._choices[loaded.card.cameras]
+            engine = Engine(loaded, choice.execution, str(choice.execution), choice)
+            self._engines[loaded.card.cameras] = engine
+        return self._engines[loaded.card.cameras]
 
     def predict(
         self,
@@ -188,6 +232,42 @@ class Model:
         return Predictions(self, frames, every, limit, commit_spacing_s)
 
 
+class ExportedModel(Model):
+    """A model in a file of `occ models export`; its cameras are fixed.
+
+    Args:
+        path: the .onnx file, with its card beside it.
+
+    Raises:
+        ExportError: the file or its card is missing, changed, or of another version.
+        MissingPackageError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from occ_perception.exporting.onnx_file import OnnxModel
+
+        exported = OnnxModel(path)
+        loaded = exported.loaded
+        super().__init__(loaded.card.name)
+        self.card = loaded.card
+        self._loaded[loaded.card.cameras] = loaded
+        engine = Engine(loaded, exported.step, str(exported))
+        self._engines[loaded.card.cameras] = engine
+
+    def loaded_for(self, cameras: Collection[str]) -> LoadedModel:
+        """The network.
+
+        Raises:
+            ModelError: a camera of the file is not there.
+        """
+        if missing := [name for name in self.card.cameras if name not in cameras]:
+            raise ModelError(
+                f"the exported {self.card.name} needs the cameras {', '.join(self.card.cameras)}; "
+                f"there is no {', '.join(missing)}. Export it for the cameras that there are"
+            )
+        return self._loaded[self.card.cameras]
+
+
 class Predictions:
     """The predictions of a model on one drive: an iterator, and what there is to say about it.
 
@@ -202,8 +282,7 @@ class Predictions:
         closes: whether the drive is closed at the end.
 
     Attributes:
-        loaded: the network, once the first frame or the drive says which cameras there are.
-        choice: how it is run; known with it.
+        engine: what runs, once the first frame or the drive says which cameras there are.
     """
 
     def __init__(
@@ -223,12 +302,11 @@ class Predictions:
         self._closes = closes
         self._commit_spacing_s = commit_spacing_s
         self._not_finite: list[BagProblem] = []
-        self.loaded: LoadedModel | None = None
-        self.choice: Choice | None = None
+        self.engine: Engine | None = None
         rig = getattr(frames, "rig", None)
         if rig is not None:
             try:
-                self._prepare(rig)
+                self.engine = model.engine_for(rig.names)
             except BaseException:
                 self.close()
                 raise
@@ -272,10 +350,6 @@ class Predictions:
         """What was skipped so far, and why."""
         return [*getattr(self._frames, "problems", ()), *self._not_finite]
 
-    def _prepare(self, rig: CameraRig) -> None:
-        self.loaded = self._model.loaded_for(rig.names)
-        self.choice = self._model.choice_for(rig.names)
-
     def _each(self) -> Iterator[Prediction]:
         stream: OccupancyStream | None = None
         space = ObservedSpace() if find_spec("numba") else None
@@ -295,12 +369,11 @@ class Predictions:
             self.close()
 
     def _stream(self, rig: CameraRig) -> OccupancyStream:
-        if self.loaded is None:
-            self._prepare(rig)
-        assert self.loaded is not None and self.choice is not None
+        if self.engine is None:
+            self.engine = self._model.engine_for(rig.names)
         return OccupancyStream(
-            self.loaded,
+            self.engine.loaded,
             getattr(self._frames, "ego_frame", "base_link"),
             self._commit_spacing_s,
-            execution=self.choice.execution,
+            execution=self.engine.execution,
         )

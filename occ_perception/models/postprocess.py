@@ -67,8 +67,10 @@ class Decoded:
                 raise NotFiniteError(what)
 
 
-def decode(outputs: Outputs, card: ModelCard) -> Decoded:
-    """Labels and velocities of any network; a GPU is not waited for."""
+def decode(outputs: Outputs | Decoded, card: ModelCard) -> Decoded:
+    """Labels and velocities of any network; a GPU is not waited for. What is decoded stays so."""
+    if isinstance(outputs, Decoded):
+        return outputs
     if isinstance(outputs, SparseOutputs):
         labels_BXYZ, scores = _sparse_class_map(outputs, card)
     else:
@@ -90,7 +92,7 @@ def _class_map(logits_BKXYZ: Tensor, card: ModelCard) -> tuple[Tensor, Tensor]:
     """
     logits_BKXYZ = logits_BKXYZ[:, 1:].detach()
     score = _SCORES[card.class_scores]
-    if logits_BKXYZ.device.type == "cpu":
+    if logits_BKXYZ.device.type == "cpu" and not torch.compiler.is_exporting():
         return _class_map_by_planes(logits_BKXYZ, card.excluded_class, score)
     scores = score(logits_BKXYZ)
     if card.excluded_class is not None:

@@ -100,6 +100,9 @@ def row_parts(count: int, device: torch.device) -> list[slice]:
 
 
 def _bags(row: Tensor, rows: Tensor, share: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # other runtimes have no bags
+        corners = zip(row.unbind(-1), share.unbind(-1), strict=True)
+        return torch.stack([rows[r.long()] * s[:, None] for r, s in corners]).sum(dim=0)
     return F.embedding_bag(row, rows, mode="sum", per_sample_weights=share)
 
 

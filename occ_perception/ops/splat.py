@@ -170,6 +170,9 @@ def voxel_sums(
     B, _, C = features_BNChw.shape[:3]
     X, Y, Z = dims
     pixels_RC = features_BNChw.flatten(3).transpose(2, 3).reshape(-1, C)
+    if torch.compiler.is_exporting():  # other runtimes have no bags
+        volume = _additions(target_SBP, share_SBP, pixels_RC, B * Y * X * Z)
+        return volume.view(B, Y, X, Z, C).movedim(-1, 1)
     # Sorting by target voxel turns the scatter into one contiguous run of pixels per voxel.
     target, order = target_SBP.flatten().sort()
     voxels = torch.arange(B * Y * X * Z, dtype=target.dtype, device=target.device)
@@ -181,3 +184,18 @@ def voxel_sums(
         per_sample_weights=share_SBP.flatten()[order],
     )
     return volume.view(B, Y, X, Z, C).movedim(-1, 1)
+
+
+def _additions(target_SBP: Tensor, share_SBP: Tensor, pixels_RC: Tensor, voxels: int) -> Tensor:
+    """The sums (V, C) sample by sample, in no order; one corner of all samples at a time."""
+    R, C = pixels_RC.shape
+    volume = pixels_RC.new_zeros(voxels, C)
+    corners = zip(
+        target_SBP.reshape(-1, *target_SBP.shape[-3:]),
+        share_SBP.reshape(-1, *share_SBP.shape[-3:]),
+        strict=True,
+    )
+    for target, share in corners:
+        amount = share.reshape(-1, R, 1) * pixels_RC
+        volume = volume.index_add(0, target.flatten().long(), amount.reshape(-1, C))
+    return volume

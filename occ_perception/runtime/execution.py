@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from occ_perception.errors import OptionError
 from occ_perception.models.inputs import NetInputs, Outputs
+from occ_perception.models.postprocess import Decoded
 from occ_perception.models.state import TemporalState
 from occ_perception.nets.part import Part
 from occ_perception.ops.backend import references_alone
-from occ_perception.runtime.graphs import GraphStep, Step
+from occ_perception.runtime.graphs import GraphStep
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 MODES = ("eager", "graph", "compile", "reference")
@@ -65,11 +66,13 @@ class PreparedStep:
         reuses_memory: whether a state that it returned is overwritten by the step after the next.
     """
 
-    run: Step
+    run: Callable[[NetInputs, TemporalState], tuple[Outputs | Decoded, TemporalState]]
     reuses_memory: bool
 
-    def __call__(self, inputs: NetInputs, state: TemporalState) -> tuple[Outputs, TemporalState]:
-        """Outputs and the next state."""
+    def __call__(
+        self, inputs: NetInputs, state: TemporalState
+    ) -> tuple[Outputs | Decoded, TemporalState]:
+        """Outputs, or what they say, and the next state."""
         return self.run(inputs, state)
 
 

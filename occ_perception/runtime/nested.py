@@ -28,6 +28,27 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
 
 
+def named_tensors_of(value: Any) -> dict[str, Tensor]:
+    """The tensors among the leaves, in the same order, by the path of fields that leads to them."""
+    named: dict[str, Tensor] = {}
+
+    def visit(part: Any, path: str) -> None:
+        if isinstance(part, Tensor):
+            named[path] = part
+            return
+        inner: list[tuple[str, Any]] = []
+        if is_dataclass(part):
+            inner = [(field.name, getattr(part, field.name)) for field in fields(part)]
+        elif isinstance(part, tuple):
+            names = getattr(part, "_fields", map(str, range(len(part))))
+            inner = list(zip(names, part, strict=True))
+        for name, item in inner:
+            visit(item, f"{path}.{name}" if path else name)
+
+    visit(value, "")
+    return named
+
+
 def with_tensors(value: T, tensors: Iterable[Tensor]) -> T:
     """The same with other tensors, given in the order of :func:`tensors_of`."""
     result: T = _rebuilt(value, iter(tensors))

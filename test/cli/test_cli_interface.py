@@ -87,6 +87,7 @@ INTERFACE = {
         "--keep-movable",
         "--local",
     ],
+    "models export": ["NAME", "--out -o", "--weights", "--random-weights", "--frames"],
     "models list": [],
     "models show": ["NAME"],
     "play": [
@@ -106,8 +107,8 @@ INTERFACE = {
     ],
     "run": [
         "SOURCE",
-        "--model -m",
         "--out -o",
+        "--model -m",
         "--weights",
         "--random-weights",
         "--layout",
@@ -118,6 +119,7 @@ INTERFACE = {
         "--device",
         "--precision",
         "--execution",
+        "--engine",
         "--commit-spacing",
         "--every",
         "--limit",

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("workspace.txt", "torch.txt", "kilted.txt")
 JAZZY_FILES = ("workspace.txt", "torch.txt", "jazzy.txt")
-EXTRAS = ("", "dev", "ros", "workspace_kilted", "backbones", "synthetic", "viewer")
+EXTRAS = ("", "dev", "ros", "workspace_kilted", "backbones", "export", "synthetic", "viewer")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 

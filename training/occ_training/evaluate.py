@@ -21,7 +21,7 @@ from occ_perception.metrics import PROTOCOLS, Evaluation, FrameTruth, Report
 from occ_perception.models.card import ModelCard
 from occ_perception.models.inputs import Outputs
 from occ_perception.models.network import Network
-from occ_perception.models.postprocess import decode
+from occ_perception.models.postprocess import Decoded, decode
 from occ_perception.models.zoo import get_card
 from occ_perception.runtime.execution import Execution, prepared_step
 from occ_perception.runtime.self_check import PLAIN, choose_execution
@@ -258,7 +258,7 @@ def predict_frames(
     device: torch.device,
     workers: int = 0,
     execution: Execution = PLAIN,
-) -> Iterator[tuple[Batch, Outputs]]:
+) -> Iterator[tuple[Batch, Outputs | Decoded]]:
     """Every frame as a batch of one on the CPU, and what a network makes of it with its history.
 
     Args:
