@@ -52,7 +52,8 @@ class Prediction(OccupancyPrediction):
     def occupied(self) -> NDArray[np.bool_]:
         """(X, Y, Z) voxels with a class other than free space."""
         occupied: NDArray[np.bool_] = self.labels != self.empty_class
-        return occupied & (self.labels != UNKNOWN_CLASS)
+        occupied &= self.labels != UNKNOWN_CLASS
+        return occupied
 
     @property
     def unknown(self) -> NDArray[np.bool_] | None:

@@ -52,7 +52,7 @@ def test_a_step_in_half_precision_keeps_geometry_exact() -> None:
 
 def test_a_run_that_is_not_finished_is_not_packed(tmp_path) -> None:
     store_recipe(tmp_path, RECIPES["alocc_town"]())
-    with pytest.raises(PackError, match=r"is at step 0 of 9000: `occ-train fit alocc_town --out"):
+    with pytest.raises(PackError, match=r"is at step 0 of 5200: `occ-train fit alocc_town --out"):
         pack(tmp_path, tmp_path / "frames", "cpu", 1, False, print)
 
 

@@ -198,7 +198,7 @@ def test_a_run_over_fewer_samples_scales_its_schedules() -> None:
     recipe = replace(RECIPES["alocc_town"](), motion_fading=CosineRampDown(begin=1000, end=2000))
     short = recipe.lasting(recipe.steps * recipe.batch // 10)
     assert (short.steps, short.batch) == (recipe.steps // 10, recipe.batch)
-    assert short.depth_fading == CosineRampDown(begin=0, end=recipe.depth_fading.end // 10)
+    assert short.depth_fading == CosineRampDown(begin=0, end=round(recipe.depth_fading.end / 10))
     assert short.motion_fading == CosineRampDown(begin=100, end=200)
     assert short.gate == recipe.gate
     rates = [r.optimiser.schedule.factor for r in (recipe, short)]

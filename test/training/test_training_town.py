@@ -146,6 +146,21 @@ def test_towns_of_the_splits_do_not_mix() -> None:
     assert replace(data, seed=1).clips("train") != by_split[0]
 
 
+def test_clips_of_a_drive_lie_in_equal_parts_of_it() -> None:
+    data = TownData(towns=3, drives=2, drive_clips=3, clip_frames=2)
+    clips = data.clips("train")
+    assert len(clips) == len({clip.name for clip in clips}) == 3 * 2 * 3
+    for number, clip in enumerate(clips):
+        part = number % 3
+        assert (clip.town, clip.drive) == (clips[number - part].town, clips[number - part].drive)
+        assert 41 * part // 3 <= clip.first
+        assert clip.first + clip.frames <= 41 * (part + 1) // 3
+    one = replace(data, drive_clips=1).clips("train")
+    assert [clip.town for clip in one] == [clip.town for clip in clips[::3]]
+    with pytest.raises(RenderError, match="21 clips of 2 key frames do not fit into a drive of 41"):
+        replace(data, drive_clips=21).clips("train")
+
+
 # --- rendered once --------------------------------------------------------------------------------
 
 

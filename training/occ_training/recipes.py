@@ -177,11 +177,11 @@ def _town(name: str, model: str) -> TrainingRecipe:
     of the time. True depth helps during the first steps; the learning rate is high and falls at the
     end. A clip is as long as the network remembers: a frame without a past, and one with it.
     """
-    steps = 9_000
+    steps = 5_200
     return TrainingRecipe(
         name=name,
         model=model,
-        town=TownData(towns=225, drives=4, clip_frames=2, size=(352, 198)),
+        town=TownData(towns=130, drives=4, drive_clips=3, clip_frames=2, size=(352, 198)),
         terms=(
             DrawnVoxels(points=20_000),
             ImageMasks(weight=0.5),
@@ -190,7 +190,7 @@ def _town(name: str, model: str) -> TrainingRecipe:
         ),
         steps=steps,
         batch=2,
-        depth_fading=CosineRampDown(end=150),
+        depth_fading=CosineRampDown(end=87),
         optimiser=Optimiser(
             lr=2.5e-3,
             groups=hidden_orthogonal,

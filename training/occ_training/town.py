@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +94,9 @@ class TownData:
     Attributes:
         towns: number of towns of the training split.
         drives: per town.
-        clip_frames: key frames per drive.
+        drive_clips: clips per drive, one in each of as many equal parts of it. Making a drive takes
+            as long as two key frames, and clips far apart see other places.
+        clip_frames: key frames per clip.
         validation_towns, test_towns: number of towns for scoring, one drive each.
         scored_frames: key frames of each of those drives.
         size: width and height of the images. The smallest size without loss is the native aspect
@@ -107,6 +109,7 @@ class TownData:
 
     towns: int = 400
     drives: int = 2
+    drive_clips: int = 1
     clip_frames: int = 10
     validation_towns: int = 8
     test_towns: int = 50
@@ -117,22 +120,37 @@ class TownData:
     seed: int = 0
 
     def clips(self, split: Split) -> list[Clip]:
-        """The clips of one split; the clips of a town are consecutive."""
+        """The clips of one split; the clips of a town and of a drive are consecutive.
+
+        Raises:
+            RenderError: the clips do not fit into a drive.
+        """
         if split == "train":
             order = random_for("demo clips", self.seed).permutation(len(SPLITS[split]))
             return [
-                self._clip(int(town), drive)
+                clip
                 for town in order[: self.towns]
                 for drive in range(self.drives)
+                for clip in self._clips(int(town), drive)
             ]
         towns = self.validation_towns if split == "validation" else self.test_towns
         chosen = np.linspace(0, len(SPLITS[split]) - 1, towns).round().astype(int)
         return [Clip(SPLITS[split][n], 0, 8, self.scored_frames) for n in chosen]
 
-    def _clip(self, town: int, drive: int) -> Clip:
+    def _clips(self, town: int, drive: int) -> list[Clip]:
         rng = random_for("demo clip", self.seed, town, drive)
-        first = int(rng.integers(_DRIVE_KEYFRAMES - self.clip_frames + 1))
-        return Clip(town, drive, first, self.clip_frames)
+        ends = [_DRIVE_KEYFRAMES * n // self.drive_clips for n in range(self.drive_clips + 1)]
+        clips = []
+        for begin, end in pairwise(ends):
+            room = end - begin - self.clip_frames
+            if room < 0:
+                raise RenderError(
+                    f"{self.drive_clips} clips of {self.clip_frames} key frames do not fit into a "
+                    f"drive of {_DRIVE_KEYFRAMES}; give fewer or shorter ones"
+                )
+            first = begin + int(rng.integers(room + 1))
+            clips.append(Clip(town, drive, first, self.clip_frames))
+        return clips
 
     def source(self, clip: Clip) -> dict[str, Any]:
         """Provenance of a clip: everything that determines its files."""
@@ -223,17 +241,19 @@ def _render(
 
 def _render_town(job: _Job) -> None:
     town = Town(job.clips[0].town)
-    for clip in job.clips:
-        with _alone(job.folder, clip):
-            if not _is_rendered(job.folder, clip, job.data):
-                _render_clip(town, clip, job.data, job.folder)
+    for number, clips in groupby(job.clips, lambda clip: clip.drive):
+        drive = Drive(town, number)  # made on first use
+        for clip in clips:
+            with _alone(job.folder, clip):
+                if not _is_rendered(job.folder, clip, job.data):
+                    _render_clip(drive, clip, job.data, job.folder)
 
 
-def _render_clip(town: Town, clip: Clip, data: TownData, folder: Path) -> None:
+def _render_clip(drive: Drive, clip: Clip, data: TownData, folder: Path) -> None:
     """Write a clip's files, then its index."""
     place = Path("frames") / clip.name
     shutil.rmtree(folder / place, ignore_errors=True)  # left by a process that was killed
-    sensors = DriveSensors(Drive(town, clip.drive), data.sensors())
+    sensors = DriveSensors(drive, data.sensors())
     with atomic_path(folder / place) as unfinished:
         unfinished.mkdir()
         frames = [_Frame(sensors, t, data, clip, unfinished).write(place) for t in clip.times()]
