@@ -14,7 +14,7 @@ from occ_perception.errors import did_you_mean
 # Command and words of the answer. `empty` is an empty folder, `text.txt` a file of one line,
 # `bad.yaml` no YAML. Usage errors of options are printed by the library in a frame.
 MISTAKES = """
-runn bag | Did you mean 'run'?
+infos bag | Did you mean 'info'?
 run | Missing argument 'source'
 run bag -m alocc_3d | Missing option '--out'
 run bag -m alocc_3d -o out --wieghts f | No such option: --wieghts (Possible options:
