@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")  # of the models' cards
+
 from occ_perception.bags.camera_drives import open_drive
 from occ_perception.bags.image_folder import is_image_folder, open_images
 from occ_perception.bags.pose_file import read_poses, stamp_of_name

@@ -28,7 +28,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-NAMES = {"alocc_town": "town_small", "alocc_2d_mini": "mini_small", "bevdetocc_gf": "gf_small"}
+NAMES = {"alocc_town": "town_small", "alocc_2d_mini": "mini_small"}
 
 
 @pytest.fixture(scope="module", autouse=True)

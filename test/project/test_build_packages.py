@@ -82,7 +82,7 @@ FROM_PIP = {"huggingface_hub", "mcap", "rosbags", "safetensors", "torch"}
 FROM_PIP |= {"typing_extensions", "zstandard"}  # with torch, with mcap
 # Comes with a torch for CUDA.
 WITH_TORCH = {"triton"}
-EXTRAS = {"av", "numba", "open3d", "rerun", "timm"}
+EXTRAS = {"av", "numba", "onnx", "onnxruntime", "onnxscript", "open3d", "rerun", "timm"}
 # Needed without an import: message classes by the names in recordings, the graph of the node's
 # lifecycle, programs.
 BY_NAME = {"lifecycle_msgs", "std_msgs", "tf2_msgs", "ros2launch", "rviz2"}
