@@ -29,6 +29,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 NAMES = {"alocc_town": "town_small", "alocc_2d_mini": "mini_small"}
+SLOW_TO_TRACE = pytest.param("mini_small", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,7 +56,7 @@ def exported(folder: Path, small: str) -> tuple[LoadedModel, OnnxModel]:
     return model, OnnxModel(path)
 
 
-@pytest.mark.parametrize("small", NAMES.values())
+@pytest.mark.parametrize("small", ["town_small", SLOW_TO_TRACE])
 def test_a_file_says_what_the_model_says_with_its_state_fed_back(folder, small) -> None:
     model, file = exported(folder, small)
     rows = list(compare_frames(model, file, random_frames(model.card, 5)))
@@ -67,7 +68,7 @@ def test_a_file_says_what_the_model_says_with_its_state_fed_back(folder, small) 
     assert model.card.config.predicts_flow == (rows[0].velocity is not None)
 
 
-@pytest.mark.parametrize("small", NAMES.values())
+@pytest.mark.parametrize("small", ["town_small", SLOW_TO_TRACE])
 def test_a_file_has_standard_operations_and_no_doubles(folder, small) -> None:
     exported(folder, small)
     graph = onnx.load(str(folder / f"{small}.onnx"))
