@@ -136,11 +136,7 @@ def _read_csv(path: Path, lines: Sequence[tuple[int, str]]) -> PoseFile:
             )
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
         values = [_number(path, number, row[name]) for name in _POSE_COLUMNS]
-        _number(path, number, row[stamp_column])
-        stamp = row[stamp_column]
-        stamps.append(_nanoseconds(stamp) if stamp_column == "stamp_s" else int(float(stamp)))
-        if stamp_column == "stamp_ns" and stamp.isdigit():
-            stamps[-1] = int(stamp)  # a float would round it
+        stamps.append(_csv_stamp(path, number, stamp_column, row[stamp_column]))
         poses.append(_pose(path, number, values))
         if row.get("image"):
             images[row["image"].replace("\\", "/")] = len(poses) - 1
@@ -149,6 +145,16 @@ def _read_csv(path: Path, lines: Sequence[tuple[int, str]]) -> PoseFile:
     if not images:
         _check_order(path, numbers, stamps)
     return PoseFile(path, tuple(poses), tuple(stamps), images)
+
+
+def _csv_stamp(path: Path, number: int, column: str, value: str) -> int:
+    """Nanoseconds; a float would round them."""
+    if column == "stamp_s":
+        _number(path, number, value)
+        return _nanoseconds(value)
+    if not value.isdecimal():
+        raise BagError(f"poses {path}, line {number}: {column} {value!r} is not a whole number")
+    return int(value)
 
 
 def _kitti_stamps(path: Path, count: int, rate_hz: float | None) -> list[int]:

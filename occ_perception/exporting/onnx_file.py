@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,6 @@ _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutio
 
 class ExportError(OccError):
     """A model cannot be exported, or a file is not an export."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or an output.
-
-    Attributes:
-        name: see :mod:`~occ_perception.exporting.flat_step`.
-        shape: fixed.
-        dtype: as numpy names it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def write_onnx(model: LoadedModel, path: Path) -> dict[str, Any]:
@@ -117,8 +102,13 @@ def write_onnx(model: LoadedModel, path: Path) -> dict[str, Any]:
 
 
 def _ports(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Name, shape and type of each, for the card."""
     return [
-        asdict(Port(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+        {
+            "name": name,
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+        }
         for name, tensor in tensors.items()
     ]
 

@@ -212,6 +212,8 @@ def _of_form(tmp_path: Path, form: str) -> Path:
         (lambda _, p: p.write_text("1 0 0 0 0 0 0 1\n2 0 0 a 0 0 0 1\n"), "line 2: 'a' is not a"),
         (lambda _, p: p.write_text("1 0 0 0 0 1 0 0 0 0 1 7\n" * 2 + "1 2\n"), "line 3: 2 numbers"),
         (lambda _, p: p.write_text("2 0 0 0 0 1 0 0 0 0 1 7\n"), "line 1: pose is not a rigid"),
+        (lambda _, p: p.write_text("stamp_ns,x,y,z,qx,qy,qz,qw\n1.5e18,0,0,0,0,0,0,1\n"),
+         "line 2: stamp_ns '1.5e18' is not a whole number"),
         (lambda _, p: p.unlink(), "cannot be read"),
     ],
 )  # fmt: skip
